@@ -1,0 +1,101 @@
+"""kancompress makes Kolmogorov-Arnold networks small.
+
+>>> import kancompress
+>>> trained = kancompress.train("metafastkan")                       # doctest: +SKIP
+>>> packed = kancompress.cluster(trained.checkpoint)                 # doctest: +SKIP
+>>> tuned = kancompress.finetune(packed.model)                       # doctest: +SKIP
+>>> kancompress.save(tuned.model, "model.kc.safetensors")            # doctest: +SKIP
+>>> kancompress.evaluate("model.kc.safetensors").score.accuracy      # doctest: +SKIP
+
+Names are loaded when they are first used, so that the import itself costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kancompress.api import (
+        Compression,
+        cluster,
+        evaluate,
+        expand,
+        finetune,
+        inspect,
+        train,
+    )
+    from kancompress.checkpoint import Checkpoint
+    from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+    from kancompress.evaluation import Evaluation
+    from kancompress.finetuning import Finetuning
+    from kancompress.packed import PackedLayer, PackedModel
+    from kancompress.predictions import check_predictions_target, save_predictions
+    from kancompress.recipes import ClusterConfig, CodebookDtype, FinetuneConfig, TrainConfig
+    from kancompress.specs import BasisSpec, DataOptions, DataSpec, MetaSpec, ModelName
+    from kancompress.storage import encode, load, save
+    from kancompress.training import Training
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "kancompress.api": (
+        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "train",
+    ),
+    "kancompress.checkpoint": ("Checkpoint",),
+    "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
+    "kancompress.evaluation": ("Evaluation",),
+    "kancompress.finetuning": ("Finetuning",),
+    "kancompress.packed": ("PackedLayer", "PackedModel"),
+    "kancompress.predictions": ("check_predictions_target", "save_predictions"),
+    "kancompress.recipes": ("ClusterConfig", "CodebookDtype", "FinetuneConfig", "TrainConfig"),
+    "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
+    "kancompress.storage": ("encode", "load", "save"),
+    "kancompress.training": ("Training",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BasisSpec",
+    "Checkpoint",
+    "ClusterConfig",
+    "CodebookDtype",
+    "Compression",
+    "DataOptions",
+    "DataSpec",
+    "Evaluation",
+    "FinetuneConfig",
+    "Finetuning",
+    "Flaw",
+    "InvalidFileError",
+    "KancompressError",
+    "MetaSpec",
+    "ModelName",
+    "PackedLayer",
+    "PackedModel",
+    "TrainConfig",
+    "Training",
+    "UsageError",
+    "__version__",
+    "check_predictions_target",
+    "cluster",
+    "encode",
+    "evaluate",
+    "expand",
+    "finetune",
+    "inspect",
+    "load",
+    "save",
+    "save_predictions",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'kancompress' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

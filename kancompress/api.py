@@ -1,0 +1,160 @@
+"""The library's front door: one typed function for each command of the CLI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kancompress import datasets, inspection
+from kancompress.checkpoint import Checkpoint
+from kancompress.compression import LayerClustering, compress
+from kancompress.compression import expand as _expand
+from kancompress.errors import UsageError
+from kancompress.evaluation import Evaluation, check_fit, evaluate_record
+from kancompress.finetuning import Finetuning, tune
+from kancompress.fitting import OnBatch, OnEpoch
+from kancompress.packed import PackedModel
+from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, TrainConfig
+from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
+from kancompress.storage import Record, Source, open_container, read_record
+from kancompress.training import Training, fit_network
+
+Input = Source | Record
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Compression:
+    """Result of `cluster`: the packed model and what was done to each layer."""
+
+    model: PackedModel
+    layers: list[LayerClustering]
+
+
+def train(
+    model: str | ModelName = ModelName.METAFASTKAN,
+    data: DataOptions | None = None,
+    config: TrainConfig | None = None,
+    *,
+    basis: BasisSpec | None = None,
+    hidden: tuple[int, ...] = HIDDEN,
+    meta: MetaSpec | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+) -> Training:
+    """Train a network (stage 1); `Training.checkpoint` is what `save` takes.
+
+    model  : `kan`, `fastkan`, `gramkan`, or `metakan`, `metafastkan`, `metagramkan`
+    data   : digits when None
+    config : the recipe of the paper's Tables 4 and 5 when None; its seed also divides the data
+    """
+    name = _model_name(model)
+    seed = config.seed if config else 0
+    rows = datasets.load_for_training(data or DataOptions(), seed=seed)
+    return fit_network(
+        name,
+        rows,
+        config,
+        basis=basis,
+        hidden=hidden,
+        meta=meta,
+        on_epoch=on_epoch,
+        on_batch=on_batch,
+    )
+
+
+def _model_name(model: str) -> ModelName:
+    try:
+        return ModelName(model)
+    except ValueError:
+        raise UsageError(
+            f"There is no model {model!r}; known are {', '.join(ModelName)}."
+        ) from None
+
+
+def cluster(
+    source: Input,
+    config: ClusterConfig | None = None,
+    *,
+    report: Callable[[LayerClustering], None] | None = None,
+) -> Compression:
+    """Cluster the edge vectors of a dense or meta checkpoint and pack it (stage 2).
+
+    Raises UsageError for a file that is packed already.
+    """
+    size, record = _sized(source)
+    if isinstance(record, PackedModel):
+        raise UsageError(
+            "The file is packed already. To cluster it anew: kancompress expand FILE -o DENSE"
+        )
+    model, layers = compress(
+        record, config or ClusterConfig(), source_file_bytes=size, report=report
+    )
+    return Compression(model=model, layers=layers)
+
+
+def finetune(
+    source: Input,
+    data: DataOptions | None = None,
+    config: FinetuneConfig | None = None,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+) -> Finetuning:
+    """Tune the codebooks of a packed file, assignments fixed (stage 3).
+
+    data : where the data set lies that the file names; needed when it was the user's own
+    """
+    model = packed_record(source)
+    rows = datasets.load_for_model(model.data, data)
+    check_fit(model, rows)
+    return tune(model, rows, config, on_epoch=on_epoch, on_batch=on_batch)
+
+
+def evaluate(source: Input, data: DataOptions | None = None) -> Evaluation:
+    """Score a dense, meta or packed network on the test rows of its data set."""
+    record = _sized(source)[1]
+    return evaluate_record(record, datasets.load_for_model(record.data, data))
+
+
+def expand(source: Input) -> Checkpoint:
+    """The dense checkpoint of a packed file."""
+    return _expand(packed_record(source))
+
+
+def inspect(source: Source, name: str | None = None) -> dict[str, Any]:
+    """What a safetensors file holds, byte by byte; the keys are listed in docs/json.md."""
+    return inspection.describe(open_container(source, name))
+
+
+def packed_record(source: Input) -> PackedModel:
+    """The packed model in `source`. Raises UsageError for other kinds."""
+    record = _sized(source)[1]
+    if isinstance(record, Checkpoint):
+        raise UsageError(
+            f"The file is a {record.kind} checkpoint; a packed one was expected."
+            " Pack it with: kancompress cluster FILE -o PACKED"
+        )
+    return record
+
+
+def _sized(source: Input) -> tuple[int, Record]:
+    """A record and the bytes of its file."""
+    if isinstance(source, PackedModel):
+        return 0, source
+    if isinstance(source, Checkpoint):
+        return len(source.encode()), source
+    container = open_container(source)
+    return container.file_size, read_record(container)
+
+
+__all__ = [
+    "Compression",
+    "cluster",
+    "evaluate",
+    "expand",
+    "finetune",
+    "inspect",
+    "packed_record",
+    "train",
+]

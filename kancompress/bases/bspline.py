@@ -1,0 +1,158 @@
+"""B-splines: a closed form on uniform grids, the Cox-de Boor recursion on any other.
+
+On uniform knots all basis functions are shifts of one cardinal B-spline, which depends on the
+distance v from its centre alone (de Boor, A Practical Guide to Splines, ch. IX; v in intervals):
+
+    M_p(v) = 1/p! sum_j (-1)^j C(p+1, j) max(0, (p+1)/2 - v - j)^p,     0 <= v
+
+Only j <= (p+1)/2 contribute, for cubics two terms: (max(0, 2-v)^3 - 4 max(0, 1-v)^3) / 6.
+Outside the extended grid every function is zero, as in efficient-kan and pykan.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Scratch of about 2 x 256 KB stays in the caches of one core.
+_SCRATCH = 1 << 16
+
+
+def knots(grid: tuple[float, float, int], degree: int, dtype: torch.dtype) -> Tensor:
+    """The extended uniform knots low + (t - degree) h, t = 0 ... G + 2 degree."""
+    low, high, size = grid
+    steps = torch.arange(-degree, size + degree + 1, dtype=torch.float64)
+    return (low + steps * ((high - low) / size)).to(dtype)
+
+
+def general_planes(z: Tensor, knots: Tensor, degree: int) -> Tensor:
+    """All B-splines on any knots by the Cox-de Boor recursion.
+
+    z : (batch, in); knots : (t,) or (in, t), ascending; returns (batch, t - degree - 1, in). The
+    intervals are half-open: the last knot belongs to none.
+    """
+    grid = knots.expand(z.shape[1], -1).T  # (knot, in)
+    x = z[:, None]
+    basis = ((x >= grid[:-1]) & (x < grid[1:])).to(z.dtype)
+    for p in range(1, degree + 1):
+        left = _ratio(x - grid[: -(p + 1)], grid[p:-1] - grid[: -(p + 1)])
+        right = _ratio(grid[p + 1 :] - x, grid[p + 1 :] - grid[1:-p])
+        basis = left * basis[:, :-1] + right * basis[:, 1:]
+    return basis
+
+
+def _ratio(numerator: Tensor, width: Tensor) -> Tensor:
+    """numerator / width, and 0 where knots coincide (de Boor's convention 0/0 = 0)."""
+    return torch.where(width == 0, 0.0, numerator / torch.where(width == 0, 1.0, width))
+
+
+def _terms(degree: int) -> list[float]:
+    """Weights of max(0, (p+1)/2 - j - v)^p in M_p, for j = 0 ... (p+1)//2."""
+    count = (degree + 1) // 2 + 1 if degree % 2 == 0 else (degree + 1) // 2
+    return [
+        (-1) ** j * math.comb(degree + 1, j) / math.factorial(degree) for j in range(max(count, 1))
+    ]
+
+
+def uniform_planes(z: Tensor, grid: tuple[float, float, int], degree: int) -> Tensor:
+    """The G + degree B-splines on a uniform grid in closed form; differentiable.
+
+    z : (batch, in); grid : (low, high, G); returns (batch, G + degree, in).
+    """
+    low, high, size = grid
+    if degree == 0:  # half-open steps have no distance form
+        return general_planes(z, knots(grid, 0, z.dtype).to(z.device), 0)
+    scaled = (z - low) * (size / (high - low))
+    centres = _centres(size, degree, z)
+    reach = (degree + 1) / 2 - (scaled[:, None] - centres).abs()
+    return _sum_terms(reach, degree)
+
+
+def _centres(size: int, degree: int, like: Tensor) -> Tensor:
+    first = (1 - degree) / 2
+    steps = torch.arange(size + degree, dtype=like.dtype, device=like.device)
+    return (steps + first)[:, None]
+
+
+def _sum_terms(reach: Tensor, degree: int) -> Tensor:
+    total = None
+    for j, weight in enumerate(_terms(degree)):
+        part = functional.relu(reach - j) if j else functional.relu(reach)
+        power = weight * _power(part, degree)
+        total = power if total is None else total + power
+    assert total is not None
+    return total
+
+
+def _power(x: Tensor, degree: int) -> Tensor:
+    result = x
+    for _ in range(degree - 1):
+        result = result * x
+    return result
+
+
+def uniform_features(x: Tensor, z: Tensor, grid: tuple[float, float, int], degree: int) -> Tensor:
+    """B-splines of z and silu(x) as one tensor of planes.
+
+    x, z : (batch, in); returns (batch, G + degree + 1, in). Eager mode runs a kernel that fills
+    the result in place and recomputes what its gradient needs from the input; under
+    torch.compile the closed form is left to the compiler.
+    """
+    if degree != 3 or torch.compiler.is_compiling() or x.dtype not in _FAST_TYPES:
+        planes = uniform_planes(z, grid, degree)
+        return torch.cat([planes, functional.silu(x)[:, None]], dim=1)
+    features: Tensor = _CubicFeatures.apply(x, z, grid)
+    return features
+
+
+_FAST_TYPES = (torch.float32, torch.float64)
+
+
+class _CubicFeatures(torch.autograd.Function):
+    """`uniform_features` for degree 3, block by block in scratch that stays in cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, grid: tuple[float, float, int]) -> Tensor:
+        ctx.save_for_backward(x, z)
+        ctx.grid = grid
+        low, high, size = grid
+        rows, width = x.shape
+        basis = size + 3
+        out = x.new_empty(rows, basis + 1, width)
+        scaled = (z - low).mul_(size / (high - low))
+        centres = _centres(size, 3, x)
+        block = max(1, _SCRATCH // max(1, basis * width))
+        near, nearer = x.new_empty(2, min(rows, block), basis, width).unbind()
+        for start in range(0, rows, block):
+            stop = min(rows, start + block)
+            a, b, part = near[: stop - start], nearer[: stop - start], out[start:stop, :basis]
+            torch.sub(scaled[start:stop, None], centres, out=a)
+            a.abs_().neg_().add_(2).clamp_min_(0)
+            torch.sub(a, 1, out=b).clamp_min_(0)
+            torch.mul(a, a, out=part).mul_(a)
+            torch.mul(b, b, out=a).mul_(b)
+            part.sub_(a, alpha=4).mul_(1 / 6)
+        torch.mul(torch.sigmoid(x), x, out=out[:, basis])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (gradient,) = grads
+        x, z = ctx.saved_tensors
+        low, high, size = ctx.grid
+        grad_x = grad_z = None
+        if ctx.needs_input_grad[1]:
+            # M_3'(v) = -(max(0, 2-v)^2 - 4 max(0, 1-v)^2) / 2
+            offset = ((z - low) * (size / (high - low)))[:, None] - _centres(size, 3, z)
+            near = (2 - offset.abs()).clamp_min_(0)
+            slope = (near - 1).clamp_min_(0).square_().mul_(4).sub_(near.square_())
+            slope.mul_(offset.sign_()).mul_(gradient[:, :-1])
+            grad_z = slope.sum(1).mul_(0.5 * size / (high - low))
+        if ctx.needs_input_grad[0]:
+            sigmoid = torch.sigmoid(x)
+            grad_x = gradient[:, -1] * (sigmoid * (1 + x * (1 - sigmoid)))
+        return grad_x, grad_z, None

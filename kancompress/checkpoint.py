@@ -1,0 +1,220 @@
+"""Native checkpoints: networks with their coefficients written out, or with a meta-learner.
+
+A safetensors file with a document of kind `dense` or `meta`. Tensors, for layers `0`, `1`, ...:
+
+    <layer>.coefficients   (out, in, coefficients)   dense
+    <layer>.embedding      (out, in, embedding)      meta
+    meta.hidden.weight, meta.hidden.bias, meta.output.weight, meta.output.bias
+    <layer>.norm (2, features)   <layer>.beta (degree + 1,)   <layer>.bias (out,), optional
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kancompress import container as containers
+from kancompress import document as documents
+from kancompress.container import Container, Declared
+from kancompress.errors import Flaw, InvalidFileError
+from kancompress.specs import BasisSpec, DataSpec, Family
+
+Kind = Literal["dense", "meta"]
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Checkpoint:
+    """A trained network: `shapes` holds (out, in) of each layer, `tensors` is named as above."""
+
+    kind: Kind
+    basis: BasisSpec
+    shapes: tuple[Shape, ...]
+    data: DataSpec | None
+    tensors: dict[str, Tensor]
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    def document(self) -> dict[str, Any]:
+        """The file's document."""
+        return _document(self.kind, self.basis, self.shapes, self.data)
+
+    def encode(self) -> bytes:
+        """The whole file."""
+        return containers.encode(self.tensors, documents.metadata(self.document()))
+
+
+def _document(
+    kind: Kind, basis: BasisSpec, shapes: tuple[Shape, ...], data: DataSpec | None
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "version": documents.VERSION,
+        "kind": kind,
+        "model": basis.to_json(),
+        "layers": {str(number): {"shape": list(shape)} for number, shape in enumerate(shapes)},
+    }
+    if data is not None:
+        record["data"] = data.to_json()
+    return record
+
+
+def side_shapes(basis: BasisSpec, shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Role and shape of a layer's tensors beside its coefficients; the bias is optional."""
+    out, inputs = shape
+    sides: dict[str, tuple[int, ...]] = {"bias": (out,)}
+    if basis.family is not Family.KAN:
+        sides["norm"] = (2, inputs if basis.family is Family.FASTKAN else out)
+    if basis.family is Family.GRAMKAN:
+        assert basis.degree is not None
+        sides["beta"] = (basis.degree + 1,)
+    return sides
+
+
+def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Bytes of the tensors and of the file that hold the same network with dense coefficients."""
+    tensors: dict[str, Declared] = {}
+    for number, shape in enumerate(checkpoint.shapes):
+        tensors[f"{number}.coefficients"] = Declared("F32", (*shape, checkpoint.basis.coefficients))
+        for role in side_shapes(checkpoint.basis, shape):
+            name = f"{number}.{role}"
+            if name in checkpoint.tensors:
+                tensors[name] = containers.declare(checkpoint.tensors[name])
+    document = _document("dense", checkpoint.basis, checkpoint.shapes, checkpoint.data)
+    header = containers.encode_header(tensors, documents.metadata(document))
+    payload = sum(tensor.size for tensor in tensors.values())
+    return payload, len(header) + payload
+
+
+# --- reading -------------------------------------------------------------------------------
+
+
+def decode(container: Container, document: Mapping[str, Any]) -> Checkpoint:
+    """Check and read a file of kind `dense` or `meta`. Raises InvalidFileError."""
+    where = container.where
+    documents.check_keys(
+        document, {"version", "kind", "model", "layers"}, {"data"}, where, "the document"
+    )
+    basis = documents.spec(BasisSpec.from_json, document["model"], where)
+    data = (
+        documents.spec(DataSpec.from_json, document["data"], where) if "data" in document else None
+    )
+    shapes = chain_shapes(document["layers"], where)
+    kind: Kind = document["kind"]
+    _check_names(container, _expected(container, kind, basis, shapes), where)
+    tensors = container.tensors()
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, where)
+    return Checkpoint(kind=kind, basis=basis, shapes=shapes, data=data, tensors=tensors)
+
+
+def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
+    """Shapes of native layers `0`, `1`, ..., each feeding the next. Raises InvalidFileError."""
+    if not isinstance(layers, dict) or not layers:
+        raise InvalidFileError(Flaw.BAD_VALUE, f"{where}: layers should be a non-empty object.")
+    shapes: list[Shape] = []
+    for number in range(len(layers)):
+        record = layers.get(str(number))
+        if not isinstance(record, dict):
+            raise InvalidFileError(Flaw.UNKNOWN_LAYER, f"{where}: there is no layer '{number}'.")
+        shape = record.get("shape")
+        if (
+            not isinstance(shape, list)
+            or len(shape) != 2
+            or not all(type(size) is int and 0 < size < 1 << 31 for size in shape)
+        ):
+            raise InvalidFileError(
+                Flaw.BAD_VALUE, f"{where}: layer '{number}' has the shape {shape!r}, not [out, in]."
+            )
+        if shapes and shapes[-1][0] != shape[1]:
+            raise InvalidFileError(
+                Flaw.BAD_VALUE,
+                f"{where}: layer '{number}' takes {shape[1]} inputs, but layer '{number - 1}' has"
+                f" {shapes[-1][0]} outputs.",
+            )
+        shapes.append((shape[0], shape[1]))
+    return tuple(shapes)
+
+
+def _expected(
+    container: Container, kind: Kind, basis: BasisSpec, shapes: tuple[Shape, ...]
+) -> dict[str, tuple[int, ...]]:
+    expected: dict[str, tuple[int, ...]] = {}
+    size = 1
+    if kind == "meta":
+        hidden, size = _meta_sizes(container)
+        expected |= {
+            "meta.hidden.weight": (hidden, size),
+            "meta.hidden.bias": (hidden,),
+            "meta.output.weight": (basis.coefficients, hidden),
+            "meta.output.bias": (basis.coefficients,),
+        }
+    for number, shape in enumerate(shapes):
+        role, last = ("embedding", size) if kind == "meta" else ("coefficients", basis.coefficients)
+        expected[f"{number}.{role}"] = (*shape, last)
+        for side, side_shape in side_shapes(basis, shape).items():
+            if side != "bias" or f"{number}.bias" in container.entries:
+                expected[f"{number}.{side}"] = side_shape
+    return expected
+
+
+def _meta_sizes(container: Container) -> tuple[int, int]:
+    entry = container.entries.get("meta.hidden.weight")
+    if entry is None or len(entry.shape) != 2:
+        raise InvalidFileError(
+            Flaw.MISSING_TENSOR,
+            f"{container.where}: a meta checkpoint needs meta.hidden.weight (hidden, embedding).",
+        )
+    return entry.shape[0], entry.shape[1]
+
+
+def _check_names(container: Container, expected: dict[str, tuple[int, ...]], where: str) -> None:
+    for name, shape in expected.items():
+        entry = container.entries.get(name)
+        if entry is None:
+            raise InvalidFileError(Flaw.MISSING_TENSOR, f"{where}: tensor {name!r} is missing.")
+        check_floats(container, name)
+        if entry.shape != shape:
+            raise InvalidFileError(
+                Flaw.WRONG_SHAPE,
+                f"{where}: tensor {name!r} has the shape {list(entry.shape)};"
+                f" {list(shape)} was expected.",
+            )
+    for name in container.entries:
+        if name not in expected:
+            raise InvalidFileError(
+                Flaw.UNEXPLAINED_TENSOR, f"{where}: tensor {name!r} belongs to no layer."
+            )
+
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def check_floats(container: Container, name: str) -> None:
+    """Refuse a tensor that does not hold floating point numbers."""
+    dtype = container.entries[name].dtype
+    if dtype not in FLOATS:
+        raise InvalidFileError(
+            Flaw.WRONG_DTYPE,
+            f"{container.where}: tensor {name!r} has the dtype {dtype};"
+            f" one of {', '.join(FLOATS)} was expected.",
+        )
+
+
+def check_finite(tensor: Tensor, name: str, where: str) -> None:
+    """Refuse NaN and infinity, saying how many there are."""
+    if not tensor.is_floating_point():
+        return
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise InvalidFileError(
+            Flaw.NOT_FINITE,
+            f"{where}: tensor {name!r} holds {bad} numbers that are NaN or infinite;"
+            " finite numbers were expected. The training run may have diverged.",
+        )

@@ -1,0 +1,79 @@
+"""Option types that several commands share, so that they cannot disagree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kancompress.specs import DataOptions, DatasetName
+
+InputArgument = Annotated[
+    str,
+    typer.Argument(metavar="IN", help="Input file, or - for standard input.", show_default=False),
+]
+OutputOption = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="File to write, or - for standard output.",
+        show_default=False,
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON document on stdout (on stderr when the data goes to stdout).",
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DataFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Your own arrays x, y (and x_test, y_test): safetensors or npz.",
+        show_default=False,
+    ),
+]
+DataDirOption = Annotated[
+    Path, typer.Option("--data-dir", metavar="DIR", help="Where named data sets lie.")
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch a missing data set.")
+]
+TestSplitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--test-split",
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Share of the rows of --data that tests, when it has no x_test (default 0.2).",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
+]
+DEFAULT_DATA_DIR = Path("data")
+
+
+def data_options(
+    file: Path | None,
+    directory: Path,
+    download: bool,
+    test_split: float | None,
+    name: str = DatasetName.DIGITS,
+) -> DataOptions:
+    """The library's record of the data options."""
+    return DataOptions(
+        name=name, file=file, directory=directory, download=download, test_split=test_split
+    )

@@ -1,0 +1,179 @@
+"""All that is printed: data on stdout, everything else on stderr; rich is imported here alone.
+
+On a terminal there are bars and tables, elsewhere plain lines. Names from files are printed
+with their control characters escaped and are never read as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from kancompress.cli import _streams
+from kancompress.errors import KancompressError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence progress and notes: with --json stderr must stay clean for what reads it."""
+    global _quiet
+    _quiet = quiet
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, safe for a terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    def action() -> None:
+        stream.write(text)
+        stream.flush()
+
+    if stream is sys.stdout:
+        _streams.guarded(action)
+    else:
+        action()
+
+
+def flush() -> None:
+    """Flush stdout now, where a failure can still be told."""
+    _streams.guarded(sys.stdout.flush)
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    if not _quiet:
+        _write(printable(text) + "\n", sys.stderr)
+
+
+def error(text: str) -> None:
+    """The sentence of an error, on stderr."""
+    _write(f"kancompress: {printable(text)}\n", sys.stderr)
+
+
+def result(text: str) -> None:
+    """One line of data on stdout."""
+    _write(printable(text) + "\n", sys.stdout)
+
+
+def document(content: Mapping[str, Any], *, to_stderr: bool = False) -> None:
+    """The JSON document of a command."""
+    text = json.dumps(content, indent=2, allow_nan=False, default=_plain)
+    _write(text + "\n", sys.stderr if to_stderr else sys.stdout)
+
+
+def _plain(value: object) -> object:
+    raise KancompressError(f"{type(value).__name__} has no JSON form.")
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    to_stdout: bool = False,
+) -> None:
+    """A table; the first column is text, the others are numbers."""
+    if _quiet and not to_stdout:
+        return
+    stream = sys.stdout if to_stdout else sys.stderr
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if stream.isatty():
+        _write(_rich_table(columns, cells, title, _console(stream)), stream)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(columns, *cells, strict=True)]
+    lines = [title] if title else []
+    for row in (columns, *cells):
+        aligned = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    _write("\n".join(lines) + "\n", stream)
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False)
+
+
+def _rich_table(
+    columns: Sequence[str], rows: list[list[str]], title: str | None, console: Console
+) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
+    for number, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if number else "left", no_wrap=False)
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
+
+
+class Bar:
+    """Progress within an epoch; without a terminal it shows nothing."""
+
+    def __init__(self, progress: Any = None) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None) if progress else None
+        self._epoch = 1
+
+    def batch(self, done: int, total: int) -> None:
+        """Called after every batch."""
+        if self._progress:
+            self._progress.update(
+                self._task, description=f"epoch {self._epoch}", completed=done, total=total
+            )
+
+    def epoch(self, number: int, text: str) -> None:
+        """Called after every epoch: its line, above the bar on a terminal."""
+        self._epoch = number + 1
+        if self._progress:
+            self._progress.console.print(text)
+        else:
+            note(text)
+
+
+@contextmanager
+def bar() -> Iterator[Bar]:
+    """A progress bar on stderr while a command trains."""
+    if _quiet or not sys.stderr.isatty():
+        yield Bar()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=_console(sys.stderr),
+        transient=True,
+    )
+    with progress:
+        yield Bar(progress)
+
+
+def size(count: float) -> str:
+    """Bytes with thousands separators."""
+    return f"{count:,.0f}"
+
+
+def percent(share: float) -> str:
+    """A share as percent."""
+    return f"{100 * share:.2f} %"

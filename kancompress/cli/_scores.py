@@ -1,0 +1,54 @@
+"""Scores and records in words and in JSON, the same for every command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kancompress.cli import _output
+
+if TYPE_CHECKING:
+    from kancompress.fitting import Epoch, Score
+
+
+def score_json(score: Score) -> dict[str, Any]:
+    """`accuracy`, `loss`, `examples`, and `rmse` for regression."""
+    record: dict[str, Any] = {"loss": score.loss, "examples": score.examples}
+    if score.accuracy is not None:
+        return {"accuracy": score.accuracy} | record
+    return {"rmse": score.rmse} | record
+
+
+def score_text(score: Score) -> str:
+    """One phrase: accuracy or root mean squared error, and the loss."""
+    if score.accuracy is not None:
+        return f"accuracy {_output.percent(score.accuracy)}, loss {score.loss:.4f}"
+    return f"rmse {score.rmse:.6g}, loss {score.loss:.6g}"
+
+
+def epoch_text(epoch: Epoch, total: int) -> str:
+    """One line of the history."""
+    star = "  best" if epoch.best else ""
+    if epoch.train_loss is None:
+        return f"epoch 0/{total}  validation {score_text(epoch.validation)}"
+    return (
+        f"epoch {epoch.number}/{total}  train loss {epoch.train_loss:.4f}"
+        f"  validation {score_text(epoch.validation)}{star}"
+    )
+
+
+def history_json(history: list[Epoch]) -> list[dict[str, Any]]:
+    """The history, one object an epoch."""
+    return [
+        {
+            "epoch": epoch.number,
+            "train_loss": epoch.train_loss,
+            "validation": score_json(epoch.validation),
+            "best": epoch.best,
+        }
+        for epoch in history
+    ]
+
+
+def best_epoch(history: list[Epoch]) -> int:
+    """Number of the epoch that was kept."""
+    return max(epoch.number for epoch in history if epoch.best)

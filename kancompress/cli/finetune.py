@@ -1,0 +1,108 @@
+"""`kancompress finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import kancompress
+from kancompress.cli import _files, _output, _scores
+from kancompress.cli._options import (
+    DEFAULT_DATA_DIR,
+    CompileOption,
+    DataDirOption,
+    DataFileOption,
+    DebugOption,
+    DownloadOption,
+    ForceOption,
+    InputArgument,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TestSplitOption,
+    data_options,
+)
+from kancompress.cli._run import command
+from kancompress.recipes import FinetuneConfig
+
+
+@command
+def finetune(
+    source: InputArgument,
+    output: OutputOption,
+    data: DataFileOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    download: DownloadOption = False,
+    test_split: TestSplitOption = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="What else learns: norms (scales, shifts, betas).", show_default=False),
+    ] = None,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(min=0, help="Most epochs.")] = 5,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 128,
+    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
+    seed: SeedOption = 0,
+    compile_: CompileOption = False,
+    force: ForceOption = False,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Tune the codebooks of a packed file for a few epochs, assignments fixed (stage 3).
+
+    The file is measured first, and nothing worse on the validation rows is ever written.
+
+    \b
+    Examples:
+      kancompress finetune packed.safetensors -o tuned.safetensors
+      kancompress finetune packed.safetensors --also norms --epochs 3 -o tuned.safetensors
+      kancompress finetune packed.safetensors --data-dir ~/data --json -o tuned.safetensors
+    """
+    _output.set_quiet(json_)
+    found = _files.given(source)
+    kept = [*found.paths, *([data] if data else [])]
+    _files.check_output(output, force=force, inputs=kept)
+    config = FinetuneConfig(
+        lr=lr,
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        seed=seed,
+        also=tuple(also or ()),
+        compile=compile_,
+    )
+    options = data_options(data, data_dir, download, test_split)
+    with _output.bar() as bar:
+        done = kancompress.finetune(
+            found.source,
+            options,
+            config,
+            on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
+            on_batch=bar.batch,
+        )
+    written = _files.write_record(done.model, output, force=force, inputs=kept)
+    best = _scores.best_epoch(done.history)
+    _output.table(
+        ["", "validation", "test"],
+        [
+            ["before", *map(_scores.score_text, (done.validation_before, done.test_before))],
+            [f"epoch {best}", *map(_scores.score_text, (done.validation, done.test))],
+        ],
+    )
+    if json_:
+        _output.document(
+            {
+                "output": output,
+                "file_bytes": written,
+                "best_epoch": best,
+                "validation_before": _scores.score_json(done.validation_before),
+                "validation": _scores.score_json(done.validation),
+                "test_before": _scores.score_json(done.test_before),
+                "test": _scores.score_json(done.test),
+                "history": _scores.history_json(done.history),
+            },
+            to_stderr=output == _files.DASH,
+        )

@@ -1,0 +1,176 @@
+"""`kancompress train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import kancompress
+from kancompress.cli import _files, _output, _scores
+from kancompress.cli._options import (
+    DEFAULT_DATA_DIR,
+    CompileOption,
+    DataDirOption,
+    DataFileOption,
+    DebugOption,
+    DownloadOption,
+    ForceOption,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TestSplitOption,
+    data_options,
+)
+from kancompress.cli._run import command
+from kancompress.errors import UsageError
+from kancompress.recipes import TrainConfig, default_training
+from kancompress.specs import (
+    BasisSpec,
+    DatasetName,
+    Family,
+    MetaSpec,
+    ModelName,
+    default_basis,
+)
+
+
+@command
+def train(
+    output: OutputOption,
+    model: Annotated[ModelName, typer.Option(help="Which network.")] = ModelName.METAFASTKAN,
+    dataset: Annotated[DatasetName, typer.Option(help="Named data set.")] = DatasetName.DIGITS,
+    data: DataFileOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    download: DownloadOption = False,
+    test_split: TestSplitOption = None,
+    hidden: Annotated[str, typer.Option(help="Hidden units of each layer: 32 or 64,32.")] = "32",
+    grid_low: Annotated[float | None, typer.Option(help="Lower end of the grid.")] = None,
+    grid_high: Annotated[float | None, typer.Option(help="Upper end of the grid.")] = None,
+    grid_size: Annotated[
+        int | None, typer.Option(min=1, help="Grid intervals, or number of RBFs for fastkan.")
+    ] = None,
+    degree: Annotated[
+        int | None, typer.Option(min=0, max=16, help="Degree of the splines or polynomials.")
+    ] = None,
+    embedding: Annotated[int, typer.Option(min=1, help="Embedding size of a meta network.")] = 1,
+    meta_hidden: Annotated[int, typer.Option(min=1, help="Hidden units of the meta-learner.")] = 32,
+    lr: Annotated[
+        float | None,
+        typer.Option(min=0, help="Learning rate; of the meta-learner in a meta network."),
+    ] = None,
+    lr_embedding: Annotated[
+        float | None, typer.Option(min=0, help="Learning rate of the embeddings.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Most epochs; 0 saves the new network.")] = 50,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 128,
+    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
+    seed: SeedOption = 0,
+    compile_: CompileOption = False,
+    force: ForceOption = False,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a network and save its best validation epoch (stage 1).
+
+    The defaults of each model are the recipe of the MetaCluster paper. The data set's test rows
+    are scored once, at the end.
+
+    \b
+    Examples:
+      kancompress train -o digits.safetensors
+      kancompress train --model metakan --dataset mnist --download -o mnist.safetensors
+      kancompress train --model kan --data my.npz --epochs 20 -o mine.safetensors
+      kancompress train -o - | kancompress cluster - -o packed.safetensors
+    """
+    _output.set_quiet(json_)
+    _files.check_output(output, force=force, inputs=[data] if data else [])
+    defaults = default_training(model)
+    config = TrainConfig(
+        lr=defaults.lr if lr is None else lr,
+        lr_embedding=defaults.lr_embedding if lr_embedding is None else lr_embedding,
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        seed=seed,
+        compile=compile_,
+    )
+    basis = _basis(model.family, grid_low, grid_high, grid_size, degree)
+    options = data_options(data, data_dir, download, test_split, dataset)
+    with _output.bar() as bar:
+        done = kancompress.train(
+            model,
+            options,
+            config,
+            basis=basis,
+            hidden=_widths(hidden),
+            meta=MetaSpec(embedding=embedding, hidden=meta_hidden),
+            on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
+            on_batch=bar.batch,
+        )
+    written = _files.write_record(
+        done.checkpoint, output, force=force, inputs=[data] if data else []
+    )
+    best = _scores.best_epoch(done.history)
+    _output.table(
+        ["model", "data", "best epoch", "validation", "test", "bytes"],
+        [[
+            model.value,
+            done.checkpoint.data.name if done.checkpoint.data else "",
+            str(best),
+            _scores.score_text(done.validation),
+            _scores.score_text(done.test),
+            _output.size(written),
+        ]],
+    )  # fmt: skip
+    if json_:
+        _output.document(
+            {
+                "model": model.value,
+                "output": output,
+                "file_bytes": written,
+                "best_epoch": best,
+                "validation": _scores.score_json(done.validation),
+                "test": _scores.score_json(done.test),
+                "history": _scores.history_json(done.history),
+            },
+            to_stderr=output == _files.DASH,
+        )
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        widths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        widths = ()
+    if not widths or min(widths) < 1:
+        raise UsageError(f"--hidden {text} is no list of layer widths; write 32 or 64,32.")
+    return widths
+
+
+def _basis(
+    family: Family,
+    low: float | None,
+    high: float | None,
+    size: int | None,
+    degree: int | None,
+) -> BasisSpec:
+    basis = default_basis(family)
+    if basis.grid is None and (low, high, size) != (None, None, None):
+        raise UsageError(f"{family.value} has no grid; leave --grid-low, -high and -size out.")
+    if basis.degree is None and degree is not None:
+        raise UsageError(f"{family.value} has no degree; leave --degree out.")
+    grid = basis.grid
+    if grid is not None:
+        grid = (
+            grid[0] if low is None else low,
+            grid[1] if high is None else high,
+            grid[2] if size is None else size,
+        )
+        if not grid[0] < grid[1]:
+            raise UsageError(f"The grid from {grid[0]} to {grid[1]} is empty.")
+        if family is Family.FASTKAN and grid[2] < 2:
+            raise UsageError("fastkan needs at least 2 RBFs; raise --grid-size.")
+    return BasisSpec(family=family, grid=grid, degree=basis.degree if degree is None else degree)

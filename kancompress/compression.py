@@ -1,0 +1,199 @@
+"""Checkpoints to packed models and back (stage 2 of the MetaCluster paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kancompress import bits, kmeans
+from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
+from kancompress.errors import KancompressError, UsageError
+from kancompress.nn.network import build
+from kancompress.packed import PackedLayer, PackedModel
+from kancompress.recipes import ClusterConfig, CodebookDtype
+from kancompress.specs import SourceSizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerClustering:
+    """What clustering did to one layer; `clusters` is None where it stays dense.
+
+    distortion : squared distance of the edge vectors to their centroids, relative to their
+                 squared distance to the layer's mean vector
+    """
+
+    name: str
+    edges: int
+    coefficients: int
+    clusters: int | None
+    requested: int
+    iterations: int
+    repaired: int
+    exact: bool
+    distortion: float
+    packed_bytes: int
+    dense_bytes: int
+
+
+_DTYPES = {
+    CodebookDtype.FLOAT32: torch.float32,
+    CodebookDtype.FLOAT16: torch.float16,
+    CodebookDtype.BFLOAT16: torch.bfloat16,
+}
+
+Report = Callable[[LayerClustering], None]
+
+
+def compress(
+    checkpoint: Checkpoint,
+    config: ClusterConfig,
+    *,
+    source_file_bytes: int,
+    report: Report | None = None,
+) -> tuple[PackedModel, list[LayerClustering]]:
+    """Cluster every layer in coefficient space (eqs. 7 to 9) and pack the result.
+
+    Raises UsageError when `config` names a layer that is not there or a number out of range.
+    """
+    names = [str(number) for number in range(len(checkpoint.shapes))]
+    _check_config(config, names)
+    layers, results = [], []
+    for number, coefficients in enumerate(dense_coefficients(checkpoint)):
+        name = names[number]
+        sides = {
+            role: checkpoint.tensors[f"{name}.{role}"]
+            for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
+            if f"{name}.{role}" in checkpoint.tensors
+        }
+        k = config.layers.get(name, config.clusters)
+        layer, result = _pack_layer(name, coefficients, k, config)
+        layers.append(replace(layer, sides=sides))
+        results.append(result)
+        if report:
+            report(result)
+    meta = checkpoint.kind == "meta"
+    source = SourceSizes(
+        kind=checkpoint.kind,
+        tensors=checkpoint.tensor_bytes,
+        file=source_file_bytes,
+        dense=dense_twin_sizes(checkpoint) if meta else None,
+    )
+    model = PackedModel(
+        layers=tuple(layers), source=source, basis=checkpoint.basis, data=checkpoint.data
+    )
+    return model, results
+
+
+def _check_config(config: ClusterConfig, names: list[str]) -> None:
+    for name in config.layers:
+        if name not in names:
+            raise UsageError(
+                f"There is no layer {name!r} to give a number of clusters; the layers are"
+                f" {', '.join(names)}."
+            )
+    for k in (config.clusters, *config.layers.values()):
+        if not 1 <= k <= kmeans.MAX_CLUSTERS:
+            raise UsageError(f"{k} clusters are out of range: 1 to {kmeans.MAX_CLUSTERS}.")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, so that results do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
+    """Coefficients (out, in, coefficient) of each layer, generated where the source is meta."""
+    if checkpoint.kind == "dense":
+        for number in range(len(checkpoint.shapes)):
+            yield checkpoint.tensors[f"{number}.coefficients"]
+        return
+    network = build(checkpoint)
+    for layer in network.kan_layers():
+        with one_thread(), torch.no_grad():
+            yield layer.edges().contiguous()
+
+
+def _pack_layer(
+    name: str, coefficients: Tensor, clusters: int, config: ClusterConfig
+) -> tuple[PackedLayer, LayerClustering]:
+    shape = tuple(coefficients.shape[:-1])
+    vectors = coefficients.reshape(-1, coefficients.shape[-1]).numpy()
+    found = kmeans.fit(vectors, clusters, seed=config.seed, max_iterations=config.max_iterations)
+    codebook, labels = _store(vectors, found, _DTYPES[config.codebook_dtype], name)
+    k, width = len(codebook), bits.width_of(len(codebook))
+    packed_bytes = codebook.numel() * codebook.element_size() + bits.packed_size(len(labels), width)
+    dense_bytes = coefficients.numel() * coefficients.element_size()
+    result = LayerClustering(
+        name=name,
+        edges=len(vectors),
+        coefficients=vectors.shape[1],
+        clusters=k,
+        requested=clusters,
+        iterations=found.iterations,
+        repaired=found.repaired,
+        exact=found.exact,
+        distortion=_relative_distortion(vectors, codebook, labels),
+        packed_bytes=packed_bytes,
+        dense_bytes=dense_bytes,
+    )
+    if packed_bytes >= dense_bytes and not config.force_pack:
+        layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.contiguous())
+        return layer, replace(result, clusters=None, distortion=0.0)
+    index = bits.pack(labels, width)
+    return PackedLayer(name=name, shape=shape, codebook=codebook, index=index), result
+
+
+def _store(
+    vectors: np.ndarray, found: kmeans.Clustering, dtype: torch.dtype, name: str
+) -> tuple[Tensor, np.ndarray]:
+    """The codebook in its stored type, and the labels nearest to what is stored."""
+    codebook = torch.from_numpy(found.centroids).to(dtype)
+    if not torch.isfinite(codebook).all():
+        raise KancompressError(
+            f"Layer {name!r} has coefficients up to {np.abs(found.centroids).max():.3g}, too large"
+            f" for {str(dtype).removeprefix('torch.')}; use --codebook-dtype float32."
+        )
+    if found.exact or dtype == torch.float32:
+        return codebook, found.labels
+    labels = kmeans.assign(vectors, codebook.double().numpy())
+    used, labels = np.unique(labels, return_inverse=True)
+    return codebook[torch.from_numpy(used)], labels
+
+
+def _relative_distortion(vectors: np.ndarray, codebook: Tensor, labels: np.ndarray) -> float:
+    wide = vectors.astype(np.float64)
+    error = float(((wide - codebook.double().numpy()[labels]) ** 2).sum())
+    spread = float(((wide - wide.mean(axis=0)) ** 2).sum())
+    return error / spread if spread > 0 else 0.0
+
+
+def expand(model: PackedModel) -> Checkpoint:
+    """The dense checkpoint of a packed native network; codebooks are widened to float32."""
+    if model.basis is None:
+        raise UsageError("This packed file holds no native network; it cannot be expanded yet.")
+    tensors: dict[str, Tensor] = {}
+    for layer in model.layers:
+        tensors[f"{layer.name}.coefficients"] = _at_least_float32(model.coefficients_of(layer))
+        tensors |= {f"{layer.name}.{role}": tensor for role, tensor in layer.sides.items()}
+    return Checkpoint(
+        kind="dense",
+        basis=model.basis,
+        shapes=tuple((layer.shape[0], layer.shape[1]) for layer in model.layers),
+        data=model.data,
+        tensors=tensors,
+    )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

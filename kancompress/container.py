@@ -1,0 +1,340 @@
+"""The safetensors container: a strict reader of headers and a writer with one byte layout.
+
+The reader checks everything a header claims before anything is allocated, and refuses what
+the safetensors library lets pass (duplicate names, null metadata); see docs/packed-format.md,
+section 1. The writer lays tensors out by element size and name, so that equal tensors and
+metadata give equal bytes whatever version of safetensors is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kancompress.errors import Flaw, InvalidFileError
+
+MAX_HEADER = 100_000_000
+
+DTYPES: dict[str, tuple[torch.dtype, int]] = {
+    "F64": (torch.float64, 8),
+    "F32": (torch.float32, 4),
+    "F16": (torch.float16, 2),
+    "BF16": (torch.bfloat16, 2),
+    "I64": (torch.int64, 8),
+    "I32": (torch.int32, 4),
+    "I16": (torch.int16, 2),
+    "I8": (torch.int8, 1),
+    "U64": (torch.uint64, 8),
+    "U32": (torch.uint32, 4),
+    "U16": (torch.uint16, 2),
+    "U8": (torch.uint8, 1),
+    "BOOL": (torch.bool, 1),
+    "F8_E4M3": (torch.float8_e4m3fn, 1),
+    "F8_E5M2": (torch.float8_e5m2, 1),
+    "C64": (torch.complex64, 8),
+}
+NAMES: dict[torch.dtype, str] = {dtype: name for name, (dtype, _) in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor as the header declares it; `begin` and `end` count from the payload's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Container:
+    """A safetensors file whose header has been checked; tensors are read on demand.
+
+    `entries` keeps the order of the payload, `where` is the name used in messages.
+    """
+
+    where: str
+    data: memoryview
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    header_size: int
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.data)
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes of all tensors."""
+        return len(self.data) - self.header_size
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor into memory of its own; `name` must be in `entries`."""
+        entry = self.entries[name]
+        dtype = DTYPES[entry.dtype][0]
+        if entry.size == 0:
+            return torch.empty(entry.shape, dtype=dtype)
+        raw = bytearray(self.data[self.header_size + entry.begin : self.header_size + entry.end])
+        return torch.frombuffer(raw, dtype=torch.uint8).view(dtype).reshape(entry.shape)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Read all tensors."""
+        return {name: self.tensor(name) for name in self.entries}
+
+
+def element_count(shape: tuple[int, ...]) -> int:
+    """Product of a shape in Python integers, which cannot wrap."""
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def parse(data: memoryview, where: str) -> Container:
+    """Check the header of a safetensors file and return it with its payload unread.
+
+    Raises InvalidFileError with the flaw that was found first.
+    """
+    header_size = _header_size(data, where)
+    header = _load_json(bytes(data[8:header_size]), where)
+    metadata = _metadata(header.pop("__metadata__", {}), where)
+    entries = [_entry(name, record, where) for name, record in header.items()]
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    _check_layout(entries, len(data) - header_size, where)
+    return Container(where, data, {entry.name: entry for entry in entries}, metadata, header_size)
+
+
+def _header_size(data: memoryview, where: str) -> int:
+    start = bytes(data[:64]).lstrip()
+    if not len(data):
+        raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a safetensors file was expected.")
+    if start.startswith(b"version https://git-lfs"):
+        raise InvalidFileError(
+            Flaw.GIT_LFS_POINTER,
+            f"{where} is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull",
+        )
+    if start[:1] == b"<":
+        raise InvalidFileError(
+            Flaw.HTML,
+            f"{where} is an HTML page, not a safetensors file. Download the raw file instead.",
+        )
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise InvalidFileError(
+            Flaw.TORCH_PICKLE,
+            f"{where} is a torch.save file; a safetensors file was expected. Convert it with"
+            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW).",
+        )
+    if len(data) < 10:
+        raise InvalidFileError(
+            Flaw.TOO_SHORT,
+            f"{where} has {len(data)} bytes; a safetensors file has at least 10.",
+        )
+    length = int.from_bytes(data[:8], "little")
+    if bytes(data[8:9]) != b"{":
+        raise InvalidFileError(
+            Flaw.NOT_SAFETENSORS,
+            f"{where} is not a safetensors file: byte 8 should open the JSON header.",
+        )
+    if length > MAX_HEADER:
+        raise InvalidFileError(
+            Flaw.HEADER_TOO_LARGE,
+            f"{where} claims a header of {length} bytes; at most {MAX_HEADER} are allowed.",
+        )
+    if 8 + length > len(data):
+        raise InvalidFileError(
+            Flaw.HEADER_TRUNCATED,
+            f"{where} ends inside its header ({len(data)} bytes, {8 + length} needed)."
+            " It was not copied whole.",
+        )
+    return 8 + length
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _DuplicateKeyError(twice)
+    return result
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def strict_json(text: str | bytes, where: str, flaw: Flaw, what: str) -> Any:
+    """Parse JSON, refusing duplicate keys, NaN and Infinity; `flaw` is raised for other faults."""
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except _DuplicateKeyError as error:
+        raise InvalidFileError(
+            Flaw.DUPLICATE_KEY, f"{where}: the name {str(error)!r} occurs twice in {what}."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidFileError(flaw, f"{where}: {what} is not valid JSON ({error}).") from None
+
+
+def _load_json(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidFileError(
+            Flaw.HEADER_NOT_UTF8, f"{where}: the header is not UTF-8 at byte {8 + error.start}."
+        ) from None
+    header = strict_json(text, where, Flaw.HEADER_NOT_JSON, "the header")
+    if not isinstance(header, dict):
+        raise InvalidFileError(
+            Flaw.HEADER_NOT_OBJECT, f"{where}: the header should be a JSON object."
+        )
+    return header
+
+
+def _metadata(value: object, where: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise InvalidFileError(
+            Flaw.METADATA_NOT_STRINGS, f"{where}: __metadata__ should map names to strings."
+        )
+    return dict(value)
+
+
+def _naturals(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list):
+        return None
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in value):
+        return None
+    return tuple(value)
+
+
+def _entry(name: str, record: object, where: str) -> Entry:
+    if not isinstance(record, dict) or set(record) != {"dtype", "shape", "data_offsets"}:
+        raise InvalidFileError(
+            Flaw.TENSOR_RECORD,
+            f"{where}: tensor {name!r} should have exactly dtype, shape and data_offsets.",
+        )
+    dtype = record["dtype"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InvalidFileError(
+            Flaw.UNKNOWN_DTYPE,
+            f"{where}: tensor {name!r} has the unknown dtype {dtype!r};"
+            f" known are {', '.join(DTYPES)}.",
+        )
+    shape = _naturals(record["shape"])
+    if shape is None:
+        raise InvalidFileError(
+            Flaw.BAD_SHAPE,
+            f"{where}: tensor {name!r} has the shape {record['shape']!r};"
+            " a list of non-negative integers was expected.",
+        )
+    offsets = _naturals(record["data_offsets"])
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise InvalidFileError(
+            Flaw.BAD_OFFSETS,
+            f"{where}: tensor {name!r} has the data_offsets {record['data_offsets']!r};"
+            " [begin, end] was expected.",
+        )
+    needed = element_count(shape) * DTYPES[dtype][1]
+    if needed != offsets[1] - offsets[0]:
+        raise InvalidFileError(
+            Flaw.SIZE_MISMATCH,
+            f"{where}: tensor {name!r} of shape {list(shape)} and dtype {dtype} needs {needed}"
+            f" bytes, its data_offsets give {offsets[1] - offsets[0]}.",
+        )
+    return Entry(name, dtype, shape, *offsets)
+
+
+def _check_layout(entries: list[Entry], payload: int, where: str) -> None:
+    expected = 0
+    for entry in entries:
+        if entry.begin != expected:
+            flaw, word = (
+                (Flaw.OVERLAP, "overlaps the tensor before it")
+                if entry.begin < expected
+                else (Flaw.HOLE, "leaves a hole before it")
+            )
+            raise InvalidFileError(
+                flaw,
+                f"{where}: tensor {entry.name!r} {word}"
+                f" (begins at {entry.begin}, {expected} was expected).",
+            )
+        expected = entry.end
+    if expected > payload:
+        raise InvalidFileError(
+            Flaw.TRUNCATED,
+            f"{where} ends {expected - payload} bytes too early. It was not copied whole.",
+        )
+    if expected < payload:
+        raise InvalidFileError(
+            Flaw.TRAILING_BYTES,
+            f"{where} has {payload - expected} bytes after its last tensor.",
+        )
+
+
+# --- writing -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Shape and dtype of a tensor that is yet to be written; enough to size a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return element_count(self.shape) * DTYPES[self.dtype][1]
+
+
+def declare(tensor: torch.Tensor) -> Declared:
+    """Shape and dtype of `tensor` as the header writes them."""
+    return Declared(NAMES[tensor.dtype], tuple(tensor.shape))
+
+
+def layout_order(tensors: Mapping[str, Declared]) -> list[str]:
+    """Names in payload order: element size descending, then name in byte order."""
+    return sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype][1], name.encode()))
+
+
+def encode_header(tensors: Mapping[str, Declared], metadata: Mapping[str, str]) -> bytes:
+    """Header of a file with these tensors, its 8 length bytes and padding included."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in layout_order(tensors):
+        tensor = tensors[name]
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.size],
+        }
+        offset += tensor.size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def payload_chunks(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
+    """The payload, tensor by tensor, in the order of `encode_header`."""
+    for name in layout_order({name: declare(tensor) for name, tensor in tensors.items()}):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().tobytes()
+
+
+def encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A whole safetensors file in memory."""
+    header = encode_header({name: declare(t) for name, t in tensors.items()}, metadata)
+    return header + b"".join(payload_chunks(tensors))

@@ -1,0 +1,291 @@
+"""Data sets by name or from the user's file, as tensors in memory.
+
+Nothing here draws at random but the division into training and validation rows, which
+`DataSpec.seed` fixes, and the test rows of digits and of users' files, which are fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kancompress import container as containers
+from kancompress import files
+from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.specs import FILE, DataOptions, DatasetName, DataSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Images:
+    """A torchvision data set: class, classes, and the usual per-channel statistics."""
+
+    source: str
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_TORCHVISION: dict[str, _Images] = {
+    DatasetName.MNIST: _Images(source="MNIST", classes=10, mean=(0.1307,), std=(0.3081,)),
+    DatasetName.FASHION_MNIST: _Images(
+        source="FashionMNIST", classes=10, mean=(0.286,), std=(0.353,)
+    ),
+    DatasetName.CIFAR10: _Images(
+        source="CIFAR10",
+        classes=10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.247, 0.2435, 0.2616),
+    ),
+    DatasetName.CIFAR100: _Images(
+        source="CIFAR100",
+        classes=100,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+}
+# Fully connected networks see CIFAR images at the size of MNIST's (MetaKAN, arXiv 2506.07549).
+_SIDE = 28
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Split:
+    """Rows: x (rows, features) float32, y (rows,) int64 classes or (rows, targets) float32."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Dataset:
+    """A data set in memory, divided; what a checkpoint remembers of it is `spec`."""
+
+    spec: DataSpec
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def features(self) -> int:
+        """Inputs of a network for this data."""
+        return self.train.x.shape[1]
+
+
+def load_for_training(options: DataOptions, *, seed: int, validation: float = 0.1) -> Dataset:
+    """Read and divide the data that `options` names. Raises UsageError or InvalidFileError."""
+    whole = _whole(options, options.test_split)
+    spec = replace(whole.spec, seed=seed, validation=validation)
+    return _divide(replace(whole, spec=spec))
+
+
+def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Dataset:
+    """Read the data that a checkpoint was trained for, divided as it was then.
+
+    options : where it lies; `options.file` is needed for a network trained on the user's arrays
+    """
+    options = options or DataOptions()
+    if options.file is not None:
+        remembered = spec or DataSpec(name=FILE)
+        share = options.test_split if options.test_split is not None else remembered.test
+        whole = _whole(options, share)
+    elif spec is None:
+        raise UsageError("The file does not name its data set; give one with --data FILE.")
+    elif spec.name == FILE:
+        raise UsageError(
+            "This network was trained on arrays of your own; give the file again with --data FILE."
+        )
+    else:
+        remembered = spec
+        whole = _whole(replace(options, name=spec.name), None)
+    found = replace(whole.spec, seed=remembered.seed, validation=remembered.validation)
+    return _divide(replace(whole, spec=found))
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Whole:
+    """Training rows not yet divided, and test rows."""
+
+    spec: DataSpec
+    train: Split
+    test: Split
+
+
+def _divide(whole: _Whole) -> Dataset:
+    """Divide the training rows with a permutation that `spec.seed` fixes."""
+    rows = len(whole.train)
+    generator = torch.Generator().manual_seed(whole.spec.seed)
+    order = torch.randperm(rows, generator=generator)
+    held = max(1, round(rows * whole.spec.validation))
+    if rows - held < 1:
+        raise UsageError(f"{rows} training rows cannot be divided into training and validation.")
+    parts = (order[held:], order[:held])
+    train, validation = (Split(x=whole.train.x[part], y=whole.train.y[part]) for part in parts)
+    return Dataset(spec=whole.spec, train=train, validation=validation, test=whole.test)
+
+
+def _whole(options: DataOptions, test_share: float | None) -> _Whole:
+    if options.file is not None:
+        return _from_file(options.file, test_share)
+    if options.name == DatasetName.DIGITS:
+        return _digits()
+    if options.name in _TORCHVISION:
+        return _torchvision(options)
+    raise UsageError(
+        f"There is no data set {options.name!r}; known are {', '.join(DatasetName)}."
+        " Your own arrays are given with --data FILE."
+    )
+
+
+# --- named data sets -----------------------------------------------------------------------
+
+
+def _digits() -> _Whole:
+    """scikit-learn's 1,797 digits: x / 16, a fixed stratified fifth tests."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    parts = train_test_split(
+        (x / 16).astype(np.float32), y.astype(np.int64), test_size=0.2, stratify=y, random_state=0
+    )
+    train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
+    spec = DataSpec(name=DatasetName.DIGITS, classes=10, mean=(0.0,), std=(1.0,))
+    return _Whole(spec=spec, train=Split(x=train_x, y=train_y), test=Split(x=test_x, y=test_y))
+
+
+def _torchvision(options: DataOptions) -> _Whole:
+    from torchvision import datasets as sets
+
+    images = _TORCHVISION[options.name]
+    make: Callable[..., Any] = getattr(sets, images.source)
+    try:
+        parts = [
+            make(root=str(options.directory), train=train, download=options.download)
+            for train in (True, False)
+        ]
+    except RuntimeError as error:
+        if "not found" not in str(error).lower():
+            raise
+        raise InvalidFileError(
+            Flaw.MISSING,
+            f"{options.name} is not in {options.directory}. Name its directory with --data-dir,"
+            " or let torchvision fetch it with --download.",
+        ) from None
+    except OSError as error:
+        raise InvalidFileError(
+            Flaw.UNREADABLE, f"{options.name} could not be read or fetched: {error}."
+        ) from None
+    spec = DataSpec(name=options.name, classes=images.classes, mean=images.mean, std=images.std)
+    train, test = (
+        Split(x=_pixels(part.data, images), y=torch.as_tensor(part.targets, dtype=torch.int64))
+        for part in parts
+    )
+    return _Whole(spec=spec, train=train, test=test)
+
+
+def _pixels(data: Any, images: _Images) -> Tensor:
+    """Images (rows, height, width[, channel]) of bytes to normalised features (rows, features)."""
+    pixels = torch.as_tensor(data)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(value)[:, None, None] for value in (images.mean, images.std))
+    result = torch.empty(len(pixels), pixels.shape[1] * _SIDE * _SIDE)
+    for start in range(0, len(pixels), 4096):
+        block = pixels[start : start + 4096].float().div_(255)
+        if block.shape[-1] != _SIDE:
+            block = torch.nn.functional.interpolate(
+                block, size=(_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False
+            )
+        result[start : start + 4096] = block.sub_(mean).div_(std).flatten(1)
+    return result
+
+
+# --- the user's arrays ---------------------------------------------------------------------
+
+
+def _from_file(path: Path, test_share: float | None) -> _Whole:
+    """Arrays x, y and perhaps x_test, y_test from a safetensors or npz file."""
+    arrays = _read_arrays(path)
+    unknown = sorted(arrays.keys() - {"x", "y", "x_test", "y_test"})
+    missing = sorted({"x", "y"} - arrays.keys())
+    if missing or unknown:
+        word = (
+            f"has no array {missing[0]!r}" if missing else f"has the unknown array {unknown[0]!r}"
+        )
+        raise _bad(path, f"{word}; x and y, and perhaps x_test and y_test, were expected")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise _bad(path, "has only one of x_test and y_test; give both or neither")
+    whole = _rows(path, arrays["x"], arrays["y"], "x", "y")
+    if "x_test" in arrays:
+        if test_share is not None:
+            raise UsageError(f"{path} has test rows of its own; leave --test-split out.")
+        test = _rows(path, arrays["x_test"], arrays["y_test"], "x_test", "y_test")
+        if test.x.shape[1] != whole.x.shape[1] or test.y.dtype != whole.y.dtype:
+            raise _bad(path, "has test rows that differ from the training rows in width or type")
+        return _Whole(spec=_spec_of(path, whole, test, None), train=whole, test=test)
+    share = 0.2 if test_share is None else test_share
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    held = round(len(whole) * share)
+    if not 0 < held < len(whole):
+        raise UsageError(f"{path}: {len(whole)} rows cannot give a test share of {share}.")
+    train, test = (Split(x=whole.x[part], y=whole.y[part]) for part in (order[held:], order[:held]))
+    return _Whole(spec=_spec_of(path, train, test, share), train=train, test=test)
+
+
+def _spec_of(path: Path, train: Split, test: Split, share: float | None) -> DataSpec:
+    if train.y.is_floating_point():
+        if train.y.shape[1:] != test.y.shape[1:]:
+            raise _bad(path, "has y and y_test of different widths")
+        return DataSpec(name=FILE, targets=train.y.shape[1], test=share)
+    low, high = (int(f(torch.cat([train.y, test.y]))) for f in (torch.min, torch.max))
+    if low < 0:
+        raise _bad(path, f"has the class {low}; classes count from 0")
+    return DataSpec(name=FILE, classes=high + 1, test=share)
+
+
+def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> Split:
+    if x.ndim < 2 or len(x) == 0:
+        raise _bad(path, f"has {x_name} of shape {list(x.shape)}; (rows, features) was expected")
+    if len(x) != len(y):
+        raise _bad(path, f"has {len(x)} rows in {x_name} and {len(y)} in {y_name}")
+    for name, array in ((x_name, x), (y_name, y)):
+        if array.dtype.kind not in "fiub":
+            raise _bad(path, f"has {name} of type {array.dtype}; numbers were expected")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _bad(path, f"has NaN or infinity in {name}")
+    features = torch.from_numpy(x.reshape(len(x), -1).astype(np.float32))
+    if y.dtype.kind == "f":
+        return Split(x=features, y=torch.from_numpy(y.reshape(len(y), -1).astype(np.float32)))
+    if y.ndim != 1:
+        raise _bad(
+            path, f"has {y_name} of shape {list(y.shape)}; whole numbers are classes, (rows,)"
+        )
+    return Split(x=features, y=torch.from_numpy(y.astype(np.int64)))
+
+
+def _bad(path: Path, message: str) -> InvalidFileError:
+    return InvalidFileError(Flaw.BAD_ARRAYS, f"{path} {message}.")
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    data = files.read(path)
+    if bytes(data[:4]) != b"PK\x03\x04":
+        tensors = containers.parse(data, str(path)).tensors()
+        return {
+            name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+            for name, t in tensors.items()
+        }
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return dict(archive.items())
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise _bad(path, f"is not a readable npz file ({error})") from None

@@ -1,0 +1,95 @@
+"""Every exception that kancompress raises on purpose.
+
+    KancompressError            exit code 1   the work could not be done
+    ├── UsageError              exit code 2   an option or argument does not fit
+    └── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
+
+Each message is one or two sentences: what was found, where, what was expected, what to try.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class KancompressError(Exception):
+    """Base of all errors; its text is meant to be shown to the user as it is."""
+
+    exit_code = 1
+
+
+class UsageError(KancompressError):
+    """An option or argument that does not fit the others, or the file."""
+
+    exit_code = 2
+
+
+class Flaw(StrEnum):
+    """What is wrong with a file; the value is the flaw's stable name."""
+
+    MISSING = "missing"
+    NOT_A_FILE = "not-a-file"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    NOT_SAFETENSORS = "not-safetensors"
+    GIT_LFS_POINTER = "git-lfs-pointer"
+    HTML = "html"
+    TORCH_PICKLE = "torch-pickle"
+    TOO_SHORT = "too-short"
+    HEADER_TOO_LARGE = "header-too-large"
+    HEADER_TRUNCATED = "header-truncated"
+    HEADER_NOT_UTF8 = "header-not-utf8"
+    HEADER_NOT_JSON = "header-not-json"
+    HEADER_NOT_OBJECT = "header-not-object"
+    DUPLICATE_KEY = "duplicate-key"
+    METADATA_NOT_STRINGS = "metadata-not-strings"
+    TENSOR_RECORD = "tensor-record"
+    UNKNOWN_DTYPE = "unknown-dtype"
+    BAD_SHAPE = "bad-shape"
+    BAD_OFFSETS = "bad-offsets"
+    SIZE_MISMATCH = "size-mismatch"
+    OVERLAP = "overlap"
+    HOLE = "hole"
+    TRAILING_BYTES = "trailing-bytes"
+    TRUNCATED = "truncated"
+    MISALIGNED = "misaligned"
+    TENSOR_ORDER = "tensor-order"
+    BAD_TENSOR_NAME = "bad-tensor-name"
+    NOT_KANCOMPRESS = "not-kancompress"
+    EXTRA_METADATA = "extra-metadata"
+    DOCUMENT_NOT_JSON = "document-not-json"
+    DOCUMENT_NOT_CANONICAL = "document-not-canonical"
+    UNKNOWN_KEY = "unknown-key"
+    MISSING_KEY = "missing-key"
+    BAD_VALUE = "bad-value"
+    LATER_VERSION = "later-version"
+    WRONG_KIND = "wrong-kind"
+    UNKNOWN_ENCODING = "unknown-encoding"
+    UNKNOWN_MODEL = "unknown-model"
+    UNKNOWN_ROLE = "unknown-role"
+    UNKNOWN_LAYER = "unknown-layer"
+    UNEXPLAINED_TENSOR = "unexplained-tensor"
+    MISSING_TENSOR = "missing-tensor"
+    CONFLICTING_TENSORS = "conflicting-tensors"
+    WRONG_DTYPE = "wrong-dtype"
+    WRONG_SHAPE = "wrong-shape"
+    TOO_MANY_CENTROIDS = "too-many-centroids"
+    INDEX_LENGTH = "index-length"
+    INDEX_RANGE = "index-range"
+    INDEX_PADDING = "index-padding"
+    BAD_CODEBOOK_REFERENCE = "bad-codebook-reference"
+    KEPT_POSITIONS = "kept-positions"
+    NOT_FINITE = "not-finite"
+    BAD_CHECKSUM_FORM = "bad-checksum-form"
+    CHECKSUM_MISMATCH = "checksum-mismatch"
+    BAD_ARRAYS = "bad-arrays"
+
+
+class InvalidFileError(KancompressError):
+    """A file that cannot be read or breaks a rule of its format, which `flaw` names."""
+
+    exit_code = 3
+
+    def __init__(self, flaw: Flaw, message: str) -> None:
+        super().__init__(message)
+        self.flaw = flaw

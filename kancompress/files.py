@@ -1,0 +1,140 @@
+"""Bytes from and to paths: whole, verified, or not at all.
+
+Reading maps the file; writing goes to a file beside the target, which is read back, compared
+and only then renamed. Whatever interrupts the writer, the target is the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import mmap
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+
+
+def read(path: Path) -> memoryview:
+    """Map a file read-only. Raises InvalidFileError when there is none, or none to be read."""
+    try:
+        with path.open("rb") as file:
+            kind = os.fstat(file.fileno())
+            if not stat.S_ISREG(kind.st_mode):
+                return memoryview(file.read())
+            if kind.st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise InvalidFileError(Flaw.MISSING, f"{path} does not exist.") from None
+    except IsADirectoryError:
+        raise InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.") from None
+
+
+def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse, before any work, a target that must not or cannot be written.
+
+    Raises UsageError for an existing file without `force`, for one of `inputs` (also through
+    links), for a directory and for a missing parent directory.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; name a file to write.")
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UsageError(f"{path} is the input itself; write to another file.")
+    if _is_regular(path) and not force:
+        raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"{path.parent} is not a directory; create it first.")
+
+
+def _is_regular(path: Path) -> bool:
+    return path.exists() and path.is_file()
+
+
+def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
+    """Write `chunks` to `path` atomically and verified; returns the number of bytes.
+
+    Raises KancompressError when the bytes cannot be written or do not read back the same; the
+    target is then what it was before.
+    """
+    target = path.resolve()
+    if path.exists() and not _is_regular(path):  # a device or a named pipe has no "beside"
+        return _write_through(path, chunks)
+    aside: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        )
+        aside = Path(name)
+        with os.fdopen(handle, "w+b") as file:
+            size = _write_and_compare(file.fileno(), chunks, path)
+            os.fchmod(file.fileno(), _mode_for(target))
+        if _is_regular(target) and not force:
+            raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
+        aside.replace(target)
+        aside = None
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        if aside is not None:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+    return size
+
+
+def _cannot_write(path: Path, error: OSError) -> KancompressError:
+    hint = " Free some space or write elsewhere." if error.errno == errno.ENOSPC else ""
+    return KancompressError(f"{path} could not be written: {error.strerror or error}.{hint}")
+
+
+def _write_through(path: Path, chunks: Iterable[bytes]) -> int:
+    try:
+        with path.open("wb") as file:
+            return sum(file.write(chunk) for chunk in chunks)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _write_and_compare(handle: int, chunks: Iterable[bytes], path: Path) -> int:
+    written, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(handle, view[: 1 << 24]) :]
+        written.update(chunk)
+        size += len(chunk)
+    os.fsync(handle)
+    os.lseek(handle, 0, os.SEEK_SET)
+    found = hashlib.sha256()
+    while block := os.read(handle, 1 << 20):
+        found.update(block)
+    if found.digest() != written.digest():
+        raise KancompressError(f"{path}: what was written does not read back the same; disk fault?")
+    return size
+
+
+def _mode_for(target: Path) -> int:
+    """Mode of the file that is replaced, else what the umask gives new files."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_directory(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""Running networks: layers, the sources of their coefficients, and how to build them."""

@@ -1,0 +1,102 @@
+"""Where a layer's coefficients come from: a dense tensor, a meta-learner, or a codebook.
+
+Each source is a module whose `forward()` gives the coefficients of one layer, shape
+(*shape, coefficients). They are made for the moment of use, so a packed network never holds
+the dense coefficients of two layers at once. In memory the coefficient axis stands before the
+input axis, which makes the matrix (out, coefficients * in) of a layer a view.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def coefficient_major(values: Tensor) -> Tensor:
+    """The same tensor (out, in, coefficient), stored with the coefficient axis before `in`."""
+    out, inputs, size = values.shape
+    result = values.new_empty_strided((out, inputs, size), (inputs * size, 1, inputs))
+    return result.copy_(values)
+
+
+class DenseEdges(nn.Module):
+    """One free vector of coefficients for every edge."""
+
+    def __init__(self, coefficients: Tensor) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(coefficient_major(coefficients))
+
+    def forward(self) -> Tensor:
+        """Coefficients (out, in, coefficient)."""
+        return self.coefficients
+
+
+class MetaLearner(nn.Module):
+    """M(z) = W2 relu(W1 z + b1) + b2 (eq. 6 of the MetaCluster paper); one serves all layers."""
+
+    def __init__(self, embedding: int, hidden: int, coefficients: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(embedding, hidden)
+        self.output = nn.Linear(hidden, coefficients)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Embeddings (out, in, embedding) to coefficients (out, in, coefficient)."""
+        hidden = functional.relu(self.hidden(embedding))  # (out, in, hidden)
+        planes = torch.matmul(self.output.weight, hidden.transpose(1, 2))  # (out, coef, in)
+        return (planes + self.output.bias[:, None]).transpose(1, 2)
+
+
+class MetaEdges(nn.Module):
+    """Coefficients that the shared meta-learner makes from one embedding for every edge."""
+
+    def __init__(self, embedding: Tensor, learner: MetaLearner) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(embedding)
+        self.learner = learner
+
+    def forward(self) -> Tensor:
+        """Coefficients (out, in, coefficient)."""
+        result: Tensor = self.learner(self.embedding)
+        return result
+
+
+class Codebook(nn.Module):
+    """Centroids (k, coefficient) that one or more layers point into."""
+
+    def __init__(self, centroids: Tensor) -> None:
+        super().__init__()
+        self.centroids = nn.Parameter(centroids)
+
+
+class CodebookEdges(nn.Module):
+    """Coefficients gathered from a codebook by the index of every edge.
+
+    index : (edges,) position of each edge's vector in the codebook followed by `kept`
+    kept  : (r, coefficient) vectors of edges that were not packed, or None
+    """
+
+    def __init__(
+        self, codebook: Codebook, index: Tensor, shape: tuple[int, ...], kept: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.codebook = codebook
+        self.index: Tensor
+        self.kept: Tensor | None
+        self.register_buffer("index", index.reshape(shape).to(torch.int32))
+        self.register_buffer("kept", kept)
+
+    def forward(self) -> Tensor:
+        """Coefficients (*shape, coefficient)."""
+        table: Tensor = self.codebook.centroids
+        if self.kept is not None:
+            table = torch.cat([table, self.kept.to(table.dtype)])
+        return functional.embedding(self.index, table)
+
+
+def xavier_embedding(shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
+    """Initial embeddings as MetaKAN draws them: normal with variance 2 / (edges + size)."""
+    std = math.sqrt(2.0 / (math.prod(shape) + size))
+    return torch.randn(*shape, size, generator=generator) * std

@@ -1,0 +1,119 @@
+"""The record that a packed file holds, in memory as on disk: codebooks and indices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kancompress import bits
+from kancompress.specs import BasisSpec, DataSpec, SourceSizes
+
+# Roles of tensors named <layer>.<role>, section 3.3.
+CODEBOOK_ROLES = ("codebook", "index", "kept_at", "kept")
+SIDE_ROLES = ("bias", "norm", "beta")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PackedLayer:
+    """One layer. Either `coefficients` is set (it stays dense) or `index` with a codebook.
+
+    shape        : (out, in) or (out, in, rows, columns)
+    codebook     : (k, d), or None where `shares` names the layer whose codebook is used
+    index        : packed indices of the packed edges, `bits.packed_size` bytes
+    kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
+    coefficients : (*shape, d) of a layer that stays dense
+    sides        : `bias`, `norm`, `beta`, where the layer has them
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    codebook: Tensor | None = None
+    shares: str | None = None
+    index: npt.NDArray[np.uint8] | None = None
+    kept_at: Tensor | None = None
+    kept: Tensor | None = None
+    coefficients: Tensor | None = None
+    sides: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def edges(self) -> int:
+        """Number of edges, packed or not."""
+        return math.prod(self.shape)
+
+    @property
+    def packed_edges(self) -> int:
+        """Number of edges that have an index."""
+        return self.edges - (0 if self.kept_at is None else len(self.kept_at))
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PackedModel:
+    """A packed network.
+
+    basis, data : what a native network computes and was trained for; basis is None for
+                  checkpoints of other libraries, which `restore` gives back
+    tensors     : tensors stored as they are, beside those of the layers
+    restore     : section 8 of docs/packed-format.md, or None
+    """
+
+    layers: tuple[PackedLayer, ...]
+    source: SourceSizes
+    basis: BasisSpec | None = None
+    data: DataSpec | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    restore: Mapping[str, Any] | None = None
+
+    def layer(self, name: str) -> PackedLayer:
+        """The layer called `name`."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def codebook_of(self, layer: PackedLayer) -> Tensor | None:
+        """The codebook that `layer` uses, its own or another layer's; None where it stays dense."""
+        return self.layer(layer.shares).codebook if layer.shares else layer.codebook
+
+    def clusters_of(self, layer: PackedLayer) -> int | None:
+        """k of the codebook that `layer` uses; None where it stays dense."""
+        codebook = self.codebook_of(layer)
+        return None if codebook is None else len(codebook)
+
+    def indices_of(self, layer: PackedLayer) -> npt.NDArray[np.uint16]:
+        """Index of each packed edge, (packed_edges,)."""
+        clusters = self.clusters_of(layer)
+        assert clusters is not None
+        data = np.zeros(0, np.uint8) if layer.index is None else layer.index
+        return bits.unpack(data, layer.packed_edges, bits.width_of(clusters))
+
+    def coefficients_of(self, layer: PackedLayer) -> Tensor:
+        """Dense coefficients of a layer, (*shape, d), in the codebook's dtype."""
+        codebook = self.codebook_of(layer)
+        if codebook is None:
+            assert layer.coefficients is not None
+            return layer.coefficients
+        packed = codebook[torch.from_numpy(self.indices_of(layer).astype(np.int64))]
+        if layer.kept_at is None or layer.kept is None:
+            return packed.reshape(*layer.shape, -1)
+        result = packed.new_empty(layer.edges, codebook.shape[1])
+        rest = torch.ones(layer.edges, dtype=torch.bool)
+        rest[layer.kept_at] = False
+        result[rest] = packed
+        result[layer.kept_at] = layer.kept.to(packed.dtype)
+        return result.reshape(*layer.shape, -1)
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """All tensors as the file names them."""
+        named = dict(self.tensors)
+        for layer in self.layers:
+            fields = {role: getattr(layer, role) for role in (*CODEBOOK_ROLES, "coefficients")}
+            for role, tensor in (fields | dict(layer.sides)).items():
+                if tensor is None or (role == "index" and not len(tensor)):
+                    continue
+                name = f"{layer.name}.{role}"
+                named[name] = torch.from_numpy(tensor) if role == "index" else tensor
+        return named

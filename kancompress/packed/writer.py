@@ -1,0 +1,71 @@
+"""PackedModel to bytes, and the exact size of a file before it exists."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from kancompress import container as containers
+from kancompress import document as documents
+from kancompress.container import Declared
+from kancompress.packed.model import PackedModel
+
+CHECKSUM_PREFIX = "sha256-"
+BLANK = "A" * 44
+
+ENCODING_OF_ROLE = {"index": "bits"}
+
+
+def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> dict[str, Any]:
+    """The file's document for tensors with these names."""
+    layers: dict[str, Any] = {}
+    roles: set[str] = set()
+    for layer in model.layers:
+        record: dict[str, Any] = {"shape": list(layer.shape)}
+        if layer.shares:
+            record["codebook"] = layer.shares
+        layers[layer.name] = record
+        prefix = f"{layer.name}."
+        roles |= {
+            name.removeprefix(prefix)
+            for name in names
+            if name.startswith(prefix)
+            and name not in model.tensors
+            and "." not in name[len(prefix) :]
+        }
+    result: dict[str, Any] = {
+        "version": documents.VERSION,
+        "kind": "packed",
+        "checksum": CHECKSUM_PREFIX + checksum,
+        "layers": layers,
+        "encodings": {role: ENCODING_OF_ROLE.get(role, "plain") for role in roles},
+        "source": model.source.to_json(),
+    }
+    if model.basis is not None:
+        result["model"] = model.basis.to_json()
+    if model.data is not None:
+        result["data"] = model.data.to_json()
+    if model.restore is not None:
+        result["restore"] = dict(model.restore)
+    return result
+
+
+def encode(model: PackedModel) -> bytes:
+    """The whole packed file; equal models give equal bytes."""
+    tensors = model.named_tensors()
+    blank = containers.encode(tensors, documents.metadata(document(model, tensors, BLANK)))
+    digest = base64.b64encode(hashlib.sha256(blank).digest())
+    return blank.replace((CHECKSUM_PREFIX + BLANK).encode(), CHECKSUM_PREFIX.encode() + digest, 1)
+
+
+def sizes(model: PackedModel) -> tuple[int, int]:
+    """(header, payload) bytes of the file that `encode` gives, without making it."""
+    declared: dict[str, Declared] = {
+        name: containers.declare(tensor) for name, tensor in model.named_tensors().items()
+    }
+    header = containers.encode_header(
+        declared, documents.metadata(document(model, declared, BLANK))
+    )
+    return len(header), sum(tensor.size for tensor in declared.values())

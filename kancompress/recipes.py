@@ -1,0 +1,91 @@
+"""How to train and to fine-tune: the hyper-parameters of Tables 4 and 5 of the MetaCluster paper.
+
+Where the paper is silent: weight decay 0.01, no schedule, and the norms and recurrence weights
+learn at the meta-learner's rate (plain networks have one rate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from kancompress.specs import ModelName
+
+HIDDEN = (32,)
+CLUSTERS = 16
+
+
+class CodebookDtype(StrEnum):
+    """Type of the stored centroids."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Options of one training run.
+
+    lr           : learning rate; for meta networks that of the meta-learner, the norms and betas
+    lr_embedding : learning rate of the embeddings of a meta network, else unused
+    patience     : epochs without a better validation score before training stops
+    """
+
+    lr: float
+    lr_embedding: float | None = None
+    epochs: int = 50
+    patience: int = 10
+    batch_size: int = 128
+    weight_decay: float = 0.01
+    seed: int = 0
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneConfig:
+    """Options of one fine-tuning run; `also` names further groups that learn (`norms`)."""
+
+    lr: float = 1e-4
+    epochs: int = 5
+    patience: int = 3
+    batch_size: int = 128
+    weight_decay: float = 0.01
+    seed: int = 0
+    also: tuple[str, ...] = field(default=())
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Options of clustering.
+
+    clusters   : centroids of every layer, 1 to 65,536
+    layers     : layer name to its own number of centroids
+    force_pack : pack layers that would grow, too
+    """
+
+    clusters: int = CLUSTERS
+    layers: Mapping[str, int] = field(default_factory=dict)
+    codebook_dtype: CodebookDtype = CodebookDtype.FLOAT32
+    seed: int = 0
+    max_iterations: int = 100
+    force_pack: bool = False
+
+
+# (lr or lr_h, lr_e) of Tables 4 and 5
+_RATES: dict[ModelName, tuple[float, float | None]] = {
+    ModelName.KAN: (1e-4, None),
+    ModelName.FASTKAN: (1e-3, None),
+    ModelName.GRAMKAN: (1e-3, None),
+    ModelName.METAKAN: (5e-4, 5e-3),
+    ModelName.METAFASTKAN: (1e-3, 1e-2),
+    ModelName.METAGRAMKAN: (1e-4, 1e-3),
+}
+
+
+def default_training(model: ModelName) -> TrainConfig:
+    """The paper's recipe for `model`."""
+    lr, lr_embedding = _RATES[model]
+    return TrainConfig(lr=lr, lr_embedding=lr_embedding)

@@ -1,0 +1,299 @@
+"""What a network is and what it was trained on: frozen records with a JSON form, no torch.
+
+The JSON form of each record is specified in docs/packed-format.md, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Name of a data set that is the user's own file.
+FILE = "file"
+
+
+class Family(StrEnum):
+    """The three plain networks; each is a basis with its place for the normalisation."""
+
+    KAN = "kan"
+    FASTKAN = "fastkan"
+    GRAMKAN = "gramkan"
+
+
+class ModelName(StrEnum):
+    """What `train --model` takes: a family, plain or with coefficients from a meta-learner."""
+
+    KAN = "kan"
+    FASTKAN = "fastkan"
+    GRAMKAN = "gramkan"
+    METAKAN = "metakan"
+    METAFASTKAN = "metafastkan"
+    METAGRAMKAN = "metagramkan"
+
+    @property
+    def family(self) -> Family:
+        """The family without its meta-learner."""
+        return Family(self.value.removeprefix("meta"))
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether a meta-learner generates the coefficients."""
+        return self.value.startswith("meta")
+
+
+class DatasetName(StrEnum):
+    """Named data sets; `digits` comes with scikit-learn, the others through torchvision."""
+
+    DIGITS = "digits"
+    MNIST = "mnist"
+    FASHION_MNIST = "fashion-mnist"
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+
+
+class SpecError(ValueError):
+    """A record's JSON form that breaks a rule: `key` is what is wrong, the text says how."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _fail(key: str, value: object, expected: str) -> NoReturn:
+    raise SpecError(key, f"{key} is {value!r}; {expected} was expected")
+
+
+def _number(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _fail(key, value, "a number")
+    return float(value)
+
+
+def _count(key: str, value: object, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        _fail(key, value, f"a whole number from {low} to {high}")
+    return value
+
+
+def _only(record: object, name: str, known: set[str], required: set[str]) -> Mapping[str, Any]:
+    if not isinstance(record, dict):
+        _fail(name, record, "an object")
+    for key in record.keys() - known:
+        _fail(f"{name}.{key}", record[key], "no such key")
+    for key in required - record.keys():
+        _fail(f"{name}.{key}", None, "this key")
+    return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasisSpec:
+    """A family's basis.
+
+    grid   : (low, high, size): intervals of the B-splines, or centres of the Gaussians; None for
+             the Gram polynomials
+    degree : degree of the B-splines or polynomials; None for the Gaussians
+    """
+
+    family: Family
+    grid: tuple[float, float, int] | None
+    degree: int | None
+
+    @property
+    def size(self) -> int:
+        """Number of basis functions of an edge, the base branch not counted."""
+        if self.family is Family.KAN:
+            assert self.grid is not None
+            assert self.degree is not None
+            return self.grid[2] + self.degree
+        if self.family is Family.FASTKAN:
+            assert self.grid is not None
+            return self.grid[2]
+        assert self.degree is not None
+        return self.degree + 1
+
+    @property
+    def coefficients(self) -> int:
+        """|w| of the paper: basis coefficients and the base weight."""
+        return self.size + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The document's `model`."""
+        record: dict[str, Any] = {"name": self.family.value}
+        if self.grid is not None:
+            record["grid"] = list(self.grid)
+        if self.degree is not None:
+            record["degree"] = self.degree
+        return record
+
+    @classmethod
+    def from_json(cls, record: object) -> BasisSpec:
+        """Read the document's `model`. Raises SpecError."""
+        if not isinstance(record, dict) or record.get("name") not in list(Family):
+            name = record.get("name") if isinstance(record, dict) else record
+            _fail("model.name", name, f"one of {', '.join(Family)}")
+        family = Family(record["name"])
+        keys = {"name"} | {key for key in ("grid", "degree") if _DEFAULTS[family][key] is not None}
+        record = _only(record, "model", keys, keys)
+        grid = degree = None
+        if "grid" in keys:
+            grid = _grid(record["grid"], 2 if family is Family.FASTKAN else 1)
+        if "degree" in keys:
+            degree = _count("model.degree", record["degree"], 0, 16)
+        return cls(family=family, grid=grid, degree=degree)
+
+
+def _grid(value: object, fewest: int) -> tuple[float, float, int]:
+    if not isinstance(value, list) or len(value) != 3:
+        _fail("model.grid", value, "[low, high, size]")
+    low, high = _number("model.grid", value[0]), _number("model.grid", value[1])
+    if not low < high:
+        _fail("model.grid", value, "low < high")
+    return low, high, _count("model.grid", value[2], fewest, 65_536)
+
+
+# Tables 4 and 5 of the MetaCluster paper.
+_DEFAULTS: dict[Family, dict[str, Any]] = {
+    Family.KAN: {"grid": (-1.0, 1.0, 5), "degree": 3},
+    Family.FASTKAN: {"grid": (-2.0, 2.0, 8), "degree": None},
+    Family.GRAMKAN: {"grid": None, "degree": 3},
+}
+
+
+def default_basis(family: Family) -> BasisSpec:
+    """The basis of Tables 4 and 5 of the MetaCluster paper."""
+    return BasisSpec(family=family, **_DEFAULTS[family])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaSpec:
+    """The meta-learner of eq. 6: embedding -> hidden, ReLU -> |w|."""
+
+    embedding: int = 1
+    hidden: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """A data set as a checkpoint remembers it: enough to prepare the same rows again, no path.
+
+    classes is None for regression, targets is None for classification. `mean` and `std` hold one
+    number for each colour channel and are empty where inputs are used as they are. `test` is the
+    share of rows that tests where the user's file has no test rows of its own.
+    """
+
+    name: str
+    classes: int | None = None
+    targets: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    seed: int = 0
+    validation: float = 0.1
+    test: float | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Width of the network's last layer."""
+        return self.classes or self.targets or 0
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether targets are real numbers."""
+        return self.targets is not None
+
+    def with_seed(self, seed: int) -> DataSpec:
+        """The same data divided by another seed."""
+        return replace(self, seed=seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document's `data`; keys that say nothing are left out."""
+        record: dict[str, Any] = {"name": self.name, "seed": self.seed}
+        for key in ("classes", "targets", "test"):
+            if getattr(self, key) is not None:
+                record[key] = getattr(self, key)
+        if self.mean:
+            record |= {"mean": list(self.mean), "std": list(self.std)}
+        if self.validation != 0.1:
+            record["validation"] = self.validation
+        return record
+
+    @classmethod
+    def from_json(cls, record: object) -> DataSpec:
+        """Read the document's `data`. Raises SpecError."""
+        known = {"name", "seed", "classes", "targets", "mean", "std", "validation", "test"}
+        record = _only(record, "data", known, {"name", "seed"})
+        if not isinstance(record["name"], str) or not record["name"].isprintable():
+            _fail("data.name", record["name"], "a printable name")
+        fields: dict[str, Any] = {"name": record["name"]}
+        fields["seed"] = _count("data.seed", record["seed"], 0, 2**63 - 1)
+        for key in ("classes", "targets"):
+            if key in record:
+                fields[key] = _count(f"data.{key}", record[key], 1, 10**9)
+        for key in ("mean", "std"):
+            if key in record:
+                fields[key] = _numbers(f"data.{key}", record[key])
+        for key in ("validation", "test"):
+            if key in record:
+                share = _number(f"data.{key}", record[key])
+                if not 0 < share < 1:
+                    _fail(f"data.{key}", share, "a share between 0 and 1")
+                fields[key] = share
+        return cls(**fields)
+
+
+def _numbers(key: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        _fail(key, value, "a list of numbers")
+    return tuple(_number(key, number) for number in value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSizes:
+    """Bytes of what a packed file was made from; `dense` is the dense twin of a meta source."""
+
+    kind: str
+    tensors: int
+    file: int
+    dense: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document's `source`."""
+        record: dict[str, Any] = {"kind": self.kind, "tensors": self.tensors, "file": self.file}
+        if self.dense is not None:
+            record["dense"] = list(self.dense)
+        return record
+
+    @classmethod
+    def from_json(cls, record: object) -> SourceSizes:
+        """Read the document's `source`. Raises SpecError."""
+        keys = {"kind", "tensors", "file"}
+        record = _only(record, "source", keys | {"dense"}, keys)
+        if not isinstance(record["kind"], str) or not record["kind"].isprintable():
+            _fail("source.kind", record["kind"], "a printable name")
+        sizes = {
+            key: _count(f"source.{key}", record[key], 0, 2**63 - 1) for key in ("tensors", "file")
+        }
+        dense = None
+        if "dense" in record:
+            pair = record["dense"]
+            if not isinstance(pair, list) or len(pair) != 2:
+                _fail("source.dense", pair, "[tensors, file]")
+            dense = tuple(_count("source.dense", size, 0, 2**63 - 1) for size in pair)
+        return cls(kind=record["kind"], dense=dense, **sizes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """Where data comes from: a named set below `directory`, or the arrays of `file`.
+
+    download   : let torchvision fetch what is missing
+    test_split : share of the rows of `file` that tests, when it has no x_test and y_test
+    """
+
+    name: str = DatasetName.DIGITS
+    file: Path | None = None
+    directory: Path = Path("data")
+    download: bool = False
+    test_split: float | None = None

@@ -1,0 +1,75 @@
+"""Records from and to files: what is in a file decides how it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from kancompress import checkpoint as checkpoints
+from kancompress import container as containers
+from kancompress import document as documents
+from kancompress import files, packed
+from kancompress.checkpoint import Checkpoint
+from kancompress.container import Container
+from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from kancompress.packed import PackedModel
+
+Source = str | os.PathLike[str] | bytes
+Record = Checkpoint | PackedModel
+
+
+def open_container(source: Source, name: str | None = None) -> Container:
+    """Map a path, or wrap bytes, and check the safetensors header. Raises InvalidFileError."""
+    if isinstance(source, bytes):
+        return containers.parse(memoryview(source), name or "the input")
+    return containers.parse(files.read(Path(source)), name or os.fspath(source))
+
+
+def load(source: Source, name: str | None = None) -> Record:
+    """Read a dense, meta or packed file that kancompress wrote.
+
+    source : a path, or the bytes of the file; `name` is what messages call it
+    Raises InvalidFileError when it is none of these, or damaged.
+    """
+    return read_record(open_container(source, name))
+
+
+def read_record(container: Container) -> Record:
+    """The record in a file that is open already."""
+    document = documents.read(container)
+    kind = document.get("kind")
+    if kind == "packed":
+        return packed.decode(container, document)
+    if kind in ("dense", "meta"):
+        return checkpoints.decode(container, document)
+    raise InvalidFileError(
+        Flaw.WRONG_KIND,
+        f"{container.where} is of kind {kind!r}; dense, meta or packed was expected.",
+    )
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record's file, checked by reading them back."""
+    raw = packed.encode(record) if isinstance(record, PackedModel) else record.encode()
+    again = load(raw, "the new file")
+    twin = packed.encode(again) if isinstance(again, PackedModel) else again.encode()
+    if twin != raw:
+        raise KancompressError("The new file does not read back the same; nothing was written.")
+    return raw
+
+
+def save(
+    record: Record,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+) -> int:
+    """Write a record to `path`, atomically and verified; returns the file's bytes.
+
+    Raises UsageError when the file exists and `force` is not given, or when it is one of `inputs`.
+    """
+    target = Path(path)
+    files.check_target(target, force=force, inputs=inputs)
+    return files.write(target, [encode(record)], force=force)

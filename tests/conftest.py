@@ -1,0 +1,43 @@
+"""Small networks that many tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import kancompress
+from kancompress.checkpoint import Checkpoint
+from kancompress.nn.network import initialise, to_checkpoint
+from kancompress.specs import DataSpec, MetaSpec, ModelName, default_basis
+
+torch.set_num_threads(2)
+
+
+def fresh(name: str, widths: tuple[int, ...] = (64, 32, 10), seed: int = 0) -> Checkpoint:
+    """A freshly drawn checkpoint of a model, for digits."""
+    model = ModelName(name)
+    basis = default_basis(model.family)
+    network = initialise(basis, widths, MetaSpec() if model.is_meta else None, seed)
+    data = DataSpec(name="digits", classes=widths[-1], mean=(0.0,), std=(1.0,))
+    return to_checkpoint(network, basis, data)
+
+
+@pytest.fixture(scope="session")
+def trained() -> Checkpoint:
+    """metafastkan after a few epochs of digits."""
+    config = kancompress.TrainConfig(lr=1e-3, lr_embedding=1e-2, epochs=6)
+    return kancompress.train("metafastkan", config=config).checkpoint
+
+
+@pytest.fixture(scope="session")
+def packed(trained: Checkpoint) -> kancompress.PackedModel:
+    """`trained`, clustered at k = 16."""
+    return kancompress.cluster(trained).model
+
+
+@pytest.fixture
+def packed_file(packed: kancompress.PackedModel, tmp_path: Path) -> Path:
+    """`packed` on disk."""
+    path = tmp_path / "packed.safetensors"
+    kancompress.save(packed, path)
+    return path

@@ -1,0 +1,81 @@
+"""The pipeline from end to end, as the command line runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "COLUMNS": "100"}
+KANCOMPRESS = [sys.executable, "-m", "kancompress"]
+
+
+def run(*arguments: str | Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*KANCOMPRESS, *map(str, arguments)],
+        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, **options,
+    )  # type: ignore[call-overload,no-any-return]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where train, cluster and finetune have run."""
+    place = tmp_path_factory.mktemp("pipeline")
+    for arguments in (
+        ["train", "--epochs", "8", "-o", "digits.safetensors"],
+        ["cluster", "digits.safetensors", "-o", "packed.safetensors"],
+        ["finetune", "packed.safetensors", "--epochs", "2", "-o", "tuned.safetensors"],
+    ):
+        done = run(*arguments, cwd=place)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+    return place
+
+
+def test_packed_keeps_the_accuracy(made: Path) -> None:
+    scores = {}
+    for name in ("digits", "packed", "tuned"):
+        done = run("eval", f"{name}.safetensors", "--json", cwd=made)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        scores[name] = json.loads(done.stdout)
+    assert scores["digits"]["examples"] == 360
+    assert scores["digits"]["accuracy"] > 0.85
+    assert scores["packed"]["accuracy"] > scores["digits"]["accuracy"] - 0.03
+    assert scores["tuned"]["accuracy"] > scores["digits"]["accuracy"] - 0.03
+
+
+def test_report_adds_up_to_the_file(made: Path) -> None:
+    report = json.loads(run("inspect", "packed.safetensors", "--json", cwd=made).stdout)
+    totals = report["totals"]
+    size = (made / "packed.safetensors").stat().st_size
+    assert report["file_bytes"] == size
+    parts = totals["index_bytes"] + totals["codebook_bytes"] + totals["other_bytes"]
+    assert report["header_bytes"] + parts == size
+    assert totals["index_bytes"] == (64 * 32 + 32 * 10) * 4 // 8
+    assert totals["codebook_bytes"] == 2 * 16 * 9 * 4
+    assert report["ratios"]["dense_file"] > 20
+
+
+def test_any_safetensors_reader_opens_it(made: Path) -> None:
+    with safe_open(made / "tuned.safetensors", "np") as file:
+        assert set(file.keys()) == {
+            "0.codebook", "0.index", "0.norm", "1.codebook", "1.index", "1.norm",
+        }  # fmt: skip
+        assert file.get_tensor("0.codebook").shape == (16, 9)
+        assert file.get_tensor("0.index").shape == (1024,)
+
+
+def test_it_all_pipes(tmp_path: Path) -> None:
+    stages = [
+        "train --epochs 4 -o -", "cluster - -o -", "finetune - --epochs 1 -o -", "eval - --json",
+    ]  # fmt: skip
+    command = " | ".join(f"{sys.executable} -m kancompress {stage}" for stage in stages)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["accuracy"] > 0.7
