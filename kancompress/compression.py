@@ -78,7 +78,6 @@ def compress(
             report(result)
     meta = checkpoint.kind == "meta"
     source = SourceSizes(
-        kind=checkpoint.kind,
         tensors=checkpoint.tensor_bytes,
         file=source_file_bytes,
         dense=dense_twin_sizes(checkpoint) if meta else None,

@@ -253,14 +253,13 @@ def _numbers(key: str, value: object) -> tuple[float, ...]:
 class SourceSizes:
     """Bytes of what a packed file was made from; `dense` is the dense twin of a meta source."""
 
-    kind: str
     tensors: int
     file: int
     dense: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document's `source`."""
-        record: dict[str, Any] = {"kind": self.kind, "tensors": self.tensors, "file": self.file}
+        record: dict[str, Any] = {"tensors": self.tensors, "file": self.file}
         if self.dense is not None:
             record["dense"] = list(self.dense)
         return record
@@ -268,20 +267,16 @@ class SourceSizes:
     @classmethod
     def from_json(cls, record: object) -> SourceSizes:
         """Read the document's `source`. Raises SpecError."""
-        keys = {"kind", "tensors", "file"}
+        keys = {"tensors", "file"}
         record = _only(record, "source", keys | {"dense"}, keys)
-        if not isinstance(record["kind"], str) or not record["kind"].isprintable():
-            _fail("source.kind", record["kind"], "a printable name")
-        sizes = {
-            key: _count(f"source.{key}", record[key], 0, 2**63 - 1) for key in ("tensors", "file")
-        }
+        sizes = {key: _count(f"source.{key}", record[key], 0, 2**63 - 1) for key in sorted(keys)}
         dense = None
         if "dense" in record:
             pair = record["dense"]
             if not isinstance(pair, list) or len(pair) != 2:
                 _fail("source.dense", pair, "[tensors, file]")
             dense = tuple(_count("source.dense", size, 0, 2**63 - 1) for size in pair)
-        return cls(kind=record["kind"], dense=dense, **sizes)  # type: ignore[arg-type]
+        return cls(dense=dense, **sizes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

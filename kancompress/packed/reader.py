@@ -214,6 +214,14 @@ class _Header:
         encodings, exceptions = self.document["encodings"], self.document.get("exceptions", {})
         if not isinstance(encodings, dict) or not isinstance(exceptions, dict):
             raise self.fail(Flaw.BAD_VALUE, "encodings and exceptions should be objects.")
+        of_role: dict[str, str] = {}
+        for encoding, roles in encodings.items():
+            for role in roles if isinstance(roles, list) else [roles]:
+                if not isinstance(role, str) or role in of_role:
+                    raise self.fail(
+                        Flaw.BAD_VALUE, f"encodings names {role!r} twice, or as no role at all."
+                    )
+                of_role[role] = encoding
         if strangers := sorted(exceptions.keys() - self.entries.keys()):
             raise self.fail(
                 Flaw.BAD_VALUE, f"exceptions names {strangers[0]!r}, which is no tensor."
@@ -221,12 +229,12 @@ class _Header:
         present = {
             name: name.rpartition(".")[2] for name in self.entries if name not in self.others
         }
-        if idle := sorted(encodings.keys() - set(present.values())):
+        if idle := sorted(of_role.keys() - set(present.values())):
             raise self.fail(
                 Flaw.UNKNOWN_ROLE, f"encodings names the role {idle[0]!r}, used nowhere."
             )
         for name, role in present.items():
-            encoding = exceptions.get(name, encodings.get(role))
+            encoding = exceptions.get(name, of_role.get(role))
             if encoding is None:
                 raise self.fail(Flaw.MISSING_KEY, f"tensor {name!r} has no encoding.")
             known = ENCODING_OF_ROLE.get(role, "plain")

@@ -40,7 +40,7 @@ def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> 
         "kind": "packed",
         "checksum": CHECKSUM_PREFIX + checksum,
         "layers": layers,
-        "encodings": {role: ENCODING_OF_ROLE.get(role, "plain") for role in roles},
+        "encodings": _encodings(roles),
         "source": model.source.to_json(),
     }
     if model.basis is not None:
@@ -49,6 +49,14 @@ def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> 
         result["data"] = model.data.to_json()
     if model.restore is not None:
         result["restore"] = dict(model.restore)
+    return result
+
+
+def _encodings(roles: set[str]) -> dict[str, list[str]]:
+    """Encoding to the roles that have it, sorted."""
+    result: dict[str, list[str]] = {}
+    for role in sorted(roles):
+        result.setdefault(ENCODING_OF_ROLE.get(role, "plain"), []).append(role)
     return result
 
 
