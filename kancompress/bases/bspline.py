@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Scratch of about 2 x 256 KB stays in the caches of one core.
-_SCRATCH = 1 << 16
+# Numbers of a block of scratch, 1 MB in float32: small enough for the caches, large enough that
+# the calls do not count.
+_SCRATCH = 1 << 18
+_ROOT = 6 ** (-1 / 3)
 
 
 def knots(grid: tuple[float, float, int], degree: int, dtype: torch.dtype) -> Tensor:
@@ -123,20 +125,21 @@ class _CubicFeatures(torch.autograd.Function):
         rows, width = x.shape
         basis = size + 3
         out = x.new_empty(rows, basis + 1, width)
-        scaled = (z - low).mul_(size / (high - low))
-        centres = _centres(size, 3, x)
+        # Lengths are divided by the cube root of 6, which saves the division of the cubes.
+        scaled = (z - low).mul_(_ROOT * size / (high - low))
+        centres = _centres(size, 3, x).mul_(_ROOT)
+        reach = torch.tensor(2 * _ROOT, dtype=x.dtype)
         block = max(1, _SCRATCH // max(1, basis * width))
         near, nearer = x.new_empty(2, min(rows, block), basis, width).unbind()
         for start in range(0, rows, block):
             stop = min(rows, start + block)
             a, b, part = near[: stop - start], nearer[: stop - start], out[start:stop, :basis]
-            torch.sub(scaled[start:stop, None], centres, out=a)
-            a.abs_().neg_().add_(2).clamp_min_(0)
-            torch.sub(a, 1, out=b).clamp_min_(0)
-            torch.mul(a, a, out=part).mul_(a)
-            torch.mul(b, b, out=a).mul_(b)
-            part.sub_(a, alpha=4).mul_(1 / 6)
-        torch.mul(torch.sigmoid(x), x, out=out[:, basis])
+            torch.sub(scaled[start:stop, None], centres, out=a).abs_()
+            torch.sub(reach, a, out=a).clamp_min_(0)
+            torch.sub(a, _ROOT, out=b).clamp_min_(0)
+            torch.pow(a, 3, out=part)
+            part.sub_(b.pow_(3), alpha=4)
+        torch.ops.aten.silu.out(x, out=out[:, basis])
         return out
 
     @staticmethod

@@ -96,7 +96,7 @@ def _new_coefficients(
 ) -> Tensor:
     shape = (out, inputs, basis.size)
     if basis.family is Family.KAN:
-        curve = torch.randn(shape, generator=generator) * (0.1 / math.sqrt(inputs))
+        curve = torch.randn(shape, generator=generator) * (0.01 / math.sqrt(inputs))
     elif basis.family is Family.FASTKAN:
         curve = torch.randn(shape, generator=generator).clamp_(-2, 2) * 0.1
     else:

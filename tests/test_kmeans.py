@@ -1,0 +1,136 @@
+"""k-means against scikit-learn, hand-made answers, and itself on another number of threads."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+
+from kancompress import kmeans
+
+
+def curve(count: int, seed: int = 0, noise: float = 0.02) -> np.ndarray:
+    """Vectors near a curve in 9 dimensions, as a meta-learner makes them."""
+    rng = np.random.default_rng(seed)
+    t = rng.standard_normal((count, 1))
+    directions = rng.standard_normal((3, 9))
+    spread = np.hstack([t, np.maximum(t, 0), np.maximum(-t - 0.5, 0)]) @ directions
+    return (spread + noise * rng.standard_normal((count, 9))).astype(np.float32)
+
+
+@pytest.mark.parametrize("clusters", [2, 16, 100])
+def test_lloyd_equals_scikit_learn_from_the_same_start(clusters: int) -> None:
+    points = curve(6000)
+    start = points[:clusters].copy()
+    ours = kmeans.lloyd(points, start, max_iterations=25)
+    theirs = KMeans(
+        clusters, init=start.astype(np.float64), n_init=1, max_iter=25, tol=0, algorithm="lloyd"
+    ).fit(points.astype(np.float64))
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
+    assert (ours.labels == theirs.labels_).mean() > 0.99
+
+
+@pytest.mark.parametrize("clusters", [8, 16, 64])
+def test_inertia_is_no_higher_than_scikit_learns(clusters: int) -> None:
+    points = curve(4000, seed=1)
+    ours = [kmeans.fit(points, clusters, seed=seed).inertia for seed in range(5)]
+    theirs = [
+        KMeans(clusters, n_init=1, max_iter=100, tol=0, random_state=seed).fit(points).inertia_
+        for seed in range(5)
+    ]
+    assert np.median(ours) < 1.05 * np.median(theirs)
+
+
+def test_result_is_a_fixed_point() -> None:
+    points = curve(3000).astype(np.float64)
+    found = kmeans.fit(points, 16)
+    assert np.array_equal(kmeans.assign(points, found.centroids), found.labels)
+    for cluster in range(16):
+        members = points[found.labels == cluster]
+        assert np.allclose(found.centroids[cluster], members.mean(axis=0), atol=1e-12)
+    exact = ((points - found.centroids[found.labels]) ** 2).sum()
+    assert found.inertia == pytest.approx(exact, rel=1e-4)
+
+
+def test_few_distinct_vectors_give_an_exact_codebook() -> None:
+    distinct = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 7, 500)
+    found = kmeans.fit(distinct[labels], 16)
+    assert found.exact
+    assert found.inertia == 0
+    assert len(found.centroids) == 7
+    assert np.array_equal(found.centroids[found.labels].astype(np.float32), distinct[labels])
+
+
+def test_centroids_are_ordered_by_use_then_value() -> None:
+    found = kmeans.fit(curve(2000), 16)
+    counts = np.bincount(found.labels, minlength=16)
+    assert (np.diff(counts) <= 0).all()
+    exact = kmeans.fit(np.array([[3.0], [1.0], [1.0], [2.0]]), 4)
+    assert exact.centroids.tolist() == [[1.0], [2.0], [3.0]]
+
+
+def test_single_cluster_is_the_mean() -> None:
+    points = curve(1000)
+    found = kmeans.fit(points, 1)
+    assert np.allclose(found.centroids[0], points.astype(np.float64).mean(axis=0), atol=1e-9)
+
+
+def test_empty_clusters_are_repaired() -> None:
+    points = np.repeat(np.arange(20.0)[:, None], 50, axis=0).astype(np.float32)
+    points += np.random.default_rng(0).uniform(0, 1e-3, points.shape).astype(np.float32)
+    start = np.full((20, 1), 1000.0, np.float32)
+    start[0] = 0
+    found = kmeans.lloyd(points, start, max_iterations=100)
+    assert found.repaired > 0
+    assert len(np.unique(found.labels)) == 20
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30])
+def test_scale_and_offset_do_not_matter(scale: float) -> None:
+    points = curve(1500).astype(np.float64)
+    moved = kmeans.fit(points * scale + 3 * scale, 16)
+    assert moved.inertia / scale**2 == pytest.approx(kmeans.fit(points, 16).inertia, rel=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 80), st.integers(1, 4), st.integers(1, 30), st.integers(0, 3), st.integers(0, 9)
+)
+def test_laws_hold_for_any_shape(n: int, d: int, k: int, levels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.integers(-levels, levels + 1, (n, d)).astype(np.float32)
+    found = kmeans.fit(points, k, seed=seed)
+    distinct = len(np.unique(points, axis=0))
+    assert len(found.centroids) <= min(k, distinct)
+    assert set(found.labels) == set(range(len(found.centroids)))
+    assert np.isfinite(found.centroids).all()
+    if distinct <= k:
+        assert np.array_equal(found.centroids[found.labels], points)
+
+
+_DIGEST = """
+import hashlib, numpy as np
+from kancompress import kmeans
+points = np.random.default_rng(5).standard_normal((30000, 9)).astype(np.float32)
+found = kmeans.fit(points, 100, max_iterations=12)
+print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdigest())
+"""
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST],
+            env=os.environ | {"OMP_NUM_THREADS": threads},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in ("1", "2", "5")
+    }  # fmt: skip
+    assert len(digests) == 1
+    assert len(digests.pop().strip()) == hashlib.sha256().digest_size * 2
