@@ -9,21 +9,42 @@ stays in cache; sums are taken in float64 in a fixed order; ties go to the lowes
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 MAX_CLUSTERS = 65_536
-# Rows of a block times centroids: 1 MB of float32 distances.
-_BLOCK_CELLS = 1 << 18
+# Rows times centroids of a batch: 1 MB of float32 products, which stays in cache.
+_BATCH_CELLS = 1 << 18
+_SPAN = 512
+# From this many centroids on, spans of neighbouring vectors are compared with few of them.
+_MANY = 64
+_SUM_BLOCK = 1 << 16
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run BLAS and torch on one thread, so that results do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -69,9 +90,8 @@ def fit(
         return _canonical(vectors, *exact, inertia=0.0, iterations=0, exact=True, repaired=0)
     points, _, scale = _normalised(vectors)
     rng = np.random.Generator(np.random.PCG64(seed))
-    with threadpool_limits(1):
-        start = plus_plus(points, clusters, rng)
-        result = lloyd(points, start, max_iterations=max_iterations)
+    start = plus_plus(points, clusters, rng)
+    result = lloyd(points, start, max_iterations=max_iterations)
     means, labels = _compact(vectors, result.labels, clusters)
     return _canonical(
         vectors,
@@ -87,97 +107,210 @@ def fit(
 def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> Labels:
     """Nearest centroid of each vector, ties to the lowest index (eq. 9). (n, d), (k, d) -> (n,)."""
     points, shift, scale = _normalised(vectors)
-    moved = ((centroids.astype(np.float64) - shift) / scale).astype(np.float32)
-    with threadpool_limits(1):
-        return _Assignment(points)(moved)[0]
+    moved = (centroids.astype(np.float64) - shift) / scale
+    with one_thread():
+        return _Rows(points, len(moved)).assign(moved)
 
 
+@one_thread()
 def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) -> LloydResult:
     """Lloyd's iterations from the centroids `start`, until no label changes.
 
     points : (n, d) float32; start : (k, d). Empty clusters move to the vectors that are farthest
-    from their centroids.
+    from their centroids. With many centroids the vectors are put in order of their first
+    clusters once, so that later assignments compare each span of neighbours with the few
+    centroids that can be nearest to any of them; the labels are those of the full comparison.
     """
-    planes = np.ascontiguousarray(points.T, dtype=np.float64)  # (d, n) for bincount
-    step = _Assignment(points)
     centroids = start.astype(np.float64)
-    labels, distances = step(centroids.astype(np.float32))
+    rows = _Rows(points, len(start))
+    labels = rows.assign(centroids)
+    order = None
+    if len(start) >= _MANY and len(points) >= 16 * _SPAN:
+        away = rows.distances(centroids, labels)
+        order = np.argsort(labels + away / (2 * away.max() + 1e-30), kind="stable")
+        labels = labels[order]
+        rows = _Rows(points[order], len(start), near=True)
+    sums = _Sums(rows.points, labels, len(start))
     repaired = iterations = 0
     while iterations < max_iterations:
         iterations += 1
-        previous = labels
-        centroids, moved = _means(planes, labels, distances, centroids)
+        centroids, moved = _means(rows, sums, labels, centroids)
         repaired += moved
-        labels, distances = step(centroids.astype(np.float32))
-        if not moved and np.array_equal(labels, previous):
+        previous = labels
+        labels = rows.assign(centroids)
+        changed = sums.move(rows.points, previous, labels)
+        if not moved and not changed:
             break
-    inertia = float(np.maximum(distances, 0).sum(dtype=np.float64))
+    inertia = float(rows.distances(centroids, labels).sum())
+    if order is not None:
+        labels = _undo(order, labels)
     return LloydResult(centroids, labels, inertia, iterations, repaired)
 
 
-def _means(planes: F64, labels: Labels, distances: F32, centroids: F64) -> tuple[F64, int]:
+def _undo(order: Labels, values: Labels) -> Labels:
+    result = np.empty_like(values)
+    result[order] = values
+    return result
+
+
+class _Sums:
+    """Count and sum (k, d) in float64 of the members of every cluster, kept up to date."""
+
+    def __init__(self, points: F32, labels: Labels, clusters: int) -> None:
+        self.counts = np.bincount(labels, minlength=clusters)
+        self.totals = np.zeros((clusters, points.shape[1]))
+        for start in range(0, len(points), _SUM_BLOCK):
+            block = slice(start, start + _SUM_BLOCK)
+            self.totals += _totals(points[block], labels[block], clusters)
+
+    def move(self, points: F32, previous: Labels, labels: Labels) -> int:
+        """Move the vectors whose label changed; returns how many did."""
+        rows = np.flatnonzero(previous != labels)
+        clusters = len(self.counts)
+        for start in range(0, len(rows), _SUM_BLOCK):
+            part = rows[start : start + _SUM_BLOCK]
+            members, old, new = points[part], previous[part], labels[part]
+            self.totals += _totals(members, new, clusters) - _totals(members, old, clusters)
+            self.counts += np.bincount(new, minlength=clusters) - np.bincount(
+                old, minlength=clusters
+            )
+        return len(rows)
+
+
+def _totals(points: F32, labels: Labels, clusters: int) -> F64:
+    """Sum of the vectors of each label, (clusters, d)."""
+    columns = [np.bincount(labels, weights=column, minlength=clusters) for column in points.T]
+    return np.stack(columns, axis=1)
+
+
+def _means(rows: _Rows, sums: _Sums, labels: Labels, centroids: F64) -> tuple[F64, int]:
     """Mean of each cluster (eq. 8); empty ones are placed on the farthest distinct vectors."""
-    k = len(centroids)
-    counts = np.bincount(labels, minlength=k)
-    sums = np.stack([np.bincount(labels, weights=plane, minlength=k) for plane in planes], axis=1)
-    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids)
-    empty = np.flatnonzero(counts == 0)
+    counts = sums.counts[:, None]
+    means = np.where(counts > 0, sums.totals / np.maximum(counts, 1), centroids)
+    empty = np.flatnonzero(sums.counts == 0)
     if not len(empty):
         return means, 0
-    taken: list[F64] = []
+    distances = rows.distances(centroids, labels)
+    taken: list[F32] = []
     for row in np.argsort(-distances, kind="stable")[: 8 * len(empty)]:
         if distances[row] <= 0 or len(taken) == len(empty):
             break
-        vector = planes[:, row]
-        if not any(np.array_equal(vector, other) for other in taken):
-            taken.append(vector)
-    means[empty[: len(taken)]] = np.array(taken).reshape(-1, len(planes))
+        if not any(np.array_equal(rows.points[row], other) for other in taken):
+            taken.append(rows.points[row])
+    means[empty[: len(taken)]] = np.array(taken, dtype=np.float64).reshape(len(taken), -1)
     return means, len(taken)
 
 
-class _Assignment:
-    """Labels and squared distances of fixed points, block by block on a few threads.
+class _Rows:
+    """Fixed vectors, cut into spans of equal length and compared with centroids batch by batch.
 
-    |x - c|^2 = |x|^2 + (x, 1) . (-2c, |c|^2): the second term is one matrix product.
+    |x - c|^2 = |x|^2 - (x, 1) . (2c, -|c|^2): the second term, the larger the nearer, is a batched
+    matrix product, (span, centroid, row). Its largest number for each row is found by a
+    max-pooling over all centroids, the one reduction of torch that is vectorised and tells the
+    position; ties go to the first.
+
+    With `near`, rows are in an order in which neighbours are near each other. A centroid can be
+    nearest to a row of a span with mean p and radius R only if its distance from p is at most 2R
+    more than that of the centroid nearest to p (triangle inequality); the others are left out.
     """
 
-    def __init__(self, points: F32) -> None:
-        self.extended = np.concatenate(
-            [points, np.ones((len(points), 1), np.float32)], axis=1, dtype=np.float32
-        )
-        self.norms = np.einsum("nd,nd->n", points, points)
+    def __init__(self, points: F32, clusters: int, *, near: bool = False) -> None:
+        self.points = points
+        n, d = points.shape
+        self.length = min(_SPAN, n, max(16, _BATCH_CELLS // clusters))
+        spans = -(-n // self.length)
+        padded = np.empty((spans * self.length, d + 1), np.float32)
+        padded[:n, :d], padded[n:, :d], padded[:, d] = points, points[-1], 1
+        cut = padded.reshape(spans, self.length, d + 1)
+        self.spans = torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 2, 1)))
+        self.near = near
+        if near:
+            members = cut[:, :, :d].astype(np.float64)
+            self.pivots = members.mean(axis=1)
+            offsets = members - self.pivots[:, None]
+            self.radii = np.sqrt(np.einsum("srd,srd->sr", offsets, offsets).max(axis=1))
 
-    def __call__(self, centroids: F32) -> tuple[Labels, F32]:
-        n, k = len(self.extended), len(centroids)
-        squared = np.einsum("kd,kd->k", centroids, centroids)
-        table = np.ascontiguousarray(np.concatenate([-2 * centroids, squared[:, None]], axis=1).T)
-        labels = np.empty(n, np.int64)
-        nearest = np.empty(n, np.float32)
-        rows = max(16, _BLOCK_CELLS // k)
-        starts = range(0, n, rows)
+    def assign(self, centroids: F64) -> Labels:
+        """Nearest centroid of every vector, (n,)."""
+        narrow = centroids.astype(np.float32)
+        squared = np.einsum("kd,kd->k", narrow, narrow)
+        table = torch.from_numpy(np.concatenate([2 * narrow, -squared[:, None]], axis=1))
+        labels = torch.empty(len(self.spans), self.length, dtype=torch.int64)
 
-        def work(share: range) -> None:
-            scratch = np.empty((rows, k), np.float32)
-            for start in share:
-                stop = min(n, start + rows)
-                cells = np.matmul(self.extended[start:stop], table, out=scratch[: stop - start])
-                cells.argmin(axis=1, out=labels[start:stop])
-                nearest[start:stop] = np.take_along_axis(
-                    cells, labels[start:stop, None], axis=1
-                ).reshape(-1)
+        def work(batch: _Batch) -> None:
+            cells = torch.bmm(table[batch.candidates], self.spans[batch.spans])
+            image = cells[:, :, None].permute(0, 3, 1, 2)  # (span, row, centroid, 1), rows last
+            found = functional.max_pool2d(image, (cells.shape[1], 1), return_indices=True)[1]
+            found = found.view(len(batch.spans), self.length)
+            labels[batch.spans] = batch.candidates.gather(1, found)
 
-        _in_threads(work, starts)
-        return labels, nearest + self.norms
+        batches = list(self._pruned(centroids) if self.near else self._whole(len(centroids)))
+        _in_threads(work, batches)
+        return labels.view(-1)[: len(self.points)].numpy()
+
+    def _whole(self, clusters: int) -> Iterator[_Batch]:
+        """All spans with all centroids."""
+        every = torch.arange(clusters)
+        for spans in torch.split(torch.arange(len(self.spans)), self._per_batch(clusters)):
+            yield _Batch(spans, every.expand(len(spans), -1))
+
+    def _per_batch(self, clusters: int) -> int:
+        cells: int = clusters * self.length
+        return max(1, _BATCH_CELLS // cells)
+
+    def _pruned(self, centroids: F64) -> Iterator[_Batch]:
+        """All spans, those with like numbers of candidates together."""
+        squared = (centroids**2).sum(1) - 2 * self.pivots @ centroids.T
+        squared += (self.pivots**2).sum(1)[:, None]
+        away = np.sqrt(np.maximum(squared, 0))
+        # The slack covers the rounding of the float32 comparison.
+        reach = (away.min(axis=1) + 2 * self.radii) * (1 + 1e-4) + 1e-6
+        of_span, found = torch.from_numpy(away <= reach[:, None]).nonzero(as_tuple=True)
+        counts = torch.bincount(of_span, minlength=len(self.spans))
+        firsts = counts.cumsum(0) - counts
+        order = counts.argsort(stable=True)
+        sizes = counts[order].tolist()
+        start = 0
+        while start < len(order):
+            stop = min(len(order), start + self._per_batch(sizes[start]))
+            while stop - start > 1 and stop - start > self._per_batch(sizes[stop - 1]):
+                stop -= 1
+            spans = order[start:stop]
+            places = torch.arange(sizes[stop - 1]).minimum(counts[spans][:, None] - 1)
+            yield _Batch(spans, found[firsts[spans][:, None] + places])
+            start = stop
+
+    def distances(self, centroids: F64, labels: Labels) -> F64:
+        """Squared distance of every vector to its centroid, (n,)."""
+        result = np.empty(len(labels))
+        for start in range(0, len(labels), _SUM_BLOCK):
+            block = slice(start, start + _SUM_BLOCK)
+            offsets = self.points[block] - centroids[labels[block]]
+            result[block] = np.einsum("nd,nd->n", offsets, offsets)
+        return result
 
 
-def _in_threads(work: Callable[[range], None], items: range) -> None:
-    """Run `work` on interleaved shares of `items`, one a thread; who does what changes nothing."""
-    threads = min(_thread_count(), len(items))
-    if threads <= 1:
-        return work(items)
+class _Batch(NamedTuple):
+    """Numbers of some spans, and for each the centroids to compare with, (span, candidate)."""
+
+    spans: Tensor
+    candidates: Tensor
+
+
+def _in_threads(work: Callable[[_Batch], None], batches: list[_Batch]) -> None:
+    """Run `work` on each batch, shared among threads; who does what changes nothing."""
+    threads = max(1, min(_thread_count(), len(batches)))
+    queue = iter(batches)
+
+    def share(_: int) -> None:
+        for batch in queue:
+            work(batch)
+
+    if threads == 1:
+        share(0)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, [items[offset::threads] for offset in range(threads)]))
-    return None
+        list(pool.map(share, range(threads)))
 
 
 def _thread_count() -> int:
@@ -186,6 +319,7 @@ def _thread_count() -> int:
     return max(1, min(int(limit), 64)) if limit.isdigit() else max(1, min(available or 1, 16))
 
 
+@one_thread()
 def plus_plus(points: F32, clusters: int, rng: np.random.Generator) -> F32:
     """Greedy k-means++ start on a seeded sample of `points`. Returns (clusters, d).
 
