@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kancompress import container as containers
 from kancompress import document as documents
-from kancompress.container import Container, Declared
+from kancompress.container import Container, Declared, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.specs import BasisSpec, DataSpec, Family
 
@@ -102,10 +102,11 @@ def decode(container: Container, document: Mapping[str, Any]) -> Checkpoint:
         document, {"version", "kind", "model", "layers"}, {"data"}, where, "the document"
     )
     basis = documents.spec(BasisSpec.from_json, document["model"], where)
-    data = (
-        documents.spec(DataSpec.from_json, document["data"], where) if "data" in document else None
-    )
+    data = documents.data(document, where)
     shapes = chain_shapes(document["layers"], where)
+    for name, record in document["layers"].items():
+        documents.check_keys(record, {"shape"}, set(), where, f"layer {name!r}")
+    check_outputs(data, shapes, where)
     kind: Kind = document["kind"]
     _check_names(container, _expected(container, kind, basis, shapes), where)
     tensors = container.tensors()
@@ -120,9 +121,16 @@ def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
         raise InvalidFileError(Flaw.BAD_VALUE, f"{where}: layers should be a non-empty object.")
     shapes: list[Shape] = []
     for number in range(len(layers)):
-        record = layers.get(str(number))
+        if str(number) not in layers:
+            raise InvalidFileError(
+                Flaw.UNKNOWN_LAYER,
+                f"{where}: there is no layer '{number}' among {shown(sorted(layers))}.",
+            )
+        record = layers[str(number)]
         if not isinstance(record, dict):
-            raise InvalidFileError(Flaw.UNKNOWN_LAYER, f"{where}: there is no layer '{number}'.")
+            raise InvalidFileError(
+                Flaw.BAD_VALUE, f"{where}: layer '{number}' should be an object."
+            )
         shape = record.get("shape")
         if (
             not isinstance(shape, list)
@@ -130,7 +138,8 @@ def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
             or not all(type(size) is int and 0 < size < 1 << 31 for size in shape)
         ):
             raise InvalidFileError(
-                Flaw.BAD_VALUE, f"{where}: layer '{number}' has the shape {shape!r}, not [out, in]."
+                Flaw.BAD_VALUE,
+                f"{where}: layer '{number}' has the shape {shown(shape)}, not [out, in].",
             )
         if shapes and shapes[-1][0] != shape[1]:
             raise InvalidFileError(
@@ -140,6 +149,15 @@ def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
             )
         shapes.append((shape[0], shape[1]))
     return tuple(shapes)
+
+
+def check_outputs(data: DataSpec | None, shapes: tuple[Shape, ...], where: str) -> None:
+    """Refuse a last layer that is not as wide as `data` says."""
+    if data is not None and data.outputs not in (0, shapes[-1][0]):
+        raise InvalidFileError(
+            Flaw.BAD_VALUE,
+            f"{where}: the last layer has {shapes[-1][0]} outputs, data names {data.outputs}.",
+        )
 
 
 def _expected(
@@ -166,10 +184,15 @@ def _expected(
 
 def _meta_sizes(container: Container) -> tuple[int, int]:
     entry = container.entries.get("meta.hidden.weight")
-    if entry is None or len(entry.shape) != 2:
+    if entry is None:
         raise InvalidFileError(
-            Flaw.MISSING_TENSOR,
-            f"{container.where}: a meta checkpoint needs meta.hidden.weight (hidden, embedding).",
+            Flaw.MISSING_TENSOR, f"{container.where}: tensor 'meta.hidden.weight' is missing."
+        )
+    if len(entry.shape) != 2 or 0 in entry.shape:
+        raise InvalidFileError(
+            Flaw.WRONG_SHAPE,
+            f"{container.where}: tensor 'meta.hidden.weight' has the shape"
+            f" {shown(list(entry.shape))}; [hidden, embedding] was expected.",
         )
     return entry.shape[0], entry.shape[1]
 
@@ -183,7 +206,7 @@ def _check_names(container: Container, expected: dict[str, tuple[int, ...]], whe
         if entry.shape != shape:
             raise InvalidFileError(
                 Flaw.WRONG_SHAPE,
-                f"{where}: tensor {name!r} has the shape {list(entry.shape)};"
+                f"{where}: tensor {name!r} has the shape {shown(list(entry.shape))};"
                 f" {list(shape)} was expected.",
             )
     for name in container.entries:

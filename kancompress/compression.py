@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,17 +99,6 @@ def _check_config(config: ClusterConfig, names: list[str]) -> None:
             raise UsageError(f"{k} clusters are out of range: 1 to {kmeans.MAX_CLUSTERS}.")
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, so that results do not depend on how many there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
     """Coefficients (out, in, coefficient) of each layer, generated where the source is meta."""
     if checkpoint.kind == "dense":
@@ -119,7 +107,7 @@ def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
         return
     network = build(checkpoint)
     for layer in network.kan_layers():
-        with one_thread(), torch.no_grad():
+        with kmeans.one_thread(), torch.no_grad():
             yield layer.edges().contiguous()
 
 

@@ -9,6 +9,8 @@ metadata give equal bytes whatever version of safetensors is installed.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,9 @@ import torch
 from kancompress.errors import Flaw, InvalidFileError
 
 MAX_HEADER = 100_000_000
+# Where the safetensors library's own JSON parser stops.
+_MAX_DEPTH = 128
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 DTYPES: dict[str, tuple[torch.dtype, int]] = {
     "F64": (torch.float64, 8),
@@ -101,6 +106,12 @@ def element_count(shape: tuple[int, ...]) -> int:
     return count
 
 
+def shown(value: object) -> str:
+    """A value from a file as messages show it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
 def parse(data: memoryview, where: str) -> Container:
     """Check the header of a safetensors file and return it with its payload unread.
 
@@ -110,38 +121,29 @@ def parse(data: memoryview, where: str) -> Container:
     header = _load_json(bytes(data[8:header_size]), where)
     metadata = _metadata(header.pop("__metadata__", {}), where)
     entries = [_entry(name, record, where) for name, record in header.items()]
-    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    entries.sort(key=lambda e: (e.begin, e.end, -DTYPES[e.dtype][1], e.name))
     _check_layout(entries, len(data) - header_size, where)
     return Container(where, data, {entry.name: entry for entry in entries}, metadata, header_size)
 
 
 def _header_size(data: memoryview, where: str) -> int:
-    start = bytes(data[:64]).lstrip()
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a safetensors file was expected.")
-    if start.startswith(b"version https://git-lfs"):
-        raise InvalidFileError(
-            Flaw.GIT_LFS_POINTER,
-            f"{where} is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull",
-        )
-    if start[:1] == b"<":
-        raise InvalidFileError(
-            Flaw.HTML,
-            f"{where} is an HTML page, not a safetensors file. Download the raw file instead.",
-        )
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
-        raise InvalidFileError(
-            Flaw.TORCH_PICKLE,
-            f"{where} is a torch.save file; a safetensors file was expected. Convert it with"
-            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW).",
-        )
+    length = int.from_bytes(data[:8], "little")
+    opening = bytes(data[8:9])
+    # A header of 640 bytes begins like a pickle, one of 60 like HTML: such files have no "{" here.
+    if opening != b"{" or length > MAX_HEADER:
+        _refuse_other_formats(data, where)
     if len(data) < 10:
         raise InvalidFileError(
             Flaw.TOO_SHORT,
             f"{where} has {len(data)} bytes; a safetensors file has at least 10.",
         )
-    length = int.from_bytes(data[:8], "little")
-    if bytes(data[8:9]) != b"{":
+    if opening == b"[":
+        raise InvalidFileError(
+            Flaw.HEADER_NOT_OBJECT, f"{where}: the header should be a JSON object, not a list."
+        )
+    if opening != b"{":
         raise InvalidFileError(
             Flaw.NOT_SAFETENSORS,
             f"{where} is not a safetensors file: byte 8 should open the JSON header.",
@@ -160,12 +162,34 @@ def _header_size(data: memoryview, where: str) -> int:
     return 8 + length
 
 
+def _refuse_other_formats(data: memoryview, where: str) -> None:
+    start = bytes(data[:64]).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        raise InvalidFileError(
+            Flaw.GIT_LFS_POINTER,
+            f"{where} is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull",
+        )
+    if start[:1] == b"<":
+        raise InvalidFileError(
+            Flaw.HTML,
+            f"{where} is an HTML page, not a safetensors file. Download the raw file instead.",
+        )
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise InvalidFileError(
+            Flaw.TORCH_PICKLE,
+            f"{where} is a torch.save file; a safetensors file was expected. Convert it with"
+            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW).",
+        )
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _DuplicateKeyError(twice)
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _DuplicateKeyError(name)
+            seen.add(name)
     return result
 
 
@@ -177,13 +201,56 @@ def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
-def strict_json(text: str | bytes, where: str, flaw: Flaw, what: str) -> Any:
-    """Parse JSON, refusing duplicate keys, NaN and Infinity; `flaw` is raised for other faults."""
+def _integer(text: str) -> float:
+    """An int, and -0 as the float that it is elsewhere; none too long for Python's arithmetic."""
+    if len(text) > 100:
+        raise ValueError(f"a number of {len(text)} digits")
+    return -0.0 if text == "-0" else int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number beyond the range of float64")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
+
+
+def strict_json(text: str, where: str, flaw: Flaw, what: str) -> Any:
+    """Parse a JSON object or list as strictly as the safetensors library, and more so.
+
+    Refuses duplicate keys, numbers that are not finite, lone surrogates and deep nesting;
+    `flaw` is raised for all but the first.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
+        if isinstance(value, dict | list):
+            _check_depth(value)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except _DuplicateKeyError as error:
         raise InvalidFileError(
-            Flaw.DUPLICATE_KEY, f"{where}: the name {str(error)!r} occurs twice in {what}."
+            Flaw.DUPLICATE_KEY, f"{where}: the name {shown(str(error))} occurs twice in {what}."
         ) from None
     except (ValueError, RecursionError) as error:
         raise InvalidFileError(flaw, f"{where}: {what} is not valid JSON ({error}).") from None
@@ -196,12 +263,8 @@ def _load_json(raw: bytes, where: str) -> dict[str, Any]:
         raise InvalidFileError(
             Flaw.HEADER_NOT_UTF8, f"{where}: the header is not UTF-8 at byte {8 + error.start}."
         ) from None
-    header = strict_json(text, where, Flaw.HEADER_NOT_JSON, "the header")
-    if not isinstance(header, dict):
-        raise InvalidFileError(
-            Flaw.HEADER_NOT_OBJECT, f"{where}: the header should be a JSON object."
-        )
-    return header
+    header: dict[str, Any] = strict_json(text, where, Flaw.HEADER_NOT_JSON, "the header")
+    return header  # it begins with "{"
 
 
 def _metadata(value: object, where: str) -> dict[str, str]:
@@ -220,6 +283,16 @@ def _naturals(value: object) -> tuple[int, ...] | None:
     return tuple(value)
 
 
+def _is_countable(shape: tuple[int, ...]) -> bool:
+    """Whether the lengths other than 0 have a product below 2^63, so that strides exist."""
+    count = 1
+    for length in shape:
+        count *= length or 1
+        if count >= 1 << 63:
+            return False
+    return True
+
+
 def _entry(name: str, record: object, where: str) -> Entry:
     if not isinstance(record, dict) or set(record) != {"dtype", "shape", "data_offsets"}:
         raise InvalidFileError(
@@ -230,29 +303,29 @@ def _entry(name: str, record: object, where: str) -> Entry:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InvalidFileError(
             Flaw.UNKNOWN_DTYPE,
-            f"{where}: tensor {name!r} has the unknown dtype {dtype!r};"
+            f"{where}: tensor {name!r} has the unknown dtype {shown(dtype)};"
             f" known are {', '.join(DTYPES)}.",
         )
     shape = _naturals(record["shape"])
-    if shape is None:
+    if shape is None or not _is_countable(shape):
         raise InvalidFileError(
             Flaw.BAD_SHAPE,
-            f"{where}: tensor {name!r} has the shape {record['shape']!r};"
-            " a list of non-negative integers was expected.",
+            f"{where}: tensor {name!r} has the shape {shown(record['shape'])};"
+            " a list of non-negative integers with a product below 2^63 was expected.",
         )
     offsets = _naturals(record["data_offsets"])
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise InvalidFileError(
             Flaw.BAD_OFFSETS,
-            f"{where}: tensor {name!r} has the data_offsets {record['data_offsets']!r};"
+            f"{where}: tensor {name!r} has the data_offsets {shown(record['data_offsets'])};"
             " [begin, end] was expected.",
         )
     needed = element_count(shape) * DTYPES[dtype][1]
     if needed != offsets[1] - offsets[0]:
         raise InvalidFileError(
             Flaw.SIZE_MISMATCH,
-            f"{where}: tensor {name!r} of shape {list(shape)} and dtype {dtype} needs {needed}"
-            f" bytes, its data_offsets give {offsets[1] - offsets[0]}.",
+            f"{where}: tensor {name!r} of shape {shown(list(shape))} and dtype {dtype} needs"
+            f" {needed} bytes, its data_offsets give {offsets[1] - offsets[0]}.",
         )
     return Entry(name, dtype, shape, *offsets)
 

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from kancompress.container import Container, strict_json
+from kancompress.container import Container, shown, strict_json
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.specs import SpecError
+from kancompress.specs import DataSpec, SpecError
 
 KEY = "kancompress"
 VERSION = 1
@@ -44,7 +44,7 @@ def read(container: Container) -> dict[str, Any]:
     if len(container.metadata) > 1:
         extra = sorted(container.metadata.keys() - {KEY})
         raise InvalidFileError(
-            Flaw.EXTRA_METADATA, f"{where}: unexpected metadata keys {extra!r} beside {KEY!r}."
+            Flaw.EXTRA_METADATA, f"{where}: unexpected metadata keys {shown(extra)} beside {KEY!r}."
         )
     text = container.metadata[KEY]
     document = strict_json(text, where, Flaw.DOCUMENT_NOT_JSON, "the kancompress document")
@@ -53,6 +53,7 @@ def read(container: Container) -> dict[str, Any]:
             Flaw.DOCUMENT_NOT_JSON, f"{where}: the kancompress document should be a JSON object."
         )
     _check_version(document, where)
+    check_keys(document, {"kind"}, set(document), where, "the document")
     if dump(document) != text:
         raise InvalidFileError(
             Flaw.DOCUMENT_NOT_CANONICAL,
@@ -63,11 +64,12 @@ def read(container: Container) -> dict[str, Any]:
 
 
 def _check_version(document: Mapping[str, Any], where: str) -> None:
-    version = document.get("version")
+    check_keys(document, {"version"}, set(document), where, "the document")
+    version = document["version"]
     if type(version) is not int or version < 1:
         raise InvalidFileError(
             Flaw.BAD_VALUE,
-            f"{where}: version is {version!r}; a positive whole number was expected.",
+            f"{where}: version is {shown(version)}; a positive whole number was expected.",
         )
     if version > VERSION:
         raise InvalidFileError(
@@ -83,7 +85,7 @@ def check_keys(
     """Refuse unknown and missing keys of `record`, called `what` in the message."""
     if unknown := sorted(record.keys() - required - optional):
         raise InvalidFileError(
-            Flaw.UNKNOWN_KEY, f"{where}: {what} has the unknown key {unknown[0]!r}."
+            Flaw.UNKNOWN_KEY, f"{where}: {what} has the unknown key {shown(unknown[0])}."
         )
     if missing := sorted(required - record.keys()):
         raise InvalidFileError(Flaw.MISSING_KEY, f"{where}: {what} lacks the key {missing[0]!r}.")
@@ -95,4 +97,23 @@ def spec(read_json: Callable[[object], T], record: object, where: str) -> T:
         return read_json(record)
     except SpecError as error:
         flaw = Flaw.UNKNOWN_MODEL if error.key == "model.name" else Flaw.BAD_VALUE
-        raise InvalidFileError(flaw, f"{where}: {error}.") from None
+        # Keys of the record stand in the text as they are.
+        plain = str(error).isprintable() and len(str(error)) < 300
+        text = str(error) if plain else shown(str(error))
+        raise InvalidFileError(flaw, f"{where}: {text}.") from None
+
+
+def data(document: Mapping[str, Any], where: str) -> DataSpec | None:
+    """The document's `data`, None where it has none. Raises InvalidFileError."""
+    if "data" not in document:
+        return None
+    found = spec(DataSpec.from_json, document["data"], where)
+    if found.classes is not None and found.targets is not None:
+        raise InvalidFileError(Flaw.BAD_VALUE, f"{where}: data names both classes and targets.")
+    if len(found.mean) != len(found.std) or min(found.std, default=1) <= 0:
+        raise InvalidFileError(
+            Flaw.BAD_VALUE,
+            f"{where}: data.mean and data.std should have one number for each colour channel,"
+            " and each std should be positive.",
+        )
+    return found

@@ -114,7 +114,7 @@ def build(record: Checkpoint | PackedModel) -> Network:
     """The network that a checkpoint or a packed file holds, in float32."""
     if isinstance(record, PackedModel):
         return _from_packed(record)
-    tensors = {name: tensor.float() for name, tensor in record.tensors.items()}
+    tensors = {name: _own(tensor) for name, tensor in record.tensors.items()}
     learner = _learner_from(tensors) if record.kind == "meta" else None
     layers = []
     for number in range(len(record.shapes)):
@@ -129,7 +129,12 @@ def build(record: Checkpoint | PackedModel) -> Network:
 
 def _sides(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor | None]:
     found = {role: tensors.get(prefix + role) for role in ("bias", "norm", "beta")}
-    return {role: None if tensor is None else tensor.float() for role, tensor in found.items()}
+    return {role: None if tensor is None else _own(tensor) for role, tensor in found.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A float32 copy: the network may learn, the record it was built from must not change."""
+    return tensor.to(torch.float32, copy=True)
 
 
 def _learner_from(tensors: Mapping[str, Tensor]) -> MetaLearner:
@@ -145,7 +150,7 @@ def _learner_from(tensors: Mapping[str, Tensor]) -> MetaLearner:
 def _from_packed(model: PackedModel) -> Network:
     assert model.basis is not None
     codebooks = {
-        layer.name: Codebook(layer.codebook.float())
+        layer.name: Codebook(_own(layer.codebook))
         for layer in model.layers
         if layer.codebook is not None
     }

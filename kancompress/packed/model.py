@@ -91,7 +91,7 @@ class PackedModel:
         return bits.unpack(data, layer.packed_edges, bits.width_of(clusters))
 
     def coefficients_of(self, layer: PackedLayer) -> Tensor:
-        """Dense coefficients of a layer, (*shape, d), in the codebook's dtype."""
+        """Dense coefficients of a layer, (*shape, d), in a dtype that holds all of them exactly."""
         codebook = self.codebook_of(layer)
         if codebook is None:
             assert layer.coefficients is not None
@@ -99,11 +99,12 @@ class PackedModel:
         packed = codebook[torch.from_numpy(self.indices_of(layer).astype(np.int64))]
         if layer.kept_at is None or layer.kept is None:
             return packed.reshape(*layer.shape, -1)
-        result = packed.new_empty(layer.edges, codebook.shape[1])
+        dtype = torch.promote_types(codebook.dtype, layer.kept.dtype)
+        result = torch.empty(layer.edges, codebook.shape[1], dtype=dtype)
         rest = torch.ones(layer.edges, dtype=torch.bool)
         rest[layer.kept_at] = False
-        result[rest] = packed
-        result[layer.kept_at] = layer.kept.to(packed.dtype)
+        result[rest] = packed.to(dtype)
+        result[layer.kept_at] = layer.kept.to(dtype)
         return result.reshape(*layer.shape, -1)
 
     def named_tensors(self) -> dict[str, Tensor]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from kancompress.container import DTYPES
+from kancompress.container import DTYPES, Entry, element_count, shown
 from kancompress.document import check_keys
 from kancompress.errors import Flaw, InvalidFileError
 
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
-_ORIGINS = (
-    {"as"},
-    {"tie"},
-    {"layer", "axes", "from", "to"},
-    {"fill"},
-    {"repeat"},
-    {"arange"},
-)
 
 
 def check_restore(record: object, layers: set[str], where: str) -> set[str]:
@@ -25,7 +18,7 @@ def check_restore(record: object, layers: set[str], where: str) -> set[str]:
         raise _bad(where, "restore should be an object")
     check_keys(record, {"container", "path", "tensors"}, {"metadata", "opaque"}, where, "restore")
     if record["container"] not in CONTAINERS:
-        raise _bad(where, f"restore.container is {record['container']!r}")
+        raise _bad(where, f"restore.container is {shown(record['container'])}")
     if not _strings(record["path"]):
         raise _bad(where, "restore.path should be a list of strings")
     metadata = record.get("metadata", {})
@@ -33,17 +26,87 @@ def check_restore(record: object, layers: set[str], where: str) -> set[str]:
         raise _bad(where, "restore.metadata should map names to strings")
     if not isinstance(record["tensors"], list):
         raise _bad(where, "restore.tensors should be a list")
-    names = [entry[0] for entry in record["tensors"] if _is_entry(entry)]
-    if len(names) != len(record["tensors"]) or len(set(names)) != len(names):
+    origins = {entry[0]: entry[3] for entry in record["tensors"] if _is_entry(entry)}
+    if len(origins) != len(record["tensors"]):
         raise _bad(where, "restore.tensors should list [name, dtype, shape, origin] once a tensor")
+    for name, origin in origins.items():
+        if not _is_origin(origin):
+            raise _bad(
+                where,
+                f"the origin of {shown(name)} is {shown(origin)}, which this version does not know",
+            )
+    tied = {name for name, origin in origins.items() if origin and "tie" in origin}
     stored: set[str] = set()
-    for entry in record["tensors"]:
-        stored |= _stored_by(entry, layers, set(names), where)
+    for name, origin in origins.items():
+        match origin:
+            case None:
+                stored.add(name)
+            case {"as": target} | {"repeat": target}:
+                stored.add(target)
+            case {"tie": target} if target in tied or target not in origins:
+                raise _bad(
+                    where,
+                    f"{shown(name)} is tied to {shown(target)}, which is no tensor that has storage"
+                    " of its own",
+                )
+            case {"layer": layer} if layer not in layers:
+                raise InvalidFileError(
+                    Flaw.UNKNOWN_LAYER,
+                    f"{where}: {shown(name)} comes from layer {shown(layer)}, which is not there.",
+                )
     if "opaque" in record:
         if not isinstance(record["opaque"], str):
             raise _bad(where, "restore.opaque should name a tensor")
         stored.add(record["opaque"])
     return stored
+
+
+def check_origins(
+    record: Mapping[str, Any],
+    entries: Mapping[str, Entry],
+    layers: Mapping[str, tuple[int, int]],
+    where: str,
+) -> None:
+    """Check that every tensor of the source has the dtype and the size of what it comes from.
+
+    record : an object that has passed `check_restore`, and whose stored tensors are in `entries`
+    layers : edges of each layer and coefficients of an edge
+    """
+    for name, dtype, shape, origin in record["tensors"]:
+        count = element_count(tuple(shape))
+        match origin:
+            case {"layer": layer, "from": first, "to": last}:
+                edges, coefficients = layers[layer]
+                fits = last <= coefficients and count == edges * (last - first)
+            case {"arange": [_, _, length]}:
+                fits = bool(shape) and shape[-1] == length
+            case {"repeat": row}:
+                _check_dtype(entries[row], dtype, name, where)
+                stored = element_count(entries[row].shape)
+                fits = bool(shape) and count == shape[0] * stored
+            case None | {"as": _}:
+                entry = entries[name if origin is None else origin["as"]]
+                _check_dtype(entry, dtype, name, where)
+                fits = entry.shape == tuple(shape)
+            case _:
+                fits = True
+        if not fits:
+            raise InvalidFileError(
+                Flaw.WRONG_SHAPE,
+                f"{where}: restore gives {shown(name)} the shape {shown(shape)}, which its origin"
+                f" {shown(origin)} does not have.",
+            )
+    if "opaque" in record:
+        _check_dtype(entries[record["opaque"]], "U8", "restore.opaque", where)
+
+
+def _check_dtype(entry: Entry, dtype: str, name: str, where: str) -> None:
+    if entry.dtype != dtype:
+        raise InvalidFileError(
+            Flaw.WRONG_DTYPE,
+            f"{where}: tensor {shown(entry.name)} has the dtype {entry.dtype};"
+            f" {dtype} was expected for {shown(name)}.",
+        )
 
 
 def _bad(where: str, message: str) -> InvalidFileError:
@@ -62,26 +125,26 @@ def _is_entry(entry: object) -> bool:
         and isinstance(entry[1], str)
         and entry[1] in DTYPES
         and isinstance(entry[2], list)
-        and all(type(size) is int and size >= 0 for size in entry[2])
-        and (entry[3] is None or isinstance(entry[3], dict))
+        and len(entry[2]) <= 64
+        and all(type(size) is int and 0 <= size < 1 << 63 for size in entry[2])
     )
 
 
-def _stored_by(entry: list[Any], layers: set[str], names: set[str], where: str) -> set[str]:
-    name, _, _, origin = entry
-    if origin is None:
-        return {name}
-    if set(origin) not in _ORIGINS:
-        raise _bad(where, f"the origin of {name!r} is {origin!r}, which this version does not know")
-    if "tie" in origin and origin["tie"] not in names:
-        raise _bad(where, f"{name!r} is tied to {origin['tie']!r}, which is no tensor")
-    if "layer" in origin and origin["layer"] not in layers:
-        raise InvalidFileError(
-            Flaw.UNKNOWN_LAYER, f"{where}: {name!r} comes from layer {origin['layer']!r}."
-        )
-    target = origin.get("as", origin.get("repeat"))
-    if target is None:
-        return set()
-    if not isinstance(target, str):
-        raise _bad(where, f"the origin of {name!r} should name a tensor")
-    return {target}
+def _is_origin(origin: Any) -> bool:
+    match origin:
+        case None:
+            return True
+        case {"as": str()} | {"tie": str()} | {"repeat": str()}:
+            return len(origin) == 1
+        case {"fill": number}:
+            return len(origin) == 1 and _is_number(number)
+        case {"arange": [first, step, count]}:
+            numbers = _is_number(first) and _is_number(step)
+            return len(origin) == 1 and numbers and type(count) is int and count >= 0
+        case {"layer": str(), "axes": str(), "from": first, "to": last}:
+            return len(origin) == 4 and type(first) is type(last) is int and 0 <= first < last
+    return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

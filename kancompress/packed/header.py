@@ -1,0 +1,384 @@
+"""What the header and the document of a packed file claim, checked before a tensor is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kancompress import bits
+from kancompress import container as containers
+from kancompress import document as documents
+from kancompress.checkpoint import chain_shapes, check_floats, check_outputs, side_shapes
+from kancompress.container import Container, element_count, shown
+from kancompress.errors import Flaw, InvalidFileError
+from kancompress.kmeans import MAX_CLUSTERS
+from kancompress.packed.model import CODEBOOK_ROLES, SIDE_ROLES
+from kancompress.packed.restore import check_origins, check_restore
+from kancompress.packed.writer import ENCODING_OF_ROLE
+from kancompress.specs import BasisSpec, DataSpec, SourceSizes
+
+ROLES = (*CODEBOOK_ROLES, "coefficients", *SIDE_ROLES)
+_LAYER_NAME = re.compile(r"[A-Za-z0-9_.]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+Shape = tuple[int, ...]
+
+
+class Header:
+    """The claims of one file; `check` fills in the fields, or raises InvalidFileError.
+
+    shapes        : shape of each layer, by name
+    shares        : layers without a codebook of their own, with the layer whose codebook they use
+    others        : names of the tensors that only `restore` explains
+    """
+
+    def __init__(self, container: Container, document: Mapping[str, Any]) -> None:
+        self.container = container
+        self.document = document
+        self.where = container.where
+        self.entries = container.entries
+        self.shapes: dict[str, Shape] = {}
+        self.shares: dict[str, str] = {}
+        self.others: set[str] = set()
+        self.basis: BasisSpec | None = None
+        self.data: DataSpec | None = None
+        self.source: SourceSizes
+
+    def fail(self, flaw: Flaw, message: str) -> InvalidFileError:
+        """The error for a flaw of this file."""
+        return InvalidFileError(flaw, f"{self.where}: {message}")
+
+    def layer_names(self) -> list[str]:
+        """Names of the layers, those of native networks in the order in which they are applied."""
+        if self.basis is None:
+            return list(self.shapes)
+        return [str(number) for number in range(len(self.shapes))]
+
+    def check(self) -> None:
+        """Check every rule that the payload's bytes have no part in."""
+        documents.check_keys(
+            self.document,
+            {"version", "kind", "checksum", "layers", "encodings", "source"},
+            {"exceptions", "model", "data", "restore"},
+            self.where,
+            "the document",
+        )
+        if not isinstance(self.document["checksum"], str):
+            raise self.fail(Flaw.BAD_CHECKSUM_FORM, "the checksum should be a string.")
+        self._check_container()
+        self._check_specs()
+        self._check_layer_records()
+        self._check_names()
+        self._check_encodings()
+        for name in self.shapes:
+            self._check_layer(name)
+        if self.basis is not None:
+            self._check_native(self.basis)
+        else:
+            self._check_foreign_sides()
+        if "restore" in self.document:
+            layers = {
+                name: (element_count(shape), self._coefficients(name))
+                for name, shape in self.shapes.items()
+            }
+            check_origins(self.document["restore"], self.entries, layers, self.where)
+
+    # --- container and document ---
+
+    def _check_container(self) -> None:
+        if self.container.header_size % 8:
+            raise self.fail(
+                Flaw.MISALIGNED,
+                f"the payload starts at byte {self.container.header_size}, not at a multiple of 8.",
+            )
+        header = bytes(self.container.data[: self.container.header_size])
+        if not header.rstrip(b" ").endswith(b"}"):
+            raise self.fail(
+                Flaw.MISALIGNED, "the header should be padded with spaces and nothing else."
+            )
+        declared = {
+            name: containers.Declared(entry.dtype, entry.shape)
+            for name, entry in self.entries.items()
+        }
+        if containers.layout_order(declared) != list(self.entries):
+            raise self.fail(
+                Flaw.TENSOR_ORDER,
+                "the tensors are not in the order of the format (element size, then name)."
+                " Another tool has rewritten the file.",
+            )
+        for name in self.entries:
+            if not name or _CONTROL.search(name):
+                raise self.fail(
+                    Flaw.BAD_TENSOR_NAME,
+                    f"the tensor name {shown(name)} is empty or not printable.",
+                )
+
+    def _check_specs(self) -> None:
+        document, where = self.document, self.where
+        self.source = documents.spec(SourceSizes.from_json, document["source"], where)
+        if "model" in document:
+            self.basis = documents.spec(BasisSpec.from_json, document["model"], where)
+        elif "restore" not in document:
+            raise self.fail(Flaw.MISSING_KEY, "the document has neither 'model' nor 'restore'.")
+        self.data = documents.data(document, where)
+
+    def _check_layer_records(self) -> None:
+        layers = self.document["layers"]
+        if not isinstance(layers, dict) or not layers:
+            raise self.fail(Flaw.BAD_VALUE, "layers should be a non-empty object.")
+        for name, record in layers.items():
+            if not _LAYER_NAME.fullmatch(name):
+                raise self.fail(Flaw.BAD_VALUE, f"{shown(name)} is not a layer name.")
+            if not isinstance(record, dict):
+                raise self.fail(Flaw.BAD_VALUE, f"layer {name!r} should be an object.")
+            documents.check_keys(record, {"shape"}, {"codebook"}, self.where, f"layer {name!r}")
+            shape = record["shape"]
+            if (
+                not isinstance(shape, list)
+                or len(shape) not in (2, 4)
+                or not all(type(size) is int and 0 < size < 1 << 31 for size in shape)
+                or element_count(tuple(shape)) >= 1 << 63
+            ):
+                raise self.fail(
+                    Flaw.BAD_VALUE,
+                    f"layer {name!r} has the shape {shown(shape)}; [out, in] or"
+                    " [out, in, rows, columns] was expected.",
+                )
+            self.shapes[name] = tuple(shape)
+            if "codebook" in record:
+                self.shares[name] = record["codebook"]
+        for name, target in self.shares.items():
+            if (
+                not isinstance(target, str)
+                or f"{target}.codebook" not in self.entries
+                or target not in self.shapes
+                or target in self.shares
+            ):
+                raise self.fail(
+                    Flaw.BAD_CODEBOOK_REFERENCE,
+                    f"layer {name!r} uses the codebook of {shown(target)}, which has none of its"
+                    " own.",
+                )
+
+    def _check_names(self) -> None:
+        named: set[str] = set()
+        if "restore" in self.document:
+            named = check_restore(self.document["restore"], set(self.shapes), self.where)
+        for name in self.entries:
+            layer, _, role = name.rpartition(".")
+            if layer in self.shapes and role in ROLES:
+                continue
+            if name in named:
+                self.others.add(name)
+            elif layer in self.shapes:
+                raise self.fail(
+                    Flaw.UNKNOWN_ROLE,
+                    f"tensor {shown(name)} has the unknown role {shown(role)};"
+                    f" known are {', '.join(ROLES)}.",
+                )
+            else:
+                raise self.fail(
+                    Flaw.UNEXPLAINED_TENSOR, f"tensor {shown(name)} belongs to no layer."
+                )
+        if missing := sorted(named - self.entries.keys()):
+            raise self.fail(
+                Flaw.MISSING_TENSOR, f"tensor {shown(missing[0])}, which restore needs, is missing."
+            )
+
+    def _check_encodings(self) -> None:
+        of_role = self._encoding_of_role()
+        exceptions = self.document.get("exceptions", {})
+        if not isinstance(exceptions, dict):
+            raise self.fail(Flaw.BAD_VALUE, "exceptions should be an object.")
+        if strangers := sorted(exceptions.keys() - self.entries.keys()):
+            raise self.fail(
+                Flaw.BAD_VALUE, f"exceptions names {shown(strangers[0])}, which is no tensor."
+            )
+        for name in self.entries:
+            role = name.rpartition(".")[2]
+            if name in self.others:  # bytes of the source, as they were
+                usual = known = "plain"
+            elif role in of_role:
+                usual, known = of_role[role], ENCODING_OF_ROLE.get(role, "plain")
+            else:
+                raise self.fail(Flaw.MISSING_KEY, f"encodings has none for the role {role!r}.")
+            encoding = exceptions.get(name, usual)
+            if encoding != known:
+                raise self.fail(
+                    Flaw.UNKNOWN_ENCODING,
+                    f"tensor {shown(name)} has the encoding {shown(encoding)}, which this"
+                    f" kancompress does not read ({known!r} is known). Upgrade it with:"
+                    " pip install --upgrade kancompress",
+                )
+            if name in exceptions:
+                raise self.fail(
+                    Flaw.BAD_VALUE,
+                    f"exceptions names {shown(name)}, whose encoding is the usual one.",
+                )
+
+    def _encoding_of_role(self) -> dict[str, str]:
+        encodings = self.document["encodings"]
+        if not isinstance(encodings, dict):
+            raise self.fail(Flaw.BAD_VALUE, "encodings should be an object.")
+        present = {name.rpartition(".")[2] for name in self.entries if name not in self.others}
+        of_role: dict[str, str] = {}
+        for encoding, roles in encodings.items():
+            if (
+                not isinstance(roles, list)
+                or not roles
+                or not all(isinstance(role, str) for role in roles)
+                or sorted(set(roles) - of_role.keys()) != roles
+            ):
+                raise self.fail(
+                    Flaw.BAD_VALUE,
+                    f"encodings gives {shown(encoding)} to {shown(roles)}; a sorted list of roles"
+                    " that have no other encoding was expected.",
+                )
+            if idle := sorted(set(roles) - present):
+                raise self.fail(
+                    Flaw.BAD_VALUE if idle[0] in ROLES else Flaw.UNKNOWN_ROLE,
+                    f"encodings names the role {shown(idle[0])}, which no tensor has.",
+                )
+            of_role |= dict.fromkeys(roles, encoding)
+        return of_role
+
+    # --- layers ---
+
+    def _shape(self, name: str) -> Shape | None:
+        entry = self.entries.get(name)
+        return None if entry is None else entry.shape
+
+    def _expect(self, name: str, shape: Shape) -> None:
+        found = self._shape(name)
+        if found is None:
+            raise self.fail(Flaw.MISSING_TENSOR, f"tensor {name!r} is missing.")
+        if found != shape:
+            raise self.fail(
+                Flaw.WRONG_SHAPE,
+                f"tensor {name!r} has the shape {shown(list(found))};"
+                f" {shown(list(shape))} was expected.",
+            )
+
+    def _check_layer(self, name: str) -> None:
+        roles = {role for role in ROLES if f"{name}.{role}" in self.entries}
+        for role in sorted(roles - {"index", "kept_at"}):
+            check_floats(self.container, f"{name}.{role}")
+        packed = "codebook" in roles or name in self.shares
+        if "coefficients" in roles:
+            if packed or roles & set(CODEBOOK_ROLES):
+                raise self.fail(
+                    Flaw.CONFLICTING_TENSORS, f"layer {name!r} is both dense and packed."
+                )
+            found = self._shape(f"{name}.coefficients")
+            if found is None or len(found) != len(self.shapes[name]) + 1 or found[-1] < 1:
+                raise self.fail(Flaw.WRONG_SHAPE, f"tensor '{name}.coefficients' has a wrong rank.")
+            self._expect(f"{name}.coefficients", (*self.shapes[name], found[-1]))
+            return
+        if not packed:
+            raise self.fail(
+                Flaw.MISSING_TENSOR, f"layer {name!r} has neither a codebook nor coefficients."
+            )
+        if "codebook" in roles and name in self.shares:
+            raise self.fail(Flaw.CONFLICTING_TENSORS, f"layer {name!r} has two codebooks.")
+        k, d = self.codebook_shape(name)
+        kept = self._check_kept(name, roles, d)
+        self._check_index_entry(name, k, element_count(self.shapes[name]) - kept)
+
+    def codebook_shape(self, name: str) -> tuple[int, int]:
+        """(k, d) of the codebook that a packed layer uses, its own or another layer's."""
+        owner = self.shares.get(name, name)
+        found = self._shape(f"{owner}.codebook")
+        if found is None or len(found) != 2 or not found[0] or not found[1]:
+            raise self.fail(
+                Flaw.WRONG_SHAPE,
+                f"tensor '{owner}.codebook' has the shape {shown(list(found or ()))};"
+                " [clusters, coefficients] was expected.",
+            )
+        if found[0] > MAX_CLUSTERS:
+            raise self.fail(
+                Flaw.TOO_MANY_CENTROIDS,
+                f"tensor '{owner}.codebook' has {found[0]} centroids; at most {MAX_CLUSTERS}"
+                " are allowed.",
+            )
+        return found[0], found[1]
+
+    def _check_kept(self, name: str, roles: set[str], d: int) -> int:
+        if not roles & {"kept_at", "kept"}:
+            return 0
+        found = self._shape(f"{name}.kept_at")
+        if found is None or "kept" not in roles:
+            raise self.fail(
+                Flaw.MISSING_TENSOR, f"layer {name!r} has only one of 'kept_at' and 'kept'."
+            )
+        if self.entries[f"{name}.kept_at"].dtype != "I64":
+            raise self.fail(Flaw.WRONG_DTYPE, f"tensor '{name}.kept_at' should be I64.")
+        if len(found) != 1 or not 0 < found[0] < element_count(self.shapes[name]):
+            raise self.fail(
+                Flaw.WRONG_SHAPE, f"tensor '{name}.kept_at' has the shape {list(found)}."
+            )
+        self._expect(f"{name}.kept", (found[0], d))
+        return found[0]
+
+    def _check_index_entry(self, name: str, k: int, count: int) -> None:
+        entry = self.entries.get(f"{name}.index")
+        width = bits.width_of(k)
+        if entry is None:
+            if width:
+                raise self.fail(Flaw.MISSING_TENSOR, f"tensor '{name}.index' is missing.")
+            return
+        if entry.dtype != "U8":
+            raise self.fail(
+                Flaw.WRONG_DTYPE, f"tensor '{name}.index' has the dtype {entry.dtype}, not U8."
+            )
+        needed = bits.packed_size(count, width)
+        if entry.shape != (needed,) or width == 0:
+            raise self.fail(
+                Flaw.INDEX_LENGTH,
+                f"tensor '{name}.index' has the shape {shown(list(entry.shape))}; {count} indices"
+                f" of {width} bits take [{needed}]" + (" (no tensor)." if width == 0 else "."),
+            )
+
+    def _coefficients(self, name: str) -> int:
+        dense = self._shape(f"{name}.coefficients")
+        return dense[-1] if dense else self.codebook_shape(name)[1]
+
+    def _check_native(self, basis: BasisSpec) -> None:
+        shapes = chain_shapes(self.document["layers"], self.where)
+        for number, shape in enumerate(shapes):
+            name = str(number)
+            if (d := self._coefficients(name)) != basis.coefficients:
+                raise self.fail(
+                    Flaw.WRONG_SHAPE,
+                    f"layer {name!r} has {d} coefficients an edge; model needs"
+                    f" {basis.coefficients}.",
+                )
+            sides = side_shapes(basis, shape)
+            for role in SIDE_ROLES:
+                present = f"{name}.{role}" in self.entries
+                if role in sides and (present or role != "bias"):
+                    self._expect(f"{name}.{role}", sides[role])
+                elif present:
+                    raise self.fail(
+                        Flaw.UNEXPLAINED_TENSOR,
+                        f"tensor '{name}.{role}' has no place in a {basis.family.value} layer.",
+                    )
+        check_outputs(self.data, shapes, self.where)
+
+    def _check_foreign_sides(self) -> None:
+        for name, layer in self.shapes.items():
+            if f"{name}.bias" in self.entries:
+                self._expect(f"{name}.bias", (layer[0],))
+            norm, beta = self._shape(f"{name}.norm"), self._shape(f"{name}.beta")
+            if norm is not None and (len(norm) != 2 or norm[0] not in (2, 4) or not norm[1]):
+                raise self.fail(
+                    Flaw.WRONG_SHAPE,
+                    f"tensor '{name}.norm' has the shape {shown(list(norm))};"
+                    " [2, features] or [4, features] was expected.",
+                )
+            if beta is not None and (len(beta) != 1 or not beta[0]):
+                raise self.fail(
+                    Flaw.WRONG_SHAPE,
+                    f"tensor '{name}.beta' has the shape {shown(list(beta))};"
+                    " [degree + 1] was expected.",
+                )

@@ -1,0 +1,260 @@
+"""Packed files written byte by byte from docs/packed-format.md, and edits that make them lie.
+
+Nothing here uses kancompress. A `Draft` is a file taken apart; `build` signs whatever the edits
+have left of it, so that a reader meets the lie itself and not a wrong checksum.
+"""
+
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+BLANK = "sha256-" + "A" * 44
+SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+
+Edit = Callable[["Draft"], None]
+
+
+@dataclass
+class Draft:
+    """A file taken apart: `tensors` holds dtype, shape and bytes by name."""
+
+    document: dict[str, Any]
+    tensors: dict[str, tuple[str, list[int], bytes]]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
+    swaps: list[tuple[str, str]] = field(default_factory=list)
+    order: list[str] | None = None
+    padding: bytes = b" "
+    tail: bytes = b""
+
+    def build(self) -> bytes:
+        """The file, with a checksum that fits it."""
+        text = json.dumps(self.document, sort_keys=True, separators=(",", ":"))
+        header: dict[str, Any] = {"__metadata__": {"kancompress": text} | self.metadata}
+        payload = b""
+        names = sorted(self.tensors, key=lambda n: (-SIZES[self.tensors[n][0]], n.encode()))
+        for name in self.order or names:
+            dtype, shape, data = self.tensors[name]
+            offsets = [len(payload), len(payload) + len(data)]
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+            payload += data
+        for path, value in self.records.items():
+            put_at(header, path, value)
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+        for old, new in self.swaps:
+            assert text.count(old) >= 1, (old, text)
+            text = text.replace(old, new, 1)
+        encoded = text.encode("utf-8", "surrogatepass")
+        encoded += self.padding * (-len(encoded) % 8)
+        return sign(struct.pack("<Q", len(encoded)) + encoded + payload + self.tail)
+
+
+def sign(raw: bytes) -> bytes:
+    """Put the checksum in the place of its blank."""
+    digest = base64.b64encode(hashlib.sha256(raw).digest())
+    return raw.replace(BLANK.encode(), b"sha256-" + digest, 1)
+
+
+def steps(path: str) -> list[Any]:
+    return [int(part[1:]) if part.startswith("#") else part for part in path.split("/")]
+
+
+def put_at(record: Any, path: str, value: object) -> None:
+    *parents, last = steps(path)
+    for step in parents:
+        record = record[step]
+    record[last] = value
+
+
+# --- edits ---------------------------------------------------------------------------------
+
+
+def put(path: str, value: object) -> Edit:
+    """Set a value of the document; steps are divided by "/", list positions written "#0"."""
+    return lambda draft: put_at(draft.document, path, value)
+
+
+def drop(path: str) -> Edit:
+    def edit(draft: Draft) -> None:
+        record: Any = draft.document
+        *parents, last = steps(path)
+        for step in parents:
+            record = record[step]
+        del record[last]
+
+    return edit
+
+
+def tensor(name: str, dtype: str, shape: list[int], data: bytes | None = None) -> Edit:
+    """Add or replace a tensor, with zeros where there are no `data`."""
+
+    def edit(draft: Draft) -> None:
+        count = SIZES[dtype]
+        for length in shape:
+            count *= length
+        draft.tensors[name] = (dtype, shape, bytes(count) if data is None else data)
+
+    return edit
+
+
+def without(name: str) -> Edit:
+    return lambda draft: void(draft.tensors.pop(name))
+
+
+def renamed(old: str, new: str) -> Edit:
+    return lambda draft: void(draft.tensors.update({new: draft.tensors.pop(old)}))
+
+
+def record(path: str, value: object) -> Edit:
+    """Set a value of the header, after it is laid out."""
+    return lambda draft: void(draft.records.update({path: value}))
+
+
+def swap(old: str, new: str) -> Edit:
+    """Replace the first `old` in the header's text."""
+    return lambda draft: draft.swaps.append((old, new))
+
+
+def attribute(name: str, value: object) -> Edit:
+    return lambda draft: setattr(draft, name, value)
+
+
+def void(_: object) -> None:
+    return None
+
+
+def made(base: Draft, *edits: Edit) -> bytes:
+    """A base with edits, as bytes."""
+    draft = deepcopy(base)
+    for edit in edits:
+        edit(draft)
+    return draft.build()
+
+
+# --- honest files --------------------------------------------------------------------------
+
+
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def ramp(count: int) -> bytes:
+    return floats(*(number / 8 - 1 for number in range(count)))
+
+
+def document(**more: Any) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "kind": "packed",
+        "checksum": BLANK,
+        "source": {"tensors": 144, "file": 600},
+    } | more
+
+
+# 2 -> 3 -> 2: one intercept, one slope and a base weight an edge; edge 1 of layer 1 is kept.
+KAN = Draft(
+    document(
+        model={"name": "kan", "grid": [-1.0, 1.0, 1], "degree": 1},
+        data={"name": "file", "seed": 0, "classes": 2, "mean": [0.5], "std": [0.25]},
+        layers={"0": {"shape": [3, 2]}, "1": {"shape": [2, 3]}},
+        encodings={"bits": ["index"], "plain": ["bias", "codebook", "kept", "kept_at"]},
+    ),
+    {
+        "0.bias": ("F32", [3], ramp(3)),
+        "0.codebook": ("F32", [4, 3], ramp(12)),
+        "0.index": ("U8", [2], bytes([0b11100100, 0b0001])),  # 0 1 2 3 1 0
+        "1.codebook": ("F32", [10, 3], ramp(30)),
+        "1.index": ("U8", [3], bytes([0x09, 0x45, 0x03])),  # 9 0 5 4 3
+        "1.kept_at": ("I64", [1], struct.pack("<q", 1)),
+        "1.kept": ("F32", [1, 3], ramp(3)),
+    },
+)
+
+GRAM = Draft(
+    document(
+        model={"name": "gramkan", "degree": 1},
+        layers={"0": {"shape": [2, 2]}},
+        encodings={"bits": ["index"], "plain": ["beta", "codebook", "norm"]},
+    ),
+    {
+        "0.codebook": ("F16", [2, 3], bytes(12)),
+        "0.index": ("U8", [1], bytes([0b0101])),
+        "0.norm": ("F32", [2, 2], ramp(4)),
+        "0.beta": ("F32", [2], ramp(2)),
+    },
+)
+
+# Convolutions of another library that share a codebook, a dense layer, and every kind of origin.
+FOREIGN = Draft(
+    document(
+        layers={
+            "a": {"shape": [2, 1, 2, 2]},
+            "b": {"shape": [2, 2], "codebook": "a"},
+            "c": {"shape": [1, 2]},
+        },
+        encodings={"bits": ["index"], "plain": ["bias", "codebook", "coefficients", "norm"]},
+        restore={
+            "container": "torch-zip",
+            "path": ["state"],
+            "metadata": {"format": "pt"},
+            "opaque": "rest",
+            "tensors": [
+                ["conv.w", "F32", [2, 2, 2, 2], {
+                    "layer": "a", "axes": "out in kh kw coef -> out (in coef) kh kw",
+                    "from": 0, "to": 2,
+                }],
+                ["fc.w", "F32", [2, 2], {
+                    "layer": "b", "axes": "out in coef", "from": 1, "to": 2,
+                }],
+                ["fc.scale", "F32", [2], {"fill": 1.0}],
+                ["grid", "F32", [2, 3], {"repeat": "row"}],
+                ["steps", "I64", [2, 3], {"arange": [0, 1, 3]}],
+                ["a.bias", "F32", [3], {"as": "a.bias.1"}],
+                ["count", "I64", [], None],
+                ["again", "I64", [], {"tie": "count"}],
+            ],
+        },
+    ),
+    {
+        "a.codebook": ("F32", [2, 2], ramp(4)),
+        "a.index": ("U8", [1], bytes([0b10010110])),
+        "a.norm": ("F32", [4, 2], ramp(8)),
+        "a.bias": ("F32", [2], ramp(2)),
+        "b.index": ("U8", [1], bytes([0b1010])),
+        "c.coefficients": ("F32", [1, 2, 2], ramp(4)),
+        "a.bias.1": ("F32", [3], ramp(3)),
+        "row": ("F32", [3], ramp(3)),
+        "rest": ("U8", [5], b"bytes"),
+        "count": ("I64", [], struct.pack("<q", 7)),
+    },
+)  # fmt: skip
+
+DENSE = Draft(
+    {
+        "version": 1,
+        "kind": "dense",
+        "model": {"name": "fastkan", "grid": [-2.0, 2.0, 2]},
+        "data": {"name": "digits", "seed": 0, "classes": 2},
+        "layers": {"0": {"shape": [2, 2]}},
+    },
+    {"0.coefficients": ("F32", [2, 2, 3], ramp(12)), "0.norm": ("F32", [2, 2], ramp(4))},
+)
+
+META = Draft(
+    DENSE.document | {"kind": "meta"},
+    {
+        "0.embedding": ("F32", [2, 2, 1], ramp(4)),
+        "0.norm": ("F32", [2, 2], ramp(4)),
+        "meta.hidden.weight": ("F32", [2, 1], ramp(2)),
+        "meta.hidden.bias": ("F32", [2], ramp(2)),
+        "meta.output.weight": ("F32", [3, 2], ramp(6)),
+        "meta.output.bias": ("F32", [3], ramp(3)),
+    },
+)
+
+HONEST = {"kan": KAN, "gramkan": GRAM, "foreign": FOREIGN, "dense": DENSE, "meta": META}

@@ -1,0 +1,228 @@
+"""Clustering, running and tuning packed models."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import fresh
+from torch import Tensor
+
+import kancompress
+from kancompress import bits, datasets, fitting
+from kancompress.checkpoint import Checkpoint
+from kancompress.nn.network import build
+from kancompress.packed import PackedLayer, PackedModel
+from kancompress.packed.writer import sizes
+from kancompress.recipes import ClusterConfig, CodebookDtype, FinetuneConfig
+from kancompress.specs import SourceSizes, default_basis
+
+EMPTY = SourceSizes(tensors=1, file=1)
+
+
+def quantised(checkpoint: Checkpoint, vectors: int) -> Checkpoint:
+    """The checkpoint with at most `vectors` distinct edge vectors a layer."""
+    tensors = dict(checkpoint.tensors)
+    for number in range(len(checkpoint.shapes)):
+        name = f"{number}.coefficients"
+        flat = tensors[name].reshape(-1, tensors[name].shape[-1])
+        tensors[name] = flat[torch.arange(len(flat)) % vectors].reshape(tensors[name].shape)
+    return replace(checkpoint, tensors=tensors)
+
+
+@pytest.mark.parametrize("name", ["kan", "fastkan", "gramkan"])
+def test_few_distinct_vectors_come_back_exactly(name: str) -> None:
+    source = quantised(fresh(name), 7)
+    done = kancompress.cluster(source, ClusterConfig(clusters=8))
+    assert [layer.clusters for layer in done.layers] == [7, 7]
+    assert all(layer.exact for layer in done.layers)
+    back = kancompress.expand(done.model)
+    assert back.tensors.keys() == source.tensors.keys()
+    assert all(torch.equal(back.tensors[key], source.tensors[key]) for key in back.tensors)
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 3, 10, 16, 100, 256])
+def test_sizes_follow_the_formula(clusters: int) -> None:
+    done = kancompress.cluster(
+        fresh("kan", (64, 32, 10)), ClusterConfig(clusters=clusters, force_pack=True)
+    )
+    width = int(np.ceil(np.log2(clusters)))
+    for layer, edges in zip(done.model.layers, (2048, 320), strict=True):
+        assert layer.codebook is not None
+        assert layer.codebook.shape == (clusters, 9)
+        assert (0 if layer.index is None else len(layer.index)) == -(-edges * width // 8)
+    raw = kancompress.encode(done.model)
+    assert len(raw) == sum(sizes(done.model))
+
+
+def test_layers_have_their_own_k_and_one_that_would_grow_stays_dense() -> None:
+    source = fresh("kan", (64, 32, 10))
+    done = kancompress.cluster(source, ClusterConfig(clusters=16, layers={"1": 319}))
+    assert [layer.clusters for layer in done.layers] == [16, None]
+    assert torch.equal(
+        done.model.layers[1].coefficients, source.tensors["1.coefficients"].contiguous()
+    )
+    forced = kancompress.cluster(
+        source, ClusterConfig(clusters=16, layers={"1": 319}, force_pack=True)
+    )
+    assert [layer.clusters for layer in forced.layers] == [16, 319]
+
+
+@pytest.mark.parametrize(
+    "config", [{"clusters": 0}, {"clusters": 65_537}, {"layers": {"2": 4}}, {"layers": {"0": 0}}]
+)
+def test_bad_numbers_of_clusters(config: dict[str, object]) -> None:
+    with pytest.raises(kancompress.UsageError):
+        kancompress.cluster(fresh("kan"), ClusterConfig(**config))  # type: ignore[arg-type]
+
+
+def test_not_finite_is_refused_by_name() -> None:
+    source = fresh("fastkan")
+    source.tensors["1.norm"][0, 3] = float("nan")
+    with pytest.raises(kancompress.InvalidFileError, match=r"'1\.norm' holds 1 number") as caught:
+        kancompress.cluster(source.encode())
+    assert caught.value.flaw is kancompress.Flaw.NOT_FINITE
+
+
+@pytest.mark.parametrize("dtype", list(CodebookDtype))
+def test_codebook_types(dtype: CodebookDtype, trained: Checkpoint) -> None:
+    done = kancompress.cluster(trained, ClusterConfig(codebook_dtype=dtype))
+    model = kancompress.load(kancompress.encode(done.model))
+    assert isinstance(model, PackedModel)
+    for layer, coefficients in zip(model.layers, _dense(trained), strict=True):
+        assert layer.codebook is not None
+        assert str(layer.codebook.dtype) == f"torch.{dtype.value}"
+        table = layer.codebook.double()
+        nearest = torch.cdist(coefficients.reshape(-1, 9).double(), table).min(1).values
+        chosen = (
+            (coefficients.double() - model.coefficients_of(layer).double())
+            .reshape(-1, 9)
+            .norm(dim=1)
+        )
+        assert torch.allclose(chosen, nearest, atol=1e-6)
+
+
+def _dense(checkpoint: Checkpoint) -> list[Tensor]:
+    return [layer.edges().detach() for layer in build(checkpoint).kan_layers()]
+
+
+def test_too_large_for_float16_says_so() -> None:
+    source = fresh("kan")
+    source.tensors["0.coefficients"].mul_(1e7)
+    with pytest.raises(kancompress.KancompressError, match="float32"):
+        kancompress.cluster(source, ClusterConfig(codebook_dtype=CodebookDtype.FLOAT16))
+
+
+_CLUSTER = """
+import sys, hashlib, kancompress
+raw = kancompress.encode(kancompress.cluster(sys.argv[1]).model)
+print(hashlib.sha256(raw).hexdigest())
+"""
+
+
+def test_threads_do_not_change_the_file(trained: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "trained.safetensors"
+    kancompress.save(trained, path)
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _CLUSTER, str(path)],
+            env=os.environ | {"OMP_NUM_THREADS": threads},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(digests) == 1
+
+
+def test_packed_runs_like_its_expansion(trained: Checkpoint) -> None:
+    model = kancompress.cluster(trained).model
+    x = torch.rand(50, 64, generator=torch.Generator().manual_seed(0))
+    packed = fitting.predict(build(model), x)
+    dense = fitting.predict(build(kancompress.expand(model)), x)
+    assert torch.allclose(packed, dense, atol=1e-5)
+
+
+def test_packed_network_holds_no_dense_coefficients(packed: PackedModel) -> None:
+    network = build(packed)
+    held = [*network.parameters(), *network.buffers()]
+    assert max(tensor.numel() for tensor in held) == 64 * 32  # the index of the first layer
+    assert not any(tensor.is_floating_point() and tensor.numel() > 16 * 9 for tensor in held[:1])
+
+
+def test_shared_codebooks_and_kept_edges_run_as_they_expand() -> None:
+    rng = torch.Generator().manual_seed(0)
+    first = PackedLayer(
+        name="0",
+        shape=(4, 5),
+        codebook=torch.randn(4, 9, generator=rng),
+        index=packed_bits(np.arange(17) % 4, 2),
+        kept_at=torch.tensor([0, 7, 19]),
+        kept=torch.randn(3, 9, generator=rng),
+        sides={"bias": torch.randn(4, generator=rng)},
+    )
+    second = PackedLayer(
+        name="1", shape=(3, 4), shares="0", index=packed_bits(np.arange(12) % 4, 2)
+    )
+    model = PackedModel(
+        layers=(first, second),
+        source=EMPTY,
+        basis=default_basis(kancompress.ModelName.KAN.family),
+    )
+    again = kancompress.load(kancompress.encode(model))
+    assert isinstance(again, PackedModel)
+    x = torch.rand(20, 5, generator=rng)
+    packed = fitting.predict(build(again), x)
+    assert torch.allclose(packed, fitting.predict(build(kancompress.expand(again)), x), atol=1e-6)
+    assert torch.equal(again.coefficients_of(first).reshape(20, 9)[7], first.kept[1])  # type: ignore[index]
+
+
+def packed_bits(indices: np.ndarray, width: int) -> np.ndarray:
+    """Pack indices for a hand-made layer."""
+    return bits.pack(indices, width)
+
+
+# --- fine-tuning ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [CodebookDtype.FLOAT32, CodebookDtype.FLOAT16])
+def test_tuning_changes_codebooks_alone_and_is_never_worse(
+    trained: Checkpoint, dtype: CodebookDtype
+) -> None:
+    model = kancompress.cluster(trained, ClusterConfig(clusters=4, codebook_dtype=dtype)).model
+    given = kancompress.encode(model)
+    done = kancompress.finetune(model, config=FinetuneConfig(lr=3e-3, epochs=4))
+    for before, after in zip(model.layers, done.model.layers, strict=True):
+        assert np.array_equal(before.index, after.index)  # type: ignore[arg-type]
+        assert after.codebook is not None
+        assert after.codebook.dtype == before.codebook.dtype  # type: ignore[union-attr]
+        assert torch.equal(before.sides["norm"], after.sides["norm"])
+    assert kancompress.encode(model) == given  # the record that was given is left alone
+    assert done.validation.key() <= done.validation_before.key()
+    assert done.validation.loss < done.validation_before.loss
+    rows = datasets.load_for_model(model.data, None)
+    assert fitting.score(build(done.model), rows.validation) == done.validation
+
+
+def test_tuning_with_a_wild_rate_returns_what_it_was_given(trained: Checkpoint) -> None:
+    model = kancompress.cluster(trained).model
+    done = kancompress.finetune(model, config=FinetuneConfig(lr=30.0, epochs=2))
+    assert kancompress.encode(done.model) == kancompress.encode(model)
+
+
+def test_norms_learn_when_asked(trained: Checkpoint) -> None:
+    model = kancompress.cluster(trained, ClusterConfig(clusters=2)).model
+    done = kancompress.finetune(
+        model, config=FinetuneConfig(lr=1e-3, epochs=3, also=("norms",))
+    ).model
+    assert not torch.equal(done.layers[0].sides["norm"], model.layers[0].sides["norm"])
+
+
+def test_nothing_to_tune_is_refused() -> None:
+    model = kancompress.cluster(fresh("kan", (64, 10)), ClusterConfig(clusters=639)).model
+    assert model.layers[0].codebook is None
+    with pytest.raises(kancompress.UsageError, match="no codebook"):
+        kancompress.finetune(model)

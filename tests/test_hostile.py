@@ -1,0 +1,835 @@
+"""Files that lie: each must be refused with the flaw that it has, whatever it claims."""
+
+import copy
+import json
+import random
+import re
+import string
+import struct
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+import pytest
+from hostile import (
+    DENSE,
+    FOREIGN,
+    GRAM,
+    KAN,
+    META,
+    Draft,
+    attribute,
+    drop,
+    made,
+    put,
+    ramp,
+    record,
+    renamed,
+    swap,
+    tensor,
+    without,
+)
+from safetensors.numpy import save_file
+
+import kancompress
+from kancompress import datasets
+from kancompress.container import Container, parse
+from kancompress.errors import Flaw, InvalidFileError
+from kancompress.specs import DataOptions
+
+VALID = made(KAN)
+NAN, INFINITY = (struct.pack("<f", float(text)) for text in ("nan", "inf"))
+HUGE = "9" * 5000
+
+
+def header(text: str | bytes, payload: bytes = b"") -> bytes:
+    """A file with this header."""
+    raw = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw + payload
+
+
+def flipped(at: int, bit: int = 0) -> bytes:
+    """The valid file with one bit turned."""
+    raw = bytearray(VALID)
+    raw[at] ^= 1 << bit
+    return bytes(raw)
+
+
+def unsigned(old: bytes, new: bytes) -> bytes:
+    """The valid file edited by someone who forgot the checksum."""
+    assert VALID.count(old) == 1
+    return VALID.replace(old, new)
+
+
+def same_digest() -> bytes:
+    """The valid file with a bit of its checksum turned that base64 decoders pass over."""
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    at = VALID.index(b"sha256-") + 7 + 42
+    other = alphabet[alphabet.index(chr(VALID[at])) + 1].encode()
+    return VALID[:at] + other + VALID[at + 1 :]
+
+
+def positions(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}q", *values)
+
+
+def origin(number: int, value: object) -> hostile.Edit:
+    return put(f"restore/tensors/#{number}/#3", value)
+
+
+# name, flaw, what the message must speak of, the file
+CORPUS: list[tuple[str, Flaw, str, bytes]] = [
+    # --- not a safetensors file ---
+    ("empty", Flaw.EMPTY, "empty", b""),
+    ("html", Flaw.HTML, "HTML", b"<!DOCTYPE html><html></html>"),
+    ("html-after-white-space", Flaw.HTML, "HTML", b"\n\n  <html>{}</html>"),
+    ("lfs-pointer", Flaw.GIT_LFS_POINTER, "git lfs pull",
+     b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
+    ("torch-zip", Flaw.TORCH_PICKLE, "torch.save", b"PK\x03\x04" + bytes(60)),
+    ("torch-legacy", Flaw.TORCH_PICKLE, "torch.save", b"\x80\x02\x8a\x0a" + bytes(60)),
+    ("too-short", Flaw.TOO_SHORT, "7 bytes", VALID[:7]),
+    ("nine-bytes", Flaw.TOO_SHORT, "9 bytes", VALID[:9]),
+    ("png", Flaw.NOT_SAFETENSORS, "not a safetensors file", b"\x89PNG\r\n\x1a\n" + bytes(60)),
+    ("zeros", Flaw.NOT_SAFETENSORS, "byte 8", bytes(64)),
+    # --- header ---
+    ("header-of-2^62-bytes", Flaw.HEADER_TOO_LARGE, str(2**62),
+     struct.pack("<Q", 2**62) + VALID[8:]),
+    ("header-over-the-limit", Flaw.HEADER_TOO_LARGE, "100000000",
+     struct.pack("<Q", 100_000_001) + VALID[8:]),
+    ("header-truncated", Flaw.HEADER_TRUNCATED, "ends inside its header", VALID[:300]),
+    ("header-not-utf8", Flaw.HEADER_NOT_UTF8, "byte 10", header(b'{"\xff": 1}')),
+    ("header-overlong-utf8", Flaw.HEADER_NOT_UTF8, "UTF-8", header(b'{"\xc0\xaf": 1}')),
+    ("header-of-no-bytes", Flaw.HEADER_NOT_JSON, "not valid JSON", bytes(8) + b"{}"),
+    ("header-not-json", Flaw.HEADER_NOT_JSON, "not valid JSON", header("{'a': 1}")),
+    ("header-twice", Flaw.HEADER_NOT_JSON, "Extra data", header("{}{}")),
+    ("header-nan", Flaw.HEADER_NOT_JSON, "NaN", header('{"a": NaN}')),
+    ("header-infinity", Flaw.HEADER_NOT_JSON, "Infinity", header('{"a": -Infinity}')),
+    ("header-1e999", Flaw.HEADER_NOT_JSON, "range", header('{"a": 1e999}')),
+    ("header-number-of-5000-digits", Flaw.HEADER_NOT_JSON, "5000 digits",
+     header(f'{{"a": {HUGE}}}')),
+    ("header-nested-to-overflow", Flaw.HEADER_NOT_JSON, "recursion",
+     header('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")),
+    ("header-nested-deeply", Flaw.HEADER_NOT_JSON, "128 levels",
+     header('{"a":' + "[" * 200 + "]" * 200 + "}")),
+    ("header-lone-surrogate", Flaw.HEADER_NOT_JSON, "surrogates",
+     made(KAN, swap('"0.bias"', '"\\ud800.bias"'))),
+    ("header-list", Flaw.HEADER_NOT_OBJECT, "list", header("[1, 2, 3]")),
+    ("tensor-name-twice", Flaw.DUPLICATE_KEY, "'0.codebook'",
+     made(KAN, swap('"1.codebook"', '"0.codebook"'))),
+    ("tensor-name-twice-in-escapes", Flaw.DUPLICATE_KEY, "'0.codebook'",
+     made(KAN, swap('"1.codebook"', '"\\u0030.codebook"'))),
+    ("metadata-twice", Flaw.DUPLICATE_KEY, "'__metadata__'",
+     made(KAN, swap('"0.bias"', '"__metadata__"'))),
+    ("dtype-twice", Flaw.DUPLICATE_KEY, "'dtype'", made(KAN, swap('"shape"', '"dtype"'))),
+    ("metadata-null", Flaw.METADATA_NOT_STRINGS, "__metadata__",
+     made(KAN, record("__metadata__", None))),
+    ("metadata-list", Flaw.METADATA_NOT_STRINGS, "__metadata__",
+     made(KAN, record("__metadata__", ["kancompress"]))),
+    ("metadata-number", Flaw.METADATA_NOT_STRINGS, "__metadata__",
+     made(KAN, record("__metadata__/kancompress", 1))),
+    ("document-unquoted", Flaw.METADATA_NOT_STRINGS, "__metadata__",
+     made(KAN, record("__metadata__/kancompress", {"version": 1}))),
+    # --- tensor records ---
+    ("record-is-a-list", Flaw.TENSOR_RECORD, "'0.bias'", made(KAN, record("0.bias", [1]))),
+    ("record-with-extra-key", Flaw.TENSOR_RECORD, "'0.bias'",
+     made(KAN, record("0.bias/note", "hidden"))),
+    ("record-without-shape", Flaw.TENSOR_RECORD, "'0.bias'",
+     made(KAN, record("0.bias", {"dtype": "F32", "data_offsets": [0, 12]}))),
+    ("dtype-unknown", Flaw.UNKNOWN_DTYPE, "'F31'", made(KAN, record("0.bias/dtype", "F31"))),
+    ("dtype-list", Flaw.UNKNOWN_DTYPE, "['F32']", made(KAN, record("0.bias/dtype", ["F32"]))),
+    ("dtype-long", Flaw.UNKNOWN_DTYPE, "100002 characters",
+     made(KAN, record("0.bias/dtype", "F" * 100_000))),
+    ("shape-negative", Flaw.BAD_SHAPE, "[-3]", made(KAN, record("0.bias/shape", [-3]))),
+    ("shape-float", Flaw.BAD_SHAPE, "[3.0]", made(KAN, record("0.bias/shape", [3.0]))),
+    ("shape-bool", Flaw.BAD_SHAPE, "[True]", made(KAN, record("0.bias/shape", [True]))),
+    ("shape-string", Flaw.BAD_SHAPE, "'3'", made(KAN, record("0.bias/shape", "3"))),
+    ("shape-nested", Flaw.BAD_SHAPE, "[[3]]", made(KAN, record("0.bias/shape", [[3]]))),
+    ("shape-of-2^63", Flaw.BAD_SHAPE, str(2**63), made(KAN, record("0.bias/shape", [2**63]))),
+    ("shape-minus-zero", Flaw.BAD_SHAPE, "-0.0", made(KAN, swap('"shape":[3]', '"shape":[3,-0]'))),
+    ("shape-of-100-digits", Flaw.BAD_SHAPE, "characters",
+     made(KAN, swap('"shape":[3]', f'"shape":[{"9" * 99},{"9" * 99}]'))),
+    ("shape-that-wraps-to-3", Flaw.BAD_SHAPE, "below 2^63",
+     made(KAN, record("0.bias/shape", [2**62, 4, 3]))),
+    ("shape-that-wraps-behind-zero", Flaw.BAD_SHAPE, "below 2^63",
+     made(KAN, record("0.bias/shape", [0, 2**62, 3]))),
+    ("shape-with-a-product-of-10000-digits", Flaw.BAD_SHAPE, "below 2^63",
+     made(KAN, record("0.bias/shape", [2**62] * 600))),
+    ("offsets-reversed", Flaw.BAD_OFFSETS, "'0.bias'",
+     made(KAN, record("0.bias/data_offsets", [20, 8]))),
+    ("offsets-negative", Flaw.BAD_OFFSETS, "[-4, 8]",
+     made(KAN, record("0.bias/data_offsets", [-4, 8]))),
+    ("offsets-of-three", Flaw.BAD_OFFSETS, "[8, 20, 20]",
+     made(KAN, record("0.bias/data_offsets", [8, 20, 20]))),
+    ("offsets-float", Flaw.BAD_OFFSETS, "20.0",
+     made(KAN, record("0.bias/data_offsets", [8, 20.0]))),
+    ("shape-larger-than-offsets", Flaw.SIZE_MISMATCH, "needs 16 bytes",
+     made(KAN, record("0.bias/shape", [4]))),
+    ("dtype-wider-than-offsets", Flaw.SIZE_MISMATCH, "needs 24 bytes",
+     made(KAN, record("0.bias/dtype", "F64"))),
+    ("shape-of-petabytes", Flaw.SIZE_MISMATCH, str(2**52),
+     made(KAN, record("0.bias/shape", [2**50]))),
+    # --- layout ---
+    ("overlap", Flaw.OVERLAP, "'0.codebook'",
+     made(KAN, record("0.codebook/data_offsets", [16, 64]))),
+    ("same-bytes-twice", Flaw.OVERLAP, "overlaps",
+     made(KAN, record("1.kept/data_offsets", [8, 20]))),
+    ("hole", Flaw.HOLE, "'0.codebook'",
+     made(KAN, record("0.bias", {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}))),
+    ("hole-before-the-first", Flaw.HOLE, "'0.bias'", made(KAN, record("1.kept_at",
+     {"dtype": "I64", "shape": [0], "data_offsets": [0, 0]}))),
+    ("no-bytes-inside-another", Flaw.OVERLAP, "'0.void'",
+     made(KAN, record("0.void", {"dtype": "F32", "shape": [0], "data_offsets": [12, 12]}))),
+    ("trailing-bytes", Flaw.TRAILING_BYTES, "4 bytes", made(KAN, attribute("tail", b"more"))),
+    ("payload-truncated", Flaw.TRUNCATED, "1 bytes too early", VALID[:-1]),
+    ("payload-missing", Flaw.TRUNCATED, "too early", VALID[: -sum(
+        len(data) for _, _, data in KAN.tensors.values())]),
+    ("last-tensor-of-petabytes", Flaw.TRUNCATED, "too early", made(KAN, record("1.index",
+     {"dtype": "U8", "shape": [2**52], "data_offsets": [202, 202 + 2**52]}))),
+    ("header-not-padded", Flaw.MISALIGNED, "multiple of 8",
+     made(KAN, put("source/file", 12), attribute("padding", b""))),
+    ("header-padded-with-tabs", Flaw.MISALIGNED, "spaces",
+     made(KAN, put("source/file", 12), attribute("padding", b"\t"))),
+    ("tensors-by-name-only", Flaw.TENSOR_ORDER, "order",
+     made(KAN, attribute("order", sorted(KAN.tensors)))),
+    ("tensors-of-one-size-swapped", Flaw.TENSOR_ORDER, "order", made(KAN, attribute("order", [
+        "1.kept_at", "0.codebook", "0.bias", "1.codebook", "1.kept", "0.index", "1.index"]))),
+    ("name-empty", Flaw.BAD_TENSOR_NAME, "''", made(KAN, tensor("", "U8", [1]))),
+    ("name-with-newline", Flaw.BAD_TENSOR_NAME, "0.\\nbias",
+     made(KAN, renamed("0.bias", "0.\nbias"))),
+    ("name-with-escape", Flaw.BAD_TENSOR_NAME, "x1b",
+     made(FOREIGN, renamed("count", "\x1b[2J"), put("restore/tensors/#6/#0", "\x1b[2J"))),
+    ("name-with-c1-control", Flaw.BAD_TENSOR_NAME, "x9b",
+     made(FOREIGN, renamed("rest", "\x9bJ"), put("restore/opaque", "\x9bJ"))),
+    # --- document ---
+    ("no-document", Flaw.NOT_KANCOMPRESS, "did not write it",
+     made(KAN, record("__metadata__", {"format": "pt"}))),
+    ("no-metadata", Flaw.NOT_KANCOMPRESS, "metadata", header('{"__metadata__":{}}')),
+    ("no-tensors", Flaw.NOT_KANCOMPRESS, "metadata", header("{}")),
+    ("metadata-beside-the-document", Flaw.EXTRA_METADATA, "['format']",
+     made(KAN, attribute("metadata", {"format": "pt"}))),
+    ("document-not-json", Flaw.DOCUMENT_NOT_JSON, "document",
+     made(KAN, record("__metadata__/kancompress", "version: 1"))),
+    ("document-list", Flaw.DOCUMENT_NOT_JSON, "object",
+     made(KAN, record("__metadata__/kancompress", "[1]"))),
+    ("document-null", Flaw.DOCUMENT_NOT_JSON, "object",
+     made(KAN, record("__metadata__/kancompress", "null"))),
+    ("document-nan", Flaw.DOCUMENT_NOT_JSON, "NaN", made(KAN, put("data/mean", [float("nan")]))),
+    ("document-1e999", Flaw.DOCUMENT_NOT_JSON, "range", made(KAN, swap("[0.5]", "[1e999]"))),
+    ("document-5000-digits", Flaw.DOCUMENT_NOT_JSON, "5000 digits",
+     made(KAN, swap('\\"file\\":600', f'\\"file\\":{HUGE}'))),
+    ("document-lone-surrogate", Flaw.DOCUMENT_NOT_JSON, "surrogates",
+     made(FOREIGN, put("restore/path", ["\udc00"]))),
+    ("document-nested-deeply", Flaw.DOCUMENT_NOT_JSON, "128 levels",
+     made(KAN, swap("[0.5]", "[" * 300 + "]" * 300))),
+    ("document-key-twice", Flaw.DUPLICATE_KEY, "'version'",
+     made(KAN, swap('\\"version\\":1', '\\"version\\":1,\\"version\\":1'))),
+    ("layer-twice", Flaw.DUPLICATE_KEY, "'1'",
+     made(KAN, swap('\\"0\\":{\\"shape\\"', '\\"1\\":{\\"shape\\"'))),
+    ("document-with-a-space", Flaw.DOCUMENT_NOT_CANONICAL, "canonical",
+     made(KAN, swap('\\"version\\":1', '\\"version\\": 1'))),
+    ("document-unsorted", Flaw.DOCUMENT_NOT_CANONICAL, "sorted", made(KAN, swap(
+        '\\"degree\\":1,\\"grid\\":[-1.0,1.0,1]', '\\"grid\\":[-1.0,1.0,1],\\"degree\\":1'))),
+    ("document-escapes-ascii", Flaw.DOCUMENT_NOT_CANONICAL, "canonical",
+     made(KAN, swap('\\"kan\\"', '\\"\\\\u006ban\\"'))),
+    ("document-not-ascii", Flaw.DOCUMENT_NOT_CANONICAL, "canonical",
+     made(KAN, swap('\\"name\\":\\"file\\"', '\\"name\\":\\"fïle\\"'))),
+    ("document-exponent", Flaw.DOCUMENT_NOT_CANONICAL, "canonical",
+     made(KAN, swap("[-1.0,1.0,1]", "[-1e0,1.0,1]"))),
+    ("document-minus-zero", Flaw.DOCUMENT_NOT_CANONICAL, "canonical",
+     made(KAN, swap('\\"seed\\":0', '\\"seed\\":-0'))),
+    ("no-version", Flaw.MISSING_KEY, "'version'", made(KAN, drop("version"))),
+    ("version-2", Flaw.LATER_VERSION, "version 2", made(KAN, put("version", 2))),
+    ("version-2-with-everything-else", Flaw.LATER_VERSION, "--upgrade",
+     made(KAN, put("version", 2), drop("kind"), put("layers", [1]), put("new", 1))),
+    ("version-0", Flaw.BAD_VALUE, "version is 0", made(KAN, put("version", 0))),
+    ("version-bool", Flaw.BAD_VALUE, "version is True", made(KAN, put("version", True))),
+    ("version-string", Flaw.BAD_VALUE, "version is '1'", made(KAN, put("version", "1"))),
+    ("version-float", Flaw.BAD_VALUE, "version is 1.0", made(KAN, put("version", 1.0))),
+    ("no-kind", Flaw.MISSING_KEY, "'kind'", made(KAN, drop("kind"))),
+    ("kind-unknown", Flaw.WRONG_KIND, "'zipped'", made(KAN, put("kind", "zipped"))),
+    ("kind-list", Flaw.WRONG_KIND, "['packed']", made(KAN, put("kind", ["packed"]))),
+    ("kind-of-another-file", Flaw.UNKNOWN_KEY, "'checksum'", made(KAN, put("kind", "dense"))),
+    *(
+        (f"no-{key}", Flaw.MISSING_KEY, key, made(KAN, drop(key)))
+        for key in ("checksum", "layers", "encodings", "source", "model")
+    ),
+    ("key-unknown", Flaw.UNKNOWN_KEY, "'author'", made(KAN, put("author", "me"))),
+    ("key-with-newline", Flaw.UNKNOWN_KEY, "\\n", made(KAN, put("a\nb", 1))),
+    # --- source, model, data ---
+    ("source-number", Flaw.BAD_VALUE, "source is 5", made(KAN, put("source", 5))),
+    ("source-without-file", Flaw.BAD_VALUE, "source.file", made(KAN, drop("source/file"))),
+    ("source-negative", Flaw.BAD_VALUE, "-1", made(KAN, put("source/file", -1))),
+    ("source-dense-of-one", Flaw.BAD_VALUE, "source.dense", made(KAN, put("source/dense", [1]))),
+    ("source-with-path", Flaw.BAD_VALUE, "source.path", made(KAN, put("source/path", "/home/me"))),
+    ("model-unknown", Flaw.UNKNOWN_MODEL, "'waveletkan'",
+     made(KAN, put("model/name", "waveletkan"))),
+    ("model-of-a-list", Flaw.UNKNOWN_MODEL, "['kan']", made(KAN, put("model", ["kan"]))),
+    ("model-key-unknown", Flaw.BAD_VALUE, "model.order", made(KAN, put("model/order", 3))),
+    ("model-key-with-newline", Flaw.BAD_VALUE, "\\n", made(KAN, put("model/a\nb", 3))),
+    ("model-key-of-another", Flaw.BAD_VALUE, "model.grid",
+     made(GRAM, put("model/grid", [-1.0, 1.0, 1]))),
+    ("grid-missing", Flaw.BAD_VALUE, "model.grid", made(KAN, drop("model/grid"))),
+    ("grid-reversed", Flaw.BAD_VALUE, "low < high", made(KAN, put("model/grid", [1.0, -1.0, 1]))),
+    ("grid-of-two", Flaw.BAD_VALUE, "model.grid", made(KAN, put("model/grid", [-1.0, 1.0]))),
+    ("grid-size-0", Flaw.BAD_VALUE, "model.grid", made(KAN, put("model/grid", [-1.0, 1.0, 0]))),
+    ("grid-size-float", Flaw.BAD_VALUE, "1.0",
+     made(KAN, put("model/grid", [-1.0, 1.0, 1.0]))),
+    ("grid-of-100-digits", Flaw.BAD_VALUE, "model.grid",
+     made(KAN, swap("[-1.0,1.0,1]", f"[-1.0,1.0,{'9' * 100}]"))),
+    ("grid-bound-of-400-digits", Flaw.DOCUMENT_NOT_JSON, "400 digits",
+     made(KAN, swap("[-1.0,1.0,1]", f"[-1.0,{'9' * 400},1]"))),
+    ("degree-bool", Flaw.BAD_VALUE, "model.degree", made(KAN, put("model/degree", True))),
+    ("degree-huge", Flaw.BAD_VALUE, "model.degree", made(KAN, put("model/degree", 2**40))),
+    ("degree-of-another-width", Flaw.WRONG_SHAPE, "needs 4", made(KAN, put("model/degree", 2))),
+    ("data-classes-of-another", Flaw.BAD_VALUE, "data names 10",
+     made(KAN, put("data/classes", 10))),
+    ("data-targets-of-another", Flaw.BAD_VALUE, "data names 3",
+     made(KAN, put("data", {"name": "file", "seed": 0, "targets": 3}))),
+    ("data-classes-and-targets", Flaw.BAD_VALUE, "both", made(KAN, put("data/targets", 2))),
+    ("data-without-seed", Flaw.BAD_VALUE, "data.seed", made(KAN, drop("data/seed"))),
+    ("data-name-number", Flaw.BAD_VALUE, "data.name", made(KAN, put("data/name", 7))),
+    ("data-name-control", Flaw.BAD_VALUE, "data.name", made(KAN, put("data/name", "\x1b[2J"))),
+    ("data-mean-without-std", Flaw.BAD_VALUE, "data.std", made(KAN, drop("data/std"))),
+    ("data-std-0", Flaw.BAD_VALUE, "positive", made(KAN, put("data/std", [0.0]))),
+    ("data-validation-1", Flaw.BAD_VALUE, "data.validation", made(KAN, put("data/validation", 1))),
+    ("data-path", Flaw.BAD_VALUE, "data.path", made(KAN, put("data/path", "/home/me"))),
+    # --- layers ---
+    ("layers-list", Flaw.BAD_VALUE, "layers", made(KAN, put("layers", [1]))),
+    ("layers-none", Flaw.BAD_VALUE, "layers", made(KAN, put("layers", {}))),
+    ("layer-null", Flaw.BAD_VALUE, "'0'", made(KAN, put("layers/0", None))),
+    ("layer-key-unknown", Flaw.UNKNOWN_KEY, "'bits'", made(KAN, put("layers/0/bits", 2))),
+    ("layer-without-shape", Flaw.MISSING_KEY, "'shape'", made(KAN, drop("layers/0/shape"))),
+    ("layer-name-with-slash", Flaw.BAD_VALUE, "'../0'",
+     made(KAN, put("layers/0", {"shape": [3, 2]}), put("layers",
+          {"../0": {"shape": [3, 2]}, "1": {"shape": [2, 3]}}))),
+    ("layer-name-empty", Flaw.BAD_VALUE, "''",
+     made(GRAM, put("layers", {"": {"shape": [2, 2]}}))),
+    ("layer-shape-number", Flaw.BAD_VALUE, "[out, in]", made(KAN, put("layers/0/shape", 6))),
+    ("layer-shape-of-three", Flaw.BAD_VALUE, "[3, 2, 1]",
+     made(KAN, put("layers/0/shape", [3, 2, 1]))),
+    ("layer-shape-zero", Flaw.BAD_VALUE, "[0, 2]", made(KAN, put("layers/0/shape", [0, 2]))),
+    ("layer-shape-float", Flaw.BAD_VALUE, "[3.0, 2]", made(KAN, put("layers/0/shape", [3.0, 2]))),
+    ("layer-shape-bool", Flaw.BAD_VALUE, "True", made(KAN, put("layers/0/shape", [3, True]))),
+    ("layer-shape-of-2^31", Flaw.BAD_VALUE, str(2**31),
+     made(KAN, put("layers/0/shape", [2**31, 2]))),
+    ("layer-of-2^120-edges", Flaw.BAD_VALUE, "'a'", made(
+        FOREIGN, put("layers/a/shape", [2**30] * 4), tensor("a.codebook", "F32", [1, 2]),
+        tensor("a.kept_at", "I64", [1]), tensor("a.kept", "F32", [1, 2]), without("a.index"))),
+    ("layer-of-many-petabytes", Flaw.INDEX_LENGTH, "indices",
+     made(FOREIGN, put("layers/a/shape", [2**30, 2**30, 1, 1]))),
+    ("layer-of-a-convolution-in-a-native-network", Flaw.BAD_VALUE, "not [out, in]",
+     made(GRAM, put("layers/0/shape", [2, 2, 1, 1]))),
+    ("layers-that-do-not-chain", Flaw.BAD_VALUE, "3 outputs",
+     made(KAN, put("layers/1/shape", [3, 2]))),
+    ("layers-that-do-not-count", Flaw.UNKNOWN_LAYER, "no layer '0'",
+     made(GRAM, put("layers", {"1": {"shape": [2, 2]}}), renamed("0.codebook", "1.codebook"),
+          renamed("0.index", "1.index"), renamed("0.norm", "1.norm"), renamed("0.beta", "1.beta"))),
+    ("codebook-of-itself", Flaw.BAD_CODEBOOK_REFERENCE, "'b'",
+     made(FOREIGN, put("layers/b/codebook", "b"))),
+    ("codebook-of-nobody", Flaw.BAD_CODEBOOK_REFERENCE, "'z'",
+     made(FOREIGN, put("layers/b/codebook", "z"))),
+    ("codebook-of-a-dense-layer", Flaw.BAD_CODEBOOK_REFERENCE, "'c'",
+     made(FOREIGN, put("layers/b/codebook", "c"))),
+    ("codebook-of-a-layer-that-shares", Flaw.BAD_CODEBOOK_REFERENCE, "'b'",
+     made(FOREIGN, put("layers/d", {"shape": [2, 2], "codebook": "b"}), tensor("d.index", "U8",
+          [1]))),
+    ("codebook-of-a-list", Flaw.BAD_CODEBOOK_REFERENCE, "['a']",
+     made(FOREIGN, put("layers/b/codebook", ["a"]))),
+    ("codebook-of-its-own-and-shared", Flaw.CONFLICTING_TENSORS, "two codebooks",
+     made(FOREIGN, tensor("b.codebook", "F32", [2, 2]))),
+    # --- encodings ---
+    ("encodings-list", Flaw.BAD_VALUE, "encodings", made(KAN, put("encodings", []))),
+    ("encodings-by-role", Flaw.BAD_VALUE, "sorted list", made(GRAM, put("encodings", {
+        "index": "bits", "beta": "plain", "codebook": "plain", "norm": "plain"}))),
+    ("encodings-unsorted", Flaw.BAD_VALUE, "sorted",
+     made(GRAM, put("encodings/plain", ["codebook", "beta", "norm"]))),
+    ("encodings-role-twice", Flaw.BAD_VALUE, "sorted",
+     made(GRAM, put("encodings/plain", ["beta", "codebook", "codebook", "norm"]))),
+    ("encodings-two-for-a-role", Flaw.BAD_VALUE, "no other",
+     made(GRAM, put("encodings/plain", ["beta", "codebook", "index", "norm"]))),
+    ("encodings-of-numbers", Flaw.BAD_VALUE, "[1]", made(KAN, put("encodings/plain", [1]))),
+    ("encoding-of-no-role", Flaw.BAD_VALUE, "'huffman'", made(KAN, put("encodings/huffman", []))),
+    ("encoding-of-an-absent-role", Flaw.BAD_VALUE, "'norm'",
+     made(KAN, put("encodings/plain", ["bias", "codebook", "kept", "kept_at", "norm"]))),
+    ("encoding-of-an-unknown-role", Flaw.UNKNOWN_ROLE, "'scale'",
+     made(GRAM, put("encodings/plain", ["beta", "codebook", "norm", "scale"]))),
+    ("encoding-missing", Flaw.MISSING_KEY, "'beta'",
+     made(GRAM, put("encodings/plain", ["codebook", "norm"]))),
+    ("encoding-unknown", Flaw.UNKNOWN_ENCODING, "'huffman'",
+     made(GRAM, put("encodings", {"huffman": ["index"], "plain": ["beta", "codebook", "norm"]}))),
+    ("encoding-of-another-role", Flaw.UNKNOWN_ENCODING, "'0.index'",
+     made(GRAM, put("encodings", {"plain": ["beta", "codebook", "index", "norm"]}))),
+    ("exceptions-list", Flaw.BAD_VALUE, "exceptions", made(KAN, put("exceptions", ["0.bias"]))),
+    ("exception-of-no-tensor", Flaw.BAD_VALUE, "'9.bias'",
+     made(KAN, put("exceptions", {"9.bias": "int8"}))),
+    ("exception-unknown", Flaw.UNKNOWN_ENCODING, "'0.codebook'",
+     made(KAN, put("exceptions", {"0.codebook": "int8"}))),
+    ("exception-null", Flaw.UNKNOWN_ENCODING, "None",
+     made(KAN, put("exceptions", {"0.codebook": None}))),
+    ("exception-that-is-none", Flaw.BAD_VALUE, "'0.codebook'",
+     made(KAN, put("exceptions", {"0.codebook": "plain"}))),
+    ("exception-of-a-source-tensor", Flaw.UNKNOWN_ENCODING, "'row'",
+     made(FOREIGN, put("exceptions", {"row": "huffman"}))),
+    # --- tensors against the document ---
+    ("both-dense-and-packed", Flaw.CONFLICTING_TENSORS, "both", made(
+        KAN, tensor("0.coefficients", "F32", [3, 2, 3]),
+        put("encodings/plain", ["bias", "codebook", "coefficients", "kept", "kept_at"]))),
+    ("dense-with-index", Flaw.CONFLICTING_TENSORS, "'c'", made(FOREIGN, tensor("c.index", "U8",
+     [1]))),
+    ("neither-dense-nor-packed", Flaw.MISSING_TENSOR, "neither",
+     made(FOREIGN, without("c.coefficients"), put("encodings/plain", ["bias", "codebook",
+          "norm"]))),
+    ("codebook-missing", Flaw.MISSING_TENSOR, "layer '0'", made(KAN, without("0.codebook"))),
+    ("index-missing", Flaw.MISSING_TENSOR, "'0.index'", made(KAN, without("0.index"))),
+    ("norm-missing", Flaw.MISSING_TENSOR, "'0.norm'",
+     made(GRAM, without("0.norm"), put("encodings/plain", ["beta", "codebook"]))),
+    ("tensor-of-no-layer", Flaw.UNEXPLAINED_TENSOR, "'7.bias'",
+     made(KAN, tensor("7.bias", "F32", [3]))),
+    ("tensor-without-a-layer", Flaw.UNEXPLAINED_TENSOR, "'notes'",
+     made(KAN, tensor("notes", "U8", [3]))),
+    ("tensor-of-an-unknown-role", Flaw.UNKNOWN_ROLE, "'scale'",
+     made(KAN, tensor("0.scale", "F32", [3]))),
+    ("norm-in-a-kan-layer", Flaw.UNEXPLAINED_TENSOR, "'0.norm'",
+     made(KAN, tensor("0.norm", "F32", [2, 3]),
+          put("encodings/plain", ["bias", "codebook", "kept", "kept_at", "norm"]))),
+    ("index-short", Flaw.INDEX_LENGTH, "6 indices of 2 bits take [2]",
+     made(KAN, tensor("0.index", "U8", [1]))),
+    ("index-long", Flaw.INDEX_LENGTH, "'0.index'", made(KAN, tensor("0.index", "U8", [3]))),
+    ("index-of-rank-2", Flaw.INDEX_LENGTH, "[2, 1]", made(KAN, tensor("0.index", "U8", [2, 1]))),
+    ("index-of-one-centroid", Flaw.INDEX_LENGTH, "no tensor",
+     made(KAN, tensor("0.codebook", "F32", [1, 3]), tensor("0.index", "U8", [0]))),
+    ("index-as-if-nothing-were-kept", Flaw.INDEX_LENGTH, "6 indices", made(
+        KAN, without("1.kept"), without("1.kept_at"), tensor("1.index", "U8", [4]),
+        put("encodings/plain", ["bias", "codebook"]))),
+    ("index-i8", Flaw.WRONG_DTYPE, "I8", made(KAN, tensor("0.index", "I8", [2]))),
+    ("index-out-of-range", Flaw.INDEX_RANGE, "holds 10",
+     made(KAN, tensor("1.index", "U8", [3], bytes([0xA0, 0, 0])))),
+    ("index-padding", Flaw.INDEX_PADDING, "'0.index'",
+     made(KAN, tensor("0.index", "U8", [2], bytes([0, 0x10])))),
+    ("codebook-of-rank-1", Flaw.WRONG_SHAPE, "[12]", made(KAN, tensor("0.codebook", "F32", [12]))),
+    ("codebook-of-rank-3", Flaw.WRONG_SHAPE, "[4, 3, 1]",
+     made(KAN, tensor("0.codebook", "F32", [4, 3, 1]))),
+    ("codebook-of-no-rows", Flaw.WRONG_SHAPE, "[0, 3]",
+     made(KAN, tensor("0.codebook", "F32", [0, 3]))),
+    ("codebook-of-no-columns", Flaw.WRONG_SHAPE, "[4, 0]",
+     made(KAN, tensor("0.codebook", "F32", [4, 0]))),
+    ("codebook-of-65537", Flaw.TOO_MANY_CENTROIDS, "65537",
+     made(KAN, tensor("0.codebook", "F16", [65_537, 3]))),
+    ("codebook-of-another-width", Flaw.WRONG_SHAPE, "4 coefficients",
+     made(KAN, tensor("0.codebook", "F32", [4, 4]))),
+    ("codebook-i32", Flaw.WRONG_DTYPE, "I32", made(KAN, tensor("0.codebook", "I32", [4, 3]))),
+    ("codebook-nan", Flaw.NOT_FINITE, "'0.codebook'",
+     made(KAN, tensor("0.codebook", "F32", [4, 3], ramp(11) + NAN))),
+    ("codebook-infinite-in-bf16", Flaw.NOT_FINITE, "1 numbers",
+     made(KAN, tensor("0.codebook", "BF16", [4, 3], bytes(22) + b"\x80\xff"))),
+    ("norm-infinite", Flaw.NOT_FINITE, "'0.norm'",
+     made(GRAM, tensor("0.norm", "F32", [2, 2], ramp(3) + INFINITY))),
+    ("kept-nan", Flaw.NOT_FINITE, "'1.kept'",
+     made(KAN, tensor("1.kept", "F32", [1, 3], ramp(2) + NAN))),
+    ("norm-of-other-features", Flaw.WRONG_SHAPE, "'0.norm'",
+     made(GRAM, tensor("0.norm", "F32", [2, 3]))),
+    ("norm-with-statistics-in-a-layer-norm", Flaw.WRONG_SHAPE, "'0.norm'",
+     made(GRAM, tensor("0.norm", "F32", [4, 2]))),
+    ("norm-flat", Flaw.WRONG_SHAPE, "'a.norm'", made(FOREIGN, tensor("a.norm", "F32", [8]))),
+    ("norm-of-three-rows", Flaw.WRONG_SHAPE, "[3, 2]",
+     made(FOREIGN, tensor("a.norm", "F32", [3, 2]))),
+    ("bias-of-other-features", Flaw.WRONG_SHAPE, "'a.bias'",
+     made(FOREIGN, tensor("a.bias", "F32", [3]))),
+    ("beta-of-rank-2", Flaw.WRONG_SHAPE, "'a.beta'",
+     made(FOREIGN, tensor("a.beta", "F32", [3, 1]),
+          put("encodings/plain", ["beta", "bias", "codebook", "coefficients", "norm"]))),
+    ("beta-of-another-degree", Flaw.WRONG_SHAPE, "'0.beta'",
+     made(GRAM, tensor("0.beta", "F32", [3]))),
+    ("beta-u8", Flaw.WRONG_DTYPE, "'0.beta'", made(GRAM, tensor("0.beta", "U8", [2]))),
+    ("coefficients-flat", Flaw.WRONG_SHAPE, "'c.coefficients'",
+     made(FOREIGN, tensor("c.coefficients", "F32", [4]))),
+    ("coefficients-of-another-shape", Flaw.WRONG_SHAPE, "[2, 1, 2]",
+     made(FOREIGN, tensor("c.coefficients", "F32", [2, 1, 2]))),
+    ("coefficients-none", Flaw.WRONG_SHAPE, "'c.coefficients'",
+     made(FOREIGN, tensor("c.coefficients", "F32", [1, 2, 0]))),
+    ("kept-without-positions", Flaw.MISSING_TENSOR, "only one",
+     made(KAN, without("1.kept_at"), put("encodings/plain", ["bias", "codebook", "kept"]))),
+    ("positions-without-kept", Flaw.MISSING_TENSOR, "only one",
+     made(KAN, without("1.kept"), put("encodings/plain", ["bias", "codebook", "kept_at"]))),
+    ("positions-i32", Flaw.WRONG_DTYPE, "I64", made(KAN, tensor("1.kept_at", "I32", [1]))),
+    ("positions-of-rank-2", Flaw.WRONG_SHAPE, "'1.kept_at'",
+     made(KAN, tensor("1.kept_at", "I64", [1, 1]))),
+    ("positions-of-all-edges", Flaw.WRONG_SHAPE, "'1.kept_at'",
+     made(KAN, tensor("1.kept_at", "I64", [6]), tensor("1.kept", "F32", [6, 3]),
+          without("1.index"))),
+    ("kept-of-another-number", Flaw.WRONG_SHAPE, "'1.kept'",
+     made(KAN, tensor("1.kept", "F32", [2, 3]))),
+    *(
+        (f"positions-{name}", Flaw.KEPT_POSITIONS, "ascend",
+         made(KAN, tensor("1.kept_at", "I64", [2], positions(*places)),
+              tensor("1.kept", "F32", [2, 3]), tensor("1.index", "U8", [2])))
+        for name, places in {
+            "unsorted": (3, 1), "twice": (2, 2), "negative": (-1, 2), "too-large": (1, 6),
+            "extreme": (-(2**63), 2**63 - 1),
+        }.items()
+    ),
+    # --- restore ---
+    ("restore-string", Flaw.BAD_VALUE, "restore", made(FOREIGN, put("restore", "torch"))),
+    ("restore-without-container", Flaw.MISSING_KEY, "'container'",
+     made(FOREIGN, drop("restore/container"))),
+    ("restore-key-unknown", Flaw.UNKNOWN_KEY, "'code'", made(FOREIGN, put("restore/code", "x"))),
+    ("restore-container-unknown", Flaw.BAD_VALUE, "'hdf5'",
+     made(FOREIGN, put("restore/container", "hdf5"))),
+    ("restore-path-string", Flaw.BAD_VALUE, "path", made(FOREIGN, put("restore/path", "state"))),
+    ("restore-metadata-number", Flaw.BAD_VALUE, "metadata",
+     made(FOREIGN, put("restore/metadata", {"epoch": 3}))),
+    ("restore-tensors-object", Flaw.BAD_VALUE, "tensors", made(FOREIGN, put("restore/tensors",
+     {}))),
+    ("restore-tensor-short", Flaw.BAD_VALUE, "tensors",
+     made(FOREIGN, put("restore/tensors/#6", ["count", "I64", []]))),
+    ("restore-tensor-twice", Flaw.BAD_VALUE, "once a tensor",
+     made(FOREIGN, put("restore/tensors/#7/#0", "count"))),
+    ("restore-dtype-unknown", Flaw.BAD_VALUE, "dtype",
+     made(FOREIGN, put("restore/tensors/#6/#1", "I63"))),
+    ("restore-shape-negative", Flaw.BAD_VALUE, "shape",
+     made(FOREIGN, put("restore/tensors/#6/#2", [-1]))),
+    *(
+        (f"origin-{name}", Flaw.BAD_VALUE, "origin of 'grid'", made(FOREIGN, origin(3, value)))
+        for name, value in {
+            "string": "row", "empty": {}, "unknown": {"copy": "row"}, "two": {"as": "row", "tie":
+            "row"}, "as-list": {"as": ["row"]}, "tie-list": {"tie": ["count"]},
+            "repeat-number": {"repeat": 3}, "fill-string": {"fill": "1"}, "fill-bool": {"fill":
+            True}, "arange-short": {"arange": [0, 1]}, "arange-float": {"arange": [0, 1, 3.0]},
+            "layer-half": {"layer": "a", "axes": "out in"},
+            "layer-list": {"layer": ["a"], "axes": "o", "from": 0, "to": 1},
+            "layer-backwards": {"layer": "a", "axes": "o", "from": 2, "to": 1},
+            "layer-bool": {"layer": "a", "axes": "o", "from": False, "to": 1},
+        }.items()
+    ),
+    ("origin-layer-unknown", Flaw.UNKNOWN_LAYER, "'z'",
+     made(FOREIGN, origin(1, {"layer": "z", "axes": "out in coef", "from": 0, "to": 1}))),
+    ("origin-beyond-the-coefficients", Flaw.WRONG_SHAPE, "'fc.w'",
+     made(FOREIGN, origin(1, {"layer": "b", "axes": "out in coef", "from": 2, "to": 3}))),
+    ("origin-of-more-coefficients", Flaw.WRONG_SHAPE, "'fc.w'",
+     made(FOREIGN, origin(1, {"layer": "b", "axes": "out in coef", "from": 0, "to": 2}))),
+    ("origin-tied-to-nothing", Flaw.BAD_VALUE, "'gone'", made(FOREIGN, origin(7, {"tie": "gone"}))),
+    ("origin-tied-to-itself", Flaw.BAD_VALUE, "'again'", made(FOREIGN, origin(7, {"tie":
+     "again"}))),
+    ("origin-missing", Flaw.MISSING_TENSOR, "'gone'", made(FOREIGN, origin(5, {"as": "gone"}),
+     without("a.bias.1"))),
+    ("origin-of-nobody", Flaw.UNKNOWN_ROLE, "'a.bias.1'",
+     made(FOREIGN, put("layers/a.bias", {"shape": [2, 2]}), origin(5, {"fill": 0}))),
+    ("origin-of-another-dtype", Flaw.WRONG_DTYPE, "'count'",
+     made(FOREIGN, tensor("count", "F64", []))),
+    ("origin-of-another-shape", Flaw.WRONG_SHAPE, "'count'",
+     made(FOREIGN, tensor("count", "I64", [1]))),
+    ("origin-row-of-another-width", Flaw.WRONG_SHAPE, "'grid'",
+     made(FOREIGN, tensor("row", "F32", [4]))),
+    ("origin-row-of-another-dtype", Flaw.WRONG_DTYPE, "'row'",
+     made(FOREIGN, tensor("row", "F16", [3]))),
+    ("origin-steps-of-another-number", Flaw.WRONG_SHAPE, "'steps'",
+     made(FOREIGN, origin(4, {"arange": [0, 1, 4]}))),
+    ("opaque-number", Flaw.BAD_VALUE, "opaque", made(FOREIGN, put("restore/opaque", 1))),
+    ("opaque-missing", Flaw.MISSING_TENSOR, "'gone'", made(FOREIGN, put("restore/opaque", "gone"),
+     without("rest"))),
+    ("opaque-f32", Flaw.WRONG_DTYPE, "'rest'", made(FOREIGN, tensor("rest", "F32", [5]))),
+    ("stored-but-unexplained", Flaw.UNEXPLAINED_TENSOR, "'rest'",
+     made(FOREIGN, drop("restore/opaque"))),
+    # --- checksum ---
+    *(
+        (f"checksum-{name}", Flaw.BAD_CHECKSUM_FORM, "checksum", made(KAN, put("checksum", value)))
+        for name, value in {
+            "number": 5, "null": None, "empty": "", "md5": "md5-" + "A" * 22 + "==",
+            "hexadecimal": "sha256-" + "0" * 64, "short": "sha256-" + "A" * 39 + "=",
+            "not-base64": "sha256-" + "*" * 43 + "=", "not-ascii": "sha256-" + "é" * 44,
+            "unused-bits": "sha256-" + "A" * 42 + "B=",
+        }.items()
+    ),
+    ("checksum-of-the-same-bytes", Flaw.BAD_CHECKSUM_FORM, "44 base64", same_digest()),
+    ("checksum-twice", Flaw.BAD_CHECKSUM_FORM, "once",
+     made(FOREIGN, put("checksum", "sha256-" + "B" * 42 + "A="),
+          put("restore/path", ["B" * 42 + "A="]))),
+    ("checksum-escaped", Flaw.BAD_CHECKSUM_FORM, "once",
+     made(KAN, put("checksum", "sha256-" + "B" * 42 + "A="), swap("BBBB", "\\u0042BBB"))),
+    ("checksum-of-another-file", Flaw.CHECKSUM_MISMATCH, "does not match",
+     made(KAN, put("checksum", "sha256-" + "B" * 42 + "A="))),
+    ("payload-bit", Flaw.CHECKSUM_MISMATCH, "does not match", flipped(len(VALID) - 30)),
+    ("index-bit", Flaw.CHECKSUM_MISMATCH, "does not match", flipped(len(VALID) - 4)),
+    ("grid-edited", Flaw.CHECKSUM_MISMATCH, "edited",
+     unsigned(b"[-1.0,1.0,1]", b"[-3.0,3.0,1]")),
+    ("source-edited", Flaw.CHECKSUM_MISMATCH, "edited", unsigned(b"144", b"999")),
+    ("seed-edited", Flaw.CHECKSUM_MISMATCH, "edited",
+     unsigned(b'\\"seed\\":0', b'\\"seed\\":1')),
+    ("tensors-renamed", Flaw.CHECKSUM_MISMATCH, "edited",
+     made(FOREIGN).replace(b"conv.w", b"cone.w")),
+    # --- dense and meta checkpoints ---
+    ("dense-without-coefficients", Flaw.MISSING_TENSOR, "'0.coefficients'",
+     made(DENSE, without("0.coefficients"))),
+    ("dense-with-a-codebook", Flaw.UNEXPLAINED_TENSOR, "'0.codebook'",
+     made(DENSE, tensor("0.codebook", "F32", [2, 3]))),
+    ("dense-of-another-shape", Flaw.WRONG_SHAPE, "[2, 2, 3] was expected",
+     made(DENSE, tensor("0.coefficients", "F32", [2, 3, 2]))),
+    ("dense-of-integers", Flaw.WRONG_DTYPE, "I32",
+     made(DENSE, tensor("0.coefficients", "I32", [2, 2, 3]))),
+    ("dense-nan", Flaw.NOT_FINITE, "'0.coefficients'",
+     made(DENSE, tensor("0.coefficients", "F32", [2, 2, 3], ramp(11) + NAN))),
+    ("dense-layer-key-unknown", Flaw.UNKNOWN_KEY, "'codebook'",
+     made(DENSE, put("layers/0/codebook", "0"))),
+    ("dense-layer-null", Flaw.BAD_VALUE, "layer '0'", made(DENSE, put("layers/0", None))),
+    ("dense-layer-of-another-name", Flaw.UNKNOWN_LAYER, "'first'",
+     made(DENSE, put("layers", {"first": {"shape": [2, 2]}}))),
+    ("dense-of-other-classes", Flaw.BAD_VALUE, "data names 3", made(DENSE, put("data/classes", 3))),
+    ("meta-without-learner", Flaw.MISSING_TENSOR, "'meta.hidden.weight'",
+     made(META, without("meta.hidden.weight"))),
+    ("meta-learner-flat", Flaw.WRONG_SHAPE, "[hidden, embedding]",
+     made(META, tensor("meta.hidden.weight", "F32", [2]))),
+    ("meta-learner-of-no-width", Flaw.WRONG_SHAPE, "[0, 1]",
+     made(META, tensor("meta.hidden.weight", "F32", [0, 1]))),
+    ("meta-embedding-of-another-width", Flaw.WRONG_SHAPE, "'0.embedding'",
+     made(META, tensor("0.embedding", "F32", [2, 2, 2]))),
+]  # fmt: skip
+
+
+def refusal(raw: bytes) -> InvalidFileError:
+    """The error that `raw` is refused with; any other exception is a failure."""
+    with pytest.raises(InvalidFileError) as caught:
+        kancompress.load(raw)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", hostile.HONEST)
+def test_honest_file_is_read(name: str) -> None:
+    raw = made(hostile.HONEST[name])
+    assert kancompress.encode(kancompress.load(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("flaw", "says", "raw"), [pytest.param(*case[1:], id=case[0]) for case in CORPUS]
+)
+def test_lie_is_named(flaw: Flaw, says: str, raw: bytes) -> None:
+    error = refusal(raw)
+    message = str(error)
+    assert error.flaw is flaw, message
+    assert says in message
+    assert message.isprintable()
+    assert len(message) < 600
+    assert message.startswith("the input")
+
+
+# Flaws that need a path; the tests below reach each of them.
+OF_PATHS = {Flaw.MISSING, Flaw.NOT_A_FILE, Flaw.UNREADABLE, Flaw.BAD_ARRAYS}
+
+
+def test_corpus_covers_every_flaw() -> None:
+    assert {flaw for _, flaw, _, _ in CORPUS} == set(Flaw) - OF_PATHS
+    assert len({name for name, _, _, _ in CORPUS}) == len(CORPUS)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "name"),
+    [(Flaw.MISSING, "none"), (Flaw.NOT_A_FILE, "."), (Flaw.UNREADABLE, "loop"),
+     (Flaw.UNREADABLE, "a\0b"), (Flaw.EMPTY, "empty")],
+)  # fmt: skip
+def test_path_that_cannot_be_read(flaw: Flaw, name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "empty").touch()
+    with pytest.raises(InvalidFileError) as caught:
+        kancompress.load(tmp_path / name)
+    assert caught.value.flaw is flaw
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, _, _, raw in CORPUS if len(raw) > 200][::20])
+def test_lie_on_disk_is_the_same_lie(name: str, tmp_path: Path) -> None:
+    flaw, raw = next((flaw, raw) for other, flaw, _, raw in CORPUS if other == name)
+    path = tmp_path / "lie.safetensors"
+    path.write_bytes(raw)
+    with pytest.raises(InvalidFileError) as caught:
+        kancompress.load(path)
+    assert caught.value.flaw is flaw
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": np.zeros((4, 2))},
+        {"x": np.zeros((4, 2)), "y": np.zeros(4, np.int64), "z": np.zeros(1)},
+        {"x": np.zeros((4, 2)), "y": np.zeros(3, np.int64)},
+        {"x": np.zeros(4), "y": np.zeros(4, np.int64)},
+        {"x": np.full((4, 2), np.nan), "y": np.zeros(4, np.int64)},
+        {"x": np.zeros((4, 2)), "y": np.full(4, -1)},
+        {"x": np.zeros((4, 2)), "y": np.zeros(4, np.int64), "x_test": np.zeros((4, 2))},
+    ],
+)
+def test_arrays_that_are_no_data(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "data.safetensors"
+    save_file(arrays, path)
+    with pytest.raises(InvalidFileError) as caught:
+        datasets.load_for_training(DataOptions(file=path), seed=0)
+    assert caught.value.flaw is Flaw.BAD_ARRAYS
+
+
+def test_archive_that_is_no_npz(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(InvalidFileError) as caught:
+        datasets.load_for_training(DataOptions(file=path), seed=0)
+    assert caught.value.flaw is Flaw.BAD_ARRAYS
+
+
+# --- damage at random places ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", hostile.HONEST)
+def test_every_prefix_is_refused(name: str) -> None:
+    raw = made(hostile.HONEST[name])
+    lengths = {*range(24), *range(24, len(raw), max(1, len(raw) // 40)), len(raw) - 1}
+    flaws = {refusal(raw[:length]).flaw for length in lengths}
+    assert {Flaw.EMPTY, Flaw.TOO_SHORT, Flaw.HEADER_TRUNCATED, Flaw.TRUNCATED} <= flaws
+
+
+@pytest.mark.parametrize("name", ["kan", "gramkan", "foreign"])
+def test_every_flipped_bit_is_refused(name: str) -> None:
+    raw = made(hostile.HONEST[name])
+    draw = random.Random(name)
+    at = raw.index(b"sha256-") + len("sha256-")
+    flips = [(place, bit) for place in (*range(16), *range(at, at + 44)) for bit in range(8)]
+    flips += [(place, draw.randrange(8)) for place in draw.sample(range(len(raw)), 200)]
+    for place, bit in flips:
+        changed = bytearray(raw)
+        changed[place] ^= 1 << bit
+        refusal(bytes(changed))
+
+
+# --- damage by someone who signs it --------------------------------------------------------
+
+STRANGE = [
+    None, True, False, 0, -1, 1, 2, 3, 2**31, 2**62, 2**64, 10**22, 0.5, -1.5, 1e308, "", "0", "a",
+    "\ud83d\ude00", "\x00\n", [], {}, [[]], [0], [1, 1], ["a", "a"], [None], {"a": 1}, {"": []},
+    [2**30] * 4,
+]  # fmt: skip
+
+
+def places(value: object, path: str = "") -> Iterator[str]:
+    """Paths of all values inside `value`."""
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else ((f"#{at}", child) for at, child in enumerate(value))
+        if isinstance(value, list)
+        else ()
+    )
+    for key, child in items:
+        yield f"{path}{key}"
+        yield from places(child, f"{path}{key}/")
+
+
+def read(raw: bytes) -> tuple[Container, dict[str, Any]]:
+    container = parse(memoryview(raw), "the test")
+    return container, json.loads(container.metadata["kancompress"])
+
+
+def check_outcome(raw: bytes, what: str) -> None:
+    """Refused in form; or read, and then nothing in the file was passed over in silence."""
+    message = ""
+    try:
+        record = kancompress.load(raw)
+    except InvalidFileError as error:
+        message = str(error)
+    if message:
+        assert message.isprintable(), what
+        assert len(message) < 700, what
+        return
+    if isinstance(record, kancompress.PackedModel):
+        for layer in record.layers:
+            if layer.edges < 1000:
+                assert record.coefficients_of(layer).shape[:-1] == layer.shape, what
+    (old, before), (new, after) = read(raw), read(kancompress.encode(record))
+    for document in (before, after):
+        document.pop("checksum", None)
+    assert before == after, what
+    assert old.entries == new.entries, what
+
+
+@pytest.mark.parametrize("name", hostile.HONEST)
+def test_any_strange_value_in_the_document(name: str) -> None:
+    base = hostile.HONEST[name]
+    for path in places(base.document):
+        for value in STRANGE:
+            raw = made(base, put(path, copy.deepcopy(value)))
+            check_outcome(raw, f"{path} = {value!r}")
+        if not re.search(r"#\d+$", path):
+            check_outcome(made(base, drop(path)), f"no {path}")
+
+
+@pytest.mark.parametrize("name", hostile.HONEST)
+def test_any_strange_value_in_the_header(name: str) -> None:
+    base = hostile.HONEST[name]
+    for tensor_name, (dtype, shape, _) in base.tensors.items():
+        fields = {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}
+        for path in places({tensor_name: fields}):
+            for value in STRANGE:
+                check_outcome(made(base, record(path, value)), f"{path} = {value!r}")
+
+
+def tensors_of_other_types(base: Draft) -> Iterator[tuple[str, bytes]]:
+    for name, (dtype, shape, data) in base.tensors.items():
+        yield f"no {name}", made(base, without(name))
+        for other in hostile.SIZES:
+            yield f"{name} as {other}", made(base, tensor(name, other, shape))
+        for longer in ([*shape, 1], [*shape, 0], [0], [1], [], shape[::-1], [n + 1 for n in shape]):
+            yield f"{name} {longer}", made(base, tensor(name, dtype, longer))
+        yield f"{name} of ones", made(base, tensor(name, dtype, shape, b"\xff" * len(data)))
+
+
+@pytest.mark.parametrize("name", hostile.HONEST)
+def test_any_strange_tensor(name: str) -> None:
+    for what, raw in tensors_of_other_types(hostile.HONEST[name]):
+        check_outcome(raw, what)
+
+
+# --- claims cost nothing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        made(KAN, record("1.index", {"dtype": "U8", "shape": [2**52],
+                                     "data_offsets": [202, 202 + 2**52]})),
+        made(KAN, record("0.bias/shape", [2**50])),
+        made(FOREIGN, put("layers/a/shape", [2**30, 2**30, 1, 1])),
+        struct.pack("<Q", 2**62) + VALID[8:],
+    ],
+)  # fmt: skip
+def test_petabytes_are_not_allocated(raw: bytes) -> None:
+    refusal(raw)
+    tracemalloc.start()
+    try:
+        refusal(raw)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_header_is_refused_in_linear_time() -> None:
+    twice = ",".join(f'"{number}":0' for number in [*range(100_000), 99_999])
+    assert refusal(header(f"{{{twice}}}")).flaw is Flaw.DUPLICATE_KEY
+    shape = ",".join(["4611686018427387904"] * 100_000)
+    text = f'{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}'
+    assert refusal(header(text)).flaw is Flaw.BAD_SHAPE
+
+
+def test_header_lengths_that_look_like_other_formats() -> None:
+    """A header of 640 bytes starts with a pickle's 80 02, one of 60 with a "<"."""
+    for length in (60, 640, 0x3C20, 0x4B50):
+        raw = header("{}" + " " * (length - 2))
+        assert refusal(raw).flaw is Flaw.NOT_KANCOMPRESS
+
+
+def test_layers_of_a_native_network_keep_their_order() -> None:
+    layers = {str(number): {"shape": [1, 1]} for number in range(12)}
+    tensors = {f"{number}.codebook": ("F32", [1, 3], ramp(3)) for number in range(12)}
+    draft = Draft(KAN.document | {"layers": layers, "encodings": {"plain": ["codebook"]}}, tensors)
+    draft.document = {key: value for key, value in draft.document.items() if key != "data"}
+    model = kancompress.load(made(draft))
+    assert isinstance(model, kancompress.PackedModel)
+    assert [layer.name for layer in model.layers] == list(layers)
