@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kancompress import datasets, inspection
+from kancompress import datasets, inspection, storage
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering, compress
 from kancompress.compression import expand as _expand
@@ -76,16 +77,19 @@ def cluster(
     source: Input,
     config: ClusterConfig | None = None,
     *,
+    name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
 ) -> Compression:
     """Cluster the edge vectors of a dense or meta checkpoint and pack it (stage 2).
 
+    name : what messages call the source, its path when None
     Raises UsageError for a file that is packed already.
     """
-    size, record = _sized(source)
+    size, record = _sized(source, name)
     if isinstance(record, PackedModel):
         raise UsageError(
-            "The file is packed already. To cluster it anew: kancompress expand FILE -o DENSE"
+            f"{_called(source, name)} is packed already. To cluster it anew:"
+            " kancompress expand FILE -o DENSE"
         )
     model, layers = compress(
         record, config or ClusterConfig(), source_file_bytes=size, report=report
@@ -98,53 +102,69 @@ def finetune(
     data: DataOptions | None = None,
     config: FinetuneConfig | None = None,
     *,
+    name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
     """Tune the codebooks of a packed file, assignments fixed (stage 3).
 
     data : where the data set lies that the file names; needed when it was the user's own
+    name : what messages call the source, its path when None
     """
-    model = packed_record(source)
+    model = packed_record(source, name)
     rows = datasets.load_for_model(model.data, data)
     check_fit(model, rows)
     return tune(model, rows, config, on_epoch=on_epoch, on_batch=on_batch)
 
 
-def evaluate(source: Input, data: DataOptions | None = None) -> Evaluation:
+def evaluate(
+    source: Input, data: DataOptions | None = None, *, name: str | None = None
+) -> Evaluation:
     """Score a dense, meta or packed network on the test rows of its data set."""
-    record = _sized(source)[1]
+    record = _sized(source, name)[1]
     return evaluate_record(record, datasets.load_for_model(record.data, data))
 
 
-def expand(source: Input) -> Checkpoint:
+def expand(source: Input, *, name: str | None = None) -> Checkpoint:
     """The dense checkpoint of a packed file."""
-    return _expand(packed_record(source))
+    return _expand(packed_record(source, name))
 
 
-def inspect(source: Source, name: str | None = None) -> dict[str, Any]:
-    """What a safetensors file holds, byte by byte; the keys are listed in docs/json.md."""
+def inspect(source: Source, name: str | None = None, *, check: bool = False) -> dict[str, Any]:
+    """What a safetensors file holds, byte by byte; the keys are listed in docs/json.md.
+
+    check : only verify structure and checksum; the report is then `kind` and `sound`
+    Raises InvalidFileError for a damaged file.
+    """
+    if check:
+        return {"kind": storage.check(source, name), "sound": True}
     return inspection.describe(open_container(source, name))
 
 
-def packed_record(source: Input) -> PackedModel:
+def packed_record(source: Input, name: str | None = None) -> PackedModel:
     """The packed model in `source`. Raises UsageError for other kinds."""
-    record = _sized(source)[1]
+    record = _sized(source, name)[1]
     if isinstance(record, Checkpoint):
         raise UsageError(
-            f"The file is a {record.kind} checkpoint; a packed one was expected."
+            f"{_called(source, name)} is a {record.kind} checkpoint; a packed one was expected."
             " Pack it with: kancompress cluster FILE -o PACKED"
         )
     return record
 
 
-def _sized(source: Input) -> tuple[int, Record]:
+def _called(source: Input, name: str | None) -> str:
+    if name is None and isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return name or "The input"
+
+
+def _sized(source: Input, name: str | None) -> tuple[int, Record]:
     """A record and the bytes of its file."""
     if isinstance(source, PackedModel):
         return 0, source
     if isinstance(source, Checkpoint):
         return len(source.encode()), source
-    container = open_container(source)
+    container = open_container(source, name)
     return container.file_size, read_record(container)
 
 

@@ -6,7 +6,9 @@ Nothing here draws at random but the division into training and validation rows,
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,6 +53,8 @@ _TORCHVISION: dict[str, _Images] = {
         std=(0.2673, 0.2564, 0.2762),
     ),
 }
+# What y as whole numbers may count; a target by mistake would ask for a network of its size.
+_MAX_CLASSES = 65_536
 # Fully connected networks see CIFAR images at the size of MNIST's (MetaKAN, arXiv 2506.07549).
 _SIDE = 28
 
@@ -83,7 +87,7 @@ class Dataset:
 
 def load_for_training(options: DataOptions, *, seed: int, validation: float = 0.1) -> Dataset:
     """Read and divide the data that `options` names. Raises UsageError or InvalidFileError."""
-    whole = _whole(options, options.test_split)
+    whole = _whole(options)
     spec = replace(whole.spec, seed=seed, validation=validation)
     return _divide(replace(whole, spec=spec))
 
@@ -96,8 +100,7 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
     options = options or DataOptions()
     if options.file is not None:
         remembered = spec or DataSpec(name=FILE)
-        share = options.test_split if options.test_split is not None else remembered.test
-        whole = _whole(options, share)
+        whole = _whole(options, remembered.test)
     elif spec is None:
         raise UsageError("The file does not name its data set; give one with --data FILE.")
     elif spec.name == FILE:
@@ -106,7 +109,7 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
         )
     else:
         remembered = spec
-        whole = _whole(replace(options, name=spec.name), None)
+        whole = _whole(replace(options, name=spec.name))
     found = replace(whole.spec, seed=remembered.seed, validation=remembered.validation)
     return _divide(replace(whole, spec=found))
 
@@ -133,9 +136,13 @@ def _divide(whole: _Whole) -> Dataset:
     return Dataset(spec=whole.spec, train=train, validation=validation, test=whole.test)
 
 
-def _whole(options: DataOptions, test_share: float | None) -> _Whole:
+def _whole(options: DataOptions, remembered: float | None = None) -> _Whole:
     if options.file is not None:
-        return _from_file(options.file, test_share)
+        return _from_file(options.file, options.test_split, remembered)
+    if options.test_split is not None:
+        raise UsageError(
+            f"{options.name} has test rows of its own; --test-split is for --data FILE."
+        )
     if options.name == DatasetName.DIGITS:
         return _digits()
     if options.name in _TORCHVISION:
@@ -169,21 +176,25 @@ def _torchvision(options: DataOptions) -> _Whole:
     images = _TORCHVISION[options.name]
     make: Callable[..., Any] = getattr(sets, images.source)
     try:
-        parts = [
-            make(root=str(options.directory), train=train, download=options.download)
-            for train in (True, False)
-        ]
-    except RuntimeError as error:
-        if "not found" not in str(error).lower():
-            raise
+        with contextlib.redirect_stdout(sys.stderr):  # torchvision tells of its downloads
+            parts = [
+                make(root=str(options.directory), train=train, download=options.download)
+                for train in (True, False)
+            ]
+    except MemoryError:
+        raise
+    except Exception as error:  # torchvision has no errors of its own
+        if isinstance(error, RuntimeError) and "not found" in str(error).lower():
+            raise InvalidFileError(
+                Flaw.MISSING,
+                f"{options.name} is not in {options.directory}. Name its directory with"
+                " --data-dir, or let torchvision fetch it with --download.",
+            ) from None
+        verb = "read or fetched" if options.download else "read"
         raise InvalidFileError(
-            Flaw.MISSING,
-            f"{options.name} is not in {options.directory}. Name its directory with --data-dir,"
-            " or let torchvision fetch it with --download.",
-        ) from None
-    except OSError as error:
-        raise InvalidFileError(
-            Flaw.UNREADABLE, f"{options.name} could not be read or fetched: {error}."
+            Flaw.UNREADABLE,
+            f"{options.name} could not be {verb} in {options.directory}:"
+            f" {' '.join(str(error).split()) or type(error).__name__}.",
         ) from None
     spec = DataSpec(name=options.name, classes=images.classes, mean=images.mean, std=images.std)
     train, test = (
@@ -212,8 +223,11 @@ def _pixels(data: Any, images: _Images) -> Tensor:
 # --- the user's arrays ---------------------------------------------------------------------
 
 
-def _from_file(path: Path, test_share: float | None) -> _Whole:
-    """Arrays x, y and perhaps x_test, y_test from a safetensors or npz file."""
+def _from_file(path: Path, test_split: float | None, remembered: float | None) -> _Whole:
+    """Arrays x, y and perhaps x_test, y_test from a safetensors or npz file.
+
+    test_split : the user's share of test rows; `remembered` is the checkpoint's
+    """
     arrays = _read_arrays(path)
     unknown = sorted(arrays.keys() - {"x", "y", "x_test", "y_test"})
     missing = sorted({"x", "y"} - arrays.keys())
@@ -226,15 +240,15 @@ def _from_file(path: Path, test_share: float | None) -> _Whole:
         raise _bad(path, "has only one of x_test and y_test; give both or neither")
     whole = _rows(path, arrays["x"], arrays["y"], "x", "y")
     if "x_test" in arrays:
-        if test_share is not None:
+        if test_split is not None:
             raise UsageError(f"{path} has test rows of its own; leave --test-split out.")
         test = _rows(path, arrays["x_test"], arrays["y_test"], "x_test", "y_test")
         if test.x.shape[1] != whole.x.shape[1] or test.y.dtype != whole.y.dtype:
             raise _bad(path, "has test rows that differ from the training rows in width or type")
         return _Whole(spec=_spec_of(path, whole, test, None), train=whole, test=test)
-    share = 0.2 if test_share is None else test_share
+    share = next(share for share in (test_split, remembered, 0.2) if share is not None)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    held = round(len(whole) * share)
+    held = round(len(whole) * share) if 0 < share < 1 else 0
     if not 0 < held < len(whole):
         raise UsageError(f"{path}: {len(whole)} rows cannot give a test share of {share}.")
     train, test = (Split(x=whole.x[part], y=whole.y[part]) for part in (order[held:], order[:held]))
@@ -247,29 +261,41 @@ def _spec_of(path: Path, train: Split, test: Split, share: float | None) -> Data
             raise _bad(path, "has y and y_test of different widths")
         return DataSpec(name=FILE, targets=train.y.shape[1], test=share)
     low, high = (int(f(torch.cat([train.y, test.y]))) for f in (torch.min, torch.max))
-    if low < 0:
-        raise _bad(path, f"has the class {low}; classes count from 0")
+    if not 0 <= low <= high < _MAX_CLASSES:
+        raise _bad(
+            path,
+            f"has whole numbers from {low} to {high} in y. Classes count from 0 to"
+            f" {_MAX_CLASSES - 1}; targets of a regression are floating point numbers",
+        )
     return DataSpec(name=FILE, classes=high + 1, test=share)
 
 
 def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> Split:
-    if x.ndim < 2 or len(x) == 0:
+    if x.ndim < 2 or x.size == 0:
         raise _bad(path, f"has {x_name} of shape {list(x.shape)}; (rows, features) was expected")
+    if y.ndim < 1 or y.size == 0:
+        raise _bad(path, f"has {y_name} of shape {list(y.shape)}; a target a row was expected")
     if len(x) != len(y):
         raise _bad(path, f"has {len(x)} rows in {x_name} and {len(y)} in {y_name}")
     for name, array in ((x_name, x), (y_name, y)):
         if array.dtype.kind not in "fiub":
             raise _bad(path, f"has {name} of type {array.dtype}; numbers were expected")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise _bad(path, f"has NaN or infinity in {name}")
-    features = torch.from_numpy(x.reshape(len(x), -1).astype(np.float32))
+    features = _floats(path, x, x_name)
     if y.dtype.kind == "f":
-        return Split(x=features, y=torch.from_numpy(y.reshape(len(y), -1).astype(np.float32)))
+        return Split(x=features, y=_floats(path, y, y_name))
     if y.ndim != 1:
         raise _bad(
             path, f"has {y_name} of shape {list(y.shape)}; whole numbers are classes, (rows,)"
         )
     return Split(x=features, y=torch.from_numpy(y.astype(np.int64)))
+
+
+def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:
+    with np.errstate(over="ignore"):
+        floats = array.reshape(len(array), -1).astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise _bad(path, f"has NaN, infinity or numbers beyond float32 in {name}")
+    return torch.from_numpy(floats)
 
 
 def _bad(path: Path, message: str) -> InvalidFileError:
@@ -278,14 +304,42 @@ def _bad(path: Path, message: str) -> InvalidFileError:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     data = files.read(path)
-    if bytes(data[:4]) != b"PK\x03\x04":
-        tensors = containers.parse(data, str(path)).tensors()
-        return {
-            name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()
-            for name, t in tensors.items()
-        }
+    if bytes(data[:4]) == b"PK\x03\x04":
+        return _read_npz(path, data)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return dict(archive.items())
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise _bad(path, f"is not a readable npz file ({error})") from None
+        tensors = containers.parse(data, str(path)).tensors()
+    except InvalidFileError as error:
+        if error.flaw not in (Flaw.NOT_SAFETENSORS, Flaw.TOO_SHORT):
+            raise
+        raise _bad(
+            path,
+            "is neither safetensors nor npz; write the arrays with"
+            " numpy.savez(FILE, x=x, y=y) and name the .npz",
+        ) from None
+    return {name: _array(tensor) for name, tensor in tensors.items()}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor for numpy, which lacks bfloat16 and float8."""
+    known = (torch.float16, torch.float32, torch.float64)
+    plain = tensor.is_floating_point() and tensor.dtype not in known
+    return (tensor.float() if plain else tensor).numpy()
+
+
+def _read_npz(path: Path, data: memoryview) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/data.pkl") for name in names):
+            raise _bad(path, "is a torch.save file; safetensors or npz was expected")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = dict(arrays.items())
+    except InvalidFileError:
+        raise
+    except Exception as error:  # zlib, zipfile and numpy each have their own
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise _bad(path, f"is not a readable npz file ({text})") from None
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise _bad(path, f"holds {name!r}, which is no array")
+    return found

@@ -11,8 +11,8 @@ import errno
 import hashlib
 import mmap
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,17 +42,33 @@ def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> Non
     """Refuse, before any work, a target that must not or cannot be written.
 
     Raises UsageError for an existing file without `force`, for one of `inputs` (also through
-    links), for a directory and for a missing parent directory.
+    links), for a directory and for a missing parent directory; KancompressError for a name or a
+    directory that cannot be written.
     """
+    try:
+        _check_target(path, force=force, inputs=inputs)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    except (RuntimeError, ValueError) as error:  # a loop of links (Python < 3.13), a zero byte
+        raise KancompressError(f"{path} could not be written: {error}.") from None
+
+
+def _check_target(path: Path, *, force: bool, inputs: Iterable[Path]) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a directory; name a file to write.")
     for source in inputs:
-        if path.exists() and source.exists() and path.samefile(source):
+        if _is_regular(path) and source.exists() and path.samefile(source):
             raise UsageError(f"{path} is the input itself; write to another file.")
     if _is_regular(path) and not force:
         raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
-    if not path.resolve().parent.is_dir():
-        raise UsageError(f"{path.parent} is not a directory; create it first.")
+    target = path.resolve()
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is not a directory; create it first.")
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            target.lstat()  # a name that is too long
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "its directory is not writable")
 
 
 def _is_regular(path: Path) -> bool:
@@ -68,27 +84,31 @@ def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
     target = path.resolve()
     if path.exists() and not _is_regular(path):  # a device or a named pipe has no "beside"
         return _write_through(path, chunks)
-    aside: Path | None = None
+    aside = _beside(target)
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".part", dir=target.parent
-        )
-        aside = Path(name)
+        handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
         with os.fdopen(handle, "w+b") as file:
             size = _write_and_compare(file.fileno(), chunks, path)
-            os.fchmod(file.fileno(), _mode_for(target))
+            with contextlib.suppress(OSError):  # some file systems have no modes
+                os.fchmod(file.fileno(), _mode_for(target))
         if _is_regular(target) and not force:
             raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
         aside.replace(target)
-        aside = None
         _sync_directory(target.parent)
     except OSError as error:
         raise _cannot_write(path, error) from None
     finally:
-        if aside is not None:
-            with contextlib.suppress(OSError):
-                aside.unlink()
+        with contextlib.suppress(OSError):
+            aside.unlink()
     return size
+
+
+_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name in the same directory, chosen before there is anything to take away."""
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.part")
 
 
 def _cannot_write(path: Path, error: OSError) -> KancompressError:

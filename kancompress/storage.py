@@ -49,10 +49,29 @@ def read_record(container: Container) -> Record:
     )
 
 
+def check(source: Source, name: str | None = None) -> str:
+    """Verify structure and checksum of any safetensors file; returns its kind.
+
+    Raises InvalidFileError for a damaged file. Nothing is counted or measured: files that
+    kancompress did not write are of kind `safetensors`, and their header alone is checked.
+    """
+    container = open_container(source, name)
+    if documents.KEY not in container.metadata:
+        return "safetensors"
+    record = read_record(container)
+    return record.kind if isinstance(record, Checkpoint) else "packed"
+
+
 def encode(record: Record) -> bytes:
-    """The bytes of a record's file, checked by reading them back."""
+    """The bytes of a record's file, checked by reading them back.
+
+    Raises KancompressError for a record that cannot be stored, such as one with NaN.
+    """
     raw = packed.encode(record) if isinstance(record, PackedModel) else record.encode()
-    again = load(raw, "the new file")
+    try:
+        again = load(raw, "the new file")
+    except InvalidFileError as error:
+        raise KancompressError(f"Nothing was written: {error}") from None
     twin = packed.encode(again) if isinstance(again, PackedModel) else again.encode()
     if twin != raw:
         raise KancompressError("The new file does not read back the same; nothing was written.")

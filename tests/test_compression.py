@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fresh
 from torch import Tensor
 
 import kancompress
+from conftest import fresh
 from kancompress import bits, datasets, fitting
 from kancompress.checkpoint import Checkpoint
 from kancompress.nn.network import build

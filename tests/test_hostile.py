@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hostile
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+import hostile
+import kancompress
 from hostile import (
     DENSE,
     FOREIGN,
@@ -32,9 +35,6 @@ from hostile import (
     tensor,
     without,
 )
-from safetensors.numpy import save_file
-
-import kancompress
 from kancompress import datasets
 from kancompress.container import Container, parse
 from kancompress.errors import Flaw, InvalidFileError

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import fresh
 
 import kancompress
+from conftest import fresh
 from kancompress import datasets, fitting
 from kancompress.fitting import Schedule
 from kancompress.nn.edges import MetaEdges

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from kancompress.cli import _streams
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 
 DASH = "-"
+_STDIN = Path("/dev/stdin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +25,28 @@ class Given:
     source: Path | bytes
     name: str
 
-    @property
-    def paths(self) -> list[Path]:
-        """The path that must not be written over, if there is one."""
-        return [self.source] if isinstance(self.source, Path) else []
+
+def inputs(*arguments: str | Path | None) -> list[Path]:
+    """The paths that must not be written over; standard input may be a file, too."""
+    return [
+        _STDIN if str(argument) == DASH else Path(argument)
+        for argument in arguments
+        if argument is not None
+    ]
 
 
 def given(argument: str) -> Given:
     """Spool standard input for `-`, else the path itself. Raises UsageError for a terminal."""
     if argument != DASH:
         return Given(Path(argument), argument)
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin.isatty():
         raise UsageError("Standard input is a terminal; pipe a file into it or name one.")
-    data = sys.stdin.buffer.read()
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise InvalidFileError(
+            Flaw.UNREADABLE, f"Standard input cannot be read: {error.strerror or error}."
+        ) from None
     if not data:
         raise InvalidFileError(
             Flaw.EMPTY, "Standard input is empty; did the command before the pipe fail?"
@@ -44,11 +56,22 @@ def given(argument: str) -> Given:
 
 def check_output(output: str, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse, before any work, an output that cannot be written."""
-    if output == DASH:
-        if sys.stdout.isatty():
-            raise UsageError("Binary data is not written to a terminal; use -o FILE or a pipe.")
+    if output != DASH:
+        files.check_target(Path(output), force=force, inputs=inputs)
         return
-    files.check_target(Path(output), force=force, inputs=inputs)
+    if sys.stdout.isatty():
+        raise UsageError("Binary data is not written to a terminal; use -o FILE or a pipe.")
+    for path in inputs:
+        if _is_stdout(path):
+            raise UsageError("Standard output is the input itself; write to another file.")
+
+
+def _is_stdout(path: Path) -> bool:
+    try:
+        found = os.fstat(sys.stdout.fileno())
+        return stat.S_ISREG(found.st_mode) and os.path.samestat(found, path.stat())
+    except OSError:
+        return False
 
 
 def write_record(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kancompress.errors import UsageError
 from kancompress.specs import DataOptions, DatasetName
 
 InputArgument = Annotated[
@@ -37,12 +39,14 @@ DataFileOption = Annotated[
     typer.Option(
         "--data",
         metavar="FILE",
+        readable=False,  # the library tells, with exit code 3
         help="Your own arrays x, y (and x_test, y_test): safetensors or npz.",
         show_default=False,
     ),
 ]
 DataDirOption = Annotated[
-    Path, typer.Option("--data-dir", metavar="DIR", help="Where named data sets lie.")
+    Path,
+    typer.Option("--data-dir", metavar="DIR", readable=False, help="Where named data sets lie."),
 ]
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Let torchvision fetch a missing data set.")
@@ -58,8 +62,12 @@ TestSplitOption = Annotated[
         show_default=False,
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Rows of a batch.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Rows of a batch.")
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
 ]
@@ -74,6 +82,16 @@ def data_options(
     name: str = DatasetName.DIGITS,
 ) -> DataOptions:
     """The library's record of the data options."""
+    if str(file) == "-":
+        raise UsageError("--data reads no standard input; write the arrays to a file and name it.")
     return DataOptions(
         name=name, file=file, directory=directory, download=download, test_split=test_split
     )
+
+
+def check_finite(**numbers: float | None) -> None:
+    """Refuse NaN and infinity, which pass as numbers on the command line."""
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is {number}; a finite number was expected.")

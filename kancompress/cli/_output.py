@@ -7,6 +7,7 @@ with their control characters escaped and are never read as markup.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,10 @@ from kancompress.errors import KancompressError
 if TYPE_CHECKING:
     from rich.console import Console
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# control characters, half characters of undecodable names, and what turns or breaks lines
+_UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 _quiet = False
 
 
@@ -31,18 +35,27 @@ def set_quiet(quiet: bool) -> None:
 
 def printable(text: str) -> str:
     """`text` with control characters escaped, safe for a terminal."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    return _UNSAFE.sub(lambda match: _escaped(ord(match.group())), text)
 
 
-def _write(text: str, stream: TextIO) -> None:
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def _write(text: str, stream: TextIO, *, needed: bool = False) -> None:
     def action() -> None:
         stream.write(text)
         stream.flush()
 
     if stream is sys.stdout:
         _streams.guarded(action)
-    else:
+        return
+    try:
         action()
+    except OSError:
+        _streams.silence(stream)
+        if needed:
+            raise KancompressError("Standard error could not be written.") from None
 
 
 def flush() -> None:
@@ -67,13 +80,17 @@ def result(text: str) -> None:
 
 
 def document(content: Mapping[str, Any], *, to_stderr: bool = False) -> None:
-    """The JSON document of a command."""
-    text = json.dumps(content, indent=2, allow_nan=False, default=_plain)
-    _write(text + "\n", sys.stderr if to_stderr else sys.stdout)
+    """The JSON document of a command; numbers that are not finite become null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    _write(text + "\n", sys.stderr if to_stderr else sys.stdout, needed=True)
 
 
-def _plain(value: object) -> object:
-    raise KancompressError(f"{type(value).__name__} has no JSON form.")
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(
@@ -105,7 +122,7 @@ def table(
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False)
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
 def _rich_table(

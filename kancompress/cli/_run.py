@@ -1,13 +1,15 @@
 """What surrounds every command: errors become sentences and exit codes.
 
 0 done, 1 failed, 2 usage, 3 unreadable or invalid input, 130 interrupted, 141 the reader of
-standard output has gone.
+standard output has gone, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,12 +17,60 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from kancompress.cli import _output, _streams
 from kancompress.errors import KancompressError
 from kancompress.warnings import KancompressWarning
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_CLOSED_PIPE = 141
+# click's ClickException, which typer may bring along and does not export
+_ParseError: Any = typer.BadParameter.__mro__[2]
+
+
+class _StoppedError(BaseException):
+    """A signal asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Group(TyperGroup):
+    """The commands; what cannot be parsed ends with one sentence, too."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Parse and run, then exit with the code of the command."""
+        _streams.prepare()
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except _ParseError as error:
+            _output.error(_parse_error(error))
+            code = error.exit_code
+        except typer.Abort:
+            code = 130
+        except OSError as error:  # of --help and --version; commands handle their own
+            _streams.silence(sys.stdout)
+            _output.error(f"Standard output could not be written: {error.strerror or error}.")
+            code = 1
+        except SystemExit as stop:
+            # typer's own answer to a closed pipe is 1; nothing else here exits with it
+            if stop.code != 1:
+                raise
+            code = _CLOSED_PIPE
+        sys.exit(code or 0)
+
+
+def _parse_error(error: Any) -> str:
+    text = " ".join(error.format_message().split()).removesuffix(".")
+    text = text.replace(": Value error, ", ": ")
+    if text == "Missing command":
+        *names, last = error.ctx.command.commands
+        text = f"Name a command: {', '.join(names)} or {last}"
+    where = error.ctx.command_path if getattr(error, "ctx", None) else "kancompress"
+    return f"{text}{'' if text.endswith('?') else '.'} See: {where} --help"
 
 
 def command(function: Command) -> Command:
@@ -29,7 +79,8 @@ def command(function: Command) -> Command:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         debug = bool(kwargs.get("debug"))
-        signal.signal(signal.SIGTERM, _terminated)
+        _output.set_quiet(bool(kwargs.get("json_")))
+        _catch_signals()
         warnings.showwarning = _warn
         warnings.simplefilter("default" if debug else "ignore")
         warnings.simplefilter("always", KancompressWarning)
@@ -38,33 +89,47 @@ def command(function: Command) -> Command:
             _output.flush()
         except KeyboardInterrupt:
             _fail("Interrupted; nothing was left half-written.", 130, debug)
+        except _StoppedError as stop:
+            _fail("Stopped; nothing was left half-written.", 128 + stop.number, debug)
         except _streams.ClosedPipeError:
-            _streams.silence()
-            raise typer.Exit(141) from None
+            raise typer.Exit(_CLOSED_PIPE) from None
         except KancompressError as error:
             _fail(str(error), error.exit_code, debug)
-        except MemoryError:
-            _fail("Not enough memory for this.", 1, debug)
         except typer.Exit:
             raise
         except Exception as error:
             # The last door: a bug must not show a traceback to somebody who did not ask for one.
-            _fail(
-                f"Internal error, {type(error).__name__}: {error}. Run it again with --debug and"
-                " report what it prints.",
-                1,
-                debug,
-            )
+            _fail(_last_words(error), 1, debug)
 
     return wrapper  # type: ignore[return-value]
+
+
+def _last_words(error: Exception) -> str:
+    # torch has no type of its own for it
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "Not enough memory for this; try a smaller network, fewer clusters or fewer rows."
+    first = next(iter(str(error).splitlines()), "")  # torch adds its stack in C++
+    return (
+        f"Internal error, {type(error).__name__}: {first}. Run it again with --debug and report"
+        " what it prints."
+    )
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     _output.note(f"Warning: {message}")
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
+def _catch_signals() -> None:
+    """Let a request to stop run the `finally` blocks that take half-written files away."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            with contextlib.suppress(ValueError):  # only the main thread may
+                signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _StoppedError(number)
 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:

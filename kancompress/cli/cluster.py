@@ -61,10 +61,10 @@ def cluster(
       kancompress cluster mnist.safetensors -k 16 -k 1=64 -o packed.safetensors
       kancompress cluster mnist.safetensors --codebook-dtype float16 -o small.safetensors
     """
-    _output.set_quiet(json_)
     common, layers = _clusters(clusters or [])
+    kept = _files.inputs(source)
+    _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
-    _files.check_output(output, force=force, inputs=found.paths)
     config = ClusterConfig(
         clusters=common,
         layers=layers,
@@ -73,8 +73,8 @@ def cluster(
         max_iterations=max_iterations,
         force_pack=force_pack,
     )
-    packed = kancompress.cluster(found.source, config, report=_tell)
-    written = _files.write_record(packed.model, output, force=force, inputs=found.paths)
+    packed = kancompress.cluster(found.source, config, name=found.name, report=_tell)
+    written = _files.write_record(packed.model, output, force=force, inputs=kept)
     origin = packed.model.source
     _output.note(
         f"{_output.size(written)} bytes; the source has {_output.size(origin.file)}"
@@ -98,7 +98,7 @@ def _clusters(values: list[str]) -> tuple[int, dict[str, int]]:
     layers: dict[str, int] = {}
     for value in values:
         name, mark, number = value.rpartition("=")
-        if not number.isascii() or not number.isdigit():
+        if not number.isascii() or not number.isdigit() or len(number) > 20:
             raise UsageError(f"--clusters {value} is no number of clusters; write 16 or 1=64.")
         if not mark:
             if common is not None:

@@ -22,6 +22,7 @@ from kancompress.cli._options import (
     data_options,
 )
 from kancompress.cli._run import command
+from kancompress.errors import UsageError
 
 
 @command
@@ -35,6 +36,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
+            readable=False,
             help="Write the outputs (and classes) of the test rows: .safetensors or .npz.",
             show_default=False,
         ),
@@ -53,11 +55,14 @@ def evaluate(
       kancompress eval mnist.safetensors --data-dir ~/data --json
       kancompress eval mine.safetensors --data my.npz --predictions outputs.npz
     """
-    found = _files.given(source)
-    kept = [*found.paths, *([data] if data else [])]
+    options = data_options(data, data_dir, download, test_split)
+    if str(predictions) == _files.DASH:
+        raise UsageError("--predictions names a file; standard output holds the score.")
     if predictions:
+        kept = _files.inputs(source, data)
         kancompress.check_predictions_target(predictions, force=force, inputs=kept)
-    done = kancompress.evaluate(found.source, data_options(data, data_dir, download, test_split))
+    found = _files.given(source)
+    done = kancompress.evaluate(found.source, options, name=found.name)
     if predictions:
         kancompress.save_predictions(done, predictions, force=force)
     if json_:

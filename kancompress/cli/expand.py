@@ -29,12 +29,11 @@ def expand(
       kancompress expand packed.safetensors -o dense.safetensors
       kancompress expand packed.safetensors -o - | kancompress eval -
     """
-    _output.set_quiet(json_)
+    kept = _files.inputs(source)
+    _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
-    _files.check_output(output, force=force, inputs=found.paths)
-    written = _files.write_record(
-        kancompress.expand(found.source), output, force=force, inputs=found.paths
-    )
+    dense = kancompress.expand(found.source, name=found.name)
+    written = _files.write_record(dense, output, force=force, inputs=kept)
     _output.note(f"{_output.size(written)} bytes")
     if json_:
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
+    BatchOption,
     CompileOption,
     DataDirOption,
     DataFileOption,
@@ -21,10 +23,17 @@ from kancompress.cli._options import (
     OutputOption,
     SeedOption,
     TestSplitOption,
+    check_finite,
     data_options,
 )
 from kancompress.cli._run import command
 from kancompress.recipes import FinetuneConfig
+
+
+class Also(StrEnum):
+    """What can learn beside the codebooks."""
+
+    NORMS = "norms"
 
 
 @command
@@ -36,13 +45,13 @@ def finetune(
     download: DownloadOption = False,
     test_split: TestSplitOption = None,
     also: Annotated[
-        list[str] | None,
+        list[Also] | None,
         typer.Option(help="What else learns: norms (scales, shifts, betas).", show_default=False),
     ] = None,
     lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-4,
     epochs: Annotated[int, typer.Option(min=0, help="Most epochs.")] = 5,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 128,
+    batch_size: BatchOption = 128,
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
@@ -60,10 +69,11 @@ def finetune(
       kancompress finetune packed.safetensors --also norms --epochs 3 -o tuned.safetensors
       kancompress finetune packed.safetensors --data-dir ~/data --json -o tuned.safetensors
     """
-    _output.set_quiet(json_)
-    found = _files.given(source)
-    kept = [*found.paths, *([data] if data else [])]
+    check_finite(lr=lr, weight_decay=weight_decay)
+    options = data_options(data, data_dir, download, test_split)
+    kept = _files.inputs(source, data)
     _files.check_output(output, force=force, inputs=kept)
+    found = _files.given(source)
     config = FinetuneConfig(
         lr=lr,
         epochs=epochs,
@@ -74,12 +84,12 @@ def finetune(
         also=tuple(also or ()),
         compile=compile_,
     )
-    options = data_options(data, data_dir, download, test_split)
     with _output.bar() as bar:
         done = kancompress.finetune(
             found.source,
             options,
             config,
+            name=found.name,
             on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
             on_batch=bar.batch,
         )

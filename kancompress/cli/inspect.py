@@ -42,15 +42,11 @@ def inspect(
       kancompress inspect --check packed.safetensors && echo sound
     """
     found = _files.given(source)
-    report = kancompress.inspect(found.source, found.name)
-    if check:
-        if json_:
-            _output.document({"kind": report["kind"], "sound": True})
-        else:
-            _output.note(f"{found.name}: sound ({report['kind']})")
-        return
+    report = kancompress.inspect(found.source, found.name, check=check)
     if json_:
         _output.document(report)
+    elif check:
+        _output.note(f"{found.name}: sound ({report['kind']})")
     else:
         _show(report, found.name)
 

@@ -8,10 +8,12 @@ import typer
 
 import kancompress
 from kancompress.cli import cluster, evaluate, expand, finetune, inspect, train
+from kancompress.cli._run import Group
 
 app = typer.Typer(
     name="kancompress",
-    no_args_is_help=True,
+    cls=Group,
+    no_args_is_help=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

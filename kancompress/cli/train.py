@@ -10,6 +10,7 @@ import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
+    BatchOption,
     CompileOption,
     DataDirOption,
     DataFileOption,
@@ -20,6 +21,7 @@ from kancompress.cli._options import (
     OutputOption,
     SeedOption,
     TestSplitOption,
+    check_finite,
     data_options,
 )
 from kancompress.cli._run import command
@@ -39,7 +41,10 @@ from kancompress.specs import (
 def train(
     output: OutputOption,
     model: Annotated[ModelName, typer.Option(help="Which network.")] = ModelName.METAFASTKAN,
-    dataset: Annotated[DatasetName, typer.Option(help="Named data set.")] = DatasetName.DIGITS,
+    dataset: Annotated[
+        DatasetName | None,
+        typer.Option(help="Named data set (default digits).", show_default=False),
+    ] = None,
     data: DataFileOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     download: DownloadOption = False,
@@ -48,13 +53,18 @@ def train(
     grid_low: Annotated[float | None, typer.Option(help="Lower end of the grid.")] = None,
     grid_high: Annotated[float | None, typer.Option(help="Upper end of the grid.")] = None,
     grid_size: Annotated[
-        int | None, typer.Option(min=1, help="Grid intervals, or number of RBFs for fastkan.")
+        int | None,
+        typer.Option(min=1, max=65_536, help="Grid intervals, or number of RBFs for fastkan."),
     ] = None,
     degree: Annotated[
         int | None, typer.Option(min=0, max=16, help="Degree of the splines or polynomials.")
     ] = None,
-    embedding: Annotated[int, typer.Option(min=1, help="Embedding size of a meta network.")] = 1,
-    meta_hidden: Annotated[int, typer.Option(min=1, help="Hidden units of the meta-learner.")] = 32,
+    embedding: Annotated[
+        int, typer.Option(min=1, max=65_536, help="Embedding size of a meta network.")
+    ] = 1,
+    meta_hidden: Annotated[
+        int, typer.Option(min=1, max=65_536, help="Hidden units of the meta-learner.")
+    ] = 32,
     lr: Annotated[
         float | None,
         typer.Option(min=0, help="Learning rate; of the meta-learner in a meta network."),
@@ -64,7 +74,7 @@ def train(
     ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Most epochs; 0 saves the new network.")] = 50,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 128,
+    batch_size: BatchOption = 128,
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
@@ -84,8 +94,20 @@ def train(
       kancompress train --model kan --data my.npz --epochs 20 -o mine.safetensors
       kancompress train -o - | kancompress cluster - -o packed.safetensors
     """
-    _output.set_quiet(json_)
-    _files.check_output(output, force=force, inputs=[data] if data else [])
+    check_finite(
+        lr=lr,
+        lr_embedding=lr_embedding,
+        weight_decay=weight_decay,
+        grid_low=grid_low,
+        grid_high=grid_high,
+    )
+    if data and dataset:
+        raise UsageError("--dataset and --data are both given; name one set of data.")
+    options = data_options(data, data_dir, download, test_split, dataset or DatasetName.DIGITS)
+    basis = _basis(model.family, grid_low, grid_high, grid_size, degree)
+    widths = _widths(hidden)
+    kept = _files.inputs(data)
+    _files.check_output(output, force=force, inputs=kept)
     defaults = default_training(model)
     config = TrainConfig(
         lr=defaults.lr if lr is None else lr,
@@ -97,22 +119,18 @@ def train(
         seed=seed,
         compile=compile_,
     )
-    basis = _basis(model.family, grid_low, grid_high, grid_size, degree)
-    options = data_options(data, data_dir, download, test_split, dataset)
     with _output.bar() as bar:
         done = kancompress.train(
             model,
             options,
             config,
             basis=basis,
-            hidden=_widths(hidden),
+            hidden=widths,
             meta=MetaSpec(embedding=embedding, hidden=meta_hidden),
             on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
             on_batch=bar.batch,
         )
-    written = _files.write_record(
-        done.checkpoint, output, force=force, inputs=[data] if data else []
-    )
+    written = _files.write_record(done.checkpoint, output, force=force, inputs=kept)
     best = _scores.best_epoch(done.history)
     _output.table(
         ["model", "data", "best epoch", "validation", "test", "bytes"],
@@ -145,7 +163,7 @@ def _widths(text: str) -> tuple[int, ...]:
         widths = tuple(int(part) for part in text.split(","))
     except ValueError:
         widths = ()
-    if not widths or min(widths) < 1:
+    if not widths or min(widths) < 1 or max(widths) >= 1 << 31:
         raise UsageError(f"--hidden {text} is no list of layer widths; write 32 or 64,32.")
     return widths
 

@@ -1,0 +1,38 @@
+"""torch.compile: the same numbers where a compiler is there, a clear word where not."""
+
+import shutil
+
+import pytest
+import torch
+
+import kancompress
+from conftest import fresh
+from kancompress import compilation
+from kancompress.nn.network import build
+from kancompress.warnings import CompileFallbackWarning
+
+
+def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation.shutil, "which", lambda _: None)
+    config = kancompress.TrainConfig(lr=1e-3, lr_embedding=1e-2, epochs=1, compile=True)
+    with pytest.warns(CompileFallbackWarning, match="C\\+\\+ compiler"):
+        done = kancompress.train("metafastkan", config=config)
+    plain = kancompress.train(
+        "metafastkan", config=kancompress.TrainConfig(lr=1e-3, lr_embedding=1e-2, epochs=1)
+    )
+    assert kancompress.encode(done.checkpoint) == kancompress.encode(plain.checkpoint)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns about this machine, not about us
+def test_compiled_twin_gives_the_same_gradients() -> None:
+    network = build(fresh("kan", (12, 6, 3)))
+    twin = compilation.compiled(network)
+    assert twin is not None
+    x = torch.randn(32, 12, generator=torch.Generator().manual_seed(0))
+    network(x).square().sum().backward()
+    eager = [parameter.grad.clone() for parameter in network.parameters()]  # type: ignore[union-attr]
+    network.zero_grad()
+    twin(x).square().sum().backward()
+    for before, parameter in zip(eager, network.parameters(), strict=True):
+        assert torch.allclose(before, parameter.grad, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,98 @@
+"""The documents say what the program does: they are run, or written by it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import kancompress
+from conftest import fresh
+from kancompress.cli.reference import COMMANDS, reference
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_command_line_reference_is_fresh() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == reference(), (
+        "stale; write it with: python -m kancompress.cli.reference > docs/cli.md"
+    )
+
+
+def test_every_command_has_examples() -> None:
+    page = reference()
+    for command in COMMANDS:
+        section = page.split(f"## kancompress {command}\n")[1].split("\n## ")[0]
+        assert "Examples:" in section
+        assert f"    kancompress {command}" in section
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=lambda block: block.split()[0])
+def test_shell_snippets_run(block: str, tmp_path: Path) -> None:
+    # What installs or runs the tests is what runs this.
+    lines = [
+        line for line in block.splitlines() if not line.startswith(("pip ", "python -m pytest"))
+    ]
+    script = "\n".join(lines)
+    if not script.strip():
+        pytest.skip("nothing but the installation")
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    launcher = binaries / "kancompress"
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kancompress "$@"\n')
+    launcher.chmod(0o755)
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path, env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "2"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
+def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert "kancompress" in names
+
+
+def test_json_keys_are_documented(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "json.md").read_text()
+    path = tmp_path / "packed.safetensors"
+    kancompress.save(kancompress.cluster(fresh("metakan")).model, path)
+    report = kancompress.inspect(path)
+    documented = set(re.findall(r"`([a-z_]+)`", page))
+    keys = {
+        *report,
+        *report["totals"],
+        *report["ratios"],
+        *report["layers"][0],
+        *report["other"][0],
+    }
+    assert keys <= documented
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_version_is_one_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == kancompress.__version__
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,297 @@
+"""Standard streams and signals: pipes, terminals, full disks, and what is left on the disk."""
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from command import ENVIRONMENT, KANCOMPRESS, done, only_line, spawn, write_material
+
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_material(tmp_path_factory.mktemp("streams"))
+
+
+# --- pipes ---------------------------------------------------------------------------------
+
+
+def test_input_and_output_can_be_pipes(place: Path) -> None:
+    raw = (place / "meta.st").read_bytes()
+    packed = done("cluster", "-", "-k", "4", "-o", "-", stdin=raw)
+    dense = done("expand", "-", "-o", "-", stdin=packed.stdout_bytes)
+    assert dense.stdout_bytes == (place / "dense.st").read_bytes()
+    assert done("inspect", "-", stdin=dense.stdout_bytes).stdout.startswith("standard input: dense")
+    assert done("eval", "-", stdin=dense.stdout_bytes).stdout.startswith("accuracy ")
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "inspect packed.st", "expand packed.st -o -"])
+def test_a_reader_that_went_away_is_no_error(arguments: str, place: Path, closed_pipe: int) -> None:
+    result = spawn(*arguments.split(), cwd=place, stdout=closed_pipe)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@full
+@pytest.mark.parametrize(
+    "arguments", ["--help", "inspect packed.st --json", "expand packed.st -o -"]
+)
+def test_a_full_disk_behind_stdout_is_told(arguments: str, place: Path) -> None:
+    with Path("/dev/full").open("w") as stdout:
+        result = spawn(*arguments.split(), cwd=place, stdout=stdout)
+    assert result.returncode == 1
+    assert "Standard output could not be written: No space" in only_line(result.stderr)
+
+
+@full
+def test_a_stderr_that_is_full_does_not_cost_the_work(place: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.st"
+    with Path("/dev/full").open("w") as stderr:
+        result = spawn("expand", place / "packed.st", "-o", target, stderr=stderr)
+        assert result.returncode == 0
+        assert target.read_bytes() == (place / "dense.st").read_bytes()
+        # but a document that was asked for is missed
+        result = spawn("expand", place / "packed.st", "-o", "-", "--json", stderr=stderr,
+                       text=False)  # fmt: skip
+        assert result.returncode == 1
+
+
+def test_streams_that_are_closed(place: Path, tmp_path: Path) -> None:
+    def shell(command: str) -> subprocess.CompletedProcess[str]:
+        line = f"{' '.join(KANCOMPRESS)} {command}"
+        return subprocess.run(
+            ["bash", "-c", line], cwd=place, env=ENVIRONMENT, capture_output=True, text=True
+        )
+
+    result = shell("inspect packed.st >&-")
+    assert result.returncode == 1
+    assert "Standard output could not be written" in only_line(result.stderr)
+    result = shell("inspect - <&-")
+    assert result.returncode == 3
+    assert "Standard input cannot be read" in only_line(result.stderr)
+    result = shell(f"expand packed.st -o {tmp_path}/out.st 2>&- <&- >&-")
+    assert result.returncode == 0
+    assert (tmp_path / "out.st").read_bytes() == (place / "dense.st").read_bytes()
+
+
+def test_the_input_is_not_written_over_through_stdin_or_stdout(place: Path) -> None:
+    path = place / "packed.st"
+    before = path.read_bytes()
+    with path.open("rb") as stdin:
+        result = spawn("expand", "-", "-o", path, "--force", stdin=stdin)
+    assert result.returncode == 2
+    assert "input itself" in only_line(result.stderr)
+    with path.open("ab") as stdout:
+        result = spawn("expand", path, "-o", "-", stdout=stdout)
+    assert result.returncode == 2
+    assert "input itself" in only_line(result.stderr)
+    assert path.read_bytes() == before
+
+
+def test_undecodable_names_can_be_printed(place: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff\xf0.st"
+    try:
+        Path(os.fsdecode(name)).write_bytes((place / "packed.st").read_bytes())
+    except OSError:
+        pytest.skip("the file system refuses names that are not UTF-8")
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}
+    result = spawn("inspect", os.fsdecode(name), env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "/\\udcff\\udcf0.st: packed" in result.stdout
+
+
+# --- terminals -----------------------------------------------------------------------------
+
+
+def on_terminal(*arguments: str | Path, stream: str, **options: Any) -> tuple[int, str, str]:
+    """Run with a terminal as `stream`: exit code, the terminal's text, the other output."""
+    master, slave = pty.openpty()
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            while block := os.read(master, 1 << 16):
+                shown.append(block)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        result = spawn(*arguments, **({stream: slave} | options))
+    finally:
+        os.close(slave)
+        reader.join(timeout=20)
+        os.close(master)
+    rest = (result.stdout or "") + (result.stderr or "")
+    return result.returncode, b"".join(shown).decode(), rest
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*(3[0-7]|38|9[0-7])[\d;]*m")
+
+
+def test_bars_and_tables_on_a_terminal(place: Path, tmp_path: Path) -> None:
+    command = ("train", "--data", place / "classes.npz", "--hidden", "4", "--epochs", "2", "-o")
+    code, text, rest = on_terminal(*command, tmp_path / "a.st", stream="stderr")
+    assert (code, rest) == (0, "")
+    assert COLOUR.search(text)
+    assert "\x1b[?25l" in text  # the cursor is hidden ...
+    assert "\x1b[?25h" in text  # ... and comes back
+    assert "━" in text
+    assert "epoch 2/2" in text
+    assert "─" in text.splitlines()[-3]
+    environment = ENVIRONMENT | {"NO_COLOR": "1"}
+    code, text, rest = on_terminal(*command, tmp_path / "b.st", stream="stderr", env=environment)
+    assert code == 0
+    assert "━" in text
+    assert not COLOUR.search(text)
+
+
+def test_names_do_no_harm_on_a_terminal(place: Path) -> None:
+    code, text, rest = on_terminal("inspect", place / "foreign.st", stream="stdout")
+    assert (code, rest) == (0, "")
+    assert "[red]a\\x1b[31m\\x0a" in text
+    assert "b\\u202e" in text
+    assert not COLOUR.search(text)
+
+
+def test_json_on_a_terminal_is_plain(place: Path) -> None:
+    code, text, rest = on_terminal("inspect", place / "packed.st", "--json", stream="stdout")
+    assert (code, rest) == (0, "")
+    assert text.startswith("{\r\n")
+    assert "\x1b" not in text
+
+
+def test_binary_data_stays_off_a_terminal(place: Path) -> None:
+    code, text, rest = on_terminal("expand", place / "packed.st", "-o", "-", stream="stdout")
+    assert (code, text) == (2, "")
+    assert "terminal" in only_line(rest)
+    code, text, rest = on_terminal("inspect", "-", stream="stdin")
+    assert code == 2
+    assert "Standard input is a terminal" in only_line(rest)
+
+
+# --- signals -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(command: list[str], cue: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has just said `cue` on stderr."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            stderr: IO[str] = process.stderr  # type: ignore[assignment]
+            for line in stderr:
+                if cue in line:
+                    break
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Stopped")],
+)
+def test_training_can_be_stopped(
+    number: int, code: int, words: str, place: Path, tmp_path: Path
+) -> None:
+    command = [
+        *KANCOMPRESS, "train", "--data", str(place / "targets.npz"), "--epochs", "1000000",
+        "--patience", "1000000", "-o", "out.st",
+    ]  # fmt: skip
+    with running(command, "epoch 3/", tmp_path) as process:
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert stdout == ""
+    told = [line for line in stderr.splitlines() if not line.startswith("epoch ")]
+    assert words in only_line("\n".join(told))
+    assert len(told) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+SLOW_EXPAND = """
+    import sys, time
+    from kancompress import files
+    from kancompress.cli.main import main
+
+    compare = files._write_and_compare
+
+    def slowly(*arguments):
+        size = compare(*arguments)
+        print("written aside", file=sys.stderr, flush=True)
+        time.sleep(60)
+        return size
+
+    files._write_and_compare = slowly
+    sys.argv = ["kancompress", "expand", *sys.argv[1:]]
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "old"),
+    [
+        (signal.SIGINT, 130, b"old"),
+        (signal.SIGTERM, 143, None),
+        (signal.SIGKILL, -9, b"old"),
+        (signal.SIGKILL, -9, None),
+    ],
+)
+def test_a_stopped_writer_leaves_the_old_file_or_none(
+    number: int, code: int, old: bytes | None, place: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.st"
+    if old is not None:
+        target.write_bytes(old)
+    command = [
+        sys.executable, "-c", textwrap.dedent(SLOW_EXPAND), str(place / "packed.st"), "-o",
+        "out.st", "--force",
+    ]  # fmt: skip
+    with running(command, "written aside", tmp_path) as process:
+        assert len(list(tmp_path.glob(".out.st.*.part"))) == 1
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (code, "")
+    assert (target.read_bytes() if target.exists() else None) == old
+    if number == signal.SIGKILL:
+        for left in tmp_path.glob(".out.st.*.part"):
+            left.unlink()
+    else:
+        only_line(stderr)
+    assert list(tmp_path.iterdir()) == ([] if old is None else [target])
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(place: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.st"
+    target.write_bytes(b"old")
+    line = f"ulimit -f 8; exec {' '.join(KANCOMPRESS)} expand {place}/packed.st -o out.st --force"
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True,
+        env=ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "out.st could not be written: File too large" in only_line(result.stderr)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
