@@ -70,7 +70,7 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_json_keys_are_documented(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     path = tmp_path / "packed.safetensors"
-    kancompress.save(kancompress.cluster(fresh("metakan")).model, path)
+    kancompress.save(kancompress.cluster(fresh("metafastkan")).model, path)
     report = kancompress.inspect(path)
     documented = set(re.findall(r"`([a-z_]+)`", page))
     keys = {

@@ -14,6 +14,7 @@ FLOORS: list[set[str]] = [
     {"checkpoint"},
     {"packed", "packed.model", "packed.restore", "packed.header", "packed.reader", "packed.writer"},
     {"nn", "nn.edges", "nn.layer", "nn.network"},
+    {"layouts", "foreign"},
     {"compression", "storage", "datasets"},
     {"fitting", "compilation"},
     {"training", "finetuning", "evaluation", "inspection"},
@@ -24,7 +25,8 @@ FLOORS: list[set[str]] = [
 
 
 def floor_of(module: str) -> int:
-    name = "cli" if module.split(".")[0] == "cli" else module
+    first = module.split(".")[0]
+    name = first if first in ("cli", "foreign", "layouts") else module
     return next(number for number, names in enumerate(FLOORS) if name in names)
 
 

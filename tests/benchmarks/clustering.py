@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.clustering [--rounds 5] [--edges 300000] [--clusters 256]
 
-Prints Lloyd against Lloyd on the same vectors, and the whole of `kancompress cluster` on a checkpoint
-with that many edges beside scikit-learn's KMeans alone. The two take turns; the ratio is the
-median over the rounds.
+Prints Lloyd against Lloyd on the same vectors, and the whole of `kancompress cluster` on a
+checkpoint with that many edges beside scikit-learn's KMeans alone. They take turns; the ratio is
+the median over the rounds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Table 1 of the MetaCluster paper, run again: any row or data set, finished cells kept.
 
-    python -m tests.benchmarks.paper --dataset mnist --data-dir DIR [--seeds 0 1 2] [--models kan ...]
+    python -m tests.benchmarks.paper --dataset mnist --data-dir DIR [--seeds 0 1] [--models kan]
     python -m tests.benchmarks.paper --dataset mnist --table
 
 A cell is one training run (model, data set, seed) with its clustered and fine-tuned files. Each is
