@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,13 @@ from kancompress.errors import UsageError
 from kancompress.evaluation import Evaluation, check_fit, evaluate_record
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
+from kancompress.foreign import ForeignCheckpoint, read_foreign
+from kancompress.layouts import Recognition, recognise
 from kancompress.packed import PackedModel
 from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, TrainConfig
+from kancompress.repacking import Restored, repack, restore
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
-from kancompress.storage import Record, Source, open_container, read_record
+from kancompress.storage import Record, Source, is_native, open_container, read_record
 from kancompress.training import Training, fit_network
 
 Input = Source | Record
@@ -26,10 +29,11 @@ Input = Source | Record
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Compression:
-    """Result of `cluster`: the packed model and what was done to each layer."""
+    """Result of `cluster`: the packed model, what was done to each layer, what to know of it."""
 
     model: PackedModel
     layers: list[LayerClustering]
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -77,14 +81,29 @@ def cluster(
     source: Input,
     config: ClusterConfig | None = None,
     *,
+    layouts: Mapping[str, str] | None = None,
+    keep_scaler: bool = False,
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
 ) -> Compression:
-    """Cluster the edge vectors of a dense or meta checkpoint and pack it (stage 2).
+    """Cluster the edge vectors of a checkpoint and pack it (stage 2).
 
-    name : what messages call the source, its path when None
-    Raises UsageError for a file that is packed already.
+    source      : a dense or meta checkpoint of ours, or a file that another KAN library saved
+    layouts     : for the latter: layer name or stem ("" for all) to the name of a layout, or to one
+                  in the notation of docs/layouts.md, where names and shapes do not tell
+    keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
+    name        : what messages call the source, its path when None
+    Raises UsageError for a file that is packed already, or in which no KAN layer is recognised.
     """
+    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+        foreign = read_foreign(source, name)
+        found = recognise(foreign.tensors, layouts)
+        model, layers = repack(
+            foreign, found, config or ClusterConfig(), keep_scaler=keep_scaler, report=report
+        )
+        return Compression(model=model, layers=layers, notes=_notes(foreign, found))
+    if layouts or keep_scaler:
+        raise UsageError("Layouts and scalers belong to other libraries' files; this one is ours.")
     size, record = _sized(source, name)
     if isinstance(record, PackedModel):
         raise UsageError(
@@ -125,9 +144,10 @@ def evaluate(
     return evaluate_record(record, datasets.load_for_model(record.data, data))
 
 
-def expand(source: Input, *, name: str | None = None) -> Checkpoint:
-    """The dense checkpoint of a packed file."""
-    return _expand(packed_record(source, name))
+def expand(source: Input, *, name: str | None = None) -> Checkpoint | Restored:
+    """The dense checkpoint of a packed native network, or another library's state dict again."""
+    model = packed_record(source, name)
+    return _expand(model) if model.restore is None else restore(model)
 
 
 def inspect(source: Source, name: str | None = None, *, check: bool = False) -> dict[str, Any]:
@@ -150,6 +170,19 @@ def packed_record(source: Input, name: str | None = None) -> PackedModel:
             " Pack it with: kancompress cluster FILE -o PACKED"
         )
     return record
+
+
+def _notes(source: ForeignCheckpoint, found: Recognition) -> tuple[str, ...]:
+    """What the user should know of a foreign source: layouts, what was dropped, what was not
+    recognised."""
+    by_layout: dict[str, int] = {}
+    for layer in found.layers:
+        by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
+    known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
+    notes = [f"recognised {known}"]
+    notes += dict.fromkeys(note for layer in found.layers for note in layer.notes)
+    notes += [f"left out: {what}" for what in source.dropped]
+    return (*notes, *found.problems)
 
 
 def _called(source: Input, name: str | None) -> str:

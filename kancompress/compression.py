@@ -60,7 +60,7 @@ def compress(
     Raises UsageError when `config` names a layer that is not there or a number out of range.
     """
     names = [str(number) for number in range(len(checkpoint.shapes))]
-    _check_config(config, names)
+    check_numbers(config, names)
     layers, results = [], []
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         name = names[number]
@@ -87,7 +87,8 @@ def compress(
     return model, results
 
 
-def _check_config(config: ClusterConfig, names: list[str]) -> None:
+def check_numbers(config: ClusterConfig, names: list[str]) -> None:
+    """Refuse numbers of clusters out of range, and for layers that are not there."""
     for name in config.layers:
         if name not in names:
             raise UsageError(
@@ -115,30 +116,50 @@ def _pack_layer(
     name: str, coefficients: Tensor, clusters: int, config: ClusterConfig
 ) -> tuple[PackedLayer, LayerClustering]:
     shape = tuple(coefficients.shape[:-1])
-    vectors = coefficients.reshape(-1, coefficients.shape[-1]).numpy()
-    found = kmeans.fit(vectors, clusters, seed=config.seed, max_iterations=config.max_iterations)
-    codebook, labels = _store(vectors, found, _DTYPES[config.codebook_dtype], name)
-    k, width = len(codebook), bits.width_of(len(codebook))
+    vectors = coefficients.reshape(-1, coefficients.shape[-1])
+    dtype = codebook_dtype(config, torch.float32)
+    result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype)
+    if result.clusters is None:
+        layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.contiguous())
+        return layer, result
+    index = bits.pack(labels, bits.width_of(len(codebook)))
+    return PackedLayer(name=name, shape=shape, codebook=codebook, index=index), result
+
+
+def codebook_dtype(config: ClusterConfig, source: torch.dtype) -> torch.dtype:
+    """The type of stored centroids; `source` is what CodebookDtype.SOURCE (the default) means."""
+    return _DTYPES.get(config.codebook_dtype, source)
+
+
+def pack_vectors(
+    name: str, vectors: Tensor, clusters: int, config: ClusterConfig, dtype: torch.dtype
+) -> tuple[LayerClustering, Tensor, np.ndarray]:
+    """Cluster vectors (n, d): what was done, the codebook (k, d) in `dtype`, and labels (n,).
+
+    `LayerClustering.clusters` is None where the packed form would be no smaller.
+    """
+    half = vectors.dtype in (torch.float16, torch.bfloat16)
+    points = (vectors.float() if half else vectors).numpy()
+    found = kmeans.fit(points, clusters, seed=config.seed, max_iterations=config.max_iterations)
+    codebook, labels = _store(points, found, dtype, name)
+    width = bits.width_of(len(codebook))
     packed_bytes = codebook.numel() * codebook.element_size() + bits.packed_size(len(labels), width)
-    dense_bytes = coefficients.numel() * coefficients.element_size()
+    dense_bytes = vectors.numel() * vectors.element_size()
+    stays = packed_bytes >= dense_bytes and not config.force_pack
     result = LayerClustering(
         name=name,
-        edges=len(vectors),
-        coefficients=vectors.shape[1],
-        clusters=k,
+        edges=len(points),
+        coefficients=points.shape[1],
+        clusters=None if stays else len(codebook),
         requested=clusters,
         iterations=found.iterations,
         repaired=found.repaired,
         exact=found.exact,
-        distortion=_relative_distortion(vectors, codebook, labels),
+        distortion=0.0 if stays else _relative_distortion(points, codebook, labels),
         packed_bytes=packed_bytes,
         dense_bytes=dense_bytes,
     )
-    if packed_bytes >= dense_bytes and not config.force_pack:
-        layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.contiguous())
-        return layer, replace(result, clusters=None, distortion=0.0)
-    index = bits.pack(labels, width)
-    return PackedLayer(name=name, shape=shape, codebook=codebook, index=index), result
+    return result, codebook, labels
 
 
 def _store(
@@ -151,7 +172,7 @@ def _store(
             f"Layer {name!r} has coefficients up to {np.abs(found.centroids).max():.3g}, too large"
             f" for {str(dtype).removeprefix('torch.')}; use --codebook-dtype float32."
         )
-    if found.exact or dtype == torch.float32:
+    if found.exact or dtype in (torch.float32, torch.float64):
         return codebook, found.labels
     labels = kmeans.assign(vectors, codebook.double().numpy())
     used, labels = np.unique(labels, return_inverse=True)

@@ -83,6 +83,15 @@ class Flaw(StrEnum):
     BAD_CHECKSUM_FORM = "bad-checksum-form"
     CHECKSUM_MISMATCH = "checksum-mismatch"
     BAD_ARRAYS = "bad-arrays"
+    UNKNOWN_FORMAT = "unknown-format"
+    BAD_ZIP = "bad-zip"
+    TORCHSCRIPT = "torchscript"
+    BAD_PICKLE = "bad-pickle"
+    UNSAFE_PICKLE = "unsafe-pickle"
+    NO_TENSORS = "no-tensors"
+    UNSUPPORTED_TENSOR = "unsupported-tensor"
+    BAD_INDEX = "bad-index"
+    MISSING_SHARD = "missing-shard"
 
 
 class InvalidFileError(KancompressError):

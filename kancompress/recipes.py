@@ -17,8 +17,9 @@ CLUSTERS = 16
 
 
 class CodebookDtype(StrEnum):
-    """Type of the stored centroids."""
+    """Type of the stored centroids; `source` is the type that the source's coefficients have."""
 
+    SOURCE = "source"
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
@@ -68,7 +69,7 @@ class ClusterConfig:
 
     clusters: int = CLUSTERS
     layers: Mapping[str, int] = field(default_factory=dict)
-    codebook_dtype: CodebookDtype = CodebookDtype.FLOAT32
+    codebook_dtype: CodebookDtype = CodebookDtype.SOURCE
     seed: int = 0
     max_iterations: int = 100
     force_pack: bool = False

@@ -35,6 +35,17 @@ def load(source: Source, name: str | None = None) -> Record:
     return read_record(open_container(source, name))
 
 
+def is_native(source: Source) -> bool:
+    """Whether kancompress wrote this file: a safetensors file with its key in the metadata."""
+    data = memoryview(source) if isinstance(source, bytes) else files.read(Path(source))
+    try:
+        return documents.KEY in containers.parse(data, "").metadata
+    except InvalidFileError:
+        length = int.from_bytes(data[:8], "little")
+        start = bytes(data[8 : 8 + min(length, 256)])
+        return start.startswith(b'{"__metadata__":{"kancompress"')
+
+
 def read_record(container: Container) -> Record:
     """The record in a file that is open already."""
     document = documents.read(container)

@@ -213,7 +213,7 @@ FOREIGN = Draft(
                 }],
                 ["fc.scale", "F32", [2], {"fill": 1.0}],
                 ["grid", "F32", [2, 3], {"repeat": "row"}],
-                ["steps", "I64", [2, 3], {"arange": [0, 1, 3]}],
+                ["steps", "I64", [2, 3], {"arange": [0, 1, 0, 3]}],
                 ["a.bias", "F32", [3], {"as": "a.bias.1"}],
                 ["count", "I64", [], None],
                 ["again", "I64", [], {"tie": "count"}],

@@ -84,7 +84,14 @@ def write_record(
     """Write a record to a path or to standard output; returns its bytes."""
     if output != DASH:
         return kancompress.save(record, output, force=force, inputs=inputs)
-    write_stdout(data := kancompress.encode(record))
+    return write_bytes(kancompress.encode(record), output, force=force)
+
+
+def write_bytes(data: bytes, output: str, *, force: bool) -> int:
+    """Write a whole file to a path, atomically and verified, or to standard output."""
+    if output != DASH:
+        return files.write(Path(output), [data], force=force)
+    write_stdout(data)
     return len(data)
 
 

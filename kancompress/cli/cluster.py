@@ -41,10 +41,21 @@ def cluster(
     ] = None,
     codebook_dtype: Annotated[
         CodebookDtype, typer.Option(help="Type of the stored centroids.")
-    ] = CodebookDtype.FLOAT32,
+    ] = CodebookDtype.SOURCE,
     max_iterations: Annotated[int, typer.Option(min=1, help="Most k-means iterations.")] = 100,
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
+    ] = False,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[STEM=]LAYOUT",
+            help="Layout of another library's layers, where the file does not tell; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_scaler: Annotated[
+        bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
     ] = False,
     seed: SeedOption = 0,
     force: ForceOption = False,
@@ -54,6 +65,7 @@ def cluster(
     """Cluster the edge vectors of each layer and write a packed file (stage 2).
 
     A meta checkpoint is generated to coefficients first and its meta-learner is dropped.
+    Checkpoints of other KAN libraries (.pt or safetensors) are recognised by their tensors.
 
     \b
     Examples:
@@ -73,7 +85,16 @@ def cluster(
         max_iterations=max_iterations,
         force_pack=force_pack,
     )
-    packed = kancompress.cluster(found.source, config, name=found.name, report=_tell)
+    packed = kancompress.cluster(
+        found.source,
+        config,
+        layouts=_layouts(layout or []),
+        keep_scaler=keep_scaler,
+        name=found.name,
+        report=_tell,
+    )
+    for note in packed.notes:
+        _output.note(note)
     written = _files.write_record(packed.model, output, force=force, inputs=kept)
     origin = packed.model.source
     _output.note(
@@ -87,9 +108,23 @@ def cluster(
                 "file_bytes": written,
                 "source": origin.to_json(),
                 "layers": [asdict(layer) for layer in packed.layers],
+                "notes": list(packed.notes),
             },
             to_stderr=output == _files.DASH,
         )
+
+
+def _layouts(values: list[str]) -> dict[str, str]:
+    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...` and `STEM=coef=...`."""
+    layouts: dict[str, str] = {}
+    for value in values:
+        stem, mark, layout = value.partition("=")
+        if not mark or stem.strip() == "coef":
+            stem, layout = "", value
+        if stem in layouts:
+            raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")
+        layouts[stem] = layout
+    return layouts
 
 
 def _clusters(values: list[str]) -> tuple[int, dict[str, int]]:

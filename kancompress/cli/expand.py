@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._options import (
@@ -13,6 +15,9 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import command
 
+# Whether a suffix asks for a torch file; the source's own container where it says nothing.
+_TORCH_FILE = {".safetensors": False, ".pt": True, ".pth": True, ".bin": True}
+
 
 @command
 def expand(
@@ -22,18 +27,27 @@ def expand(
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a packed file's network with all its coefficients: a dense safetensors checkpoint.
+    """Write a packed file's network with all its coefficients.
+
+    A native network becomes a dense safetensors checkpoint. Another library's checkpoint comes back
+    with its own names, shapes and types, in the container it had, or in the one that OUT's suffix
+    names (.safetensors, or .pt, .pth, .bin).
 
     \b
     Examples:
       kancompress expand packed.safetensors -o dense.safetensors
+      kancompress expand packed.safetensors -o restored.pt
       kancompress expand packed.safetensors -o - | kancompress eval -
     """
     kept = _files.inputs(source)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
     dense = kancompress.expand(found.source, name=found.name)
-    written = _files.write_record(dense, output, force=force, inputs=kept)
+    if isinstance(dense, kancompress.Checkpoint):
+        written = _files.write_record(dense, output, force=force, inputs=kept)
+    else:
+        suffix = _TORCH_FILE.get(Path(output).suffix)
+        written = _files.write_bytes(dense.encode(torch_file=suffix), output, force=force)
     _output.note(f"{_output.size(written)} bytes")
     if json_:
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)

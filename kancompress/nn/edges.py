@@ -8,8 +8,6 @@ input axis, which makes the matrix (out, coefficients * in) of a layer a view.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -96,7 +94,28 @@ class CodebookEdges(nn.Module):
         return functional.embedding(self.index, table)
 
 
-def xavier_embedding(shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
-    """Initial embeddings as MetaKAN draws them: normal with variance 2 / (edges + size)."""
-    std = math.sqrt(2.0 / (math.prod(shape) + size))
-    return torch.randn(*shape, size, generator=generator) * std
+EMBEDDING_STD = 0.03
+OUTPUT_GAIN = 0.3
+
+
+def new_embedding(shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
+    """Initial embeddings (*shape, size), normal around zero."""
+    return torch.randn(*shape, size, generator=generator) * EMBEDDING_STD
+
+
+def new_learner(
+    embedding: int, hidden: int, coefficients: int, generator: torch.Generator
+) -> MetaLearner:
+    """A meta-learner whose first coefficients lie near zero.
+
+    Xavier normal weights and zero biases, as in MetaKAN, but the output layer OUTPUT_GAIN times
+    smaller: a step of Adam moves every embedding by its whole learning rate, so the slope of the
+    meta-learner sets how far one step throws the sums over all inputs. With the full slope the
+    B-spline network is thrown off its grid now and then and does not come back
+    (docs/measurements.md, initialisation).
+    """
+    learner = MetaLearner(embedding, hidden, coefficients)
+    for linear, gain in ((learner.hidden, 1.0), (learner.output, OUTPUT_GAIN)):
+        nn.init.xavier_normal_(linear.weight, gain=gain, generator=generator)
+        nn.init.zeros_(linear.bias)
+    return learner

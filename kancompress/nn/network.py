@@ -17,7 +17,8 @@ from kancompress.nn.edges import (
     DenseEdges,
     MetaEdges,
     MetaLearner,
-    xavier_embedding,
+    new_embedding,
+    new_learner,
 )
 from kancompress.nn.layer import KanLayer
 from kancompress.packed import PackedLayer, PackedModel
@@ -63,15 +64,17 @@ def initialise(
     """A freshly drawn network; the same seed gives the same network.
 
     Plain networks start as their libraries start them (efficient-kan, fast-kan, torch-conv-kan),
-    meta networks as MetaKAN does: Xavier normal embeddings and meta-learner, biases zero.
+    meta networks near zero (`new_embedding`, `new_learner`).
     """
     generator = torch.Generator().manual_seed(seed)
-    learner = _new_learner(meta, basis, generator) if meta else None
+    learner = None
+    if meta:
+        learner = new_learner(meta.embedding, meta.hidden, basis.coefficients, generator)
     layers = []
     for inputs, out in pairwise(widths):
         edges: nn.Module
         if meta and learner:
-            edges = MetaEdges(xavier_embedding((out, inputs), meta.embedding, generator), learner)
+            edges = MetaEdges(new_embedding((out, inputs), meta.embedding, generator), learner)
         else:
             edges = DenseEdges(_new_coefficients(basis, out, inputs, generator))
         sides = side_shapes(basis, (out, inputs))
@@ -81,14 +84,6 @@ def initialise(
             beta = torch.randn(sides["beta"], generator=generator) / (inputs * sides["beta"][0])
         layers.append(KanLayer(basis, edges, norm=norm, beta=beta))
     return Network(layers)
-
-
-def _new_learner(meta: MetaSpec, basis: BasisSpec, generator: torch.Generator) -> MetaLearner:
-    learner = MetaLearner(meta.embedding, meta.hidden, basis.coefficients)
-    for linear in (learner.hidden, learner.output):
-        nn.init.xavier_normal_(linear.weight, generator=generator)
-        nn.init.zeros_(linear.bias)
-    return learner
 
 
 def _new_coefficients(

@@ -39,6 +39,7 @@ class Header:
         self.where = container.where
         self.entries = container.entries
         self.shapes: dict[str, Shape] = {}
+        self.groups: dict[str, int] = {}
         self.shares: dict[str, str] = {}
         self.others: set[str] = set()
         self.basis: BasisSpec | None = None
@@ -79,7 +80,7 @@ class Header:
             self._check_foreign_sides()
         if "restore" in self.document:
             layers = {
-                name: (element_count(shape), self._coefficients(name))
+                name: (element_count(shape), self._coefficients(name), self.groups[name])
                 for name, shape in self.shapes.items()
             }
             check_origins(self.document["restore"], self.entries, layers, self.where)
@@ -132,7 +133,8 @@ class Header:
                 raise self.fail(Flaw.BAD_VALUE, f"{shown(name)} is not a layer name.")
             if not isinstance(record, dict):
                 raise self.fail(Flaw.BAD_VALUE, f"layer {name!r} should be an object.")
-            documents.check_keys(record, {"shape"}, {"codebook"}, self.where, f"layer {name!r}")
+            what = f"layer {name!r}"
+            documents.check_keys(record, {"shape"}, {"codebook", "groups"}, self.where, what)
             shape = record["shape"]
             if (
                 not isinstance(shape, list)
@@ -146,6 +148,7 @@ class Header:
                     " [out, in, rows, columns] was expected.",
                 )
             self.shapes[name] = tuple(shape)
+            self.groups[name] = self._groups(record, what)
             if "codebook" in record:
                 self.shares[name] = record["codebook"]
         for name, target in self.shares.items():
@@ -160,6 +163,18 @@ class Header:
                     f"layer {name!r} uses the codebook of {shown(target)}, which has none of its"
                     " own.",
                 )
+
+    def _groups(self, record: Mapping[str, Any], what: str) -> int:
+        groups = record.get("groups", 1)
+        if "groups" in record and (
+            type(groups) is not int or groups < 2 or record["shape"][0] % groups
+        ):
+            raise self.fail(
+                Flaw.BAD_VALUE,
+                f"{what} has {shown(groups)} groups; a divisor of its outputs was expected.",
+            )
+        count: int = groups
+        return count
 
     def _check_names(self) -> None:
         named: set[str] = set()

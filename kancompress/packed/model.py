@@ -26,6 +26,7 @@ class PackedLayer:
 
     shape        : (out, in) or (out, in, rows, columns)
     codebook     : (k, d), or None where `shares` names the layer whose codebook is used
+    groups       : of a grouped convolution, whose outputs are numbered group by group
     index        : packed indices of the packed edges, `bits.packed_size` bytes
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
     coefficients : (*shape, d) of a layer that stays dense
@@ -36,6 +37,7 @@ class PackedLayer:
     shape: tuple[int, ...]
     codebook: Tensor | None = None
     shares: str | None = None
+    groups: int = 1
     index: npt.NDArray[np.uint8] | None = None
     kept_at: Tensor | None = None
     kept: Tensor | None = None

@@ -87,6 +87,7 @@ def _read_layer(name: str, header: Header) -> PackedLayer:
         shape=header.shapes[name],
         codebook=tensors.get("codebook"),
         shares=header.shares.get(name),
+        groups=header.groups[name],
         index=index,
         kept_at=tensors.get("kept_at"),
         kept=tensors.get("kept"),

@@ -49,10 +49,12 @@ def check_restore(record: object, layers: set[str], where: str) -> set[str]:
                     f"{shown(name)} is tied to {shown(target)}, which is no tensor that has storage"
                     " of its own",
                 )
-            case {"layer": layer} if layer not in layers:
+        for piece in pieces_of(origin):
+            if piece["layer"] not in layers:
                 raise InvalidFileError(
                     Flaw.UNKNOWN_LAYER,
-                    f"{where}: {shown(name)} comes from layer {shown(layer)}, which is not there.",
+                    f"{where}: {shown(name)} comes from layer {shown(piece['layer'])}, which is not"
+                    " there.",
                 )
     if "opaque" in record:
         if not isinstance(record["opaque"], str):
@@ -61,24 +63,31 @@ def check_restore(record: object, layers: set[str], where: str) -> set[str]:
     return stored
 
 
+def pieces_of(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The ranges of a layer's coefficients that a tensor holds, none where it holds no edges."""
+    if origin and "layer" in origin:
+        return [origin]
+    pieces: list[Mapping[str, Any]] = origin["parts"] if origin and "parts" in origin else []
+    return pieces
+
+
 def check_origins(
     record: Mapping[str, Any],
     entries: Mapping[str, Entry],
-    layers: Mapping[str, tuple[int, int]],
+    layers: Mapping[str, tuple[int, int, int]],
     where: str,
 ) -> None:
     """Check that every tensor of the source has the dtype and the size of what it comes from.
 
     record : an object that has passed `check_restore`, and whose stored tensors are in `entries`
-    layers : edges of each layer and coefficients of an edge
+    layers : edges of each layer, coefficients of an edge, and groups
     """
     for name, dtype, shape, origin in record["tensors"]:
         count = element_count(tuple(shape))
         match origin:
-            case {"layer": layer, "from": first, "to": last}:
-                edges, coefficients = layers[layer]
-                fits = last <= coefficients and count == edges * (last - first)
-            case {"arange": [_, _, length]}:
+            case {"layer": _} | {"parts": _}:
+                fits = count == sum(_held(piece, layers) for piece in pieces_of(origin))
+            case {"arange": [_, _, _, length]}:
                 fits = bool(shape) and shape[-1] == length
             case {"repeat": row}:
                 _check_dtype(entries[row], dtype, name, where)
@@ -98,6 +107,16 @@ def check_origins(
             )
     if "opaque" in record:
         _check_dtype(entries[record["opaque"]], "U8", "restore.opaque", where)
+
+
+def _held(piece: Mapping[str, Any], layers: Mapping[str, tuple[int, int, int]]) -> int:
+    """Numbers of a layer that a piece covers; -1 where it claims more than there is."""
+    edges, coefficients, groups = layers[piece["layer"]]
+    if piece["to"] > coefficients or piece.get("group", 0) >= groups:
+        return -1
+    share: int = edges // groups if "group" in piece else edges
+    width: int = piece["to"] - piece["from"]
+    return share * width
 
 
 def _check_dtype(entry: Entry, dtype: str, name: str, where: str) -> None:
@@ -138,11 +157,23 @@ def _is_origin(origin: Any) -> bool:
             return len(origin) == 1
         case {"fill": number}:
             return len(origin) == 1 and _is_number(number)
-        case {"arange": [first, step, count]}:
-            numbers = _is_number(first) and _is_number(step)
-            return len(origin) == 1 and numbers and type(count) is int and count >= 0
+        case {"arange": [base, step, first, count]}:
+            numbers = _is_number(base) and _is_number(step)
+            whole = type(first) is type(count) is int
+            return len(origin) == 1 and numbers and whole and count >= 0
+        case {"parts": [_, _, *_] as pieces}:
+            return len(origin) == 1 and all(_is_piece(piece) for piece in pieces)
+    return _is_piece(origin)
+
+
+def _is_piece(piece: Any) -> bool:
+    """Whether this is `{"layer", "axes", "from", "to"}`, perhaps with `group` and `columns`."""
+    match piece:
         case {"layer": str(), "axes": str(), "from": first, "to": last}:
-            return len(origin) == 4 and type(first) is type(last) is int and 0 <= first < last
+            numbers = [first, last, *piece.get("columns", [0, 1]), piece.get("group", 0)]
+            whole = all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+            extra = piece.keys() - {"layer", "axes", "from", "to"}
+            return whole and len(numbers) == 5 and first < last and extra <= {"group", "columns"}
     return False
 
 

@@ -26,6 +26,8 @@ def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> 
         record: dict[str, Any] = {"shape": list(layer.shape)}
         if layer.shares:
             record["codebook"] = layer.shares
+        if layer.groups > 1:
+            record["groups"] = layer.groups
         layers[layer.name] = record
         prefix = f"{layer.name}."
         roles |= {

@@ -1,0 +1,139 @@
+"""Checkpoints of other programs, read without running or importing anything that they name.
+
+Safetensors files, their sharded form, and what `torch.save` writes: state dicts, trainers'
+dictionaries around them, and whole modules, of which the classes need not be installed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from kancompress import files
+from kancompress.container import MAX_HEADER
+from kancompress.errors import Flaw, InvalidFileError
+from kancompress.foreign import shards, statedicts, torchfiles
+
+__all__ = ["ForeignCheckpoint", "read_foreign"]
+
+# How files begin that are sometimes taken for checkpoints.
+_OTHERS = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"%PDF", "a PDF"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ForeignCheckpoint:
+    """A checkpoint as its file holds it.
+
+    `container` is safetensors, torch-zip, torch-legacy or torch-module; `path` the dictionary keys
+    under which the state dict lay. `tensors` keeps the source's order and names. `ties` maps a name
+    to the earlier name of which it is the same storage, offset, shape and stride; the two are one
+    object in `tensors`, whose bytes `tensor_bytes` counts once. `metadata` is a safetensors file's
+    own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
+    """
+
+    where: str
+    container: str
+    path: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    ties: dict[str, str]
+    metadata: dict[str, str]
+    dropped: tuple[str, ...]
+    tensor_bytes: int
+    file_bytes: int
+
+
+def read_foreign(
+    source: str | os.PathLike[str] | bytes, name: str | None = None
+) -> ForeignCheckpoint:
+    """Read a checkpoint from a path or from bytes; `name` is what messages call it.
+
+    Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
+    command. Nothing that a file names is ever run or imported.
+    """
+    path = None if isinstance(source, bytes) else Path(source)
+    where = name or ("the checkpoint" if path is None else str(path))
+    data = memoryview(source) if isinstance(source, bytes) else files.read(Path(source))
+    if not len(data):
+        raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
+    if _is_safetensors(data):
+        return _from_safetensors(shards.read_single(data, where), where)
+    start = bytes(data[:64])
+    if start.lstrip()[:1] == b"{":
+        return _from_safetensors(shards.read_index(data, where, path), where)
+    if start[:4] == b"PK\x03\x04":
+        return _from_torch(torchfiles.read_zip(data, where), where, len(data))
+    if start[:1] == b"\x80":
+        return _from_torch(torchfiles.read_legacy(data, where), where, len(data))
+    raise _unknown(start, where)
+
+
+def _is_safetensors(data: memoryview) -> bool:
+    """Whether a header of a possible length begins where it should."""
+    return bytes(data[8:9]) == b"{" and int.from_bytes(data[:8], "little") <= MAX_HEADER
+
+
+def _from_safetensors(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
+    if not loaded.tensors:
+        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} holds no tensors.")
+    return ForeignCheckpoint(
+        where=where,
+        container="safetensors",
+        path=(),
+        tensors=loaded.tensors,
+        ties={},
+        metadata=loaded.metadata,
+        dropped=loaded.dropped,
+        tensor_bytes=sum(tensor.nbytes for tensor in loaded.tensors.values()),
+        file_bytes=loaded.file_bytes,
+    )
+
+
+def _from_torch(file: torchfiles.TorchFile, where: str, size: int) -> ForeignCheckpoint:
+    found = statedicts.find(file.value, where)
+    tensors, ties = statedicts.make(found.records, file.storage, size, where)
+    return ForeignCheckpoint(
+        where=where,
+        container="torch-module" if found.is_module else file.container,
+        path=found.path,
+        tensors=tensors,
+        ties=ties,
+        metadata={},
+        dropped=tuple(found.dropped),
+        tensor_bytes=sum(t.nbytes for n, t in tensors.items() if n not in ties),
+        file_bytes=size,
+    )
+
+
+def _unknown(start: bytes, where: str) -> InvalidFileError:
+    if start.startswith(b"version https://git-lfs"):
+        return InvalidFileError(
+            Flaw.GIT_LFS_POINTER,
+            f"{where} is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull",
+        )
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        return InvalidFileError(
+            Flaw.HTML,
+            f"{where} is an HTML page, not a checkpoint. Download the raw file instead.",
+        )
+    kind = next((text for magic, text in _OTHERS if start.startswith(magic)), None)
+    if kind is None:
+        plain = start.isascii() and start.decode("ascii").replace("\n", "").isprintable()
+        kind = "a text file" if plain else "none of them"
+    return InvalidFileError(
+        Flaw.UNKNOWN_FORMAT,
+        f"{where}: a safetensors file, an index of its shards or a torch.save file was expected;"
+        f" this is {kind}.",
+    )

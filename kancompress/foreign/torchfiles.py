@@ -1,0 +1,207 @@
+"""What `torch.save` writes: zip archives, and the stream of pickles of torch before 1.6.
+
+Both come down to a pickle (see `pickles`) and named runs of bytes, which are read only when a
+tensor that is wanted lies in them.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from kancompress.container import shown
+from kancompress.errors import Flaw, InvalidFileError
+from kancompress.foreign import pickles
+from kancompress.foreign.records import Storage
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_LOCAL_HEADER = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TorchFile:
+    """The object of a torch file, and a way to the bytes of its storages."""
+
+    container: str
+    value: object
+    storage: Callable[[Storage], memoryview]
+
+
+# --- zip archives --------------------------------------------------------------------------
+
+
+def read_zip(data: memoryview, where: str) -> TorchFile:
+    """Read the zip archive that torch has written since 1.6."""
+    records = _records(data, where)
+    folders = {name.partition("/")[0] for name in records}
+    scripted = {f for f in folders if f"{f}/constants.pkl" in records}
+    if scripted or any(name.split("/")[1:2] == ["code"] for name in records):
+        raise InvalidFileError(
+            Flaw.TORCHSCRIPT,
+            f"{where} is a TorchScript archive, a program rather than weights. Save its weights"
+            " with torch.save(torch.jit.load(FILE).state_dict(), NEW) and pass that.",
+        )
+    roots = sorted(f for f in folders if f"{f}/data.pkl" in records)
+    if len(roots) != 1:
+        raise InvalidFileError(
+            Flaw.BAD_ZIP,
+            f"{where} is a zip archive, but none that torch.save wrote"
+            f" ({'no' if not roots else 'more than one'} data.pkl in it).",
+        )
+    root = roots[0]
+    if f"{root}/byteorder" in records:
+        order = bytes(_contents(data, records[f"{root}/byteorder"], where)[:20])
+        _check_order(order == b"little", where)
+    main = _contents(data, records[f"{root}/data.pkl"], where)
+    value = pickles.load(pickles.Reader(main), f"{where} (data.pkl)").value
+
+    def storage(wanted: Storage) -> memoryview:
+        record = records.get(f"{root}/data/{wanted.key}")
+        if record is None:
+            raise InvalidFileError(
+                Flaw.BAD_ZIP, f"{where} lacks the record data/{shown(wanted.key)[1:-1]}."
+            )
+        return _contents(data, record, where)
+
+    return TorchFile("torch-zip", value, storage)
+
+
+def _records(data: memoryview, where: str) -> dict[str, zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(io.BufferedReader(_RawView(data))) as archive:
+            listed = archive.infolist()
+    except zipfile.BadZipFile:
+        raise InvalidFileError(
+            Flaw.TRUNCATED,
+            f"{where} begins as a zip archive but has no end. It was not copied whole.",
+        ) from None
+    except (ValueError, OverflowError, NotImplementedError, OSError, EOFError, struct.error):
+        raise InvalidFileError(
+            Flaw.BAD_ZIP, f"{where}: the zip archive's list of records is damaged."
+        ) from None
+    records = {info.filename: info for info in listed}
+    if len(records) != len(listed):
+        raise InvalidFileError(Flaw.BAD_ZIP, f"{where} holds two records of the same name.")
+    return records
+
+
+def _contents(data: memoryview, info: zipfile.ZipInfo, where: str) -> memoryview:
+    """Bytes of one record, in place: torch stores records without compressing them."""
+    name = shown(info.filename)
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise InvalidFileError(
+            Flaw.BAD_ZIP,
+            f"{where}: the record {name} is compressed or encrypted, which torch.save never does.",
+        )
+    start = max(info.header_offset, 0)
+    header = bytes(data[start : start + _LOCAL_HEADER])
+    begin = start + _LOCAL_HEADER
+    begin += int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    if header[:4] != b"PK\x03\x04" or begin + info.file_size > len(data):
+        raise InvalidFileError(Flaw.BAD_ZIP, f"{where}: the record {name} is not where it should.")
+    contents = data[begin : begin + info.file_size]
+    # torch can be told to write no checksums and then writes 0.
+    if info.CRC and zlib.crc32(contents) != info.CRC:
+        raise InvalidFileError(
+            Flaw.CHECKSUM_MISMATCH,
+            f"{where}: the record {name} does not match its checksum. Copy the file again.",
+        )
+    return contents
+
+
+class _RawView(io.RawIOBase):
+    """A memoryview as a file that can be sought in, without a copy."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: len(self.data)}[whence]
+        if base + offset < 0:
+            raise OSError("a position before the beginning")
+        self.position = base + offset
+        return self.position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        chunk = self.data[self.position : self.position + len(buffer)]
+        buffer[: len(chunk)] = chunk
+        self.position += len(chunk)
+        return len(chunk)
+
+
+# --- before 1.6 ----------------------------------------------------------------------------
+
+
+def read_legacy(data: memoryview, where: str) -> TorchFile:
+    """Read the stream of five pickles and the storages after them."""
+    reader = pickles.Reader(data)
+    if pickles.load(reader, where).value != _MAGIC:
+        raise InvalidFileError(
+            Flaw.UNKNOWN_FORMAT,
+            f"{where} is a pickle, but none that torch.save wrote. Load it where it was made and"
+            " save its state dict with torch.save.",
+        )
+    protocol = pickles.load(reader, where).value
+    if protocol != _PROTOCOL:
+        raise InvalidFileError(
+            Flaw.BAD_PICKLE, f"{where} is of another protocol of torch.save than {_PROTOCOL}."
+        )
+    system = pickles.load(reader, where).value
+    _check_order(not isinstance(system, dict) or system.get("little_endian") is not False, where)
+    main = pickles.load(reader, where)
+    keys = pickles.load(reader, where).value
+    found = _runs(data, reader.position, keys, main.storages, where)
+
+    def storage(wanted: Storage) -> memoryview:
+        if wanted.key not in found:
+            raise InvalidFileError(
+                Flaw.BAD_PICKLE, f"{where} does not hold the storage {shown(wanted.key)}."
+            )
+        return found[wanted.key]
+
+    return TorchFile("torch-legacy", main.value, storage)
+
+
+def _runs(
+    data: memoryview, position: int, keys: object, dtypes: dict[str, torch.dtype], where: str
+) -> dict[str, memoryview]:
+    if not isinstance(keys, list):
+        raise InvalidFileError(Flaw.BAD_PICKLE, f"{where}: the list of storages is none.")
+    found: dict[str, memoryview] = {}
+    for key in keys:
+        if not isinstance(key, str) or key not in dtypes:
+            raise InvalidFileError(
+                Flaw.BAD_PICKLE, f"{where}: a storage is listed that no tensor is in."
+            )
+        size = int.from_bytes(data[position : position + 8], "little") * dtypes[key].itemsize
+        if position + 8 + size > len(data):
+            raise InvalidFileError(
+                Flaw.TRUNCATED,
+                f"{where} ends inside its storages. It was not copied whole.",
+            )
+        found[key] = data[position + 8 : position + 8 + size]
+        position += 8 + size
+    return found
+
+
+def _check_order(little: bool, where: str) -> None:
+    if not little:
+        raise InvalidFileError(
+            Flaw.UNSUPPORTED_TENSOR,
+            f"{where} was written by a machine of the other byte order. Load and save it again"
+            " with torch on this kind of machine.",
+        )

@@ -1,0 +1,118 @@
+"""Edge vectors out of a file's tensors, and the tensors back out of edge vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kancompress.errors import KancompressError
+from kancompress.layouts.axes import Claim, Sizes, from_edges, parse_axes, solve, to_edges
+from kancompress.layouts.records import FoundLayer, Gain, Mask, Part
+
+
+def gather(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Edge vectors (edges, coefficients), row-major over `layer.shape`, scales folded in."""
+    if layer.generator is not None:
+        return _generate(layer, tensors)
+    dtype = layer.parts[0].dtype
+    for other in [part.dtype for part in layer.parts] + [gain.dtype for gain in layer.gains]:
+        dtype = torch.promote_types(dtype, other)
+    device = tensors[layer.parts[0].tensor].device
+    vectors = torch.empty(layer.edges, layer.coefficients, dtype=dtype, device=device)
+    for part in layer.parts:
+        tensor = tensors[part.tensor].detach()
+        if part.columns is not None:
+            tensor = tensor[..., slice(*part.columns)]
+        block = to_edges(tensor, parse_axes(part.axes), _sizes(layer, part))
+        vectors[_rows(layer, part), part.first : part.last] = block.to(dtype)
+    for gain in layer.gains:
+        factor = to_edges(tensors[gain.tensor].detach(), parse_axes(gain.axes), _sizes(layer, gain))
+        vectors[:, gain.first : gain.last] *= factor.to(dtype)
+    return vectors
+
+
+def scatter(layer: FoundLayer, vectors: Tensor) -> dict[str, Tensor]:
+    """The tensors of the layer's parts and gains, rebuilt from (edges, coefficients).
+
+    Gains come back as ones; masks and all other tensors are not touched.
+    """
+    if layer.generator is not None:
+        raise KancompressError(
+            f"The layer {layer.name!r} generates its vectors; they cannot be written back."
+        )
+    if vectors.shape != (layer.edges, layer.coefficients):
+        raise KancompressError(
+            f"The layer {layer.name!r} has {layer.edges} edges of {layer.coefficients}"
+            f" coefficients; vectors of shape {tuple(vectors.shape)} were given."
+        )
+    result: dict[str, Tensor] = {}
+    for part in layer.parts:
+        block = vectors[_rows(layer, part), part.first : part.last]
+        tensor = from_edges(block, parse_axes(part.axes), _sizes(layer, part)).to(part.dtype)
+        if part.columns is None:
+            result[part.tensor] = tensor.reshape(part.shape).contiguous()
+            continue
+        begin, end = part.columns
+        whole = result.setdefault(part.tensor, tensor.new_zeros(part.shape))
+        whole[..., begin:end] = tensor.reshape(*part.shape[:-1], end - begin)
+    for gain in layer.gains:
+        result[gain.tensor] = vectors.new_ones(gain.shape, dtype=gain.dtype)
+    return result
+
+
+def packable(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Which edges may be clustered, (edges,) of bool: not those masked or symbolic."""
+    result = torch.ones(layer.edges, dtype=torch.bool)
+    for mask in layer.masks:
+        tensor = tensors[mask.tensor].detach()
+        sizes = _mask_sizes(layer, mask, tuple(tensor.shape))
+        values = to_edges(tensor, parse_axes(mask.axes), sizes)
+        result &= ((values != 0) == mask.live).reshape(-1).cpu()
+    return result
+
+
+def _rows(layer: FoundLayer, part: Part) -> slice:
+    if part.group is None:
+        return slice(None)
+    per_group = layer.edges // layer.groups
+    return slice(part.group * per_group, (part.group + 1) * per_group)
+
+
+def _known(layer: FoundLayer) -> Sizes:
+    sizes = {"group": layer.groups, "out": layer.shape[0] // layer.groups, "in": layer.shape[1]}
+    if len(layer.shape) > 2:
+        sizes["kh"], sizes["kw"] = layer.shape[2:]
+    return Sizes(sizes, dict.fromkeys(sizes, layer.name))
+
+
+def _sizes(layer: FoundLayer, piece: Part | Gain) -> dict[str, int]:
+    """Size of every axis of a tensor's pattern."""
+    sizes = _known(layer)
+    axes = parse_axes(piece.axes)
+    if "half" not in axes.names:
+        sizes.bind("coef", piece.last - piece.first, layer.name)
+    elif len(axes.dims) == len(piece.shape):
+        solve([Claim(piece.tensor, piece.shape, axes)], sizes)
+    return sizes.known
+
+
+def _mask_sizes(layer: FoundLayer, mask: Mask, shape: tuple[int, ...]) -> dict[str, int]:
+    sizes = _known(layer)
+    reason = solve([Claim(mask.tensor, shape, parse_axes(mask.axes))], sizes)
+    if reason:
+        raise KancompressError(f"The mask of {layer.name!r} does not fit: {reason}.")
+    return sizes.known
+
+
+def _generate(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Run the generator over all embeddings: linear layers with ReLU between them."""
+    assert layer.generator is not None
+    rows = tensors[layer.generator.embeddings].detach()
+    rows = rows.reshape(layer.edges, -1)
+    for number, (weight, bias) in enumerate(layer.generator.linears):
+        if number:
+            rows = rows.relu()
+        rows = torch.nn.functional.linear(rows, tensors[weight].detach(), tensors[bias].detach())
+    return rows

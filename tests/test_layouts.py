@@ -1,0 +1,576 @@
+"""Layers of other libraries are recognised by names and shapes together, gathered and rebuilt."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kancompress.errors import KancompressError, UsageError
+from kancompress.layouts import (
+    LAYOUTS,
+    FoundLayer,
+    describe,
+    gather,
+    packable,
+    parse_layout,
+    recognise,
+    scatter,
+)
+from kancompress.layouts.axes import from_edges, parse_axes, to_edges
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))
+TRAPS = CASES / "traps"
+shared = pytest.mark.skipif(not CASES.is_dir(), reason="the golden cases are not here")
+
+# Layout of each case, by the start of its name; the longest start counts.
+EXPECTED = {
+    "bsrbf_kan": "bsrbf-kan",
+    "chebykan": "cheby-kan",
+    "convkan": "convkan",
+    "convolutional_kans": "convolutional-kans",
+    "efficient_kan": "efficient-kan",
+    "fast_kan": "fast-kan",
+    "faster_kan": "faster-kan",
+    "flashkan": "flashkan",
+    "fourierkan": "fourier-kan",
+    "gramkan": "gramkan",
+    "inkan": "inkan",
+    "matrixkan": "matrixkan",
+    "metakan": "metakan",
+    "orthogpoly_legendre": "orthogpoly-legendre",
+    "pykan": "pykan",
+    "rbf_kan_sidhu": "rbf-kan",
+    "relu_kan": "relu-kan",
+    "tck_SimpleConvKAGN": "kagn-conv",
+    "tck_SimpleConvKAN": "kan-conv",
+    "tck_SimpleFastConvKAN": "fastkan-conv",
+    "tck_fastkanconv": "fastkan-conv",
+    "tck_fc_kagn": "torch-conv-kan-gram",
+    "tck_fc_kan": "torch-conv-kan-fc",
+    "tck_kabnconv": "kabn-conv",
+    "tck_kacnconv": "kacn-conv",
+    "tck_kagnconv": "kagn-conv",
+    "tck_kajnconv": "kajn-conv",
+    "tck_kalnconv": "kaln-conv",
+    "tck_kanconv": "kan-conv",
+    "torchkan_kal": "torchkan-poly",
+    "torchkan_kan": "torchkan",
+}
+ALIKE = ("kaln-conv", "kajn-conv", "kabn-conv")
+
+
+def expected_layout(case: str) -> str:
+    return EXPECTED[max((start for start in EXPECTED if case.startswith(start)), key=len)]
+
+
+def load(case: str, name: str) -> tuple[dict[str, Tensor], tuple[FoundLayer, ...]]:
+    tensors = torch.load(CASES / case / f"{name}.pt", weights_only=True)
+    layout = expected_layout(case)
+    found = recognise(tensors, {"": layout} if layout in ALIKE else {})
+    assert found.problems == ()
+    return tensors, found.layers
+
+
+def facts(case: str) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = json.loads((CASES / case / "case.json").read_text())["layers"]
+    return layers
+
+
+def pooled(layers: tuple[FoundLayer, ...]) -> list[list[FoundLayer]]:
+    groups: dict[str, list[FoundLayer]] = defaultdict(list)
+    for layer in layers:
+        groups[layer.codebook_group or f"{layer.name} alone"].append(layer)
+    return list(groups.values())
+
+
+def named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+# --- the golden cases -----------------------------------------------------------------------
+
+
+@shared
+@pytest.mark.parametrize("case", NAMES)
+def test_a_case_has_the_layers_that_its_library_made(case: str) -> None:
+    _, layers = load(case, "state")
+    assert {layer.layout for layer in layers} == {expected_layout(case)}
+    pools, expected = pooled(layers), facts(case)
+    assert len(pools) == len(expected)
+    for pool, fact in zip(pools, expected, strict=True):
+        assert sum(layer.edges for layer in pool) == fact["n_edges"]
+        length = fact.get("d", 8)  # flashkan and inkan do not say: 7 splines and a base weight
+        if case.startswith("metakan"):
+            length = fact["hyper"]["generated_vector_length"]
+        assert {layer.coefficients for layer in pool} == {length}
+        kernel = fact.get("kernel")
+        if len(pool) > 1 or case.startswith("convkan"):
+            continue  # these shapes do not tell channels from kernel positions
+        inputs = fact["in"] // (fact.get("groups") or 1)
+        assert pool[0].shape == (fact["out"], inputs, *(kernel or ()))
+        assert pool[0].groups == (fact.get("groups") or 1)
+
+
+@shared
+@pytest.mark.parametrize("case", NAMES)
+def test_a_case_with_8_distinct_vectors_is_gathered_as_such(case: str) -> None:
+    tensors, layers = load(case, "distinct8")
+    for pool in pooled(layers):
+        vectors = torch.cat([gather(x, tensors)[packable(x, tensors)] for x in pool])
+        if len(vectors) >= 8:
+            assert len(torch.unique(vectors, dim=0)) <= 8
+
+
+@shared
+@pytest.mark.parametrize("name", ["state", "distinct8"])
+@pytest.mark.parametrize("case", [case for case in NAMES if not case.startswith("metakan")])
+def test_scattering_what_was_gathered_gives_the_tensors_back(case: str, name: str) -> None:
+    tensors, layers = load(case, name)
+    for layer in layers:
+        vectors = gather(layer, tensors)
+        rebuilt = scatter(layer, vectors)
+        folded = {gain.tensor for gain in layer.gains}
+        for key, tensor in rebuilt.items():
+            assert tensor.shape == tensors[key].shape
+            assert tensor.dtype == tensors[key].dtype
+            if key in folded:
+                assert torch.equal(tensor, torch.ones_like(tensor))
+            elif not folded or "base" in key:
+                assert torch.equal(tensor, tensors[key])
+        assert torch.equal(gather(layer, dict(tensors) | rebuilt), vectors)
+
+
+@shared
+@pytest.mark.parametrize("case", NAMES)
+def test_every_tensor_belongs_to_one_layer_or_to_none(case: str) -> None:
+    tensors, layers = load(case, "state")
+    layout = expected_layout(case)
+    others = recognise(tensors, {"": layout} if layout in ALIKE else {}).others
+    owned = [name for layer in layers for name in layer.tensors]
+    assert len(owned) == len(set(owned))
+    assert {*owned, *others} == set(tensors)
+    assert not set(owned) & set(others)
+
+
+@shared
+def test_metakan_generates_the_vectors_that_the_library_generated() -> None:
+    from safetensors.torch import load_file
+
+    tensors, layers = load("metakan_e1", "state")
+    generated = load_file(CASES / "metakan_e1" / "generated.safetensors")
+    for layer, name in zip(layers, sorted(generated), strict=True):
+        torch.testing.assert_close(gather(layer, tensors), generated[name].flatten(0, 1))
+        with pytest.raises(KancompressError, match="generates its vectors"):
+            scatter(layer, gather(layer, tensors))
+
+
+@shared
+def test_masked_and_symbolic_edges_of_pykan_are_not_packed() -> None:
+    tensors, layers = load("pykan_symbolic_masked", "state")
+    fact = json.loads((CASES / "pykan_symbolic_masked" / "case.json").read_text())
+    for number, layer in enumerate(layers):
+        dead = [edge[:2] for edge in fact["symbolic_edges_in_out"][str(number)]]
+        dead += fact["masked_edges_in_out"][str(number)]
+        expected = torch.ones(layer.shape, dtype=torch.bool)
+        for inner, outer in dead:
+            expected[outer, inner] = False
+        assert torch.equal(packable(layer, tensors).reshape(layer.shape), expected)
+        assert layer.mask == f"act_fun.{number}.mask"
+
+
+@shared
+@pytest.mark.parametrize("case", [case for case in NAMES if expected_layout(case) in ALIKE])
+def test_layouts_that_look_alike_are_not_guessed(case: str) -> None:
+    tensors = torch.load(CASES / case / "state.pt", weights_only=True)
+    found = recognise(tensors)
+    assert found.layers == ()
+    assert found.others == tuple(tensors)
+    assert len(found.problems) == 2
+    assert all(name in found.problems[0] for name in ALIKE)
+    assert "--layout 0=kaln-conv" in found.problems[0]
+    one = recognise(tensors, {"0": expected_layout(case)})
+    assert [layer.name for layer in one.layers] == ["0"]
+    assert len(one.problems) == 1
+
+
+@shared
+def test_the_wrong_one_of_two_orders_shows_in_the_number_of_distinct_vectors() -> None:
+    tensors = torch.load(CASES / "tck_kalnconv_g1_inst" / "distinct8.pt", weights_only=True)
+    for layer in recognise(tensors, {"": "kabn-conv"}).layers:
+        assert len(torch.unique(gather(layer, tensors), dim=0)) > 8
+
+
+# --- traps ----------------------------------------------------------------------------------
+
+EFFICIENT = [("layers.0", (5, 7)), ("layers.1", (3, 5))]
+
+
+@shared
+@pytest.mark.parametrize("name", ["plain_cnn", "mlp", "transformer", "decoy_names", "empty"])
+def test_files_without_kan_layers(name: str) -> None:
+    tensors = torch.load(TRAPS / f"{name}.pt", weights_only=True)
+    found = recognise(tensors)
+    assert found.layers == ()
+    assert found.problems == ()
+    assert found.others == tuple(tensors)
+
+
+@shared
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("eff_plain", ""),
+        ("ddp_prefixed", "module."),
+        ("compile_prefixed", "_orig_mod."),
+        ("ddp_compile_prefixed", "module._orig_mod."),
+        ("eff_bf16", ""),
+        ("eff_fp16", ""),
+        ("eff_nan", ""),
+        ("eff_inf", ""),
+        ("eff_update_grid", ""),
+    ],
+)
+def test_prefixes_and_types_do_not_hide_layers(name: str, prefix: str) -> None:
+    tensors = torch.load(TRAPS / f"{name}.pt", weights_only=True)
+    found = recognise(tensors)
+    assert [(x.name, x.shape) for x in found.layers] == [(prefix + n, s) for n, s in EFFICIENT]
+    assert found.others == ()
+    for layer in found.layers:
+        vectors = gather(layer, tensors)
+        assert vectors.dtype == tensors[layer.parts[0].tensor].dtype
+        assert all(t.dtype == vectors.dtype for t in scatter(layer, vectors).values())
+
+
+@shared
+def test_the_layers_of_a_mixed_file() -> None:
+    tensors = torch.load(TRAPS / "mixed_cnn_efficient_kan.pt", weights_only=True)
+    found = recognise(tensors)
+    assert [(x.name, x.edges, x.coefficients) for x in found.layers] == [
+        ("kan.layers.0", 40, 9),
+        ("kan.layers.1", 15, 9),
+    ]
+    assert {name.split(".")[0] for name in found.others} == {"conv1", "bn", "conv2", "fc"}
+
+
+@shared
+@pytest.mark.parametrize(
+    ("name", "edges"),
+    [
+        ("expanded_grid", [12]),
+        ("single_edge", [1]),
+        ("legacy_nonzip", [6]),
+        ("tied_layers", [35, 35]),
+    ],
+)
+def test_odd_files(name: str, edges: list[int]) -> None:
+    tensors = torch.load(TRAPS / f"{name}.pt", weights_only=True)
+    found = recognise(tensors)
+    assert [layer.edges for layer in found.layers] == edges
+    assert found.layers[0].name == {"expanded_grid": "", "tied_layers": "a"}.get(name, "layers.0")
+    for layer in found.layers:
+        rebuilt = scatter(layer, gather(layer, tensors))
+        assert torch.equal(gather(layer, tensors | rebuilt), gather(layer, tensors))
+
+
+# --- made by hand ---------------------------------------------------------------------------
+
+
+def efficient(out: int = 3, inner: int = 4, scaler: bool = True) -> dict[str, Tensor]:
+    tensors = {
+        "base_weight": torch.randn(out, inner),
+        "spline_weight": torch.randn(out, inner, 8),
+        "grid": torch.randn(inner, 12),
+    }
+    return tensors | ({"spline_scaler": torch.randn(out, inner)} if scaler else {})
+
+
+def test_efficient_kan_by_hand() -> None:
+    tensors = efficient()
+    (layer,) = recognise(tensors).layers
+    assert (layer.name, layer.layout, layer.shape, layer.coefficients) == (
+        "",
+        "efficient-kan",
+        (3, 4),
+        9,
+    )
+    vectors = gather(layer, tensors).reshape(3, 4, 9)
+    assert torch.equal(
+        vectors[1, 2, :8], tensors["spline_weight"][1, 2] * tensors["spline_scaler"][1, 2]
+    )
+    assert vectors[1, 2, 8] == tensors["base_weight"][1, 2]
+    assert "restored as ones" in layer.notes[0]
+    assert layer.untouched == ("grid",)
+
+
+def test_fast_kan_by_hand() -> None:
+    tensors = {
+        "rbf.grid": torch.randn(5),
+        "spline_linear.weight": torch.randn(3, 20),
+        "base_linear.weight": torch.randn(3, 4),
+        "base_linear.bias": torch.randn(3),
+    }
+    (layer,) = recognise(tensors).layers
+    vectors = gather(layer, tensors).reshape(3, 4, 6)
+    assert torch.equal(vectors[2, 1, :5], tensors["spline_linear.weight"][2, 5:10])
+    assert layer.untouched == ("rbf.grid", "base_linear.bias")
+
+
+def test_chebykan_by_hand() -> None:
+    tensors = {"a.cheby_coeffs": torch.randn(4, 3, 5)}
+    (layer,) = recognise(tensors).layers
+    assert layer.shape == (3, 4)
+    assert torch.equal(gather(layer, tensors)[1 * 4 + 2], tensors["a.cheby_coeffs"][2, 1])
+
+
+def test_kagn_convolution_in_groups_by_hand() -> None:
+    tensors = {
+        "poly_weights": torch.randn(2, 3, 8, 3, 2),
+        "beta_weights": torch.randn(4),
+        "base_conv.0.weight": torch.randn(3, 2, 3, 2),
+        "base_conv.1.weight": torch.randn(3, 2, 3, 2),
+        "layer_norm.0.weight": torch.randn(3),
+        "layer_norm.1.weight": torch.randn(3),
+    }
+    (layer,) = recognise(tensors).layers
+    assert (layer.shape, layer.groups, layer.coefficients) == ((6, 2, 3, 2), 2, 5)
+    vectors = gather(layer, tensors).reshape(6, 2, 3, 2, 5)
+    # Output 4 is number 1 of group 1; degree d of input 1 is channel d * 2 + 1.
+    assert torch.equal(vectors[4, 1, 2, 0, :4], tensors["poly_weights"][1, 1, 1::2, 2, 0])
+    assert vectors[4, 1, 2, 0, 4] == tensors["base_conv.1.weight"][1, 1, 2, 0]
+    rebuilt = scatter(layer, gather(layer, tensors))
+    assert all(torch.equal(rebuilt[name], tensors[name]) for name in rebuilt)
+    assert set(rebuilt) | set(layer.untouched) == set(tensors)
+
+
+def test_one_dimensional_convolutions_have_a_kernel_of_width_1() -> None:
+    tensors = {
+        "arange": torch.arange(4).reshape(1, 1, 4, 1),
+        "poly_conv.0.weight": torch.randn(5, 12, 3),
+    }
+    (layer,) = recognise(tensors).layers
+    assert (layer.layout, layer.shape) == ("kacn-conv1d", (5, 3, 3, 1))
+    assert torch.equal(
+        scatter(layer, gather(layer, tensors))["poly_conv.0.weight"],
+        tensors["poly_conv.0.weight"],
+    )
+
+
+def test_old_pykan_by_hand() -> None:
+    tensors = {
+        "biases.0.weight": torch.randn(1, 3),
+        "act_fun.0.grid": torch.randn(12, 6),
+        "act_fun.0.coef": torch.randn(12, 8),
+        "act_fun.0.scale_base": torch.randn(12),
+        "act_fun.0.scale_sp": torch.randn(12),
+        "act_fun.0.mask": torch.tensor([1.0] * 11 + [0.0]),
+        "symbolic_fun.0.mask": torch.zeros(3, 4),
+        "symbolic_fun.0.affine": torch.zeros(3, 4, 4),
+    }
+    (layer,) = recognise(tensors).layers
+    assert (layer.layout, layer.shape, layer.coefficients) == ("pykan-0.0", (3, 4), 9)
+    assert packable(layer, tensors).tolist() == [True] * 11 + [False]
+
+
+def test_meta_tensors_are_enough() -> None:
+    tensors = {name: tensor.to("meta") for name, tensor in efficient().items()}
+    assert len(recognise(tensors).layers) == 1
+
+
+def test_one_file_may_mix_layouts() -> None:
+    tensors = named(efficient(), "a.") | {"b.cheby_coeffs": torch.randn(4, 3, 5)}
+    tensors |= {"c.weight": torch.randn(3, 4), "c.bias": torch.randn(3)}
+    found = recognise(tensors)
+    assert [layer.layout for layer in found.layers] == ["efficient-kan", "cheby-kan"]
+    assert found.others == ("c.weight", "c.bias")
+
+
+# --- names that lie -------------------------------------------------------------------------
+
+
+def test_efficient_kan_with_inputs_first_is_refused_with_the_numbers() -> None:
+    tensors = named(efficient(), "layers.0.")
+    for name in ("base_weight", "spline_weight", "spline_scaler"):
+        tensors[f"layers.0.{name}"] = tensors[f"layers.0.{name}"].transpose(0, 1)
+    found = recognise(tensors)
+    assert found.layers == ()
+    assert found.others == tuple(tensors)
+    (problem,) = found.problems
+    assert problem == (
+        "layers.0 has names of the layout efficient-kan but was not taken for it:"
+        " layers.0.grid of shape (4, 12) (in knots) gives in = 4 where layers.0.spline_weight of"
+        " shape (4, 3, 8) (out in coef) gives in = 3."
+    )
+
+
+@pytest.mark.parametrize(("knots", "order"), [(8, -1), (18, 9)])
+def test_efficient_kan_with_a_grid_that_cannot_be(knots: int, order: int) -> None:
+    tensors = efficient() | {"grid": torch.randn(4, knots)}
+    (problem,) = recognise(tensors).problems
+    assert f"a grid of {knots} knots does not go with 8 coefficients" in problem
+    assert f"spline order {order}" in problem
+
+
+def test_efficient_kan_without_a_grid_is_told() -> None:
+    tensors = efficient()
+    del tensors["grid"]
+    (problem,) = recognise(tensors).problems
+    assert problem == (
+        "The top level has names of the layout efficient-kan but was not taken for it: grid is"
+        " missing."
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"spline_linear.weight": (3, 21), "rbf.grid": (5,)}, "no multiple of coef 5"),
+        ({"cheby_coeffs": (4, 3, 5), "arange": (6,)}, "gives coef = 6 where"),
+        ({"cheby_coeffs": (4, 3)}, "should have 3 axes"),
+        ({"cheby_coeffs": (0, 3, 5)}, "is empty"),
+        ({"fouriercoeffs": (3, 4, 5, 6)}, "the first axis has 3 where 2"),
+        ({"weight": (5, 55), "grid_starts": (7,)}, "55 columns, no multiple of the 7 splines"),
+        ({"poly_conv.0.weight": (6, 9, 3, 3), "arange": (1, 1, 4, 1, 1)}, "no multiple of coef 4"),
+        (
+            {
+                "equal_size_conv.weight": (5, 1, 7, 8),
+                "phase_low": (7, 8),
+                "phase_height": (7, 8),
+            },
+            "gives in = 7 where",
+        ),
+    ],
+)
+def test_shapes_that_do_not_agree(tensors: dict[str, tuple[int, ...]], words: str) -> None:
+    found = recognise({name: torch.zeros(shape) for name, shape in tensors.items()})
+    assert found.layers == ()
+    assert len(found.problems) == 1
+    assert words in found.problems[0]
+
+
+def test_a_tensor_belongs_to_one_layer_only() -> None:
+    tensors = {"a.spline_weights.0": torch.randn(3, 4, 8), "a.poly_weights.0": torch.randn(3, 20)}
+    tensors |= {"a.base_weights.0": torch.randn(3, 4), "a.grid_0": torch.randn(4, 12)}
+    found = recognise(tensors)
+    assert [layer.layout for layer in found.layers] == ["torchkan"]
+    assert "a.base_weights.0 already belongs to another layer" in found.problems[0]
+
+
+def test_vectors_of_another_shape_are_not_scattered() -> None:
+    (layer,) = recognise(efficient()).layers
+    with pytest.raises(KancompressError, match=r"12 edges of 9 coefficients; .* \(12, 8\)"):
+        scatter(layer, torch.zeros(12, 8))
+
+
+def test_integers_are_no_coefficients() -> None:
+    (problem,) = recognise({"cheby_coeffs": torch.ones(4, 3, 5, dtype=torch.int64)}).problems
+    assert "torch.int64" in problem
+
+
+@pytest.mark.parametrize("name", ["spline_weight", "w", "coeff", "coefficients", "weight"])
+def test_one_name_alone_says_nothing(name: str) -> None:
+    found = recognise({name: torch.randn(3, 4, 8)})
+    assert (found.layers, found.problems) == ((), ())
+
+
+# --- written by hand ------------------------------------------------------------------------
+
+BY_HAND = "coef=knots_w:in (coef out); base?=lin.weight:out in; scale=gain:out in; with=c:coef"
+
+
+def test_a_layout_written_by_hand() -> None:
+    tensors = {
+        "x.knots_w": torch.randn(4, 15),
+        "x.lin.weight": torch.randn(3, 4),
+        "x.gain": torch.randn(3, 4),
+        "x.c": torch.randn(5),
+    }
+    (layer,) = recognise(tensors, {"x": BY_HAND}).layers
+    assert (layer.name, layer.layout, layer.shape, layer.coefficients) == (
+        "x",
+        "by-hand",
+        (3, 4),
+        6,
+    )
+    vectors = gather(layer, tensors)
+    assert vectors[1 * 4 + 2, 3] == tensors["x.knots_w"][2, 3 * 3 + 1] * tensors["x.gain"][1, 2]
+    assert recognise(tensors).layers == ()
+
+
+def test_the_notation_can_say_the_raw_order_of_relu_kan() -> None:
+    tensors = {"w": torch.randn(5, 1, 8, 7), "low": torch.randn(7, 8)}
+    text = "coef=w:(out in coef); with=low:in coef"
+    (layer,) = recognise(tensors, {"": text}).layers
+    assert torch.equal(gather(layer, tensors), tensors["w"].reshape(35, 8))
+
+
+def test_the_notation_comes_back_as_it_was() -> None:
+    assert describe(parse_layout(BY_HAND)) == BY_HAND
+    for layout in LAYOUTS:
+        if layout.finder is None:
+            text = describe(layout)
+            assert describe(parse_layout(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("coef=w:out in koef", "unknown axis 'koef'"),
+        ("coef=w:out (in coef", "end too early"),
+        ("coef=w:out in coef in", "'in' twice"),
+        ("coef=w:out in [coef]", "cannot be read at '['"),
+        ("coef=w:out in", "should have the axis coef"),
+        ("coef=w:out coef", "should have the axes out and in"),
+        ("base=w:out in", "should begin with coef="),
+        ("coef=w:out in coef; base=b:out in coef", "should not have the axis coef"),
+        ("coef=w:out in coef; bias=b:out", "'bias=b:out' cannot be read"),
+        ("coef=w:", "end too early"),
+        ("coef=nowhere:out in coef", "no tensor is called nowhere"),
+        ("coef=spline_weight:out in coef; base=b:out in", "b is missing"),
+        ("coef=spline_weight:in out coef; base=base_weight:out in", "gives out = 3 where"),
+        ("efficient", "No layout is called 'efficient'"),
+        ("cheby-kan", "The layout cheby-kan does not fit any layer"),
+    ],
+)
+def test_choices_that_cannot_be(text: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recognise(efficient(), {"": text})
+    assert words in str(caught.value)
+
+
+def test_a_choice_for_a_stem_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match=r"does not fit any layer of 'y'"):
+        recognise(named(efficient(), "x."), {"y": "efficient-kan"})
+
+
+# --- axes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_our_axes_mean_what_einops_means(layout: Any) -> None:
+    einops = pytest.importorskip("einops")  # which warns of the axis name "in", a keyword
+    sizes = {"group": 2, "out": 3, "in": 4, "kh": 5, "kw": 2, "half": 2, "coef": 3}
+    for piece in layout.pieces:
+        axes = parse_axes(piece.memory or piece.axes)
+        names = {name: sizes[name] for name in axes.names}
+        edge = " ".join(n for n in sizes if n in names and n not in ("half", "coef"))
+        numbers = " ".join(n for n in ("half", "coef") if n in names)
+        shape = [torch.Size(names[n] for n in dim).numel() for dim in axes.dims]
+        tensor = torch.arange(torch.Size(shape).numel()).reshape(shape)
+        ours = to_edges(tensor, axes, names)
+        pattern = (
+            f"{axes.text.replace('in', 'inner')} -> ({edge.replace('in', 'inner')}) ({numbers})"
+        )
+        named_sizes = {name.replace("in", "inner"): size for name, size in names.items()}
+        assert torch.equal(ours, einops.rearrange(tensor, pattern, **named_sizes))
+        assert torch.equal(from_edges(ours, axes, names).reshape(shape), tensor)
+
+
+def test_names_of_layouts_are_unique() -> None:
+    names = [layout.name for layout in LAYOUTS]
+    assert len(names) == len(set(names))
+    assert {rival for layout in LAYOUTS for rival in layout.rivals} <= set(names)
