@@ -18,8 +18,10 @@ from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.foreign import ForeignCheckpoint, read_foreign
 from kancompress.layouts import Recognition, recognise
 from kancompress.packed import PackedModel
+from kancompress.packed.writer import sizes
 from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, TrainConfig
-from kancompress.repacking import Restored, repack, restore
+from kancompress.repacking import repack
+from kancompress.restoration import Restored, restore
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
 from kancompress.storage import Record, Source, is_native, open_container, read_record
 from kancompress.training import Training, fit_network
@@ -150,15 +152,36 @@ def expand(source: Input, *, name: str | None = None) -> Checkpoint | Restored:
     return _expand(model) if model.restore is None else restore(model)
 
 
-def inspect(source: Source, name: str | None = None, *, check: bool = False) -> dict[str, Any]:
-    """What a safetensors file holds, byte by byte; the keys are listed in docs/json.md.
+def inspect(
+    source: Source,
+    name: str | None = None,
+    *,
+    check: bool = False,
+    clusters: int | None = None,
+    layouts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
-    check : only verify structure and checksum; the report is then `kind` and `sound`
+    check    : only verify structure and checksum; the report is then `kind` and `sound`
+    clusters : for another library's checkpoint, also the size of its packed file at this k
+    layouts  : as for `cluster`
     Raises InvalidFileError for a damaged file.
     """
     if check:
         return {"kind": storage.check(source, name), "sound": True}
-    return inspection.describe(open_container(source, name))
+    if is_native(source):
+        if clusters is not None or layouts:
+            raise UsageError(
+                "Clusters and layouts belong to other libraries' files; this one is ours."
+            )
+        return inspection.describe(open_container(source, name))
+    foreign = read_foreign(source, name)
+    found = recognise(foreign.tensors, layouts)
+    predicted = None
+    if clusters is not None:
+        config = ClusterConfig(clusters=clusters)
+        predicted = sizes(repack(foreign, found, config)[0])
+    return inspection.describe_foreign(foreign, found, predicted)
 
 
 def packed_record(source: Input, name: str | None = None) -> PackedModel:

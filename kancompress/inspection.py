@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from kancompress import bits
-from kancompress import document as documents
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes
-from kancompress.container import Container
+from kancompress.container import NAMES, Container
+from kancompress.foreign import ForeignCheckpoint
+from kancompress.layouts import Recognition
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.specs import BasisSpec, Family
 from kancompress.storage import Record, read_record
@@ -19,21 +20,57 @@ _BASES = {Family.KAN: "bspline", Family.FASTKAN: "gaussian", Family.GRAMKAN: "gr
 
 
 def describe(container: Container) -> dict[str, Any]:
-    """The full report of any safetensors file. Raises InvalidFileError for a damaged one.
-
-    Files that kancompress did not write are of kind `safetensors` and have no layers.
-    """
-    if documents.KEY not in container.metadata:
-        return _frame(container, "safetensors", None) | {
-            "layers": [],
-            "other": _others(container, set()),
-            "totals": _totals([], container),
-            "ratios": {"formula": None, "tensors": None, "file": None},
-        }
+    """The full report of a file that kancompress wrote. Raises InvalidFileError if damaged."""
     record = read_record(container)
     if isinstance(record, PackedModel):
         return _describe_packed(container, record)
     return _describe_checkpoint(container, record)
+
+
+def describe_foreign(
+    source: ForeignCheckpoint, found: Recognition, predicted: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The report of another library's checkpoint, recognised but not packed.
+
+    predicted : (header, payload) bytes of the packed file at the number of clusters asked for
+    """
+    layers = []
+    for layer in found.layers:
+        size = source.tensors[layer.tensors[0]].element_size()
+        record = _layer(layer.name, None, layer.shape, layer.coefficients)
+        layers.append(
+            record | {"layout": layer.layout, "dense_bytes": record["dense_bytes"] // 4 * size}
+        )
+    names = {name for layer in found.layers for name in layer.tensors}
+    return {
+        "kind": "safetensors" if source.container == "safetensors" else "torch",
+        "file_bytes": source.file_bytes,
+        "header_bytes": source.file_bytes - source.tensor_bytes,
+        "payload_bytes": source.tensor_bytes,
+        "model": None,
+        "data": None,
+        "layers": layers,
+        "other": [
+            {
+                "name": name,
+                "dtype": NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "bytes": tensor.nbytes,
+            }
+            for name, tensor in source.tensors.items()
+            if name not in names
+        ],
+        "totals": _sums(layers, source.tensor_bytes),
+        "ratios": {"formula": None, "tensors": None, "file": None},
+        "problems": [*found.problems, *(f"left out: {what}" for what in source.dropped)],
+        "predicted": None
+        if predicted is None
+        else {
+            "header_bytes": predicted[0],
+            "payload_bytes": predicted[1],
+            "file_bytes": sum(predicted),
+        },
+    }
 
 
 def _frame(container: Container, kind: str, record: Record | None) -> dict[str, Any]:
@@ -174,6 +211,10 @@ def _describe_checkpoint(container: Container, record: Checkpoint) -> dict[str, 
 
 
 def _totals(layers: list[dict[str, Any]], container: Container) -> dict[str, Any]:
+    return _sums(layers, container.payload_size)
+
+
+def _sums(layers: list[dict[str, Any]], payload: int) -> dict[str, Any]:
     index = sum(layer["index_bytes"] for layer in layers)
     codebook = sum(layer["codebook_bytes"] for layer in layers)
     formula = [layer["formula_bytes"] for layer in layers if layer["formula_bytes"] is not None]
@@ -182,7 +223,7 @@ def _totals(layers: list[dict[str, Any]], container: Container) -> dict[str, Any
         "coefficients": sum(layer["edges"] * layer["coefficients"] for layer in layers),
         "index_bytes": index,
         "codebook_bytes": codebook,
-        "other_bytes": container.payload_size - index - codebook,
+        "other_bytes": payload - index - codebook,
         "dense_bytes": sum(layer["dense_bytes"] for layer in layers),
         "formula_bytes": sum(formula) if formula else None,
     }

@@ -16,6 +16,8 @@ FLOORS: list[set[str]] = [
     {"nn", "nn.edges", "nn.layer", "nn.network"},
     {"layouts", "foreign"},
     {"compression", "storage", "datasets"},
+    {"restoration"},
+    {"repacking"},
     {"fitting", "compilation"},
     {"training", "finetuning", "evaluation", "inspection"},
     {"predictions", "api"},

@@ -17,7 +17,7 @@ from kancompress.layouts import gather, packable, recognise
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
 from kancompress.recipes import ClusterConfig
-from kancompress.repacking import Restored
+from kancompress.restoration import Restored
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/distinct8.pt")) if CASES.exists() else []
@@ -186,3 +186,25 @@ def test_indices_of_a_foreign_file_are_packed_like_ours(tmp_path: Path) -> None:
         assert layer.index is not None
         assert len(layer.index) == bits.packed_size(layer.edges, 3)
         assert np.unique(model.indices_of(layer)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_inspect_predicts_the_packed_file_to_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"model": efficient_kan(), "epoch": 1}, path)
+    for clusters in (3, 8):
+        report = kancompress.inspect(path, clusters=clusters)
+        model, _ = round_trip(path, ClusterConfig(clusters=clusters))
+        assert report["predicted"]["file_bytes"] == len(kancompress.encode(model))
+    assert report["kind"] == "torch"
+    assert [layer["layout"] for layer in report["layers"]] == ["efficient-kan"] * 2
+    assert [layer["edges"] for layer in report["layers"]] == [600, 200]
+    assert {other["name"] for other in report["other"]} == {"head.weight", "steps"}
+    assert any("epoch" in problem for problem in report["problems"])
+
+
+def test_packing_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(efficient_kan(distinct=40), path)
+    config = ClusterConfig(clusters=16)
+    first, second = (kancompress.encode(kancompress.cluster(path, config).model) for _ in range(2))
+    assert first == second

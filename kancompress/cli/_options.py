@@ -68,6 +68,15 @@ SeedOption = Annotated[
 BatchOption = Annotated[
     int, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Rows of a batch.")
 ]
+LayoutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layout",
+        metavar="[STEM=]LAYOUT",
+        help="Layout of another library's layers, where the file does not tell; repeatable.",
+        show_default=False,
+    ),
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
 ]
@@ -95,3 +104,16 @@ def check_finite(**numbers: float | None) -> None:
         if number is not None and not math.isfinite(number):
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is {number}; a finite number was expected.")
+
+
+def layouts(values: list[str]) -> dict[str, str]:
+    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...` and `STEM=coef=...`."""
+    chosen: dict[str, str] = {}
+    for value in values:
+        stem, mark, layout = value.partition("=")
+        if not mark or stem.strip() == "coef":
+            stem, layout = "", value
+        if stem in chosen:
+            raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")
+        chosen[stem] = layout
+    return chosen

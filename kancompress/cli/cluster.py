@@ -14,8 +14,10 @@ from kancompress.cli._options import (
     ForceOption,
     InputArgument,
     JsonOption,
+    LayoutOption,
     OutputOption,
     SeedOption,
+    layouts,
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
@@ -46,14 +48,7 @@ def cluster(
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
     ] = False,
-    layout: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[STEM=]LAYOUT",
-            help="Layout of another library's layers, where the file does not tell; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    layout: LayoutOption = None,
     keep_scaler: Annotated[
         bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
     ] = False,
@@ -88,7 +83,7 @@ def cluster(
     packed = kancompress.cluster(
         found.source,
         config,
-        layouts=_layouts(layout or []),
+        layouts=layouts(layout or []),
         keep_scaler=keep_scaler,
         name=found.name,
         report=_tell,
@@ -112,19 +107,6 @@ def cluster(
             },
             to_stderr=output == _files.DASH,
         )
-
-
-def _layouts(values: list[str]) -> dict[str, str]:
-    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...` and `STEM=coef=...`."""
-    layouts: dict[str, str] = {}
-    for value in values:
-        stem, mark, layout = value.partition("=")
-        if not mark or stem.strip() == "coef":
-            stem, layout = "", value
-        if stem in layouts:
-            raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")
-        layouts[stem] = layout
-    return layouts
 
 
 def _clusters(values: list[str]) -> tuple[int, dict[str, int]]:

@@ -8,7 +8,13 @@ import typer
 
 import kancompress
 from kancompress.cli import _files, _output
-from kancompress.cli._options import DebugOption, InputArgument, JsonOption
+from kancompress.cli._options import (
+    DebugOption,
+    InputArgument,
+    JsonOption,
+    LayoutOption,
+    layouts,
+)
 from kancompress.cli._run import command
 
 _RATIOS = {
@@ -28,21 +34,41 @@ def inspect(
         bool,
         typer.Option("--check", help="Only verify structure and checksum; tells by exit code."),
     ] = False,
+    clusters: Annotated[
+        int | None,
+        typer.Option(
+            "--clusters",
+            "-k",
+            min=1,
+            max=65_536,
+            help="Size of the packed file of another library's checkpoint at this k.",
+            show_default=False,
+        ),
+    ] = None,
+    layout: LayoutOption = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what a file holds and what every part weighs.
 
-    Works on packed, dense and meta files and on any other safetensors file.
+    Works on packed, dense and meta files, on any safetensors file, and on torch files of other
+    KAN libraries, whose layers it recognises.
 
     \b
     Examples:
       kancompress inspect packed.safetensors
+      kancompress inspect model.pt --clusters 16
       kancompress inspect packed.safetensors --json | jq .ratios
       kancompress inspect --check packed.safetensors && echo sound
     """
     found = _files.given(source)
-    report = kancompress.inspect(found.source, found.name, check=check)
+    report = kancompress.inspect(
+        found.source,
+        found.name,
+        check=check,
+        clusters=clusters,
+        layouts=layouts(layout or []),
+    )
     if json_:
         _output.document(report)
     elif check:
@@ -69,6 +95,8 @@ def _show(report: dict[str, Any], name: str) -> None:
             ],
             to_stdout=True,
         )
+    for problem in report.get("problems", []):
+        _output.result(f"note: {problem}")
     _output.table(["part", "bytes"], _size_rows(report), to_stdout=True)
     ratios = [
         [f"{key}: {_RATIOS[key]}", f"{value:.2f}"]
@@ -89,7 +117,7 @@ def _layer_row(row: dict[str, Any]) -> list[str]:
     usage, entropy = row["usage"], row["index_entropy"]
     return [
         row["name"],
-        row["basis"] or "-",
+        row["basis"] or row.get("layout") or "-",
         _shape(row["shape"]),
         _output.size(row["edges"]),
         str(row["coefficients"]),
@@ -114,8 +142,10 @@ def _size_rows(report: dict[str, Any]) -> list[list[str]]:
     ]
     if totals["formula_bytes"] is not None:
         rows.append(["formula (n log2 k / 8 + 4 k |w|)", f"{totals['formula_bytes']:,.1f}"])
+    if report.get("predicted"):
+        rows.append(["packed file, predicted", _output.size(report["predicted"]["file_bytes"])])
     if totals["dense_bytes"]:
-        rows.append(["dense coefficients, float32", _output.size(totals["dense_bytes"])])
+        rows.append(["dense coefficients", _output.size(totals["dense_bytes"])])
     return rows
 
 
