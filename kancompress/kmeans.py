@@ -27,8 +27,8 @@ F64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 MAX_CLUSTERS = 65_536
-# Rows times centroids of a batch: 1 MB of float32 products, which stays in cache.
-_BATCH_CELLS = 1 << 18
+# Rows times centroids of a batch: 2 MB of float32 products, near enough to the cache.
+_BATCH_CELLS = 1 << 19
 _SPAN = 512
 # From this many centroids on, spans of neighbouring vectors are compared with few of them.
 _MANY = 64
@@ -127,9 +127,10 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     order = None
     if len(start) >= _MANY and len(points) >= 16 * _SPAN:
         away = rows.distances(centroids, labels)
-        order = np.argsort(labels + away / (2 * away.max() + 1e-30), kind="stable")
-        labels = labels[order]
+        order = np.argsort(labels + away / (2 * away.max() + 1e-30))
         rows = _Rows(points[order], len(start), near=True)
+        order = order[rows.sort_by_candidates(centroids)]
+        labels = labels[order]
     sums = _Sums(rows.points, labels, len(start))
     repaired = iterations = 0
     while iterations < max_iterations:
@@ -236,49 +237,65 @@ class _Rows:
         squared = np.einsum("kd,kd->k", narrow, narrow)
         table = torch.from_numpy(np.concatenate([2 * narrow, -squared[:, None]], axis=1))
         labels = torch.empty(len(self.spans), self.length, dtype=torch.int64)
+        candidates, counts = self._candidates(centroids)
 
         def work(batch: _Batch) -> None:
-            cells = torch.bmm(table[batch.candidates], self.spans[batch.spans])
+            first, last, width = batch
+            chosen = candidates[first:last, :width]
+            cells = torch.bmm(table[chosen], self.spans[first:last])
             image = cells[:, :, None].permute(0, 3, 1, 2)  # (span, row, centroid, 1), rows last
-            found = functional.max_pool2d(image, (cells.shape[1], 1), return_indices=True)[1]
-            found = found.view(len(batch.spans), self.length)
-            labels[batch.spans] = batch.candidates.gather(1, found)
+            found = functional.max_pool2d(image, (width, 1), return_indices=True)[1]
+            torch.gather(chosen, 1, found.view(-1, self.length), out=labels[first:last])
 
-        batches = list(self._pruned(centroids) if self.near else self._whole(len(centroids)))
-        _in_threads(work, batches)
+        _in_threads(work, list(self._batches(counts)))
         return labels.view(-1)[: len(self.points)].numpy()
 
-    def _whole(self, clusters: int) -> Iterator[_Batch]:
-        """All spans with all centroids."""
-        every = torch.arange(clusters)
-        for spans in torch.split(torch.arange(len(self.spans)), self._per_batch(clusters)):
-            yield _Batch(spans, every.expand(len(spans), -1))
+    def _candidates(self, centroids: F64) -> tuple[Tensor, list[int]]:
+        """Centroids that each span is compared with, (span, widest), and how many they are.
 
-    def _per_batch(self, clusters: int) -> int:
-        cells: int = clusters * self.length
-        return max(1, _BATCH_CELLS // cells)
+        Rows with fewer than the widest repeat their last one, which changes no result.
+        """
+        if not self.near:
+            every = torch.arange(len(centroids)).expand(len(self.spans), -1)
+            return every, [len(centroids)] * len(self.spans)
+        of_span, found = torch.from_numpy(self._reachable(centroids)).nonzero(as_tuple=True)
+        counts = torch.bincount(of_span, minlength=len(self.spans))
+        firsts = counts.cumsum(0) - counts
+        places = torch.arange(int(counts.max())).minimum(counts[:, None] - 1)
+        return found[firsts[:, None] + places], counts.tolist()
 
-    def _pruned(self, centroids: F64) -> Iterator[_Batch]:
-        """All spans, those with like numbers of candidates together."""
+    def _reachable(self, centroids: F64) -> npt.NDArray[np.bool_]:
+        """Whether a centroid can be nearest to a row of a span, (span, k)."""
         squared = (centroids**2).sum(1) - 2 * self.pivots @ centroids.T
         squared += (self.pivots**2).sum(1)[:, None]
         away = np.sqrt(np.maximum(squared, 0))
         # The slack covers the rounding of the float32 comparison.
         reach = (away.min(axis=1) + 2 * self.radii) * (1 + 1e-4) + 1e-6
-        of_span, found = torch.from_numpy(away <= reach[:, None]).nonzero(as_tuple=True)
-        counts = torch.bincount(of_span, minlength=len(self.spans))
-        firsts = counts.cumsum(0) - counts
-        order = counts.argsort(stable=True)
-        sizes = counts[order].tolist()
-        start = 0
-        while start < len(order):
-            stop = min(len(order), start + self._per_batch(sizes[start]))
-            while stop - start > 1 and stop - start > self._per_batch(sizes[stop - 1]):
-                stop -= 1
-            spans = order[start:stop]
-            places = torch.arange(sizes[stop - 1]).minimum(counts[spans][:, None] - 1)
-            yield _Batch(spans, found[firsts[spans][:, None] + places])
-            start = stop
+        reachable: npt.NDArray[np.bool_] = away <= reach[:, None]
+        return reachable
+
+    def sort_by_candidates(self, centroids: F64) -> Labels:
+        """Bring spans with like numbers of candidates together; returns the rows' new order."""
+        counts = self._reachable(centroids).sum(axis=1)
+        whole = len(self.points) // self.length
+        spans = np.append(np.argsort(counts[:whole], kind="stable"), np.arange(whole, len(counts)))
+        rows = (spans[:, None] * self.length + np.arange(self.length)).reshape(-1)
+        rows = rows[: len(self.points)]  # only the last span is short, and it stays last
+        self.points, self.spans = self.points[rows], self.spans[torch.from_numpy(spans)]
+        self.pivots, self.radii = self.pivots[spans], self.radii[spans]
+        result: Labels = rows
+        return result
+
+    def _batches(self, counts: list[int]) -> Iterator[_Batch]:
+        """Runs of spans whose products with their candidates fit into the cache."""
+        start, widest = 0, 0
+        for number, count in enumerate(counts):
+            wider = max(widest, count)
+            if number > start and (number + 1 - start) * wider * self.length > _BATCH_CELLS:
+                yield _Batch(start, number, widest)
+                start, wider = number, count
+            widest = wider
+        yield _Batch(start, len(counts), widest)
 
     def distances(self, centroids: F64, labels: Labels) -> F64:
         """Squared distance of every vector to its centroid, (n,)."""
@@ -291,10 +308,11 @@ class _Rows:
 
 
 class _Batch(NamedTuple):
-    """Numbers of some spans, and for each the centroids to compare with, (span, candidate)."""
+    """Spans `first ... last - 1`, compared with `width` centroids each."""
 
-    spans: Tensor
-    candidates: Tensor
+    first: int
+    last: int
+    width: int
 
 
 def _in_threads(work: Callable[[_Batch], None], batches: list[_Batch]) -> None:

@@ -12,6 +12,8 @@ Outside the extended grid every function is zero, as in efficient-kan and pykan.
 from __future__ import annotations
 
 import math
+import threading
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -114,6 +116,39 @@ def uniform_features(x: Tensor, z: Tensor, grid: tuple[float, float, int], degre
 _FAST_TYPES = (torch.float32, torch.float64)
 
 
+@lru_cache(maxsize=64)
+def _scaled_centres(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return ((torch.arange(size + 3, dtype=dtype, device=device) - 1) * _ROOT)[:, None]
+
+
+@lru_cache(maxsize=64)
+def _reach(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(2 * _ROOT, dtype=dtype, device=device)
+
+
+class _Kept(threading.local):
+    """Scratch that a thread keeps from call to call: fresh memory costs more than the sums."""
+
+    buffer: Tensor | None = None
+
+
+_kept = _Kept()
+
+
+def _scratch(like: Tensor, count: int) -> Tensor:
+    """`count` numbers of undefined value, of the type and on the device of `like`."""
+    kept = _kept.buffer
+    if (
+        kept is None
+        or len(kept) < count
+        or kept.dtype != like.dtype
+        or kept.device != like.device
+        or kept.is_inference() != torch.is_inference_mode_enabled()
+    ):
+        kept = _kept.buffer = torch.empty(count, dtype=like.dtype, device=like.device)
+    return kept[:count]
+
+
 class _CubicFeatures(torch.autograd.Function):
     """`uniform_features` for degree 3, block by block in scratch that stays in cache."""
 
@@ -127,10 +162,12 @@ class _CubicFeatures(torch.autograd.Function):
         out = x.new_empty(rows, basis + 1, width)
         # Lengths are divided by the cube root of 6, which saves the division of the cubes.
         scaled = (z - low).mul_(_ROOT * size / (high - low))
-        centres = _centres(size, 3, x).mul_(_ROOT)
-        reach = torch.tensor(2 * _ROOT, dtype=x.dtype)
+        centres = _scaled_centres(size, x.dtype, x.device)
+        reach = _reach(x.dtype, x.device)
         block = max(1, _SCRATCH // max(1, basis * width))
-        near, nearer = x.new_empty(2, min(rows, block), basis, width).unbind()
+        near, nearer = _scratch(x, 2 * min(rows, block) * basis * width).view(
+            2, min(rows, block), basis, width
+        )
         for start in range(0, rows, block):
             stop = min(rows, start + block)
             a, b, part = near[: stop - start], nearer[: stop - start], out[start:stop, :basis]
