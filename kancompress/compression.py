@@ -12,6 +12,7 @@ from torch import Tensor
 from kancompress import bits, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
 from kancompress.errors import KancompressError, UsageError
+from kancompress.nearest import one_thread
 from kancompress.nn.network import build
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.recipes import ClusterConfig, CodebookDtype
@@ -108,7 +109,7 @@ def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
         return
     network = build(checkpoint)
     for layer in network.kan_layers():
-        with kmeans.one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             yield layer.edges().contiguous()
 
 

@@ -8,7 +8,7 @@ import kancompress
 PACKAGE = Path(kancompress.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"errors", "warnings", "specs", "recipes", "bits", "files"},
+    {"errors", "warnings", "specs", "recipes", "bits", "files", "nearest"},
     {"container", "kmeans", "bases", "bases.bspline", "bases.gaussian", "bases.gram"},
     {"document"},
     {"checkpoint"},
