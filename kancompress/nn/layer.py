@@ -1,4 +1,4 @@
-"""One KAN layer: the basis is an argument, the source of its coefficients is an argument."""
+"""KAN layers: the basis is an argument, the source of the coefficients is an argument."""
 
 from __future__ import annotations
 
@@ -9,8 +9,38 @@ from kancompress import bases
 from kancompress.specs import BasisSpec, Family
 
 
-class KanLayer(nn.Module):
-    """A fully connected layer (docs/packed-format.md, section 5.1).
+class EdgeLayer(nn.Module):
+    """A fully connected layer, linear in its coefficients: finish(sum over edges + bias).
+
+    Kinds of layers say what their features are and what follows the sum; how the sum is taken,
+    and where the coefficients come from, is the same for all of them.
+
+    edges : module whose forward() gives the coefficients (out, in, coefficient)
+    bias  : (out,) added to the sum over the edges, or None
+    """
+
+    def __init__(self, edges: nn.Module, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.edges = edges
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Input (batch, in) to what the coefficients multiply, (batch, coefficient, in)."""
+        raise NotImplementedError
+
+    def finish(self, y: Tensor) -> Tensor:
+        """What the layer does to the sum over its edges, (batch, out) -> (batch, out)."""
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, out)."""
+        matrix = self.edges().transpose(1, 2).flatten(1)  # (out, coefficient * in)
+        features = self.features(x).flatten(1)
+        return self.finish(functional.linear(features, matrix, self.bias))
+
+
+class KanLayer(EdgeLayer):
+    """A layer of our own networks (docs/packed-format.md, section 5.1).
 
     edges : module whose forward() gives the coefficients (out, in, coefficient)
     norm  : (2, features) scale and shift of the layer normalisation, or None
@@ -27,22 +57,19 @@ class KanLayer(nn.Module):
         beta: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(edges, bias)
         self.spec = spec
-        self.edges = edges
         self.norm = None if norm is None else nn.Parameter(norm)
         self.beta = None if beta is None else nn.Parameter(beta)
-        self.bias = None if bias is None else nn.Parameter(bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in) -> (batch, out)."""
+    def features(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, coefficient, in), the base branch last."""
         z = self._normalise(x) if self.spec.family is Family.FASTKAN else x
-        features = bases.expand(self.spec, x, z, self.beta)
-        matrix = self.edges().transpose(1, 2).flatten(1)  # (out, coefficient * in)
-        y = functional.linear(features.flatten(1), matrix, self.bias)
-        if self.spec.family is Family.GRAMKAN:
-            return functional.silu(self._normalise(y))
-        return y
+        return bases.expand(self.spec, x, z, self.beta)
+
+    def finish(self, y: Tensor) -> Tensor:
+        """Normalisation and SiLU after the sum, in networks of Gram polynomials."""
+        return functional.silu(self._normalise(y)) if self.spec.family is Family.GRAMKAN else y
 
     def _normalise(self, values: Tensor) -> Tensor:
         assert self.norm is not None
