@@ -42,6 +42,11 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The file's tensors by name: `<number>.coefficients` (out, in, d) of a dense network, of a
+        meta network what generates them; `cluster` and `expand` make those dense."""
+        return dict(self.tensors)
+
     def document(self) -> dict[str, Any]:
         """The file's document."""
         return _document(self.kind, self.basis, self.shapes, self.data)

@@ -191,18 +191,10 @@ def expand(model: PackedModel) -> Checkpoint:
     """The dense checkpoint of a packed native network; codebooks are widened to float32."""
     if model.basis is None:
         raise UsageError("This packed file holds no native network; it cannot be expanded yet.")
-    tensors: dict[str, Tensor] = {}
-    for layer in model.layers:
-        tensors[f"{layer.name}.coefficients"] = _at_least_float32(model.coefficients_of(layer))
-        tensors |= {f"{layer.name}.{role}": tensor for role, tensor in layer.sides.items()}
     return Checkpoint(
         kind="dense",
         basis=model.basis,
         shapes=tuple((layer.shape[0], layer.shape[1]) for layer in model.layers),
         data=model.data,
-        tensors=tensors,
+        tensors=model.state_dict(),
     )
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -29,8 +29,8 @@ from kancompress.errors import KancompressError, UsageError
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
 from kancompress.packed import PackedLayer, PackedModel
+from kancompress.packed.state import rebuild_arange
 from kancompress.recipes import ClusterConfig
-from kancompress.restoration import rebuild_arange
 from kancompress.specs import SourceSizes
 
 

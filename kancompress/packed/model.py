@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kancompress import bits
+from kancompress.packed import state
 from kancompress.specs import BasisSpec, DataSpec, SourceSizes
 
 # Roles of tensors named <layer>.<role>, section 3.3.
@@ -120,3 +121,15 @@ class PackedModel:
                 name = f"{layer.name}.{role}"
                 named[name] = torch.from_numpy(tensor) if role == "index" else tensor
         return named
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that this model stands for, for `torch.nn.Module.load_state_dict`.
+
+        Of another library's checkpoint: its state dict, names in the source's order and as they
+        were there, tensors that were tied one tensor, the packed ones made of their centroids.
+        Of a native network: for each layer `<number>.coefficients` (out, in, d), at least float32,
+        and what it has beside them (`bias`, `norm`, `beta`). The values are not copies where they
+        are stored as they are.
+        """
+        native = self.restore is None
+        return state.native_tensors(self) if native else state.source_tensors(self)
