@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, one_thread
+from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, near_order, one_thread
 
 MAX_CLUSTERS = 65_536
 # From this many centroids on, spans of neighbouring vectors are compared with few of them.
@@ -98,10 +98,8 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     labels = rows.assign(centroids)
     order = None
     if len(start) >= _MANY and len(points) >= 16 * SPAN:
-        away = rows.distances(centroids, labels)
-        order = np.argsort(labels + away / (2 * away.max() + 1e-30))
+        order = near_order(labels, rows.distances(centroids, labels))
         rows = Rows(points[order], len(start), near=True)
-        order = order[rows.sort_by_candidates(centroids)]
         labels = labels[order]
     sums = _Sums(rows.points, labels, len(start))
     repaired = iterations = 0

@@ -27,6 +27,7 @@ Labels = npt.NDArray[np.int64]
 _BATCH_CELLS = 1 << 19
 # Rows of a span, and of a block of sums.
 SPAN = 512
+NEAR_SPAN = 512
 SUM_BLOCK = 1 << 16
 
 
@@ -45,86 +46,78 @@ def one_thread() -> Iterator[None]:
 class Rows:
     """Fixed vectors, cut into spans of equal length and compared with centroids batch by batch.
 
-    |x - c|^2 = |x|^2 - (x, 1) . (2c, -|c|^2): the second term, the larger the nearer, is a batched
-    matrix product, (span, centroid, row). Its largest number for each row is found by a
-    max-pooling over all centroids, the one reduction of torch that is vectorised and tells the
-    position; ties go to the first.
+    -|x - c|^2 = (x, 1, -|x|^2) . (2c, -|c|^2, 1) is a batched matrix product, (span, centroid,
+    row). Its largest number for each row is found by a max-pooling over all centroids, the one
+    reduction of torch that is vectorised and tells the position; ties go to the first.
 
-    With `near`, rows are in an order in which neighbours are near each other. A centroid can be
-    nearest to a row of a span with mean p and radius R only if its distance from p is at most 2R
-    more than that of the centroid nearest to p (triangle inequality); the others are left out.
+    With `near`, rows are in an order in which neighbours are about equally far from the same
+    centroid. Then each span keeps a lower bound of its rows' distance to every centroid, the
+    distance when it was last measured less what the centroid has moved since, and is compared only
+    with those that could be nearest to one of its rows (Elkan 2003, with spans for rows).
     """
 
     def __init__(self, points: F32, clusters: int, *, near: bool = False) -> None:
         self.points = points
         n, d = points.shape
-        self.length = min(SPAN, n, max(16, _BATCH_CELLS // clusters))
-        spans = -(-n // self.length)
-        padded = np.empty((spans * self.length, d + 1), np.float32)
+        longest = NEAR_SPAN if near else SPAN
+        self.length = min(longest, n, max(16, _BATCH_CELLS // clusters))
+        count = -(-n // self.length)
+        padded = np.empty((count * self.length, d + 2), np.float32)
         padded[:n, :d], padded[n:, :d], padded[:, d] = points, points[-1], 1
-        cut = padded.reshape(spans, self.length, d + 1)
+        padded[:, d + 1] = -np.einsum("nd,nd->n", padded[:, :d], padded[:, :d])
+        cut = padded.reshape(count, self.length, d + 2)
         self.spans = torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 2, 1)))
-        self.near = near
-        if near:
-            members = cut[:, :, :d].astype(np.float64)
-            self.pivots = members.mean(axis=1)
-            offsets = members - self.pivots[:, None]
-            self.radii = np.sqrt(np.einsum("srd,srd->sr", offsets, offsets).max(axis=1))
+        self.labels = torch.zeros(count, self.length, dtype=torch.int64)
+        self._least: Tensor | None = torch.zeros(count, clusters) if near else None
+        self._far = torch.full((count, self.length), torch.inf)
+        self._last: Tensor | None = None
 
     def assign(self, centroids: F64) -> Labels:
         """Nearest centroid of every vector, (n,)."""
-        narrow = centroids.astype(np.float32)
-        squared = np.einsum("kd,kd->k", narrow, narrow)
-        table = torch.from_numpy(np.concatenate([2 * narrow, -squared[:, None]], axis=1))
-        labels = torch.empty(len(self.spans), self.length, dtype=torch.int64)
-        candidates, counts = self._candidates(centroids)
+        narrow = torch.from_numpy(centroids.astype(np.float32))
+        ends = torch.stack([-(narrow**2).sum(1), torch.ones(len(narrow))], dim=1)
+        table = torch.cat([2 * narrow, ends], dim=1)
+        self._follow(torch.from_numpy(centroids))
+        candidates, counts = self._candidates(len(narrow))
 
         def work(batch: _Batch) -> None:
             first, last, width = batch
             chosen = candidates[first:last, :width]
-            cells = torch.bmm(table[chosen], self.spans[first:last])
+            cells = torch.bmm(functional.embedding(chosen, table), self.spans[first:last])
             image = cells[:, :, None].permute(0, 3, 1, 2)  # (span, row, centroid, 1), rows last
-            found = functional.max_pool2d(image, (width, 1), return_indices=True)[1]
-            torch.gather(chosen, 1, found.view(-1, self.length), out=labels[first:last])
+            best, found = functional.max_pool2d(image, (width, 1), return_indices=True)
+            torch.gather(chosen, 1, found.view(-1, self.length), out=self.labels[first:last])
+            if self._least is not None:
+                self._least[first:last].scatter_(1, chosen, _root(cells.amax(2)))
+                self._far[first:last] = _root(best.view(-1, self.length))
 
-        _in_threads(work, list(self._batches(counts)))
-        return labels.view(-1)[: len(self.points)].numpy()
+        _in_threads(work, list(self._batches(counts.tolist())))
+        return self.labels.view(-1)[: len(self.points)].numpy().copy()
 
-    def _candidates(self, centroids: F64) -> tuple[Tensor, list[int]]:
+    def _follow(self, centroids: Tensor) -> None:
+        """Move the bounds by as much as the centroids have moved."""
+        if self._least is not None:
+            if self._last is not None:
+                moved = (centroids - self._last).norm(dim=1).float()
+                self._least -= moved
+                self._far += moved[self.labels]
+            self._last = centroids.clone()
+
+    def _candidates(self, clusters: int) -> tuple[Tensor, Tensor]:
         """Centroids that each span is compared with, (span, widest), and how many they are.
 
         Rows with fewer than the widest repeat their last one, which changes no result.
         """
-        if not self.near:
-            every = torch.arange(len(centroids)).expand(len(self.spans), -1)
-            return every, [len(centroids)] * len(self.spans)
-        of_span, found = torch.from_numpy(self._reachable(centroids)).nonzero(as_tuple=True)
-        counts = torch.bincount(of_span, minlength=len(self.spans))
+        count = len(self.spans)
+        if self._least is None:
+            return torch.arange(clusters).expand(count, -1), torch.full((count,), clusters)
+        # The slack covers the rounding of the float32 comparison.
+        reach = self._far.amax(1, keepdim=True) * (1 + 1e-4) + 1e-6
+        of_span, found = (self._least <= reach).nonzero(as_tuple=True)
+        counts = torch.bincount(of_span, minlength=count)
         firsts = counts.cumsum(0) - counts
         places = torch.arange(int(counts.max())).minimum(counts[:, None] - 1)
-        return found[firsts[:, None] + places], counts.tolist()
-
-    def _reachable(self, centroids: F64) -> npt.NDArray[np.bool_]:
-        """Whether a centroid can be nearest to a row of a span, (span, k)."""
-        squared = (centroids**2).sum(1) - 2 * self.pivots @ centroids.T
-        squared += (self.pivots**2).sum(1)[:, None]
-        away = np.sqrt(np.maximum(squared, 0))
-        # The slack covers the rounding of the float32 comparison.
-        reach = (away.min(axis=1) + 2 * self.radii) * (1 + 1e-4) + 1e-6
-        reachable: npt.NDArray[np.bool_] = away <= reach[:, None]
-        return reachable
-
-    def sort_by_candidates(self, centroids: F64) -> Labels:
-        """Bring spans with like numbers of candidates together; returns the rows' new order."""
-        counts = self._reachable(centroids).sum(axis=1)
-        whole = len(self.points) // self.length
-        spans = np.append(np.argsort(counts[:whole], kind="stable"), np.arange(whole, len(counts)))
-        rows = (spans[:, None] * self.length + np.arange(self.length)).reshape(-1)
-        rows = rows[: len(self.points)]  # only the last span is short, and it stays last
-        self.points, self.spans = self.points[rows], self.spans[torch.from_numpy(spans)]
-        self.pivots, self.radii = self.pivots[spans], self.radii[spans]
-        result: Labels = rows
-        return result
+        return found[firsts[:, None] + places], counts
 
     def _batches(self, counts: list[int]) -> Iterator[_Batch]:
         """Runs of spans whose products with their candidates fit into the cache."""
@@ -145,6 +138,22 @@ class Rows:
             offsets = self.points[block] - centroids[labels[block]]
             result[block] = np.einsum("nd,nd->n", offsets, offsets)
         return result
+
+
+def near_order(labels: Labels, distances: F64) -> Labels:
+    """Order of rows in which neighbours are about equally far from the same centroid, and spans
+    that reach equally far stand together."""
+    order: Labels = np.argsort(labels + distances / (2 * distances.max() + 1e-30))
+    whole = len(order) // NEAR_SPAN * NEAR_SPAN
+    spans = order[:whole].reshape(-1, NEAR_SPAN)
+    farthest = distances[spans].max(axis=1)
+    spans = spans[np.argsort(farthest, kind="stable")]
+    return np.concatenate([spans.reshape(-1), order[whole:]])
+
+
+def _root(negative: Tensor) -> Tensor:
+    """Distances from the negative squares that the product gives."""
+    return negative.neg_().clamp_min_(0).sqrt_()
 
 
 class _Batch(NamedTuple):

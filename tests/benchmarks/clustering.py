@@ -1,6 +1,10 @@
 """k-means on edge vectors beside scikit-learn's, with the same start and iterations.
 
     python -m tests.benchmarks.clustering [--rounds 5] [--edges 300000] [--clusters 256]
+        [--kind free|generated]
+
+`free` vectors fill their nine dimensions and vary much in length, which is hard for bounds;
+`generated` ones lie near a curve, as those that a meta-learner makes.
 
 Prints Lloyd against Lloyd on the same vectors, and the whole of `kancompress cluster` on a
 checkpoint with that many edges beside scikit-learn's KMeans alone. They take turns; the ratio is
@@ -29,9 +33,14 @@ from kancompress.specs import Family, default_basis
 ITERATIONS = 25
 
 
-def vectors(edges: int) -> np.ndarray:
-    """Smooth, correlated coefficient vectors of nine numbers, seeded."""
+def vectors(edges: int, kind: str = "free") -> np.ndarray:
+    """Coefficient vectors of nine numbers, seeded."""
     rng = np.random.default_rng(0)
+    if kind == "generated":
+        t = rng.standard_normal((edges, 1))
+        bends = np.maximum(t - rng.standard_normal((1, 32)), 0)
+        curve = bends @ rng.standard_normal((32, 9))
+        return (curve + 0.02 * rng.standard_normal((edges, 9))).astype(np.float32)
     mixing = np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(np.arange(9), np.arange(9))))
     gain = rng.lognormal(0, 0.8, (edges, 1))
     return (rng.standard_normal((edges, 9)) @ mixing.T * gain).astype(np.float32)
@@ -50,8 +59,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--edges", type=int, default=300_000)
     parser.add_argument("--clusters", type=int, default=256)
+    parser.add_argument("--kind", choices=("free", "generated"), default="free")
     options = parser.parse_args()
-    points = vectors(options.edges)
+    points = vectors(options.edges, options.kind)
     start = kmeans.plus_plus(points, options.clusters, np.random.default_rng(0))
     inputs = options.edges // 100
     checkpoint = Checkpoint(
@@ -86,8 +96,8 @@ def main() -> None:
     spread = float(((points - points.mean(0)).astype(np.float64) ** 2).sum())
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}, scikit-learn"
-        f" {sklearn.__version__}; {options.edges:,} vectors of 9, k = {options.clusters},"
-        f" {ITERATIONS} iterations, {options.rounds} rounds\n"
+        f" {sklearn.__version__}; {options.edges:,} {options.kind} vectors of 9,"
+        f" k = {options.clusters}, {ITERATIONS} iterations, {options.rounds} rounds\n"
     )
     middle = [statistics.median(column) for column in zip(*rows, strict=True)]
     print("| | seconds | inertia / spread |\n|---|---|---|")
