@@ -12,7 +12,7 @@ from torch import Tensor
 from kancompress import bits, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
 from kancompress.errors import KancompressError, UsageError
-from kancompress.nearest import one_thread
+from kancompress.nearest import SUM_BLOCK, one_thread
 from kancompress.nn.network import build
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.recipes import ClusterConfig, CodebookDtype
@@ -181,10 +181,23 @@ def _store(
 
 
 def _relative_distortion(vectors: np.ndarray, codebook: Tensor, labels: np.ndarray) -> float:
-    wide = vectors.astype(np.float64)
-    error = float(((wide - codebook.double().numpy()[labels]) ** 2).sum())
-    spread = float(((wide - wide.mean(axis=0)) ** 2).sum())
+    centroids = codebook.double().numpy()
+    total = np.zeros(vectors.shape[1])
+    for block, _ in _blocks(vectors, labels):
+        total += block.sum(axis=0)
+    mean = total / len(vectors)
+    error = spread = 0.0
+    for block, own in _blocks(vectors, labels):
+        error += float(((block - centroids[own]) ** 2).sum())
+        spread += float(((block - mean) ** 2).sum())
     return error / spread if spread > 0 else 0.0
+
+
+def _blocks(vectors: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Vectors in float64 and their labels, a block at a time."""
+    for start in range(0, len(vectors), SUM_BLOCK):
+        part = slice(start, start + SUM_BLOCK)
+        yield vectors[part].astype(np.float64), labels[part]
 
 
 def expand(model: PackedModel) -> Checkpoint:

@@ -7,6 +7,7 @@ seeded sample, then Lloyd's iterations on all vectors, with the assignment of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,7 @@ def fit(
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
     result = lloyd(points, start, max_iterations=max_iterations)
+    del points
     means, labels = _compact(vectors, result.labels, clusters)
     return _canonical(
         vectors,
@@ -211,11 +213,33 @@ def _squared_to(sample: F32, squared: F32, centres: F32) -> F32:
 def _normalised(vectors: npt.NDArray[np.floating]) -> tuple[F32, F64, float]:
     """Vectors moved to their mean and scaled to at most 1, so that squares neither cancel nor
     overflow: (points, shift, scale)."""
-    wide = vectors.astype(np.float64)
-    shift = wide.mean(axis=0)
-    wide -= shift
-    scale = float(np.abs(wide).max()) or 1.0
-    return (wide / scale).astype(np.float32), shift, scale
+    shift = _column_sums(vectors) / len(vectors)
+    scale = 0.0
+    for block in _blocks(vectors):
+        scale = max(scale, float(np.abs(block - shift).max()))
+    scale = scale or 1.0
+    points = np.empty(vectors.shape, np.float32)
+    for number, block in enumerate(_blocks(vectors)):
+        points[number * SUM_BLOCK :][: len(block)] = (block - shift) / scale
+    return points, shift, scale
+
+
+def _blocks(vectors: npt.NDArray[np.floating]) -> Iterator[F64]:
+    """The vectors in float64, a block at a time."""
+    for start in range(0, len(vectors), SUM_BLOCK):
+        yield vectors[start : start + SUM_BLOCK].astype(np.float64)
+
+
+def _column_sums(vectors: npt.NDArray[np.floating]) -> F64:
+    """Sums of the columns in float64, row after row whatever the block: (n, d) -> (d,)."""
+    if vectors.shape[1] == 1:  # numpy sums a single column by halves
+        whole: F64 = vectors.astype(np.float64).sum(axis=0)
+        return whole
+    total = np.zeros((1, vectors.shape[1]))
+    for block in _blocks(vectors):
+        total = np.concatenate([total, block]).sum(axis=0, keepdims=True)
+    result: F64 = total[0]
+    return result
 
 
 def _exact(vectors: npt.NDArray[np.floating], clusters: int) -> tuple[F64, Labels] | None:
@@ -238,8 +262,10 @@ def _compact(
     number = np.full(clusters, -1, np.int64)
     number[used] = np.arange(len(used))
     labels = number[labels]
-    planes = [np.ascontiguousarray(plane, dtype=np.float64) for plane in vectors.T]
-    sums = [np.bincount(labels, weights=plane, minlength=len(used)) for plane in planes]
+    sums = [
+        np.bincount(labels, weights=plane.astype(np.float64), minlength=len(used))
+        for plane in vectors.T
+    ]
     return np.stack(sums, axis=1) / counts[used, None], labels
 
 
