@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kancompress import datasets, inspection, storage
+from kancompress import datasets, extras, inspection, storage
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering, compress
 from kancompress.compression import expand as _expand
@@ -15,7 +15,7 @@ from kancompress.errors import UsageError
 from kancompress.evaluation import Evaluation, check_fit, evaluate_record
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
-from kancompress.foreign import ForeignCheckpoint, read_foreign
+from kancompress.foreign import ForeignCheckpoint, read_foreign, read_skeleton
 from kancompress.layouts import Recognition, recognise
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
@@ -85,6 +85,7 @@ def cluster(
     *,
     layouts: Mapping[str, str] | None = None,
     keep_scaler: bool = False,
+    keep_extra: bool = False,
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
 ) -> Compression:
@@ -94,6 +95,7 @@ def cluster(
     layouts     : for the latter: layer name or stem ("" for all) to the name of a layout, or to one
                   in the notation of docs/layouts.md, where names and shapes do not tell
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
+    keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     name        : what messages call the source, its path when None
     Raises UsageError for a file that is packed already, or in which no KAN layer is recognised.
     """
@@ -103,9 +105,19 @@ def cluster(
         model, layers = repack(
             foreign, found, config or ClusterConfig(), keep_scaler=keep_scaler, report=report
         )
-        return Compression(model=model, layers=layers, notes=_notes(foreign, found))
-    if layouts or keep_scaler:
-        raise UsageError("Layouts and scalers belong to other libraries' files; this one is ours.")
+        if keep_extra:
+            model = extras.keep_extra(
+                model,
+                read_skeleton(source, name),
+                {gain.tensor for layer in found.layers for gain in layer.gains},
+                foreign.where,
+            )
+        notes = _notes(foreign, found, kept=keep_extra)
+        return Compression(model=model, layers=layers, notes=notes)
+    if layouts or keep_scaler or keep_extra:
+        raise UsageError(
+            "Layouts, scalers and extras belong to other libraries' files; this one is ours."
+        )
     size, record = _sized(source, name)
     if isinstance(record, PackedModel):
         raise UsageError(
@@ -195,16 +207,17 @@ def packed_record(source: Input, name: str | None = None) -> PackedModel:
     return record
 
 
-def _notes(source: ForeignCheckpoint, found: Recognition) -> tuple[str, ...]:
-    """What the user should know of a foreign source: layouts, what was dropped, what was not
-    recognised."""
+def _notes(source: ForeignCheckpoint, found: Recognition, *, kept: bool = False) -> tuple[str, ...]:
+    """What the user should know of a foreign source: layouts, what was dropped (or kept, where
+    that was asked for), what was not recognised."""
     by_layout: dict[str, int] = {}
     for layer in found.layers:
         by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
     known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
     notes = [f"recognised {known}"]
     notes += dict.fromkeys(note for layer in found.layers for note in layer.notes)
-    notes += [f"left out: {what}" for what in source.dropped]
+    fate = "kept beside the model" if kept else "left out"
+    notes += [f"{fate}: {what}" for what in source.dropped]
     return (*notes, *found.problems)
 
 

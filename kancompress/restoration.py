@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kancompress import container as containers
 from kancompress.errors import UsageError
+from kancompress.foreign import skeletons
 from kancompress.packed import PackedModel
 
 
@@ -24,23 +25,28 @@ class Restored:
     container : `safetensors`, `torch-zip`, `torch-legacy` or `torch-module`, as the source was
     path      : dictionary keys under which the state dict lay
     metadata  : a safetensors source's own
+    skeleton  : the torch file without these tensors, where it was kept
     """
 
     tensors: dict[str, Tensor]
     container: str
     path: tuple[str, ...]
     metadata: dict[str, str]
+    skeleton: bytes | None = None
 
     def encode(self, *, torch_file: bool | None = None) -> bytes:
         """The file in the source's own kind of container, or in the one that is asked for.
 
         A torch file nests the state dict as the source did; a whole pickled module comes back
-        as a state dict.
+        as a state dict. Where the rest of the source was kept it comes back, too, in a torch file.
+        Raises InvalidFileError when the rest is damaged or belongs to another model.
         """
         if torch_file is None:
             torch_file = self.container != "safetensors"
         if not torch_file:
             return containers.encode(self.tensors, self.metadata)
+        if self.skeleton is not None:
+            return skeletons.fill(self.skeleton, self.tensors, "the packed file")
         content: Any = dict(self.tensors)
         for key in reversed(self.path if self.container != "torch-module" else ()):
             content = {key: content}
@@ -53,9 +59,11 @@ def restore(model: PackedModel) -> Restored:
     """Give a packed checkpoint of another library back (docs/packed-format.md, section 8)."""
     if model.restore is None:
         raise UsageError("This packed file holds a native network, no other library's tensors.")
+    opaque = model.restore.get("opaque")
     return Restored(
         tensors=model.state_dict(),
         container=model.restore["container"],
         path=tuple(model.restore["path"]),
         metadata=dict(model.restore.get("metadata", {})),
+        skeleton=None if opaque is None else model.tensors[opaque].numpy().tobytes(),
     )

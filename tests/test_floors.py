@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     },
     {"nn", "nn.edges", "nn.layer", "nn.network"},
     {"compression", "storage", "datasets"},
-    {"restoration"},
+    {"restoration", "extras"},
     {"repacking"},
     {"fitting", "compilation"},
     {"training", "finetuning", "evaluation", "inspection"},

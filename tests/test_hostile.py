@@ -527,6 +527,8 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(FOREIGN, tensor("row", "F16", [3]))),
     ("origin-steps-of-another-number", Flaw.WRONG_SHAPE, "'steps'",
      made(FOREIGN, origin(4, {"arange": [0, 1, 0, 4]}))),
+    ("opaque-safetensors", Flaw.BAD_VALUE, "opaque does not go with 'safetensors'",
+     made(FOREIGN, put("restore/container", "safetensors"))),
     ("opaque-number", Flaw.BAD_VALUE, "opaque", made(FOREIGN, put("restore/opaque", 1))),
     ("opaque-missing", Flaw.MISSING_TENSOR, "'gone'", made(FOREIGN, put("restore/opaque", "gone"),
      without("rest"))),

@@ -52,6 +52,13 @@ def cluster(
     keep_scaler: Annotated[
         bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
     ] = False,
+    keep_extra: Annotated[
+        bool,
+        typer.Option(
+            "--keep-extra",
+            help="Keep what a torch file holds beside the model, such as the optimizer.",
+        ),
+    ] = False,
     seed: SeedOption = 0,
     force: ForceOption = False,
     json_: JsonOption = False,
@@ -85,6 +92,7 @@ def cluster(
         config,
         layouts=layouts(layout or []),
         keep_scaler=keep_scaler,
+        keep_extra=keep_extra,
         name=found.name,
         report=_tell,
     )

@@ -31,7 +31,7 @@ def expand(
 
     A native network becomes a dense safetensors checkpoint. Another library's checkpoint comes back
     with its own names, shapes and types, in the container it had, or in the one that OUT's suffix
-    names (.safetensors, or .pt, .pth, .bin).
+    names (.safetensors, or .pt, .pth, .bin). What --keep-extra kept comes back in a torch file.
 
     \b
     Examples:
@@ -47,6 +47,8 @@ def expand(
         written = _files.write_record(dense, output, force=force, inputs=kept)
     else:
         suffix = _TORCH_FILE.get(Path(output).suffix)
+        if suffix is False and dense.skeleton is not None:
+            _output.note("left out: what the torch file held beside the model; write a .pt file")
         written = _files.write_bytes(dense.encode(torch_file=suffix), output, force=force)
     _output.note(f"{_output.size(written)} bytes")
     if json_:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from kancompress import files
 from kancompress.container import MAX_HEADER
-from kancompress.errors import Flaw, InvalidFileError
-from kancompress.foreign import shards, statedicts, torchfiles
+from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.foreign import shards, skeletons, statedicts, torchfiles
+from kancompress.foreign.skeletons import Skeleton
 
-__all__ = ["ForeignCheckpoint", "read_foreign"]
+__all__ = ["ForeignCheckpoint", "Skeleton", "read_foreign", "read_skeleton"]
 
 # How files begin that are sometimes taken for checkpoints.
 _OTHERS = (
@@ -78,6 +79,26 @@ def read_foreign(
     if start[:1] == b"\x80":
         return _from_torch(torchfiles.read_legacy(data, where), where, len(data))
     raise _unknown(start, where)
+
+
+def read_skeleton(
+    source: str | os.PathLike[str] | bytes, name: str | None = None
+) -> Skeleton | None:
+    """What a checkpoint that `read_foreign` has read holds beside its tensors.
+
+    None for safetensors, which hold nothing else but metadata. Raises UsageError for the stream of
+    pickles of torch before 1.6, and for an index of shards.
+    """
+    where = name or ("the checkpoint" if isinstance(source, bytes) else os.fspath(source))
+    data = memoryview(source) if isinstance(source, bytes) else files.read(Path(source))
+    if bytes(data[:4]) == b"PK\x03\x04":
+        return skeletons.strip(data, where)
+    if bytes(data[:1]) == b"\x80" and not _is_safetensors(data):
+        raise UsageError(
+            f"{where} is a torch file of the kind before 1.6, of which only the model's tensors can"
+            " be kept. Load it and save it again with torch, or leave --keep-extra out."
+        )
+    return None
 
 
 def _is_safetensors(data: memoryview) -> bool:

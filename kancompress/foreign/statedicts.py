@@ -220,6 +220,11 @@ def _part(state: dict[object, object], name: str) -> dict[object, object]:
 # --- tensors -------------------------------------------------------------------------------
 
 
+def budget(size: int) -> int:
+    """Bytes that tensors which share or repeat numbers may come to, for a file of `size` bytes."""
+    return _SPARE_BYTES + _EXPANSION * size
+
+
 def make(
     records: Mapping[str, TensorRecord],
     storage: Callable[[Storage], memoryview],
@@ -234,17 +239,17 @@ def make(
     first: dict[tuple[object, ...], str] = {}
     tensors: dict[str, torch.Tensor] = {}
     ties: dict[str, str] = {}
-    budget = _SPARE_BYTES + _EXPANSION * file_bytes
+    left = budget(file_bytes)
     for name, record in records.items():
         _check_name(name, where)
-        identity = _check_record(name, record, where)
+        identity = check_record(name, record, where)
         if identity in first:
             ties[name] = first[identity]
             tensors[name] = tensors[ties[name]]
             continue
         first[identity] = name
-        budget -= record.size
-        if budget < 0:
+        left -= record.size
+        if left < 0:
             raise InvalidFileError(
                 Flaw.SIZE_MISMATCH,
                 f"{where}: up to {shown(name)} the tensors repeat the same numbers to more than"
@@ -268,7 +273,7 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _check_record(name: str, record: TensorRecord, where: str) -> tuple[object, ...]:
+def check_record(name: str, record: TensorRecord, where: str) -> tuple[object, ...]:
     """Refuse what cannot be; returns what two tensors that are the same have in common."""
     if record.dtype not in NAMES or record.dtype.is_complex:
         raise InvalidFileError(

@@ -10,7 +10,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,11 +27,16 @@ _LOCAL_HEADER = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchFile:
-    """The object of a torch file, and a way to the bytes of its storages."""
+    """The object of a torch file, and a way to the bytes of its storages.
+
+    A zip archive also has the folder of its records (`root`) and all of them (`contents`).
+    """
 
     container: str
     value: object
     storage: Callable[[Storage], memoryview]
+    root: str = ""
+    contents: Callable[[], Iterator[tuple[str, memoryview]]] = lambda: iter(())
 
 
 # --- zip archives --------------------------------------------------------------------------
@@ -70,7 +75,11 @@ def read_zip(data: memoryview, where: str) -> TorchFile:
             )
         return _contents(data, record, where)
 
-    return TorchFile("torch-zip", value, storage)
+    def contents() -> Iterator[tuple[str, memoryview]]:
+        for name, record in records.items():
+            yield name, _contents(data, record, where)
+
+    return TorchFile("torch-zip", value, storage, root, contents)
 
 
 def _records(data: memoryview, where: str) -> dict[str, zipfile.ZipInfo]:

@@ -10,6 +10,7 @@ from kancompress.document import check_keys
 from kancompress.errors import Flaw, InvalidFileError
 
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
+_WITH_OPAQUE = ("torch-zip", "torch-module")
 
 
 def check_restore(record: object, layers: set[str], where: str) -> set[str]:
@@ -59,6 +60,8 @@ def check_restore(record: object, layers: set[str], where: str) -> set[str]:
     if "opaque" in record:
         if not isinstance(record["opaque"], str):
             raise _bad(where, "restore.opaque should name a tensor")
+        if record["container"] not in _WITH_OPAQUE:
+            raise _bad(where, f"restore.opaque does not go with {shown(record['container'])}")
         stored.add(record["opaque"])
     return stored
 
