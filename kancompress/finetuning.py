@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from kancompress import fitting
 from kancompress.compilation import compiled
-from kancompress.datasets import Dataset
-from kancompress.errors import KancompressError, UsageError
+from kancompress.datasets import Dataset, Split
+from kancompress.errors import UsageError
 from kancompress.fitting import Epoch, OnBatch, OnEpoch, Schedule, Score
 from kancompress.nn.edges import CodebookEdges
 from kancompress.nn.network import Network, build
 from kancompress.packed import PackedModel
+from kancompress.parametrization import rounded
 from kancompress.recipes import FinetuneConfig
 
 GROUPS = ("norms",)
@@ -31,6 +32,23 @@ class Finetuning:
     validation: Score
     test_before: Score
     test: Score
+
+
+class Tunable(Protocol):
+    """A network as `tune_codebooks` sees it.
+
+    network    : runs, and its state dict has everything that tuning changes
+    parameters : what learns
+    """
+
+    network: nn.Module
+    parameters: list[nn.Parameter]
+
+    def stored(self) -> PackedModel:
+        """The packed model as it now is, rounded to its stored types."""
+
+    def score(self, rows: Split) -> Score:
+        """Score of what `stored` gives."""
 
 
 def tune(
@@ -49,14 +67,30 @@ def tune(
     config = config or FinetuneConfig()
     if model.basis is None:
         raise UsageError("This packed file holds no native network; it cannot be fine-tuned yet.")
-    network = build(model)
-    parameters = _select(network, config.also)
-    if not parameters:
+    native = _Native(model, config.also)
+    return tune_codebooks(native, data, config, on_epoch=on_epoch, on_batch=on_batch)
+
+
+def tune_codebooks(
+    tunable: Tunable,
+    data: Dataset,
+    config: FinetuneConfig,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+) -> Finetuning:
+    """Tune any network and leave it in the state of its best epoch. Raises as `tune`."""
+    if not tunable.parameters:
         raise UsageError("No layer of this file is packed, so there is no codebook to fine-tune.")
-    test_before = fitting.score(network, data.test)
+    test_before = fitting.score(tunable.network, data.test)
+    group = {
+        "params": tunable.parameters,
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+    }
     history = fitting.fit(
-        network,
-        [{"params": parameters, "lr": config.lr, "weight_decay": config.weight_decay}],
+        tunable.network,
+        [group],
         data.train,
         Schedule(
             epochs=config.epochs,
@@ -64,27 +98,49 @@ def tune(
             batch_size=config.batch_size,
             seed=config.seed,
         ),
-        measure=lambda: fitting.score(build(_stored(model, network)), data.validation),
-        step=compiled(network) if config.compile else None,
+        measure=lambda: tunable.score(data.validation),
+        step=compiled(tunable.network) if config.compile else None,
         on_epoch=on_epoch,
         on_batch=on_batch,
     )
-    tuned = _stored(model, network)
-    final = build(tuned)
     return Finetuning(
-        model=tuned,
+        model=tunable.stored(),
         history=history,
         validation_before=history[0].validation,
-        validation=fitting.score(final, data.validation),
+        validation=tunable.score(data.validation),
         test_before=test_before,
-        test=fitting.score(final, data.test),
+        test=tunable.score(data.test),
     )
+
+
+class _Native:
+    """A network of kancompress's own."""
+
+    def __init__(self, model: PackedModel, also: tuple[str, ...]) -> None:
+        self.model = model
+        network = build(model)
+        self.network: nn.Module = network
+        self._running = network
+        self.parameters = _select(network, also)
+
+    def stored(self) -> PackedModel:
+        """As `Tunable.stored`."""
+        return _stored(self.model, self._running)
+
+    def score(self, rows: Split) -> Score:
+        """As `Tunable.score`."""
+        return fitting.score(build(self.stored()), rows)
+
+
+def check_groups(also: tuple[str, ...]) -> None:
+    """Refuse an unknown group of `FinetuneConfig.also`."""
+    if unknown := set(also) - set(GROUPS):
+        raise UsageError(f"--also {min(unknown)} is not known; known are {', '.join(GROUPS)}.")
 
 
 def _select(network: Network, also: tuple[str, ...]) -> list[nn.Parameter]:
     """Freeze all parameters but the codebooks and the groups in `also`."""
-    if unknown := set(also) - set(GROUPS):
-        raise UsageError(f"--also {min(unknown)} is not known; known are {', '.join(GROUPS)}.")
+    check_groups(also)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     chosen = [
@@ -108,7 +164,7 @@ def _stored(model: PackedModel, network: Network) -> PackedModel:
         changes: dict[str, Any] = {"sides": _rounded(packed.sides, packed.name, sides)}
         if packed.codebook is not None:
             assert isinstance(running.edges, CodebookEdges)
-            changes["codebook"] = _round(running.edges.codebook.centroids, packed.codebook)
+            changes["codebook"] = rounded(running.edges.codebook.centroids, packed.codebook)
         layers.append(replace(packed, **changes))
     return replace(model, layers=tuple(layers))
 
@@ -116,15 +172,4 @@ def _stored(model: PackedModel, network: Network) -> PackedModel:
 def _rounded(
     stored: Mapping[str, Tensor], layer: str, current: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    return {role: _round(current[f"{layer}.{role}"], tensor) for role, tensor in stored.items()}
-
-
-def _round(value: Tensor, like: Tensor) -> Tensor:
-    # A copy: the network goes on learning in place.
-    rounded = value.detach().to(like.dtype, copy=True)
-    if not rounded.isfinite().all():
-        raise KancompressError(
-            f"Fine-tuning left the range of {str(like.dtype).removeprefix('torch.')};"
-            " try a lower learning rate (--lr)."
-        )
-    return rounded
+    return {role: rounded(current[f"{layer}.{role}"], tensor) for role, tensor in stored.items()}

@@ -241,7 +241,7 @@ def _rest(
         elif name in origins:
             origin = origins[name]
         else:
-            origin = _rebuilt(name, tensor, stored, layers)
+            origin = rebuilt(name, tensor, stored, layers)
         entries.append([name, NAMES[tensor.dtype], list(tensor.shape), origin])
     return stored, entries
 
@@ -256,7 +256,7 @@ def _store(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str
     return None if target == name else {"as": target}
 
 
-def _rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Any:
+def rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Any:
     """The cheapest origin that gives the tensor back bit for bit."""
     if tensor.numel() > 1 and tensor.dtype in _NUMBERS:
         flat = tensor.contiguous().reshape(-1)

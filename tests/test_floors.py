@@ -26,6 +26,8 @@ FLOORS: list[set[str]] = [
     {"compression", "storage", "datasets"},
     {"restoration", "extras"},
     {"repacking"},
+    {"modules"},
+    {"parametrization"},
     {"fitting", "compilation"},
     {"training", "finetuning", "evaluation", "inspection"},
     {"predictions", "api"},
