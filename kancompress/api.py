@@ -17,6 +17,7 @@ from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.foreign import ForeignCheckpoint, read_foreign, read_skeleton
 from kancompress.layouts import Recognition, recognise
+from kancompress.layouts.pykan import UNTOLD
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
 from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, TrainConfig
@@ -215,7 +216,9 @@ def _notes(source: ForeignCheckpoint, found: Recognition, *, kept: bool = False)
         by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
     known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
     notes = [f"recognised {known}"]
-    notes += dict.fromkeys(note for layer in found.layers for note in layer.notes)
+    told = UNTOLD if source.settings else ()
+    notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
+    notes += source.notes
     fate = "kept beside the model" if kept else "left out"
     notes += [f"{fate}: {what}" for what in source.dropped]
     return (*notes, *found.problems)

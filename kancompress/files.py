@@ -38,6 +38,15 @@ def read(path: Path) -> memoryview:
         raise InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.") from None
 
 
+def located(path: Path) -> Path:
+    """`path`; where it is no file, but the prefix that pykan's `saveckpt` was given, its state."""
+    state = path.with_name(f"{path.name}_state") if path.name else path
+    try:
+        return state if not path.is_file() and state.is_file() else path
+    except (OSError, ValueError):  # a name that cannot be one is told when it is opened
+        return path
+
+
 def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse, before any work, a target that must not or cannot be written.
 

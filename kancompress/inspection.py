@@ -62,7 +62,11 @@ def describe_foreign(
         ],
         "totals": _sums(layers, source.tensor_bytes),
         "ratios": {"formula": None, "tensors": None, "file": None},
-        "problems": [*found.problems, *(f"left out: {what}" for what in source.dropped)],
+        "problems": [
+            *found.problems,
+            *source.notes,
+            *(f"left out: {what}" for what in source.dropped),
+        ],
         "predicted": None
         if predicted is None
         else {

@@ -23,7 +23,8 @@ def open_container(source: Source, name: str | None = None) -> Container:
     """Map a path, or wrap bytes, and check the safetensors header. Raises InvalidFileError."""
     if isinstance(source, bytes):
         return containers.parse(memoryview(source), name or "the input")
-    return containers.parse(files.read(Path(source)), name or os.fspath(source))
+    path = files.located(Path(source))
+    return containers.parse(files.read(path), name or str(path))
 
 
 def load(source: Source, name: str | None = None) -> Record:
@@ -37,7 +38,10 @@ def load(source: Source, name: str | None = None) -> Record:
 
 def is_native(source: Source) -> bool:
     """Whether kancompress wrote this file: a safetensors file with its key in the metadata."""
-    data = memoryview(source) if isinstance(source, bytes) else files.read(Path(source))
+    if isinstance(source, bytes):
+        data = memoryview(source)
+    else:
+        data = files.read(files.located(Path(source)))
     try:
         return documents.KEY in containers.parse(data, "").metadata
     except InvalidFileError:

@@ -29,7 +29,7 @@ class Given:
 def inputs(*arguments: str | Path | None) -> list[Path]:
     """The paths that must not be written over; standard input may be a file, too."""
     return [
-        _STDIN if str(argument) == DASH else Path(argument)
+        _STDIN if str(argument) == DASH else files.located(Path(argument))
         for argument in arguments
         if argument is not None
     ]
@@ -38,7 +38,8 @@ def inputs(*arguments: str | Path | None) -> list[Path]:
 def given(argument: str) -> Given:
     """Spool standard input for `-`, else the path itself. Raises UsageError for a terminal."""
     if argument != DASH:
-        return Given(Path(argument), argument)
+        path = files.located(Path(argument))
+        return Given(path, argument if path == Path(argument) else str(path))
     if sys.stdin.isatty():
         raise UsageError("Standard input is a terminal; pipe a file into it or name one.")
     try:

@@ -67,7 +67,8 @@ def cluster(
     """Cluster the edge vectors of each layer and write a packed file (stage 2).
 
     A meta checkpoint is generated to coefficients first and its meta-learner is dropped.
-    Checkpoints of other KAN libraries (.pt or safetensors) are recognised by their tensors.
+    Checkpoints of other KAN libraries (.pt or safetensors) are recognised by their tensors;
+    of what pykan's saveckpt writes, give the prefix.
 
     \b
     Examples:

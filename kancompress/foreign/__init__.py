@@ -7,7 +7,7 @@ dictionaries around them, and whole modules, of which the classes need not be in
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -15,10 +15,11 @@ from torch import Tensor
 from kancompress import files
 from kancompress.container import MAX_HEADER
 from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.foreign import shards, skeletons, statedicts, torchfiles
+from kancompress.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
+from kancompress.foreign.saveckpt import Settings
 from kancompress.foreign.skeletons import Skeleton
 
-__all__ = ["ForeignCheckpoint", "Skeleton", "read_foreign", "read_skeleton"]
+__all__ = ["ForeignCheckpoint", "Settings", "Skeleton", "read_foreign", "read_skeleton"]
 
 # How files begin that are sometimes taken for checkpoints.
 _OTHERS = (
@@ -43,6 +44,7 @@ class ForeignCheckpoint:
     to the earlier name of which it is the same storage, offset, shape and stride; the two are one
     object in `tensors`, whose bytes `tensor_bytes` counts once. `metadata` is a safetensors file's
     own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
+    `settings` and `notes` are those of pykan's `saveckpt`, whose files lie beside the tensors'.
     """
 
     where: str
@@ -54,6 +56,8 @@ class ForeignCheckpoint:
     dropped: tuple[str, ...]
     tensor_bytes: int
     file_bytes: int
+    settings: Settings | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_foreign(
@@ -64,9 +68,7 @@ def read_foreign(
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
     command. Nothing that a file names is ever run or imported.
     """
-    path = None if isinstance(source, bytes) else Path(source)
-    where = name or ("the checkpoint" if path is None else str(path))
-    data = memoryview(source) if isinstance(source, bytes) else files.read(Path(source))
+    path, where, data = _opened(source, name)
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
     if _is_safetensors(data):
@@ -75,10 +77,25 @@ def read_foreign(
     if start.lstrip()[:1] == b"{":
         return _from_safetensors(shards.read_index(data, where, path), where)
     if start[:4] == b"PK\x03\x04":
-        return _from_torch(torchfiles.read_zip(data, where), where, len(data))
+        found = _from_torch(torchfiles.read_zip(data, where), where, len(data))
+        return found if path is None else _with_saveckpt(found, path)
     if start[:1] == b"\x80":
         return _from_torch(torchfiles.read_legacy(data, where), where, len(data))
     raise _unknown(start, where)
+
+
+def _opened(
+    source: str | os.PathLike[str] | bytes, name: str | None
+) -> tuple[Path | None, str, memoryview]:
+    if isinstance(source, bytes):
+        return None, name or "the checkpoint", memoryview(source)
+    path = files.located(Path(source))
+    return path, name or str(path), files.read(path)
+
+
+def _with_saveckpt(found: ForeignCheckpoint, path: Path) -> ForeignCheckpoint:
+    settings, notes = saveckpt.beside(path)
+    return replace(found, settings=settings, notes=notes)
 
 
 def read_skeleton(
@@ -89,8 +106,7 @@ def read_skeleton(
     None for safetensors, which hold nothing else but metadata. Raises UsageError for the stream of
     pickles of torch before 1.6, and for an index of shards.
     """
-    where = name or ("the checkpoint" if isinstance(source, bytes) else os.fspath(source))
-    data = memoryview(source) if isinstance(source, bytes) else files.read(Path(source))
+    _, where, data = _opened(source, name)
     if bytes(data[:4]) == b"PK\x03\x04":
         return skeletons.strip(data, where)
     if bytes(data[:1]) == b"\x80" and not _is_safetensors(data):

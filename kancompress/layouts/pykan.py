@@ -10,7 +10,8 @@ from __future__ import annotations
 from kancompress.layouts.checks import basis_matrix, extended_grid, plain_grid
 from kancompress.layouts.records import Beside, Layout, Piece, Scale, Veil
 
-_NOTES = (
+# What pykan's own config tells; without it the user should know.
+UNTOLD = (
     "The tensors do not tell the base function, multiplication nodes, names of symbolic"
     " functions, nor input_id.",
 )
@@ -50,7 +51,7 @@ LAYOUTS = (
         ),
         checks=(basis_matrix,),
         label="act_fun.*",
-        notes=_NOTES,
+        notes=UNTOLD,
     ),
     Layout(
         name="pykan",
@@ -61,7 +62,7 @@ LAYOUTS = (
         forbidden=("act_fun.*.basis_matrix",),
         checks=(extended_grid,),
         label="act_fun.*",
-        notes=_NOTES,
+        notes=UNTOLD,
     ),
     Layout(
         name="pykan-0.0",
@@ -81,6 +82,6 @@ LAYOUTS = (
         ),
         checks=(plain_grid,),
         label="act_fun.*",
-        notes=_NOTES,
+        notes=UNTOLD,
     ),
 )

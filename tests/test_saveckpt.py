@@ -1,0 +1,161 @@
+"""pykan's `saveckpt`: the state by its prefix, the config's lines, and the cache that stays out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_repacking import bytes_of
+
+import kancompress
+from command import done, refused
+from kancompress.foreign import Settings, read_foreign
+from kancompress.foreign.saveckpt import parse
+from kancompress.recipes import ClusterConfig
+from kancompress.restoration import Restored
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+NAMES = sorted(path.parent.name for path in CASES.glob("*/ckpt_state"))
+
+CONFIG = """\
+affine_trainable: false
+base_fun_name: silu
+device: !!python/object/apply:torch.device
+- cpu
+grid: 5
+grid_range:
+- -1
+- 1
+mult_arity: 2
+symbolic.funs_name.0:
+- - '0'
+  - x^2
+symbolic_enabled: true
+width:
+- - 3
+  - 0
+- - 4
+  - 2
+- - 2
+  - 0
+"""
+
+
+def state() -> dict[str, torch.Tensor]:
+    """The tensors of a pykan layer (3 inputs, 4 outputs) with two distinct edges."""
+    table = torch.randn(2, 10, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(12).reshape(3, 4) % 2
+    at = "act_fun.0."
+    return {
+        at + "grid": (torch.arange(-3, 9) * 0.4 - 1).expand(3, -1).contiguous(),
+        at + "coef": table[index][..., :8].contiguous(),
+        at + "mask": torch.ones(3, 4),
+        at + "scale_base": table[index][..., 8].contiguous(),
+        at + "scale_sp": table[index][..., 9].contiguous(),
+        "symbolic_fun.0.mask": torch.zeros(4, 3),
+        "symbolic_fun.0.affine": torch.zeros(4, 3, 4),
+    }
+
+
+def triple(place: Path, config: str | bytes = CONFIG) -> Path:
+    """What `saveckpt(place / "mark")` writes; returns the prefix."""
+    torch.save(state(), place / "mark_state")
+    torch.save(torch.full((50, 3), 0.77), place / "mark_cache_data")
+    content = config.encode() if isinstance(config, str) else config
+    (place / "mark_config.yml").write_bytes(content)
+    return place / "mark"
+
+
+def test_the_prefix_reads_the_state_and_its_config(tmp_path: Path) -> None:
+    prefix = triple(tmp_path)
+    for source in (prefix, tmp_path / "mark_state"):
+        found = read_foreign(source)
+        assert found.settings == Settings(
+            base_fun="silu", symbolic=True, widths=((3, 0), (4, 2), (2, 0)), mult_arity=2
+        )
+        assert list(found.tensors) == list(state())
+    out = done("cluster", prefix, "-k", "2", "--force-pack", "-o", tmp_path / "packed.st").stderr
+    assert "mark_config.yml says: base function silu; widths 3, 4+2, 2; multiplications of 2" in out
+    size = (tmp_path / "mark_cache_data").stat().st_size
+    assert f"mark_cache_data, the last batch of inputs (training data; {size:,} bytes)" in out
+    assert "The tensors do not tell" not in out
+    packed = (tmp_path / "packed.st").read_bytes()
+    assert torch.full((1,), 0.77).numpy().tobytes() not in packed
+    done("expand", tmp_path / "packed.st", "-o", tmp_path / "back_state")
+    again = torch.load(tmp_path / "back_state", weights_only=True)
+    before = state()
+    assert list(again) == list(before)
+    folded = before["act_fun.0.coef"] * before["act_fun.0.scale_sp"][..., None]
+    assert torch.equal(again["act_fun.0.coef"], folded)
+
+
+def test_other_commands_know_the_prefix_and_keep_the_state(tmp_path: Path) -> None:
+    prefix = triple(tmp_path)
+    report = json.loads(done("inspect", prefix, "--json").stdout)
+    assert [layer["layout"] for layer in report["layers"]] == ["pykan"]
+    assert any("mark_config.yml says" in problem for problem in report["problems"])
+    line = refused(2, "cluster", prefix, "-k", "2", "--force", "-o", tmp_path / "mark_state")
+    assert "is the input itself" in line
+    line = refused(3, "inspect", tmp_path / "other")
+    assert line == f"{tmp_path / 'other'} does not exist."
+
+
+def test_a_file_of_the_prefixs_name_is_taken_itself(tmp_path: Path) -> None:
+    prefix = triple(tmp_path)
+    torch.save({"w": torch.ones(2)}, prefix)
+    assert list(read_foreign(prefix).tensors) == ["w"]
+    assert read_foreign(prefix).settings is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "field", "value"),
+    [
+        ("width:\n- 2\n- 5\n- 1\n", "widths", ((2, 0), (5, 0), (1, 0))),
+        ("width:\n- - 2\n  - 0\n- 5\n", "widths", ((2, 0), (5, 0))),
+        ("width:\n- !!python/tuple\n  - 2\n  - 0\n", "widths", None),
+        ("width:\n- - 2\n", "widths", None),
+        ("width: [2, 5]\n", "widths", None),
+        ("width:\n", "widths", None),
+        ("mult_arity:\n- []\n- - 2\n  - 3\n- []\n", "mult_arity", ((), (2, 3), ())),
+        ("mult_arity: two\n", "mult_arity", None),
+        ("base_fun_name: 'identity'\n", "base_fun", "identity"),
+        ("base_fun_name: !!python/name:torch.sin ''\n", "base_fun", None),
+        ("symbolic_enabled: false\n", "symbolic", False),
+        ("symbolic_enabled: maybe\n", "symbolic", None),
+        ("", "base_fun", None),
+        ("- 1\n  - 2\n\x00: :\n: x\nwidth", "widths", None),
+    ],
+)
+def test_lines_of_the_config(lines: str, field: str, value: Any) -> None:
+    assert getattr(parse(f"grid: 5\n{lines}k: 3\n"), field) == value
+
+
+def test_a_config_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    found = read_foreign(triple(tmp_path, b"\xff\xfe"))
+    assert found.settings is None
+    assert found.notes[0] == ("mark_config.yml cannot be read as text; its settings are not known.")
+    (tmp_path / "mark_config.yml").unlink()
+    (tmp_path / "mark_cache_data").unlink()
+    assert read_foreign(tmp_path / "mark").notes == ()
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_golden_checkpoints(case: str) -> None:
+    record = json.loads((CASES / case / "case.json").read_text())
+    found = read_foreign(CASES / case / "ckpt")
+    assert found.settings is not None
+    widths = [w if isinstance(w, list) else [w, 0] for w in record["constructor_args"]["width"]]
+    assert [list(pair) for pair in found.settings.widths or ()] == widths
+    assert found.settings.base_fun == "silu"
+    assert found.settings.symbolic is True
+    assert found.settings.mult_arity == 2
+    before = torch.load(CASES / case / "ckpt_state", weights_only=True)
+    config = ClusterConfig(clusters=8, force_pack=True)
+    model = kancompress.cluster(CASES / case / "ckpt", config).model
+    back = kancompress.expand(kancompress.encode(model))
+    assert isinstance(back, Restored)
+    assert list(back.tensors) == list(before)
+    for name, tensor in before.items():
+        if not name.endswith((".coef", ".scale_base", ".scale_sp")):
+            assert bytes_of(back.tensors[name]) == bytes_of(tensor)
