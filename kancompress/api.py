@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kancompress import datasets, extras, inspection, storage
+from kancompress import datasets, extras, files, inspection, storage
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering, compress
 from kancompress.compression import expand as _expand
-from kancompress.errors import UsageError
+from kancompress.errors import KancompressError, UsageError
 from kancompress.evaluation import Evaluation, check_fit, evaluate_record
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
@@ -101,6 +102,7 @@ def cluster(
     Raises UsageError for a file that is packed already, or in which no KAN layer is recognised.
     """
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+        before = _stamp(source)
         foreign = read_foreign(source, name)
         found = recognise(foreign.tensors, layouts)
         model, layers = repack(
@@ -113,13 +115,15 @@ def cluster(
                 {gain.tensor for layer in found.layers for gain in layer.gains},
                 foreign.where,
             )
+        _check_unchanged(source, before, foreign.where)
         notes = _notes(foreign, found, kept=keep_extra)
         return Compression(model=model, layers=layers, notes=notes)
     if layouts or keep_scaler or keep_extra:
         raise UsageError(
             "Layouts, scalers and extras belong to other libraries' files; this one is ours."
         )
-    size, record = _sized(source, name)
+    before = _stamp(source)
+    size, record = _sized(source, name, mapped=True)
     if isinstance(record, PackedModel):
         raise UsageError(
             f"{_called(source, name)} is packed already. To cluster it anew:"
@@ -128,6 +132,7 @@ def cluster(
     model, layers = compress(
         record, config or ClusterConfig(), source_file_bytes=size, report=report
     )
+    _check_unchanged(source, before, _called(source, name))
     return Compression(model=model, layers=layers)
 
 
@@ -224,20 +229,32 @@ def _notes(source: ForeignCheckpoint, found: Recognition, *, kept: bool = False)
     return (*notes, *found.problems)
 
 
+def _stamp(source: Input) -> tuple[int, ...]:
+    return files.stamp(files.located(Path(source))) if isinstance(source, str | os.PathLike) else ()
+
+
+def _check_unchanged(source: Input, before: tuple[int, ...], where: str) -> None:
+    """Refuse a file that was written to while its layers were read one by one."""
+    if _stamp(source) != before:
+        raise KancompressError(
+            f"{where} was changed while it was packed, so nothing was. Run it again."
+        )
+
+
 def _called(source: Input, name: str | None) -> str:
     if name is None and isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return name or "The input"
 
 
-def _sized(source: Input, name: str | None) -> tuple[int, Record]:
+def _sized(source: Input, name: str | None, *, mapped: bool = False) -> tuple[int, Record]:
     """A record and the bytes of its file."""
     if isinstance(source, PackedModel):
         return 0, source
     if isinstance(source, Checkpoint):
         return len(source.encode()), source
     container = open_container(source, name)
-    return container.file_size, read_record(container)
+    return container.file_size, read_record(container, mapped=mapped)
 
 
 __all__ = [

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kancompress import container as containers
 from kancompress import document as documents
+from kancompress import files
 from kancompress.container import Container, Declared, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.specs import BasisSpec, DataSpec, Family
@@ -100,8 +101,13 @@ def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
 # --- reading -------------------------------------------------------------------------------
 
 
-def decode(container: Container, document: Mapping[str, Any]) -> Checkpoint:
-    """Check and read a file of kind `dense` or `meta`. Raises InvalidFileError."""
+def decode(
+    container: Container, document: Mapping[str, Any], *, mapped: bool = False
+) -> Checkpoint:
+    """Check and read a file of kind `dense` or `meta`. Raises InvalidFileError.
+
+    mapped : leave tensors in the memory of a mapped file
+    """
     where = container.where
     documents.check_keys(
         document, {"version", "kind", "model", "layers"}, {"data"}, where, "the document"
@@ -114,9 +120,11 @@ def decode(container: Container, document: Mapping[str, Any]) -> Checkpoint:
     check_outputs(data, shapes, where)
     kind: Kind = document["kind"]
     _check_names(container, _expected(container, kind, basis, shapes), where)
-    tensors = container.tensors()
+    tensors = container.tensors(mapped=mapped)
     for name, tensor in tensors.items():
         check_finite(tensor, name, where)
+        if mapped:
+            files.release()
     return Checkpoint(kind=kind, basis=basis, shapes=shapes, data=data, tensors=tensors)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress import bits, kmeans
+from kancompress import bits, files, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
 from kancompress.errors import KancompressError, UsageError
 from kancompress.nearest import SUM_BLOCK, one_thread
@@ -66,7 +66,7 @@ def compress(
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         name = names[number]
         sides = {
-            role: checkpoint.tensors[f"{name}.{role}"]
+            role: checkpoint.tensors[f"{name}.{role}"].clone()
             for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
             if f"{name}.{role}" in checkpoint.tensors
         }
@@ -74,6 +74,7 @@ def compress(
         layer, result = _pack_layer(name, coefficients, k, config)
         layers.append(replace(layer, sides=sides))
         results.append(result)
+        files.release()
         if report:
             report(result)
     meta = checkpoint.kind == "meta"
@@ -121,7 +122,7 @@ def _pack_layer(
     dtype = codebook_dtype(config, torch.float32)
     result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype)
     if result.clusters is None:
-        layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.contiguous())
+        layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.clone())
         return layer, result
     index = bits.pack(labels, bits.width_of(len(codebook)))
     return PackedLayer(name=name, shape=shape, codebook=codebook, index=index), result

@@ -84,18 +84,25 @@ class Container:
         """Bytes of all tensors."""
         return len(self.data) - self.header_size
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor into memory of its own; `name` must be in `entries`."""
+    def tensor(self, name: str, *, mapped: bool = False) -> torch.Tensor:
+        """Read one tensor, which must be in `entries`, into memory of its own.
+
+        mapped : leave it in the memory of a mapped file where that can be
+        """
         entry = self.entries[name]
-        dtype = DTYPES[entry.dtype][0]
+        dtype, size = DTYPES[entry.dtype]
         if entry.size == 0:
             return torch.empty(entry.shape, dtype=dtype)
-        raw = bytearray(self.data[self.header_size + entry.begin : self.header_size + entry.end])
-        return torch.frombuffer(raw, dtype=torch.uint8).view(dtype).reshape(entry.shape)
+        raw = self.data[self.header_size + entry.begin : self.header_size + entry.end]
+        held = raw if mapped and not raw.readonly else bytearray(raw)
+        flat = torch.frombuffer(held, dtype=torch.uint8)
+        if flat.data_ptr() % size:
+            flat = flat.clone()
+        return flat.view(dtype).reshape(entry.shape)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self, *, mapped: bool = False) -> dict[str, torch.Tensor]:
         """Read all tensors."""
-        return {name: self.tensor(name) for name in self.entries}
+        return {name: self.tensor(name, mapped=mapped) for name in self.entries}
 
 
 def element_count(shape: tuple[int, ...]) -> int:
@@ -400,14 +407,14 @@ def encode_header(tensors: Mapping[str, Declared], metadata: Mapping[str, str]) 
     return len(text).to_bytes(8, "little") + text
 
 
-def payload_chunks(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
-    """The payload, tensor by tensor, in the order of `encode_header`."""
+def payload_chunks(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
+    """The payload without a copy, tensor by tensor, in the order of `encode_header`."""
     for name in layout_order({name: declare(tensor) for name, tensor in tensors.items()}):
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().tobytes()
+        yield flat.view(torch.uint8).numpy().data
 
 
 def encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """A whole safetensors file in memory."""
     header = encode_header({name: declare(t) for name, t in tensors.items()}, metadata)
-    return header + b"".join(payload_chunks(tensors))
+    return b"".join((header, *payload_chunks(tensors)))

@@ -1,7 +1,8 @@
 """Bytes from and to paths: whole, verified, or not at all.
 
-Reading maps the file; writing goes to a file beside the target, which is read back, compared
-and only then renamed. Whatever interrupts the writer, the target is the old file or the new one.
+Reading maps the file, privately, so that tensors can be views of it. Writing goes to a file beside
+the target, which is read back, compared and only then renamed: whatever interrupts the writer, the
+target is the old file or the new one.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ import mmap
 import os
 import secrets
 import stat
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
 
 def read(path: Path) -> memoryview:
-    """Map a file read-only. Raises InvalidFileError when there is none, or none to be read."""
+    """Map a file. Raises InvalidFileError when there is none, or none to be read.
+
+    The map is private: what is written to its memory stays there, and is lost with `release`.
+    """
     try:
         with path.open("rb") as file:
             kind = os.fstat(file.fileno())
@@ -28,7 +35,9 @@ def read(path: Path) -> memoryview:
                 return memoryview(file.read())
             if kind.st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            _maps.add(whole)
+            return memoryview(whole)
     except FileNotFoundError:
         raise InvalidFileError(Flaw.MISSING, f"{path} does not exist.") from None
     except IsADirectoryError:
@@ -45,6 +54,24 @@ def located(path: Path) -> Path:
         return state if not path.is_file() and state.is_file() else path
     except (OSError, ValueError):  # a name that cannot be one is told when it is opened
         return path
+
+
+def release() -> None:
+    """Let go of the memory of all mapped files; what is needed again is read again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for whole in list(_maps):
+            whole.madvise(mmap.MADV_DONTNEED)
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written to: number, size and time; () for what is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    if not stat.S_ISREG(found.st_mode):
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:

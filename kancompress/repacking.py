@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kancompress import bits
+from kancompress import bits, files
 from kancompress.checkpoint import check_finite
 from kancompress.compression import (
     LayerClustering,
@@ -134,9 +134,9 @@ def _pack_group(
     for layer in layers:
         for name in layer.tensors:
             check_finite(source.tensors[name], name, source.where)
-    vectors = [gather(layer, source.tensors).cpu() for layer in layers]
     masks = [packable(layer, source.tensors) for layer in layers]
-    pooled = torch.cat([v[mask] for v, mask in zip(vectors, masks, strict=True)])
+    pooled = _pooled(layers, source, masks)
+    files.release()
     first = layers[0].name
     clusters = config.layers.get(first, config.clusters)
     if len(pooled):
@@ -172,6 +172,15 @@ def _pack_group(
             replaced |= _partly_folded(layer, source, mask)
     results = [result]
     return _Made(layers=made, results=results, origins=origins, replaced=replaced)
+
+
+def _pooled(layers: list[FoundLayer], source: ForeignCheckpoint, masks: list[Tensor]) -> Tensor:
+    """Vectors of all edges that can be packed, layer after layer."""
+    found: list[Tensor] = []
+    for layer, mask in zip(layers, masks, strict=True):
+        vectors = gather(layer, source.tensors).cpu()
+        found.append(vectors if mask.all() else vectors[mask])
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _unfolded(layer: FoundLayer, source: ForeignCheckpoint) -> Tensor:
@@ -223,6 +232,9 @@ def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
 # --- tensors that hold no edges ------------------------------------------------------------
 
 
+_LARGE = 1 << 24
+
+
 def _rest(
     source: ForeignCheckpoint,
     origins: Mapping[str, Any],
@@ -242,6 +254,8 @@ def _rest(
             origin = origins[name]
         else:
             origin = rebuilt(name, tensor, stored, layers)
+            if tensor.nbytes >= _LARGE:
+                files.release()
         entries.append([name, NAMES[tensor.dtype], list(tensor.shape), origin])
     return stored, entries
 
@@ -252,7 +266,7 @@ def _store(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str
     target = name if own else f"tensor {len(stored)}"
     while target in stored:
         target += "'"
-    stored[target] = tensor.contiguous()
+    stored[target] = tensor.clone(memory_format=torch.contiguous_format)
     return None if target == name else {"as": target}
 
 

@@ -50,14 +50,17 @@ def is_native(source: Source) -> bool:
         return start.startswith(b'{"__metadata__":{"kancompress"')
 
 
-def read_record(container: Container) -> Record:
-    """The record in a file that is open already."""
+def read_record(container: Container, *, mapped: bool = False) -> Record:
+    """The record in a file that is open already.
+
+    mapped : leave a checkpoint's tensors in the memory of a mapped file
+    """
     document = documents.read(container)
     kind = document.get("kind")
     if kind == "packed":
         return packed.decode(container, document)
     if kind in ("dense", "meta"):
-        return checkpoints.decode(container, document)
+        return checkpoints.decode(container, document, mapped=mapped)
     raise InvalidFileError(
         Flaw.WRONG_KIND,
         f"{container.where} is of kind {kind!r}; dense, meta or packed was expected.",

@@ -114,4 +114,4 @@ def _tensor(container: Container, name: str) -> Tensor:
             f"{container.where}: tensor {shown(name)} is complex, which is not supported."
             " Convert it with torch before passing the file.",
         )
-    return container.tensor(name)
+    return container.tensor(name, mapped=True)

@@ -299,7 +299,7 @@ def check_record(name: str, record: TensorRecord, where: str) -> tuple[object, .
 def _buffer(raw: memoryview) -> torch.Tensor:
     if not len(raw):
         return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(raw) if raw.readonly else raw, dtype=torch.uint8)
 
 
 def _view(name: str, record: TensorRecord, buffer: torch.Tensor, where: str) -> torch.Tensor:
@@ -316,7 +316,7 @@ def _view(name: str, record: TensorRecord, buffer: torch.Tensor, where: str) -> 
         )
     item = record.dtype.itemsize
     numbers = buffer[begin : begin + storage.count * storage.dtype.itemsize // item * item]
-    if begin % item:
+    if begin % item or numbers.data_ptr() % item:
         numbers = numbers.clone()  # a view of another dtype must begin at a multiple of its size
     base = numbers.view(record.dtype)
     offset = base.storage_offset() + record.offset

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kancompress import files
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import pickles
@@ -23,6 +24,8 @@ from kancompress.foreign.records import Storage
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LOCAL_HEADER = 30
+# Records from this size on are not kept in memory from their check to their use.
+_LARGE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +125,8 @@ def _contents(data: memoryview, info: zipfile.ZipInfo, where: str) -> memoryview
             Flaw.CHECKSUM_MISMATCH,
             f"{where}: the record {name} does not match its checksum. Copy the file again.",
         )
+    if info.file_size >= _LARGE:
+        files.release()
     return contents
 
 

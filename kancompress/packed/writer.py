@@ -65,9 +65,15 @@ def _encodings(roles: set[str]) -> dict[str, list[str]]:
 def encode(model: PackedModel) -> bytes:
     """The whole packed file; equal models give equal bytes."""
     tensors = model.named_tensors()
-    blank = containers.encode(tensors, documents.metadata(document(model, tensors, BLANK)))
-    digest = base64.b64encode(hashlib.sha256(blank).digest())
-    return blank.replace((CHECKSUM_PREFIX + BLANK).encode(), CHECKSUM_PREFIX.encode() + digest, 1)
+    declared = {name: containers.declare(tensor) for name, tensor in tensors.items()}
+    header = containers.encode_header(declared, documents.metadata(document(model, tensors, BLANK)))
+    whole = hashlib.sha256(header)
+    for chunk in containers.payload_chunks(tensors):
+        whole.update(chunk)
+    blank = (CHECKSUM_PREFIX + BLANK).encode()
+    digest = CHECKSUM_PREFIX.encode() + base64.b64encode(whole.digest())
+    header = header.replace(blank, digest, 1)
+    return b"".join((header, *containers.payload_chunks(tensors)))
 
 
 def sizes(model: PackedModel) -> tuple[int, int]:

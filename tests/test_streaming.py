@@ -1,0 +1,99 @@
+"""Large checkpoints are read where they lie, layer by layer."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+import kancompress
+from conftest import fresh
+from kancompress import files
+from kancompress.container import parse
+from kancompress.foreign import read_foreign
+from tests.benchmarks.streaming import efficient_kan, make, peak
+
+STATE = efficient_kan([(30, 20), (20, 30)])
+
+
+def saved(kind: str, folder: Path) -> Path:
+    path = folder / f"model.{'pt' if kind == 'torch' else 'safetensors'}"
+    make(kind, path, 0.1, 2)
+    return path
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what Linux counts")
+@pytest.mark.parametrize("kind", ["torch", "safetensors", "native"])
+def test_peak_of_memory_stays_below_the_file(kind: str, tmp_path: Path) -> None:
+    path = saved(kind, tmp_path)
+    tiny = peak(path, 4, 1)
+    make(kind, path, 96, 12)
+    size = path.stat().st_size
+    assert size > 90_000_000
+    assert peak(path, 4, 1) - tiny < 0.9 * size
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_tensors_of_a_mapped_file_survive_its_release(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    if kind == "torch":
+        torch.save(STATE, path)
+    else:
+        save_file(STATE, path)
+    source = read_foreign(path)
+    files.release()
+    assert all(torch.equal(source.tensors[name], tensor) for name, tensor in STATE.items())
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors", "native"])
+def test_what_is_packed_has_memory_of_its_own(kind: str, tmp_path: Path) -> None:
+    """Changes to the result are neither lost with the map nor written to the source."""
+    path = saved(kind, tmp_path)
+    before = path.read_bytes()
+    config = kancompress.ClusterConfig(clusters=60_000 if kind == "native" else 2)
+    model = kancompress.cluster(path, config).model
+    tensors = model.named_tensors()
+    for tensor in tensors.values():
+        tensor.zero_()
+    files.release()
+    assert not any(tensor.any() for tensor in tensors.values())
+    assert path.read_bytes() == before
+
+
+def test_tensors_that_lie_askew_are_read_all_the_same(tmp_path: Path) -> None:
+    raw = save(STATE)
+    length = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + length])).encode()
+    header += b" " * (-len(header) % 8 + 3)
+    path = tmp_path / "askew.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
+    assert parse(files.read(path), "").header_size % 4 == 3
+    tensors = read_foreign(path).tensors
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in STATE.items())
+    assert all(tensor.data_ptr() % 4 == 0 for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("kind", ["torch", "native"])
+def test_a_file_that_changes_underway_is_refused(kind: str, tmp_path: Path) -> None:
+    path = saved(kind, tmp_path)
+
+    def touch(_: object) -> None:
+        os.utime(path, ns=(1, 1))
+
+    with pytest.raises(kancompress.KancompressError, match=r"model\.\w+ was changed while"):
+        kancompress.cluster(path, report=touch)
+
+
+def test_the_bytes_do_not_depend_on_how_the_file_is_read(tmp_path: Path) -> None:
+    checkpoint = fresh("fastkan")
+    path = tmp_path / "model.safetensors"
+    kancompress.save(checkpoint, path)
+    mapped = kancompress.encode(kancompress.cluster(path).model)
+    assert mapped == kancompress.encode(kancompress.cluster(path.read_bytes()).model)
+    assert mapped == kancompress.encode(kancompress.cluster(checkpoint).model)
+    torch.save(STATE, path)
+    mapped = kancompress.encode(kancompress.cluster(path).model)
+    assert mapped == kancompress.encode(kancompress.cluster(path.read_bytes()).model)
