@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.evaluation import Evaluation
     from kancompress.finetuning import Finetuning
+    from kancompress.live import Compressed, compress
     from kancompress.packed import PackedLayer, PackedModel
+    from kancompress.parametrization import Parametrization, parametrize
     from kancompress.predictions import check_predictions_target, save_predictions
     from kancompress.recipes import ClusterConfig, CodebookDtype, FinetuneConfig, TrainConfig
     from kancompress.specs import BasisSpec, DataOptions, DataSpec, MetaSpec, ModelName
@@ -44,7 +46,9 @@ _HOMES = {
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
     "kancompress.evaluation": ("Evaluation",),
     "kancompress.finetuning": ("Finetuning",),
+    "kancompress.live": ("Compressed", "compress"),
     "kancompress.packed": ("PackedLayer", "PackedModel"),
+    "kancompress.parametrization": ("Parametrization", "parametrize"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
     "kancompress.recipes": ("ClusterConfig", "CodebookDtype", "FinetuneConfig", "TrainConfig"),
     "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
@@ -58,6 +62,7 @@ __all__ = [
     "Checkpoint",
     "ClusterConfig",
     "CodebookDtype",
+    "Compressed",
     "Compression",
     "DataOptions",
     "DataSpec",
@@ -71,18 +76,21 @@ __all__ = [
     "ModelName",
     "PackedLayer",
     "PackedModel",
+    "Parametrization",
     "TrainConfig",
     "Training",
     "UsageError",
     "__version__",
     "check_predictions_target",
     "cluster",
+    "compress",
     "encode",
     "evaluate",
     "expand",
     "finetune",
     "inspect",
     "load",
+    "parametrize",
     "save",
     "save_predictions",
     "train",

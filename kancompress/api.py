@@ -116,7 +116,7 @@ def cluster(
                 foreign.where,
             )
         _check_unchanged(source, before, foreign.where)
-        notes = _notes(foreign, found, kept=keep_extra)
+        notes = source_notes(foreign, found, kept=keep_extra)
         return Compression(model=model, layers=layers, notes=notes)
     if layouts or keep_scaler or keep_extra:
         raise UsageError(
@@ -213,7 +213,9 @@ def packed_record(source: Input, name: str | None = None) -> PackedModel:
     return record
 
 
-def _notes(source: ForeignCheckpoint, found: Recognition, *, kept: bool = False) -> tuple[str, ...]:
+def source_notes(
+    source: ForeignCheckpoint, found: Recognition, *, kept: bool = False
+) -> tuple[str, ...]:
     """What the user should know of a foreign source: layouts, what was dropped (or kept, where
     that was asked for), what was not recognised."""
     by_layout: dict[str, int] = {}

@@ -79,7 +79,7 @@ def loss_of(output: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
 def predict(network: nn.Module, x: Tensor) -> Tensor:
     """Outputs for all rows of `x`, in batches, without gradients."""
     network.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # what a module keeps for later must be fit for training
         parts = [
             network(x[start : start + EVALUATION_BATCH])
             for start in range(0, len(x), EVALUATION_BATCH)

@@ -7,9 +7,10 @@ gradients and training work on any architecture, with the codebooks as parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -159,23 +160,30 @@ class Parametrization:
         self._places = []
 
     @contextmanager
-    def as_stored(self) -> Iterator[None]:
-        """The codebooks rounded to their stored types for a while."""
-        masters = {name: p.detach().clone() for name, p in self.codebooks.items()}
+    def as_stored(self, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> Iterator[None]:
+        """The codebooks rounded to their stored types for a while, and the module's `tensors`,
+        which are named as in the packed file."""
+        assert self.packed.restore is not None
+        stored = {name: DTYPES[dtype][0] for name, dtype, _, _ in self.packed.restore["tensors"]}
+        types: list[tuple[Tensor, torch.dtype]] = [
+            (p, self._stored_codebook(name).dtype) for name, p in self.codebooks.items()
+        ]
+        types += [(tensor, stored[name]) for name, tensor in tensors.items()]
+        masters = [tensor.detach().clone() for tensor, _ in types]
         with torch.no_grad():
-            for name, parameter in self.codebooks.items():
-                parameter.copy_(parameter.to(self._stored_codebook(name).dtype))
+            for tensor, dtype in types:
+                tensor.copy_(tensor.to(dtype))
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, parameter in self.codebooks.items():
-                    parameter.copy_(masters[name])
+                for (tensor, _), master in zip(types, masters, strict=True):
+                    tensor.copy_(master)
 
-    def to_packed(self, tensors: Iterable[str] = ()) -> PackedModel:
+    def to_packed(self, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> PackedModel:
         """The packed model with the codebooks as they now are, rounded to their stored types.
 
-        tensors : names in the packed file of other tensors that are taken from the module
+        tensors : new values of other tensors, by their names in the packed file
         Raises KancompressError when a number has left the range of its type.
         """
         layers = [
@@ -187,9 +195,7 @@ class Parametrization:
             )
             for layer in self.packed.layers
         ]
-        model = replace(self.packed, layers=tuple(layers))
-        own = self._model.state_dict() if tensors else {}
-        return _with_tensors(model, {name: own[self.names[name]] for name in tensors})
+        return _with_tensors(replace(self.packed, layers=tuple(layers)), tensors)
 
     def _stored_codebook(self, name: str) -> Tensor:
         codebook = self.packed.layer(name).codebook

@@ -49,13 +49,14 @@ def repack(
     """
     if not found.layers:
         raise UsageError(_nothing_found(source, found))
-    check_numbers(config, [layer.name for layer in found.layers])
-    names = _safe_names(found.layers)
+    untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
+    check_numbers(config, [layer.name for layer in untied])
+    names = _safe_names(untied)
     packed: list[PackedLayer] = []
     results: list[LayerClustering] = []
     origins: dict[str, Any] = {}
     replaced: dict[str, Tensor] = {}
-    for group in _groups(found.layers):
+    for group in _groups(untied):
         layers = [replace(layer, gains=()) if keep_scaler else layer for layer in group]
         made = _pack_group(layers, source, config, names)
         results += made.results
@@ -90,6 +91,11 @@ def _nothing_found(source: ForeignCheckpoint, found: Recognition) -> str:
         + (f" {reasons}" if reasons else "")
         + " Describe the layers with --layout."
     )
+
+
+def _is_tied(layer: FoundLayer, source: ForeignCheckpoint) -> bool:
+    """Whether the layer is an earlier one once more, with all its tensors tied to those."""
+    return bool(layer.parts) and all(part.tensor in source.ties for part in layer.parts)
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")

@@ -30,7 +30,8 @@ FLOORS: list[set[str]] = [
     {"parametrization"},
     {"fitting", "compilation"},
     {"training", "finetuning", "evaluation", "inspection"},
-    {"predictions", "api"},
+    {"usermodel"},
+    {"predictions", "api", "live"},
     {""},
     {"cli", "__main__"},
 ]
