@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         expand,
         finetune,
         inspect,
+        print_layouts,
+        read_layouts,
         train,
     )
     from kancompress.checkpoint import Checkpoint
@@ -40,7 +42,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "kancompress.api": (
-        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "train",
+        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
+        "read_layouts", "train",
     ),
     "kancompress.checkpoint": ("Checkpoint",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
@@ -91,6 +94,8 @@ __all__ = [
     "inspect",
     "load",
     "parametrize",
+    "print_layouts",
+    "read_layouts",
     "save",
     "save_predictions",
     "train",

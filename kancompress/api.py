@@ -12,12 +12,12 @@ from kancompress import datasets, extras, files, inspection, storage
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering, compress
 from kancompress.compression import expand as _expand
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.evaluation import Evaluation, check_fit, evaluate_record
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.foreign import ForeignCheckpoint, read_foreign, read_skeleton
-from kancompress.layouts import Recognition, recognise
+from kancompress.layouts import Recognition, format_layouts, parse_layouts, recognise
 from kancompress.layouts.pykan import UNTOLD
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
@@ -99,14 +99,22 @@ def cluster(
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     name        : what messages call the source, its path when None
-    Raises UsageError for a file that is packed already, or in which no KAN layer is recognised.
+    Raises UsageError for a file that is packed already, and one error for all that is wrong with a
+    file of another library: InvalidFileError where its layers hold NaN or infinity, else UsageError
+    (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
     """
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         before = _stamp(source)
         foreign = read_foreign(source, name)
-        found = recognise(foreign.tensors, layouts)
+        unfit: list[str] = []
+        found = recognise(foreign.tensors, layouts, unfit=unfit)
         model, layers = repack(
-            foreign, found, config or ClusterConfig(), keep_scaler=keep_scaler, report=report
+            foreign,
+            found,
+            config or ClusterConfig(),
+            keep_scaler=keep_scaler,
+            unfit=unfit,
+            report=report,
         )
         if keep_extra:
             model = extras.keep_extra(
@@ -202,6 +210,35 @@ def inspect(
     return inspection.describe_foreign(foreign, found, predicted)
 
 
+def print_layouts(
+    source: Source, *, layouts: Mapping[str, str] | None = None, name: str | None = None
+) -> str:
+    """The layouts of another library's layers as a TOML document that `read_layouts` reads.
+
+    layouts : as for `cluster`
+    Raises UsageError for a file of ours, or for layouts that fit nothing.
+    """
+    if is_native(source):
+        raise UsageError("Layouts belong to other libraries' files; this one is ours.")
+    foreign = read_foreign(source, name)
+    return format_layouts(recognise(foreign.tensors, layouts), foreign.where)
+
+
+def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Layouts as `cluster` and `inspect` take them, from a TOML file (docs/layouts.md).
+
+    Raises InvalidFileError when it cannot be read or holds something else.
+    """
+    try:
+        text = bytes(files.read(Path(path))).decode()
+    except UnicodeDecodeError:
+        raise InvalidFileError(
+            Flaw.BAD_LAYOUTS,
+            f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
+        ) from None
+    return parse_layouts(text, os.fspath(path))
+
+
 def packed_record(source: Input, name: str | None = None) -> PackedModel:
     """The packed model in `source`. Raises UsageError for other kinds."""
     record = _sized(source, name)[1]
@@ -267,5 +304,7 @@ __all__ = [
     "finetune",
     "inspect",
     "packed_record",
+    "print_layouts",
+    "read_layouts",
     "train",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kancompress import bits, files, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import KancompressError, UsageError, together
 from kancompress.nearest import SUM_BLOCK, one_thread
 from kancompress.nn.network import build
 from kancompress.packed import PackedLayer, PackedModel
@@ -91,15 +91,31 @@ def compress(
 
 def check_numbers(config: ClusterConfig, names: list[str]) -> None:
     """Refuse numbers of clusters out of range, and for layers that are not there."""
-    for name in config.layers:
-        if name not in names:
-            raise UsageError(
-                f"There is no layer {name!r} to give a number of clusters; the layers are"
-                f" {', '.join(names)}."
-            )
-    for k in (config.clusters, *config.layers.values()):
-        if not 1 <= k <= kmeans.MAX_CLUSTERS:
-            raise UsageError(f"{k} clusters are out of range: 1 to {kmeans.MAX_CLUSTERS}.")
+    if wrong := wrong_numbers(config, names):
+        raise together(wrong)
+
+
+def wrong_numbers(config: ClusterConfig, names: list[str]) -> list[UsageError]:
+    """What is wrong with the numbers of clusters for layers of these names."""
+    wrong = [
+        UsageError(
+            f"There is no layer {name!r} to give a number of clusters; the layers are"
+            f" {listed(names)}."
+        )
+        for name in config.layers
+        if name not in names
+    ]
+    return wrong + [
+        UsageError(f"{k} clusters are out of range: 1 to {kmeans.MAX_CLUSTERS}.")
+        for k in (config.clusters, *config.layers.values())
+        if not 1 <= k <= kmeans.MAX_CLUSTERS
+    ]
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names with commas, the first of them where there are very many."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ Each message is one or two sentences: what was found, where, what was expected, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -16,6 +17,13 @@ class KancompressError(Exception):
     """Base of all errors; its text is meant to be shown to the user as it is."""
 
     exit_code = 1
+
+    _several: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What went wrong; more than one text where `together` has joined errors."""
+        return self._several or (str(self),)
 
 
 class UsageError(KancompressError):
@@ -92,6 +100,7 @@ class Flaw(StrEnum):
     UNSUPPORTED_TENSOR = "unsupported-tensor"
     BAD_INDEX = "bad-index"
     MISSING_SHARD = "missing-shard"
+    BAD_LAYOUTS = "bad-layouts"
 
 
 class InvalidFileError(KancompressError):
@@ -102,3 +111,22 @@ class InvalidFileError(KancompressError):
     def __init__(self, flaw: Flaw, message: str) -> None:
         super().__init__(message)
         self.flaw = flaw
+
+
+def together(problems: Sequence[KancompressError]) -> KancompressError:
+    """One error that says all of `problems` (at least one), a line each.
+
+    It is an InvalidFileError where a file is at fault, for then no other option helps; else of the
+    first one's class.
+    """
+    texts = tuple(dict.fromkeys(text for problem in problems for text in problem.sentences))
+    if len(texts) == 1:
+        return problems[0]
+    invalid = [problem for problem in problems if isinstance(problem, InvalidFileError)]
+    error = (
+        InvalidFileError(invalid[0].flaw, "\n".join(texts))
+        if invalid
+        else type(problems[0])("\n".join(texts))
+    )
+    error._several = texts
+    return error

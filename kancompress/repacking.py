@@ -8,7 +8,7 @@ section 8).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,18 +20,20 @@ from kancompress.checkpoint import check_finite
 from kancompress.compression import (
     LayerClustering,
     Report,
-    check_numbers,
     codebook_dtype,
     pack_vectors,
+    wrong_numbers,
 )
 from kancompress.container import NAMES
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.state import rebuild_arange
 from kancompress.recipes import ClusterConfig
 from kancompress.specs import SourceSizes
+
+_MAX_LINES = 20
 
 
 def repack(
@@ -40,17 +42,19 @@ def repack(
     config: ClusterConfig,
     *,
     keep_scaler: bool = False,
+    unfit: Sequence[str] = (),
     report: Report | None = None,
 ) -> tuple[PackedModel, list[LayerClustering]]:
     """Pack the layers in `found`, keep all other tensors; `restore` gives the source back.
 
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
-    Raises UsageError when no layer was recognised, KancompressError when none would shrink.
+    unfit       : what is wrong with the layouts that the user chose
+    Raises one error with all that is wrong with file and options, before any work:
+    InvalidFileError where a layer holds NaN or infinity, else UsageError; and KancompressError when
+    no layer would shrink.
     """
-    if not found.layers:
-        raise UsageError(_nothing_found(source, found))
+    check_all(source, found, config, unfit)
     untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
-    check_numbers(config, [layer.name for layer in untied])
     names = _safe_names(untied)
     packed: list[PackedLayer] = []
     results: list[LayerClustering] = []
@@ -82,6 +86,42 @@ def repack(
     sizes = SourceSizes(tensors=source.tensor_bytes, file=source.file_bytes)
     model = PackedModel(layers=tuple(packed), source=sizes, tensors=tensors, restore=restore)
     return model, results
+
+
+def check_all(
+    source: ForeignCheckpoint, found: Recognition, config: ClusterConfig, unfit: Sequence[str] = ()
+) -> None:
+    """Refuse a source that cannot be packed so, with all reasons in one error."""
+    open_questions = (*unfit, *found.ambiguous)
+    wrong: list[KancompressError] = [UsageError(text) for text in open_questions]
+    if not found.layers and not wrong:
+        wrong.append(UsageError(_nothing_found(source, found)))
+    # the number of a layer that is still open is not wrong
+    numbers = {
+        name: k
+        for name, k in config.layers.items()
+        if not any(text.startswith(f"{name} ") or repr(name) in text for text in open_questions)
+    }
+    wrong += wrong_numbers(
+        replace(config, layers=numbers),
+        [layer.name for layer in found.layers if not _is_tied(layer, source)],
+    )
+    broken: list[KancompressError] = []
+    for name in dict.fromkeys(name for layer in found.layers for name in layer.tensors):
+        try:
+            check_finite(source.tensors[name], name, source.where)
+        except InvalidFileError as error:
+            broken.append(error)
+        files.release()
+    if len(broken) > _MAX_LINES:
+        broken[_MAX_LINES:] = [
+            InvalidFileError(
+                Flaw.NOT_FINITE,
+                f"{source.where}: {len(broken) - _MAX_LINES:,} more tensors hold such numbers.",
+            )
+        ]
+    if wrong or broken:
+        raise together([*wrong, *broken])
 
 
 def _nothing_found(source: ForeignCheckpoint, found: Recognition) -> str:
@@ -137,9 +177,6 @@ def _pack_group(
     config: ClusterConfig,
     names: Mapping[str, str],
 ) -> _Made:
-    for layer in layers:
-        for name in layer.tensors:
-            check_finite(source.tensors[name], name, source.where)
     masks = [packable(layer, source.tensors) for layer in layers]
     pooled = _pooled(layers, source, masks)
     files.release()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import kancompress
 from kancompress.errors import UsageError
 from kancompress.specs import DataOptions, DatasetName
 
@@ -72,8 +73,9 @@ LayoutOption = Annotated[
     list[str] | None,
     typer.Option(
         "--layout",
-        metavar="[STEM=]LAYOUT",
-        help="Layout of another library's layers, where the file does not tell; repeatable.",
+        metavar="[STEM=]LAYOUT|@FILE",
+        help="Layout of another library's layers, where the file does not tell, or a file of them"
+        " (inspect --print-layout writes one); repeatable.",
         show_default=False,
     ),
 ]
@@ -107,13 +109,16 @@ def check_finite(**numbers: float | None) -> None:
 
 
 def layouts(values: list[str]) -> dict[str, str]:
-    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...` and `STEM=coef=...`."""
+    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...`, `STEM=coef=...` and `@FILE`."""
     chosen: dict[str, str] = {}
     for value in values:
-        stem, mark, layout = value.partition("=")
-        if not mark or stem.strip() == "coef":
-            stem, layout = "", value
-        if stem in chosen:
+        if value.startswith("@"):
+            found = kancompress.read_layouts(value[1:])
+        else:
+            stem, mark, layout = value.partition("=")
+            named = mark and stem.strip() != "coef"
+            found = {stem: layout} if named else {"": value}
+        for stem in found.keys() & chosen.keys():
             raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")
-        chosen[stem] = layout
+        chosen |= found
     return chosen

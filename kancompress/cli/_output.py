@@ -79,6 +79,11 @@ def result(text: str) -> None:
     _write(printable(text) + "\n", sys.stdout)
 
 
+def lines(text: str) -> None:
+    """Lines of data on stdout."""
+    _write("".join(f"{printable(line)}\n" for line in text.splitlines()), sys.stdout)
+
+
 def document(content: Mapping[str, Any], *, to_stderr: bool = False) -> None:
     """The JSON document of a command; numbers that are not finite become null."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False)

@@ -94,7 +94,10 @@ def command(function: Command) -> Command:
         except _streams.ClosedPipeError:
             raise typer.Exit(_CLOSED_PIPE) from None
         except KancompressError as error:
-            _fail(str(error), error.exit_code, debug)
+            *first, last = error.sentences
+            for text in first:
+                _output.error(text)
+            _fail(last, error.exit_code, debug)
         except typer.Exit:
             raise
         except Exception as error:

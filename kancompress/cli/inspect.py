@@ -16,6 +16,7 @@ from kancompress.cli._options import (
     layouts,
 )
 from kancompress.cli._run import command
+from kancompress.errors import UsageError
 
 _RATIOS = {
     "formula": "eq. 10: dense coefficients / (n log2 k / 8 + codebooks)",
@@ -46,6 +47,13 @@ def inspect(
         ),
     ] = None,
     layout: LayoutOption = None,
+    print_layout: Annotated[
+        bool,
+        typer.Option(
+            "--print-layout",
+            help="Print the layouts of another library's layers as TOML, for --layout @FILE.",
+        ),
+    ] = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -58,10 +66,18 @@ def inspect(
     Examples:
       kancompress inspect packed.safetensors
       kancompress inspect model.pt --clusters 16
+      kancompress inspect model.pt --print-layout > layout.toml
       kancompress inspect packed.safetensors --json | jq .ratios
       kancompress inspect --check packed.safetensors && echo sound
     """
+    if print_layout and (check or json_ or clusters is not None):
+        raise UsageError("--print-layout prints nothing else; leave the other options out.")
     found = _files.given(source)
+    if print_layout:
+        _output.lines(
+            kancompress.print_layouts(found.source, layouts=layouts(layout or []), name=found.name)
+        )
+        return
     report = kancompress.inspect(
         found.source,
         found.name,

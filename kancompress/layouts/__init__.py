@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kancompress.layouts.catalogue import LAYOUTS
 from kancompress.layouts.edges import gather, packable, scatter
+from kancompress.layouts.layout_files import format_layouts, parse_layouts
 from kancompress.layouts.notation import describe, parse_layout
 from kancompress.layouts.recognition import recognise
 from kancompress.layouts.records import (
@@ -22,9 +23,11 @@ __all__ = [
     "Part",
     "Recognition",
     "describe",
+    "format_layouts",
     "gather",
     "packable",
     "parse_layout",
+    "parse_layouts",
     "recognise",
     "scatter",
 ]

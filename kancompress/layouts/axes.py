@@ -80,6 +80,11 @@ def parse_axes(text: str, *, only: tuple[str, ...] | None = None) -> Axes:
     return Axes(text, tuple(dims))
 
 
+def has_coefficients(axes: str) -> bool:
+    """Whether a pattern runs through the coefficients of an edge."""
+    return any(name in COEFFICIENT for name in parse_axes(axes).names)
+
+
 @dataclass(slots=True)
 class Sizes:
     """Sizes of axes as they become known, each with the tensor that gave it."""

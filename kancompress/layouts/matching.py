@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from kancompress.layouts.axes import COEFFICIENT, Claim, Sizes, parse_axes, solve
+from kancompress.layouts.axes import Claim, Sizes, parse_axes, solve
+from kancompress.layouts.notation import entries
 from kancompress.layouts.records import (
     Beside,
     FoundLayer,
@@ -54,16 +55,16 @@ class Scene:
     def names(self, name: str) -> list[str]:
         """Full names of the tensors that exist."""
         full = self.full(name)
-        if full.endswith("**"):
+        if name.endswith("**"):
             return [other for other in self.tensors if other.startswith(full[:-2])]
-        if "#" in full:
-            return list(self._numbered(full))
+        if "#" in name:
+            return list(self._numbered(full.removeprefix(self.stem)))
         return [full] if full in self.tensors else []
 
-    def _numbered(self, full: str) -> Iterator[str]:
+    def _numbered(self, name: str) -> Iterator[str]:
         group = 0
-        while (name := full.replace("#", str(group))) in self.tensors:
-            yield name
+        while (full := self.stem + name.replace("#", str(group))) in self.tensors:
+            yield full
             group += 1
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -169,6 +170,7 @@ def _build(layout: Layout, scene: Scene, sizes: Mapping[str, int]) -> FoundLayer
         untouched=tuple(dict.fromkeys(name for name in untouched if name not in taken)),
         codebook_group=scene.stem + layout.pool if layout.pool else None,
         notes=_fold_notes(gains) + layout.notes,
+        entries=entries(layout),
     )
 
 
@@ -214,8 +216,3 @@ def _fold_notes(gains: tuple[Gain, ...]) -> tuple[str, ...]:
 def layer_name(layout: Layout, stem: str, number: str) -> str:
     """Name of a layer as the user knows it."""
     return (stem + layout.label.replace("*", number)).rstrip(".")
-
-
-def has_coefficients(axes: str) -> bool:
-    """Whether a pattern runs through the coefficients of an edge."""
-    return any(name in COEFFICIENT for name in parse_axes(axes).names)

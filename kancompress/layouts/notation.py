@@ -9,6 +9,7 @@ notation; axes in one pair of parentheses give the order in memory whatever the 
     scale        multiplies the coefficients
     mask, skip   edges with 0 (mask) or another number (skip) are left alone
     with         a tensor beside; its axes, if given, help to tell sizes: `with=rbf.grid:coef`
+    pool         no tensor, but a name: layers below it (`pool=convs`) share one codebook
 
 A `?` after the role (`base?=...`) says that the tensor may be absent.
 """
@@ -18,14 +19,13 @@ from __future__ import annotations
 import re
 
 from kancompress.errors import UsageError
-from kancompress.layouts.axes import NAMES, parse_axes
-from kancompress.layouts.matching import has_coefficients
+from kancompress.layouts.axes import NAMES, has_coefficients, parse_axes
 from kancompress.layouts.records import Beside, Layout, Piece, Scale, Veil
 
 BY_HAND = "by-hand"
 
 _ENTRY = re.compile(r"(?P<role>[a-z]+)(?P<optional>\??)=(?P<name>[^:\s]+)(?::(?P<axes>.*))?")
-_ROLES = ("coef", "base", "scale", "mask", "skip", "with")
+_ROLES = ("coef", "base", "scale", "mask", "skip", "with", "pool")
 _EXAMPLE = "'coef=spline_weight:out in coef'"
 
 
@@ -35,12 +35,15 @@ def parse_layout(text: str) -> Layout:
     scales: list[Scale] = []
     veils: list[Veil] = []
     beside: list[Beside] = []
+    pool = ""
     for entry in filter(None, map(str.strip, text.split(";"))):
         role, name, axes, required = _parse_entry(entry)
         if role in ("coef", "base"):
             pieces.append(Piece(name=name, axes=axes, optional=not required))
         elif role == "scale":
             scales.append(Scale(name=name, axes=axes, required=required))
+        elif role == "pool":
+            pool = name
         elif role == "with":
             beside.append(Beside(name=name, axes=axes, required=required))
         else:
@@ -56,6 +59,7 @@ def parse_layout(text: str) -> Layout:
         beside=tuple(beside),
         # The number tells layers of one stem apart.
         label=anchor[: anchor.rindex("*") + 1] if "*" in anchor else "",
+        pool=pool,
     )
 
 
@@ -63,15 +67,18 @@ def _parse_entry(entry: str) -> tuple[str, str, str, bool]:
     """Role, name, axes and whether the tensor is required."""
     found = _ENTRY.fullmatch(entry)
     role = found["role"] if found else ""
-    if found is None or role not in _ROLES or (found["axes"] is None and role != "with"):
+    needs_axes = role not in ("with", "pool")
+    if found is None or role not in _ROLES or (found["axes"] is None and needs_axes):
         raise UsageError(
             f"The layout entry {entry!r} cannot be read; expected is ROLE=NAME:AXES with a"
             f" role of {', '.join(_ROLES)}, as in {_EXAMPLE}."
         )
     axes = (found["axes"] or "").strip()
-    if axes or role != "with":
-        parse_axes(axes, only=None if role == "with" else NAMES)
-    if role != "with":
+    if role == "pool" and found["axes"] is not None:
+        raise UsageError(f"The layout entry {entry!r} should have no axes.")
+    if axes or needs_axes:
+        parse_axes(axes, only=NAMES if needs_axes else None)
+    if needs_axes:
         _check_axes(entry, role, axes)
     return role, found["name"], axes, not found["optional"]
 
@@ -88,9 +95,14 @@ def _check_axes(entry: str, role: str, axes: str) -> None:
 
 def describe(layout: Layout) -> str:
     """A layout in the notation of this module, which leaves out checks and notes."""
+    return "; ".join(entries(layout)) or f"{layout.name} (found by a function)"
+
+
+def entries(layout: Layout) -> tuple[str, ...]:
+    """The entries of a layout in the notation of this module; none where a function finds it."""
     if layout.finder is not None:
-        return f"{layout.name} (found by a function)"
-    entries = [
+        return ()
+    found = [
         _entry(
             "coef" if has_coefficients(piece.axes) else "base",
             piece.name,
@@ -99,17 +111,15 @@ def describe(layout: Layout) -> str:
         )
         for piece in layout.pieces
     ]
-    entries += [
-        _entry("scale", scale.name, scale.axes, required=scale.required) for scale in layout.scales
-    ]
-    entries += [
+    found += [_entry("scale", one.name, one.axes, required=one.required) for one in layout.scales]
+    found += [
         _entry("mask" if veil.live else "skip", veil.name, veil.axes, required=veil.required)
         for veil in layout.veils
     ]
-    entries += [
-        _entry("with", item.name, item.axes, required=item.required) for item in layout.beside
-    ]
-    return "; ".join(entries)
+    found += [_entry("with", one.name, one.axes, required=one.required) for one in layout.beside]
+    if layout.pool:
+        found.append(f"pool={layout.pool}")
+    return tuple(found)
 
 
 def _entry(role: str, name: str, axes: str, *, required: bool) -> str:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from kancompress.errors import UsageError
+from kancompress.errors import UsageError, together
 from kancompress.layouts.catalogue import LAYOUTS
 from kancompress.layouts.matching import find_stem, layer_name, match
 from kancompress.layouts.notation import parse_layout
 from kancompress.layouts.records import FoundLayer, Layout, Misfit, Recognition
 
 _EVERYWHERE = ""
+_TOP = "."
+_NONE = "none"
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class _Search:
     taken: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
     misfits: dict[str, tuple[float, str]] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
 
     def take(self, anchor: str, layer: FoundLayer) -> None:
         """Add a layer, unless another has its tensors; those beside it may be shared."""
@@ -39,8 +43,9 @@ class _Search:
         self.taken.update(layer.tensors)
 
     def is_free(self, anchor: str) -> bool:
-        """Whether no layer and no problem has this tensor yet."""
-        return anchor not in self.taken and anchor not in self.problems
+        """Whether no layer and no problem has this tensor yet, and the user did not except it."""
+        others = (self.taken, self.problems, self.skipped)
+        return not any(anchor in names for names in others)
 
 
 def recognise(
@@ -48,20 +53,31 @@ def recognise(
     choices: Mapping[str, str] | None = None,
     *,
     layouts: Sequence[Layout] = LAYOUTS,
+    unfit: list[str] | None = None,
 ) -> Recognition:
     """Find all KAN layers by names and shapes; values are not read, so meta tensors will do.
 
-    `choices` maps a layer's name or stem ("" for all that fit) to the name of a layout, or to one
-    written by hand (see `kancompress.layouts.notation`). Raises UsageError for a choice that
-    fits nothing.
+    `choices` maps a layer's name or stem ("" for all that fit, "." for the top level) to the name
+    of a layout, to one written by hand (see `kancompress.layouts.notation`), or to "none", which
+    leaves its tensors alone. What is wrong with the choices is added to `unfit` where that is
+    given; else UsageError says all of it.
     """
     search = _Search(tensors)
-    wanted = {stem: _chosen(text, layouts) for stem, text in (choices or {}).items()}
-    for stem, chosen in wanted.items():
-        if stem != _EVERYWHERE:
-            _apply_choice(search, stem, chosen)
-    if _EVERYWHERE in wanted:
-        _apply_choice(search, _EVERYWHERE, wanted[_EVERYWHERE])
+    wrong: list[str] = []
+    for text, stems in _by_text(choices or {}):
+        try:
+            chosen = None if text == _NONE else _chosen(text, layouts)
+        except UsageError as error:
+            wrong.append(str(error))
+            continue
+        if chosen is None:
+            wrong += _except(search, stems, layouts)
+        else:
+            wrong += _apply_choices(search, stems, chosen)
+    if wrong and unfit is None:
+        raise together([UsageError(text) for text in wrong])
+    if unfit is not None:
+        unfit += wrong
     for layout in layouts:
         _try(search, layout)
     search.problems |= {
@@ -75,7 +91,23 @@ def recognise(
             search.problems[name] for name in sorted(search.problems, key=order.__getitem__)
         ),
         others=tuple(name for name in tensors if name not in search.taken),
+        ambiguous=tuple(
+            search.problems[name] for name in sorted(search.undecided, key=order.__getitem__)
+        ),
     )
+
+
+def _by_text(choices: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Each layout with the stems for which it was chosen; that for all the rest comes last."""
+    by_text: dict[str, list[str]] = {}
+    for stem, text in choices.items():
+        if stem != _EVERYWHERE:
+            by_text.setdefault(text, []).append(stem)
+    found = list(by_text.items())
+    if _EVERYWHERE in choices:
+        found.append((choices[_EVERYWHERE], [_EVERYWHERE]))
+    # what is left alone is so for every layout
+    return sorted(found, key=lambda item: item[0] != _NONE)
 
 
 def _anchors(search: _Search, layout: Layout) -> Iterable[tuple[str, str, str]]:
@@ -95,6 +127,7 @@ def _try(search: _Search, layout: Layout) -> None:
                 search.misfits[anchor] = (result.rank, _misfit_text(name, layout, result))
         elif layout.rivals:
             search.problems[anchor] = _rival_text(name, layout)
+            search.undecided.add(anchor)
         else:
             search.take(anchor, result)
 
@@ -126,26 +159,58 @@ def _chosen(text: str, layouts: Sequence[Layout]) -> Layout:
         if layout.name == text:
             return layout
     raise UsageError(
-        f"No layout is called {text!r}; known are {', '.join(item.name for item in layouts)}."
+        f"No layout is called {text!r}; known are {', '.join(item.name for item in layouts)}"
+        f" and {_NONE}."
         " One can be written by hand, as in 'coef=spline_weight:out in coef'."
     )
 
 
-def _apply_choice(search: _Search, stem: str, layout: Layout) -> None:
-    reasons: list[str] = []
-    count = 0
-    for anchor, found, number in _anchors(search, layout):
+def _stems(stem: str, name: str) -> set[str]:
+    """How a user may call the layer `name` below `stem`."""
+    return {found or _TOP for found in (name, stem.rstrip("."))} | {_EVERYWHERE}
+
+
+def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) -> list[str]:
+    """Leave the tensors of these layers alone; returns what is wrong with that."""
+    met: set[str] = set()
+    for layout in layouts:
+        for anchor, found, number in list(_anchors(search, layout)):
+            hit = _stems(found, layer_name(layout, found, number)).intersection(stems)
+            met |= hit
+            if hit:
+                search.skipped.add(anchor)
+    return [
+        f"There is nothing like a KAN layer {f'at {stem!r} ' if stem else ''}to leave alone."
+        for stem in stems
+        if stem not in met
+    ]
+
+
+def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> list[str]:
+    """Take the layers of these stems as `layout` reads them; returns what is wrong with that."""
+    reasons: dict[str, list[str]] = {stem: [] for stem in stems}
+    counts = dict.fromkeys(stems, 0)
+    for anchor, found, number in list(_anchors(search, layout)):
         name = layer_name(layout, found, number)
-        if stem not in (_EVERYWHERE, name, found.rstrip(".")):
+        hits = _stems(found, name).intersection(stems)
+        if not hits:
             continue
         result = match(layout, found, number, search.tensors)
-        if isinstance(result, Misfit):
-            reasons.append(f"{name or 'the top level'}: {result.reason}")
-        else:
-            count += 1
+        if not isinstance(result, Misfit):
             search.take(anchor, result)
-    if count and (stem == _EVERYWHERE or not reasons):
-        return
+        for stem in hits:
+            if isinstance(result, Misfit):
+                reasons[stem].append(f"{name or 'the top level'}: {result.reason}")
+            else:
+                counts[stem] += 1
+    return [
+        _unfit_text(layout, stem, reasons[stem])
+        for stem in stems
+        if not counts[stem] or (reasons[stem] and stem != _EVERYWHERE)
+    ]
+
+
+def _unfit_text(layout: Layout, stem: str, reasons: Sequence[str]) -> str:
     where = f"of {stem!r} " if stem else ""
     why = reasons[0] if reasons else f"no tensor is called {layout.pieces[0].name} there"
-    raise UsageError(f"The layout {layout.name} does not fit any layer {where}({why}).")
+    return f"The layout {layout.name} does not fit any layer {where}({why})."

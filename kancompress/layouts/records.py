@@ -160,6 +160,7 @@ class FoundLayer:
     codebook_group:  layers with the same group share one codebook (None: its own)
     notes:           what the user should be told
     generator:       where vectors are generated rather than stored; such a layer has no parts
+    entries:         the layout in the notation of docs/layouts.md, none where a function found it
     """
 
     name: str
@@ -175,6 +176,7 @@ class FoundLayer:
     groups: int = 1
     masks: tuple[Mask, ...] = ()
     generator: Generator | None = None
+    entries: tuple[str, ...] = ()
 
     @property
     def edges(self) -> int:
@@ -211,12 +213,14 @@ class Recognition:
     """What a file holds.
 
     problems:  full sentences: what looked like a KAN layer and was not taken, and why
+    ambiguous: those of them that only the user can settle, by choosing a layout
     others:    tensors that belong to no KAN layer
     """
 
     layers: tuple[FoundLayer, ...]
     problems: tuple[str, ...]
     others: tuple[str, ...]
+    ambiguous: tuple[str, ...] = ()
 
 
 # Arguments: the layout, the stem (with its dot, or empty), the layer's number, all tensors.

@@ -1,0 +1,128 @@
+"""All that is wrong with a file and its options is said at once, before any work."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_repacking import efficient_kan
+
+import kancompress
+from command import call
+from kancompress.compression import LayerClustering
+from kancompress.errors import (
+    Flaw,
+    InvalidFileError,
+    KancompressError,
+    UsageError,
+    together,
+)
+from kancompress.recipes import ClusterConfig
+
+
+def broken_file(place: Path) -> Path:
+    """Two layers with numbers that are none, and one that two layouts fit."""
+    state = efficient_kan()
+    state["layers.0.base_weight"][0, 0] = float("nan")
+    state["layers.1.spline_weight"][0, 0, 0] = float("inf")
+    state["conv.poly_weights"] = torch.randn(1, 4, 12, 3, 3)
+    state["conv.base_conv.0.weight"] = torch.randn(4, 3, 3, 3)
+    path = place / "model.pt"
+    torch.save(state, path)
+    return path
+
+
+def ambiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A convolution whose keys KALN, KAJN and KABN share."""
+    return state | {
+        "conv.poly_weights": torch.randn(1, 4, 12, 3, 3),
+        "conv.base_conv.0.weight": torch.randn(4, 3, 3, 3),
+    }
+
+
+def test_every_problem_has_a_line_and_nothing_is_begun(tmp_path: Path) -> None:
+    path = broken_file(tmp_path)
+    begun: list[LayerClustering] = []
+    with pytest.raises(InvalidFileError) as caught:
+        kancompress.cluster(
+            path,
+            ClusterConfig(clusters=70_000, layers={"layers.9": 4, "layer": 5, "layers.0": 8}),
+            layouts={"layers.7": "pykan", "layers.8": "efficient", "layers.6": "coef=w:out coef"},
+            report=begun.append,
+        )
+    lines = caught.value.sentences
+    assert str(caught.value) == "\n".join(lines)
+    assert caught.value.flaw == Flaw.NOT_FINITE
+    assert begun == []
+    starts = [
+        "The layout pykan does not fit any layer of 'layers.7'",
+        "No layout is called 'efficient'; known are",
+        "The axes of 'coef=w:out coef' should have the axes out and in",
+        "There is no layer 'layers.9' to give a number of clusters; the layers are layers.0,",
+        "There is no layer 'layer' ",
+        "70000 clusters are out of range",
+        f"{path}: tensor 'layers.0.base_weight' holds 1 numbers that are NaN",
+        f"{path}: tensor 'layers.1.spline_weight' holds 1 numbers that are NaN",
+    ]
+    for start in starts:
+        assert sum(line.startswith(start) for line in lines) == 1, (start, lines)
+    undecided = [line for line in lines if line.startswith("conv ")]
+    assert len(lines) == len(starts) + len(undecided)
+
+
+def test_exit_codes_and_lines_of_the_command(tmp_path: Path) -> None:
+    path = broken_file(tmp_path)
+    out = tmp_path / "packed.st"
+    result = call("cluster", path, "-k", "layers.9=4", "--layout", "x=pykan", "-o", out)
+    assert result.exit_code == 3  # no other option makes the numbers finite
+    lines = result.stderr.splitlines()
+    assert len(lines) >= 4
+    assert all(line.startswith("kancompress: ") for line in lines)
+    torch.save(efficient_kan(), path)
+    result = call("cluster", path, "-k", "a=4", "-k", "b=4", "--layout", "x=pykan", "-o", out)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 3
+    assert not out.exists()
+    result = call("inspect", path, "--layout", "x=pykan", "--layout", "y=fast-kan")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 2)
+
+
+def test_a_layer_that_is_still_open_stops_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(ambiguous(efficient_kan()), path)
+    known = kancompress.inspect(path)
+    undecided = [text for text in known["problems"] if "choose with --layout" in text]
+    assert len(undecided) == 1
+    with pytest.raises(UsageError) as caught:
+        kancompress.cluster(path, ClusterConfig(layers={"conv": 4}))
+    assert caught.value.sentences == tuple(undecided)  # and not that there is no layer 'conv'
+    for choice in ("kaln-conv", "none"):
+        done = kancompress.cluster(path, layouts={"conv": choice})
+        names = [layer.name for layer in done.layers]
+        assert names == ["layers.0", "layers.1", "conv"][: 3 if choice != "none" else 2]
+
+
+def test_very_many_broken_tensors_are_counted(tmp_path: Path) -> None:
+    state = {
+        f"{number}.{name.removeprefix('layers.1.')}": torch.full_like(tensor, float("nan"))
+        for number in range(30)
+        for name, tensor in efficient_kan().items()
+        if name.startswith("layers.1.")
+    }
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(InvalidFileError) as caught:
+        kancompress.cluster(tmp_path / "model.pt")
+    assert len(caught.value.sentences) == 21
+    assert "100 more tensors hold such numbers" in caught.value.sentences[-1]
+
+
+def test_errors_joined() -> None:
+    one = UsageError("One.")
+    assert together([one]) is one
+    assert together([one, UsageError("One.")]) is one
+    both = together([one, UsageError("Two."), together([UsageError("Three."), one])])
+    assert isinstance(both, UsageError)
+    assert both.sentences == ("One.", "Two.", "Three.")
+    worse = together([one, InvalidFileError(Flaw.EMPTY, "No file.")])
+    assert isinstance(worse, InvalidFileError)
+    assert (worse.exit_code, worse.flaw) == (3, Flaw.EMPTY)
+    assert KancompressError("a\nb").sentences == ("a\nb",)
