@@ -108,6 +108,11 @@ def cluster(
         foreign = read_foreign(source, name)
         unfit: list[str] = []
         found = recognise(foreign.tensors, layouts, unfit=unfit)
+        if keep_extra and any(layer.generator for layer in found.layers):
+            unfit.append(
+                f"{foreign.where} has generated layers, which come back as other tensors;"
+                " --keep-extra cannot put those into the source's structure."
+            )
         model, layers = repack(
             foreign,
             found,

@@ -27,6 +27,7 @@ from kancompress.compression import (
 from kancompress.container import NAMES
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
 from kancompress.foreign import ForeignCheckpoint
+from kancompress.generation import twin_sizes, write_out
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.state import rebuild_arange
@@ -54,6 +55,8 @@ def repack(
     no layer would shrink.
     """
     check_all(source, found, config, unfit)
+    given = source
+    source, found = write_out(source, found)
     untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
     names = _safe_names(untied)
     packed: list[PackedLayer] = []
@@ -83,7 +86,11 @@ def repack(
     }
     if source.metadata:
         restore["metadata"] = source.metadata
-    sizes = SourceSizes(tensors=source.tensor_bytes, file=source.file_bytes)
+    sizes = SourceSizes(
+        tensors=given.tensor_bytes,
+        file=given.file_bytes,
+        dense=None if source is given else twin_sizes(source),
+    )
     model = PackedModel(layers=tuple(packed), source=sizes, tensors=tensors, restore=restore)
     return model, results
 

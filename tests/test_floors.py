@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     },
     {"nn", "nn.edges", "nn.layer", "nn.network"},
     {"compression", "storage", "datasets"},
-    {"restoration", "extras"},
+    {"restoration", "extras", "generation"},
     {"repacking"},
     {"modules"},
     {"parametrization"},

@@ -107,12 +107,16 @@ def _mask_sizes(layer: FoundLayer, mask: Mask, shape: tuple[int, ...]) -> dict[s
 
 
 def _generate(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Run the generator over all embeddings: linear layers with ReLU between them."""
+    """Run the generator over all embeddings: linear layers with ReLU between them.
+
+    Equal rows run once: how a row is rounded may depend on its place.
+    """
     assert layer.generator is not None
-    rows = tensors[layer.generator.embeddings].detach()
-    rows = rows.reshape(layer.edges, -1)
+    embeddings = tensors[layer.generator.embeddings].detach().reshape(layer.edges, -1)
+    rows, which = torch.unique(embeddings, dim=0, return_inverse=True)
     for number, (weight, bias) in enumerate(layer.generator.linears):
         if number:
             rows = rows.relu()
         rows = torch.nn.functional.linear(rows, tensors[weight].detach(), tensors[bias].detach())
-    return rows
+    vectors: Tensor = rows[which]
+    return vectors

@@ -3,7 +3,8 @@
 Source: Murphyzc/MetaKAN, base_model/metakan.py: `embeddings.{l}` (out * in, length), row
 out * in + in, and one network a layer (`hypernet.{l}`), linear, ReLU, linear; the last of its
 numbers is the base weight. The file holds no vectors, so the layer has no parts: `gather` runs the
-network.
+network. They are packed and restored as an efficient-kan layer's tensors,
+`layers.{l}.spline_weight` and `base_weight` (see `kancompress.generation`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from kancompress.layouts.records import FoundLayer, Generator, Layout, Misfit, P
 
 _NETWORKS = ("hypernet.{0}", "metanet.{0}", "hyper_net.{0}", "hypernet", "metanet", "hyper_net")
 _ENDS = ("", ".layers")
+_NOTES = (
+    "MetaKAN's edge vectors are generated and packed; they come back as tensors of efficient-kan"
+    " (layers.*.spline_weight, layers.*.base_weight), without the meta-network.",
+)
 
 
 def _find(
@@ -48,18 +53,22 @@ def _find(
             f" {grid}",
             rank=2,
         )
+    into = f"{stem}layers.{number}."
+    for name in ("spline_weight", "base_weight"):
+        if into + name in tensors:
+            return Misfit(reason=f"{into}{name} is there already", rank=2)
     reason = extended_grid({"knots": knots[1], "coef": last[0] - 1})
     if reason:
         return Misfit(reason=reason, rank=2)
     return FoundLayer(
-        name=f"{stem}embeddings.{number}",
+        name=f"{stem}layers.{number}",
         layout=layout.name,
         shape=(rows[0] // knots[0], knots[0]),
         coefficients=last[0],
         parts=(),
         untouched=(*(name for pair in linears for name in pair), grid),
-        notes=("Its vectors are generated; they can be read but not written back as MetaKAN.",),
-        generator=Generator(embeddings=embeddings, linears=linears),
+        notes=_NOTES,
+        generator=Generator(embeddings=embeddings, linears=linears, into=into),
     )
 
 
@@ -82,7 +91,7 @@ LAYOUTS = (
     Layout(
         name="metakan",
         pieces=(Piece(name="embeddings.*", axes="(out in) coef"),),
-        label="embeddings.*",
+        label="layers.*",
         finder=_find,
     ),
 )

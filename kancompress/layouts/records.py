@@ -140,10 +140,12 @@ class Generator:
     """Vectors are `linear(... relu(linear(row)))` of the rows of `embeddings`, (edges, length).
 
     linears: names of weight and bias of each layer of the generator
+    into:    what precedes the names of efficient-kan's tensors in which the vectors come back
     """
 
     embeddings: str
     linears: tuple[tuple[str, str], ...]
+    into: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

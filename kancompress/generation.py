@@ -1,0 +1,101 @@
+"""Layers whose edge vectors a meta-network generates, written out as the tensors of plain ones.
+
+MetaKAN's files hold embeddings and a network; the vectors that it makes of them are packed, and
+come back under the names of efficient-kan's layers, which compute the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kancompress import container as containers
+from kancompress.foreign import ForeignCheckpoint
+from kancompress.layouts import FoundLayer, Part, Recognition, gather
+from kancompress.nearest import one_thread
+
+
+def write_out(
+    source: ForeignCheckpoint, found: Recognition
+) -> tuple[ForeignCheckpoint, Recognition]:
+    """The source with generated layers as tensors, and the layers found in it.
+
+    Both are given back as they are where no layer is generated. The meta-network is left out,
+    unless embeddings that were not recognised may need it.
+    """
+    generated = [layer for layer in found.layers if layer.generator is not None]
+    if not generated:
+        return source, found
+    layers: dict[str, FoundLayer] = {}
+    made: dict[str, dict[str, Tensor]] = {}  # by the name of the grid before which they stand
+    dropped: set[str] = set()
+    for layer in generated:
+        plain, tensors = _plain(layer, source)
+        layers[layer.name] = plain
+        made[plain.untouched[0]] = tensors
+        dropped |= set(_no_more(layer, found))
+    state: dict[str, Tensor] = {}
+    for name, tensor in source.tensors.items():
+        state |= made.get(name, {})
+        if name not in dropped:
+            state[name] = tensor
+    ties = {
+        name: first for name, first in source.ties.items() if name in state and first not in dropped
+    }
+    written = replace(source, tensors=state, ties=ties)
+    return written, replace(
+        found, layers=tuple(layers.get(layer.name, layer) for layer in found.layers)
+    )
+
+
+def twin_sizes(written: ForeignCheckpoint) -> tuple[int, int]:
+    """Bytes of the tensors and of the safetensors file of a source that was written out."""
+    declared = {
+        name: containers.declare(tensor)
+        for name, tensor in written.tensors.items()
+        if name not in written.ties
+    }
+    tensors = sum(one.size for one in declared.values())
+    return tensors, len(containers.encode_header(declared, written.metadata)) + tensors
+
+
+def _plain(layer: FoundLayer, source: ForeignCheckpoint) -> tuple[FoundLayer, dict[str, Tensor]]:
+    """The layer with parts of its own, and the tensors that they lie in."""
+    assert layer.generator is not None
+    with one_thread(), torch.no_grad():
+        vectors = gather(layer, source.tensors).cpu().reshape(*layer.shape, -1)
+    at, last = layer.generator.into, layer.coefficients - 1
+    tensors = {
+        f"{at}base_weight": vectors[..., last].contiguous(),
+        f"{at}spline_weight": vectors[..., :last].contiguous(),
+    }
+    spline, base = (
+        Part(
+            tensor=f"{at}{name}",
+            axes=axes,
+            first=first,
+            last=end,
+            shape=tuple(tensors[f"{at}{name}"].shape),
+            dtype=vectors.dtype,
+        )
+        for name, axes, first, end in (
+            ("spline_weight", "out in coef", 0, last),
+            ("base_weight", "out in", last, last + 1),
+        )
+    )
+    plain = replace(layer, parts=(spline, base), generator=None, untouched=(f"{at}grid",))
+    return plain, tensors
+
+
+def _no_more(layer: FoundLayer, found: Recognition) -> Iterator[str]:
+    """Tensors that are not needed once the layer's vectors are written out."""
+    assert layer.generator is not None
+    embeddings = layer.generator.embeddings
+    yield embeddings
+    siblings = embeddings[: embeddings.rindex(".") + 1]
+    if not any(name.startswith(siblings) for name in found.others):
+        for pair in layer.generator.linears:
+            yield from pair
