@@ -16,7 +16,7 @@ from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageEr
 from kancompress.evaluation import Evaluation, check_fit, evaluate_record
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
-from kancompress.foreign import ForeignCheckpoint, read_foreign, read_skeleton
+from kancompress.foreign import ForeignCheckpoint, Skeleton, read_foreign, read_skeleton
 from kancompress.layouts import Recognition, format_layouts, parse_layouts, recognise
 from kancompress.layouts.pykan import UNTOLD
 from kancompress.packed import PackedModel
@@ -108,11 +108,7 @@ def cluster(
         foreign = read_foreign(source, name)
         unfit: list[str] = []
         found = recognise(foreign.tensors, layouts, unfit=unfit)
-        if keep_extra and any(layer.generator for layer in found.layers):
-            unfit.append(
-                f"{foreign.where} has generated layers, which come back as other tensors;"
-                " --keep-extra cannot put those into the source's structure."
-            )
+        skeleton = _skeleton(source, foreign, found, unfit) if keep_extra else None
         model, layers = repack(
             foreign,
             found,
@@ -121,15 +117,10 @@ def cluster(
             unfit=unfit,
             report=report,
         )
-        if keep_extra:
-            model = extras.keep_extra(
-                model,
-                read_skeleton(source, name),
-                {gain.tensor for layer in found.layers for gain in layer.gains},
-                foreign.where,
-            )
+        gains = {gain.tensor for layer in found.layers for gain in layer.gains}
+        model = extras.keep_extra(model, skeleton, gains, foreign.where)
         _check_unchanged(source, before, foreign.where)
-        notes = source_notes(foreign, found, kept=keep_extra)
+        notes = source_notes(foreign, found, kept=skeleton is not None)
         return Compression(model=model, layers=layers, notes=notes)
     if layouts or keep_scaler or keep_extra:
         raise UsageError(
@@ -283,6 +274,29 @@ def _check_unchanged(source: Input, before: tuple[int, ...], where: str) -> None
         raise KancompressError(
             f"{where} was changed while it was packed, so nothing was. Run it again."
         )
+
+
+def _skeleton(
+    source: Source, foreign: ForeignCheckpoint, found: Recognition, unfit: list[str]
+) -> Skeleton | None:
+    """What `keep_extra` keeps; where that cannot be, the reason is added to `unfit`."""
+    if any(layer.generator for layer in found.layers):
+        unfit.append(
+            f"{foreign.where} has generated layers, which come back as other tensors; --keep-extra"
+            " cannot put those into the source's structure."
+        )
+        return None
+    try:
+        skeleton = read_skeleton(source, foreign.where)
+    except UsageError as error:
+        unfit.append(str(error))
+        return None
+    if skeleton is None and foreign.dropped:
+        unfit.append(
+            f"{foreign.where} is an index of shards, of which only the model's tensors can be kept."
+            " Leave --keep-extra out."
+        )
+    return skeleton
 
 
 def _called(source: Input, name: str | None) -> str:

@@ -1,6 +1,7 @@
 """`--keep-extra`: what a torch file holds beside the model comes back bit for bit."""
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -224,6 +225,22 @@ def test_files_of_which_nothing_can_be_kept(tmp_path: Path) -> None:
     assert model.restore["metadata"] == {"format": "pt"}
     with pytest.raises(UsageError, match="ours"):
         kancompress.cluster(fresh("kan"), keep_extra=True)
+
+
+def test_shards_come_back_as_one_file_without_the_rest(tmp_path: Path) -> None:
+    state = efficient_kan()
+    parts = [{n: t for n, t in state.items() if ("layers.0" in n) == first} for first in (1, 0)]
+    torch.save(parts[0], tmp_path / "one.bin")
+    torch.save({**parts[1], "args": {"lr": 1e-3}}, tmp_path / "two.bin")
+    index = tmp_path / "pytorch_model.bin.index.json"
+    places = {n: "one.bin" if "layers.0" in n else "two.bin" for n in state}
+    index.write_text(json.dumps({"weight_map": places}))
+    again = kancompress.expand(kancompress.cluster(index, EIGHT).model)
+    assert isinstance(again, Restored)
+    assert list(loaded(again.encode())) == list(state)
+    assert bytes_of(loaded(again.encode())["head.weight"]) == bytes_of(state["head.weight"])
+    with pytest.raises(UsageError, match="is an index of shards, of which only"):
+        packed(index)
 
 
 def test_expand_tells_what_its_output_cannot_hold(tmp_path: Path) -> None:

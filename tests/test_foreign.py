@@ -710,6 +710,81 @@ def test_shards_missing(tmp_path: Path) -> None:
         read_foreign(path)
 
 
+BINS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+
+
+def torch_sharded(folder: Path, first: bytes, second: bytes, places: dict[str, int]) -> Path:
+    """What transformers writes beside two torch files."""
+    for name, raw in zip(BINS, (first, second), strict=True):
+        (folder / name).write_bytes(raw)
+    path = folder / "pytorch_model.bin.index.json"
+    index = {"metadata": {"total_size": 1},
+             "weight_map": {name: BINS[number] for name, number in places.items()}}  # fmt: skip
+    path.write_text(json.dumps(index))
+    return path
+
+
+@pytest.mark.parametrize("write", [saved, legacy])
+def test_torch_shards(write: Callable[..., bytes], tmp_path: Path) -> None:
+    base = torch.arange(6.0)
+    one = {"b": base, "a": torch.ones(2, 2, dtype=torch.bfloat16), "b again": base}
+    path = torch_sharded(tmp_path, write(one), saved({"c": torch.tensor(3)}),
+                         {"b": 0, "c": 1, "b again": 0, "a": 0})  # fmt: skip
+    found = read_foreign(path)
+    check(found, {"b": base, "c": torch.tensor(3), "b again": base, "a": one["a"]})
+    assert (found.container, found.path, found.metadata) == ("torch-zip", (), {})
+    assert found.ties == {"b again": "b"}
+    assert found.dropped == ()
+    assert found.file_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
+    refused(path.read_bytes(), Flaw.BAD_INDEX, "pass its path")
+
+
+def test_torch_shards_in_part(tmp_path: Path) -> None:
+    one = {"model": {"b": torch.arange(6.0), "x": torch.ones(3)}, "epoch": 3}
+    two = {"model": {"c": torch.ones(2), "b": torch.zeros(6)}}
+    path = torch_sharded(tmp_path, saved(one), saved(two), {"b": 0, "c": 1})
+    found = read_foreign(path)
+    check(found, {"b": torch.arange(6.0), "c": torch.ones(2)})
+    assert found.path == ("model",)
+    assert found.dropped == (
+        f"x (in {BINS[0]} but not in the index; 12 bytes)",
+        f"epoch (in {BINS[0]})",
+        f"b (in {BINS[1]} but not in the index; 24 bytes)",
+    )
+
+
+def test_every_missing_shard_is_named(tmp_path: Path) -> None:
+    raw = saved({"w": torch.ones(2)})
+    path = torch_sharded(tmp_path, raw, raw, {"w": 0, "v": 1})
+    refused(path, Flaw.MISSING_TENSOR, f"{BINS[1]!r} holds the tensor 'v'")
+    for name in BINS:
+        (tmp_path / name).unlink()
+    with pytest.raises(InvalidFileError) as caught:
+        read_foreign(path, name="it")
+    assert caught.value.flaw == Flaw.MISSING_SHARD
+    assert caught.value.sentences == tuple(
+        f"it names the shard {name!r}, which is not beside it. Fetch all shards into one directory."
+        for name in BINS
+    )
+
+
+def test_shards_that_are_no_files_of_one_kind(tmp_path: Path) -> None:
+    raw = saved({"v": torch.ones(2)})
+    places = {"w": 0, "v": 1}
+    for first, flaw, says in (
+        (save({"w": torch.ones(2)}), Flaw.BAD_INDEX, "shards of several kinds"),
+        (saved({"model": {"w": torch.ones(2)}}), Flaw.BAD_INDEX, "shards of several kinds"),
+        (b"", Flaw.EMPTY, "is empty; a shard was expected"),
+        (b"{}", Flaw.UNKNOWN_FORMAT, "this is a text file"),
+        (saved({"w": torch.ones(2)})[:-40], Flaw.TRUNCATED, "not copied whole"),
+        (b"version https://git-lfs.github.com/spec/v1", Flaw.GIT_LFS_POINTER, "git lfs pull"),
+    ):
+        with pytest.raises(InvalidFileError) as caught:
+            read_foreign(torch_sharded(tmp_path, first, raw, places))
+        assert caught.value.flaw == flaw
+        assert says in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "shard", ["../x", "/etc/passwd", "a/../../x", "..", ".", "", "a\\b", "C:x", "a\0b", 3, None, {}]
 )

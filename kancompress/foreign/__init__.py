@@ -35,6 +35,9 @@ _OTHERS = (
 )
 
 
+_TORCH = ("torch-zip", "torch-legacy", "torch-module")
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ForeignCheckpoint:
     """A checkpoint as its file holds it.
@@ -71,17 +74,30 @@ def read_foreign(
     path, where, data = _opened(source, name)
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
+    if not _is_safetensors(data) and bytes(data[:64]).lstrip()[:1] == b"{":
+        return _checkpoint(shards.read_index(data, where, path, _read_shard), where)
+    found = _checkpoint(_read_single(data, where), where)
+    return found if path is None else _with_saveckpt(found, path)
+
+
+def _read_single(data: memoryview, where: str) -> shards.Loaded:
+    """Read one file that is no index."""
     if _is_safetensors(data):
-        return _from_safetensors(shards.read_single(data, where), where)
+        return shards.read_single(data, where)
     start = bytes(data[:64])
-    if start.lstrip()[:1] == b"{":
-        return _from_safetensors(shards.read_index(data, where, path), where)
     if start[:4] == b"PK\x03\x04":
-        found = _from_torch(torchfiles.read_zip(data, where), where, len(data))
-        return found if path is None else _with_saveckpt(found, path)
+        return _from_torch(torchfiles.read_zip(data, where), where, len(data))
     if start[:1] == b"\x80":
         return _from_torch(torchfiles.read_legacy(data, where), where, len(data))
     raise _unknown(start, where)
+
+
+def _read_shard(data: memoryview, where: str) -> shards.Loaded:
+    if not len(data):
+        raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a shard was expected.")
+    loaded = _read_single(data, where)
+    # what torch wrote before 1.6 comes back as it writes now, and so do all its shards
+    return replace(loaded, container="torch-zip") if loaded.container in _TORCH else loaded
 
 
 def _opened(
@@ -103,8 +119,8 @@ def read_skeleton(
 ) -> Skeleton | None:
     """What a checkpoint that `read_foreign` has read holds beside its tensors.
 
-    None for safetensors, which hold nothing else but metadata. Raises UsageError for the stream of
-    pickles of torch before 1.6, and for an index of shards.
+    None for safetensors, which hold nothing else but metadata, and for an index of shards. Raises
+    UsageError for the stream of pickles of torch before 1.6.
     """
     _, where, data = _opened(source, name)
     if bytes(data[:4]) == b"PK\x03\x04":
@@ -122,35 +138,34 @@ def _is_safetensors(data: memoryview) -> bool:
     return bytes(data[8:9]) == b"{" and int.from_bytes(data[:8], "little") <= MAX_HEADER
 
 
-def _from_safetensors(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
+def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
     if not loaded.tensors:
         raise InvalidFileError(Flaw.NO_TENSORS, f"{where} holds no tensors.")
+    sizes = (t.nbytes for name, t in loaded.tensors.items() if name not in loaded.ties)
     return ForeignCheckpoint(
         where=where,
-        container="safetensors",
-        path=(),
+        container=loaded.container,
+        path=loaded.path,
         tensors=loaded.tensors,
-        ties={},
+        ties=dict(loaded.ties),
         metadata=loaded.metadata,
         dropped=loaded.dropped,
-        tensor_bytes=sum(tensor.nbytes for tensor in loaded.tensors.values()),
+        tensor_bytes=sum(sizes),
         file_bytes=loaded.file_bytes,
     )
 
 
-def _from_torch(file: torchfiles.TorchFile, where: str, size: int) -> ForeignCheckpoint:
+def _from_torch(file: torchfiles.TorchFile, where: str, size: int) -> shards.Loaded:
     found = statedicts.find(file.value, where)
     tensors, ties = statedicts.make(found.records, file.storage, size, where)
-    return ForeignCheckpoint(
-        where=where,
-        container="torch-module" if found.is_module else file.container,
-        path=found.path,
+    return shards.Loaded(
         tensors=tensors,
-        ties=ties,
         metadata={},
         dropped=tuple(found.dropped),
-        tensor_bytes=sum(t.nbytes for n, t in tensors.items() if n not in ties),
         file_bytes=size,
+        container="torch-module" if found.is_module else file.container,
+        path=found.path,
+        ties=ties,
     )
 
 

@@ -1,27 +1,34 @@
-"""Safetensors files: one, or the shards that an index names, read as one."""
+"""Safetensors files, and the shards that an index names, safetensors or torch, read as one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from kancompress import files
 from kancompress.container import Container, parse, shown, strict_json
-from kancompress.errors import Flaw, InvalidFileError
+from kancompress.errors import Flaw, InvalidFileError, together
 
 _MAX_INDEX = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Loaded:
-    """Tensors and metadata of one or more safetensors files."""
+    """Tensors of one or more files, as `ForeignCheckpoint` has them."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     dropped: tuple[str, ...]
     file_bytes: int
+    container: str = "safetensors"
+    path: tuple[str, ...] = ()
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+
+Read = Callable[[memoryview, str], Loaded]
 
 
 def read_single(data: memoryview, where: str) -> Loaded:
@@ -35,46 +42,74 @@ def read_single(data: memoryview, where: str) -> Loaded:
     )
 
 
-def read_index(data: memoryview, where: str, path: Path | None) -> Loaded:
-    """Read the shards that the index at `path` names, in the order of the index."""
+def read_index(data: memoryview, where: str, path: Path | None, read: Read) -> Loaded:
+    """Read the shards that the index at `path` names, each with `read`, in the index's order.
+
+    Raises InvalidFileError that names every shard that is not there.
+    """
     places = _weight_map(data, where)
     if path is None:
         raise InvalidFileError(
             Flaw.BAD_INDEX, f"{where} is an index of shards; pass its path, so that they are found."
         )
-    shards: dict[str, Container] = {}
-    for shard in dict.fromkeys(places.values()):
-        beside = path.parent / shard
-        try:
-            shards[shard] = parse(files.read(beside), str(beside))
-        except InvalidFileError as error:
-            if error.flaw != Flaw.MISSING:
-                raise
-            raise InvalidFileError(
-                Flaw.MISSING_SHARD,
-                f"{where} names the shard {shown(shard)}, which is not beside it."
-                " Fetch all shards into one directory.",
-            ) from None
+    shards = _shards(places, where, path, read)
+    if len({(shard.container, shard.path) for shard in shards.values()}) > 1:
+        raise InvalidFileError(
+            Flaw.BAD_INDEX,
+            f"{where} names shards of several kinds; all safetensors or all torch files of one"
+            " nesting were expected.",
+        )
     for name, shard in places.items():
-        if name not in shards[shard].entries:
+        if name not in shards[shard].tensors:
             raise InvalidFileError(
                 Flaw.MISSING_TENSOR,
                 f"{where} says that {shown(shard)} holds the tensor {shown(name)}; it does not.",
             )
     metadata: dict[str, str] = {}
-    for container in shards.values():
-        metadata = container.metadata | metadata
+    ties: dict[str, str] = {}
+    dropped: list[str] = []
+    for file, loaded in shards.items():
+        metadata = dict(loaded.metadata) | metadata
+        there = {name for name in loaded.tensors if places.get(name) == file}
+        ties |= {name: one for name, one in loaded.ties.items() if {name, one} <= there}
+        dropped += [
+            f"{name} (in {file} but not in the index; {tensor.nbytes:,} bytes)"
+            for name, tensor in loaded.tensors.items()
+            if name not in there
+        ]
+        dropped += [f"{what} (in {file})" for what in loaded.dropped]
+    first = next(iter(shards.values()))
     return Loaded(
-        tensors={name: _tensor(shards[shard], name) for name, shard in places.items()},
+        tensors={name: shards[shard].tensors[name] for name, shard in places.items()},
         metadata=metadata,
-        dropped=tuple(
-            f"{name} (in {shard} but not in the index; {entry.size:,} bytes)"
-            for shard, container in shards.items()
-            for name, entry in container.entries.items()
-            if places.get(name) != shard
-        ),
-        file_bytes=len(data) + sum(container.file_size for container in shards.values()),
+        dropped=tuple(dropped),
+        file_bytes=len(data) + sum(shard.file_bytes for shard in shards.values()),
+        container=first.container,
+        path=first.path,
+        ties=ties,
     )
+
+
+def _shards(places: Mapping[str, str], where: str, path: Path, read: Read) -> dict[str, Loaded]:
+    shards: dict[str, Loaded] = {}
+    missing: list[InvalidFileError] = []
+    for shard in dict.fromkeys(places.values()):
+        beside = path.parent / shard
+        try:
+            shards[shard] = read(files.read(beside), str(beside))
+        except InvalidFileError as error:
+            if error.flaw != Flaw.MISSING:
+                raise
+            missing.append(
+                InvalidFileError(
+                    Flaw.MISSING_SHARD,
+                    f"{where} names the shard {shown(shard)}, which is not beside it."
+                    " Fetch all shards into one directory.",
+                )
+            )
+    if missing:
+        raise together(missing)
+    return shards
 
 
 def _weight_map(data: memoryview, where: str) -> dict[str, str]:
