@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from kancompress.packed import PackedLayer, PackedModel
     from kancompress.parametrization import Parametrization, parametrize
     from kancompress.predictions import check_predictions_target, save_predictions
-    from kancompress.recipes import ClusterConfig, CodebookDtype, FinetuneConfig, TrainConfig
+    from kancompress.recipes import (
+        Activation,
+        ClusterConfig,
+        CodebookDtype,
+        FinetuneConfig,
+        RunOptions,
+        TrainConfig,
+    )
     from kancompress.specs import BasisSpec, DataOptions, DataSpec, MetaSpec, ModelName
     from kancompress.storage import encode, load, save
     from kancompress.training import Training
@@ -53,7 +60,10 @@ _HOMES = {
     "kancompress.packed": ("PackedLayer", "PackedModel"),
     "kancompress.parametrization": ("Parametrization", "parametrize"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
-    "kancompress.recipes": ("ClusterConfig", "CodebookDtype", "FinetuneConfig", "TrainConfig"),
+    "kancompress.recipes": (
+        "Activation", "ClusterConfig", "CodebookDtype", "FinetuneConfig", "RunOptions",
+        "TrainConfig",
+    ),
     "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
     "kancompress.storage": ("encode", "load", "save"),
     "kancompress.training": ("Training",),
@@ -61,6 +71,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Activation",
     "BasisSpec",
     "Checkpoint",
     "ClusterConfig",
@@ -80,6 +91,7 @@ __all__ = [
     "PackedLayer",
     "PackedModel",
     "Parametrization",
+    "RunOptions",
     "TrainConfig",
     "Training",
     "UsageError",

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kancompress import datasets, extras, files, inspection, storage
+from kancompress import datasets, extras, files, inspection, running, storage
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering, compress
 from kancompress.compression import expand as _expand
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-from kancompress.evaluation import Evaluation, check_fit, evaluate_record
+from kancompress.evaluation import Evaluation, evaluate_running
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.foreign import ForeignCheckpoint, Skeleton, read_foreign, read_skeleton
@@ -21,9 +21,10 @@ from kancompress.layouts import Recognition, format_layouts, parse_layouts, reco
 from kancompress.layouts.pykan import UNTOLD
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, TrainConfig
+from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, RunOptions, TrainConfig
 from kancompress.repacking import repack
 from kancompress.restoration import Restored, restore
+from kancompress.running import Runnable
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
 from kancompress.storage import Record, Source, is_native, open_container, read_record
 from kancompress.training import Training, fit_network
@@ -145,27 +146,43 @@ def finetune(
     data: DataOptions | None = None,
     config: FinetuneConfig | None = None,
     *,
+    options: RunOptions | None = None,
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
     """Tune the codebooks of a packed file, assignments fixed (stage 3).
 
-    data : where the data set lies that the file names; needed when it was the user's own
-    name : what messages call the source, its path when None
+    data    : where the data set lies that the file names; needed when it was the user's own, and
+              for other libraries' files, which name none
+    options : what the tensors of another library's file do not tell
+    name    : what messages call the source, its path when None
     """
     model = packed_record(source, name)
     rows = datasets.load_for_model(model.data, data)
-    check_fit(model, rows)
-    return tune(model, rows, config, on_epoch=on_epoch, on_batch=on_batch)
+    return tune(model, rows, config, options=options, on_epoch=on_epoch, on_batch=on_batch)
 
 
 def evaluate(
-    source: Input, data: DataOptions | None = None, *, name: str | None = None
+    source: Input,
+    data: DataOptions | None = None,
+    *,
+    options: RunOptions | None = None,
+    name: str | None = None,
 ) -> Evaluation:
-    """Score a dense, meta or packed network on the test rows of its data set."""
-    record = _sized(source, name)[1]
-    return evaluate_record(record, datasets.load_for_model(record.data, data))
+    """Score a network on the test rows of its data set: one of ours, or another library's.
+
+    source : a dense, meta or packed file, or a checkpoint that another KAN library saved
+    data, options, name : as for `finetune`
+    Raises UsageError where the tensors do not determine what the network computes.
+    """
+    record: Runnable
+    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+        record = read_foreign(source, name)
+    else:
+        record = _sized(source, name)[1]
+    ready = running.run(record, options)
+    return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 
 
 def expand(source: Input, *, name: str | None = None) -> Checkpoint | Restored:

@@ -184,8 +184,8 @@ def _refuse_other_formats(data: memoryview, where: str) -> None:
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
         raise InvalidFileError(
             Flaw.TORCH_PICKLE,
-            f"{where} is a torch.save file; a safetensors file was expected. Convert it with"
-            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW).",
+            f"{where} is a torch.save file; a safetensors file was expected. Pack a model with:"
+            " kancompress cluster FILE -o PACKED",
         )
 
 

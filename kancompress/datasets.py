@@ -87,7 +87,7 @@ class Dataset:
 
 def load_for_training(options: DataOptions, *, seed: int, validation: float = 0.1) -> Dataset:
     """Read and divide the data that `options` names. Raises UsageError or InvalidFileError."""
-    whole = _whole(options)
+    whole = _whole(replace(options, name=options.name or DatasetName.DIGITS))
     spec = replace(whole.spec, seed=seed, validation=validation)
     return _divide(replace(whole, spec=spec))
 
@@ -95,14 +95,27 @@ def load_for_training(options: DataOptions, *, seed: int, validation: float = 0.
 def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Dataset:
     """Read the data that a checkpoint was trained for, divided as it was then.
 
-    options : where it lies; `options.file` is needed for a network trained on the user's arrays
+    options : where it lies; `options.file` is needed for a network trained on the user's arrays,
+              it or `options.name` for a file that names no data
     """
     options = options or DataOptions()
+    if options.file is not None and options.name is not None:
+        raise UsageError("A data set and a file are both given; name one set of data.")
+    if spec is not None and options.name not in (None, spec.name):
+        raise UsageError(
+            f"The network was trained on {spec.name}, which the file names; leave --dataset out, or"
+            " give other rows with --data FILE."
+        )
     if options.file is not None:
         remembered = spec or DataSpec(name=FILE)
         whole = _whole(options, remembered.test)
     elif spec is None:
-        raise UsageError("The file does not name its data set; give one with --data FILE.")
+        if options.name is None:
+            raise UsageError(
+                "The file does not name its data set; give one with --data FILE or --dataset NAME."
+            )
+        remembered = DataSpec(name=options.name)
+        whole = _whole(options)
     elif spec.name == FILE:
         raise UsageError(
             "This network was trained on arrays of your own; give the file again with --data FILE."
@@ -145,8 +158,8 @@ def _whole(options: DataOptions, remembered: float | None = None) -> _Whole:
         )
     if options.name == DatasetName.DIGITS:
         return _digits()
-    if options.name in _TORCHVISION:
-        return _torchvision(options)
+    if options.name is not None and options.name in _TORCHVISION:
+        return _torchvision(options, _TORCHVISION[options.name])
     raise UsageError(
         f"There is no data set {options.name!r}; known are {', '.join(DatasetName)}."
         " Your own arrays are given with --data FILE."
@@ -170,10 +183,9 @@ def _digits() -> _Whole:
     return _Whole(spec=spec, train=Split(x=train_x, y=train_y), test=Split(x=test_x, y=test_y))
 
 
-def _torchvision(options: DataOptions) -> _Whole:
+def _torchvision(options: DataOptions, images: _Images) -> _Whole:
     from torchvision import datasets as sets
 
-    images = _TORCHVISION[options.name]
     make: Callable[..., Any] = getattr(sets, images.source)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torchvision tells of its downloads
@@ -196,7 +208,9 @@ def _torchvision(options: DataOptions) -> _Whole:
             f"{options.name} could not be {verb} in {options.directory}:"
             f" {' '.join(str(error).split()) or type(error).__name__}.",
         ) from None
-    spec = DataSpec(name=options.name, classes=images.classes, mean=images.mean, std=images.std)
+    spec = DataSpec(
+        name=str(options.name), classes=images.classes, mean=images.mean, std=images.std
+    )
     train, test = (
         Split(x=_pixels(part.data, images), y=torch.as_tensor(part.targets, dtype=torch.int64))
         for part in parts

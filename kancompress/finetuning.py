@@ -6,25 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from kancompress import fitting
+from kancompress import fitting, running
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset, Split
 from kancompress.errors import UsageError
+from kancompress.evaluation import check_fit
 from kancompress.fitting import Epoch, OnBatch, OnEpoch, Schedule, Score
-from kancompress.nn.edges import CodebookEdges
-from kancompress.nn.network import Network, build
+from kancompress.nn.network import Network
 from kancompress.packed import PackedModel
-from kancompress.parametrization import rounded
-from kancompress.recipes import FinetuneConfig
+from kancompress.packed.state import outline
+from kancompress.parametrization import rounded, with_tensors
+from kancompress.recipes import FinetuneConfig, RunOptions
 
 GROUPS = ("norms",)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Finetuning:
-    """Result of `tune`: scores before and after, on the rounded codebooks that are stored."""
+    """Result of `tune`: scores before and after, on the rounded codebooks that are stored.
+
+    notes : for another library's file, what was taken for granted that its tensors do not tell
+    """
 
     model: PackedModel
     history: list[Epoch]
@@ -32,6 +37,7 @@ class Finetuning:
     validation: Score
     test_before: Score
     test: Score
+    notes: tuple[str, ...] = ()
 
 
 class Tunable(Protocol):
@@ -56,19 +62,24 @@ def tune(
     data: Dataset,
     config: FinetuneConfig | None = None,
     *,
+    options: RunOptions | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
     """Optimise the codebooks for the task loss; the result is never worse on validation rows.
 
-    Every epoch is measured with the codebooks rounded to their stored type. Raises UsageError
-    when there is nothing to tune.
+    Every epoch is measured with the codebooks rounded to their stored type.
+
+    options : what the tensors of another library's file do not tell
+    Raises UsageError when there is nothing to tune, the data does not fit, or the forward is not
+    known.
     """
     config = config or FinetuneConfig()
-    if model.basis is None:
-        raise UsageError("This packed file holds no native network; it cannot be fine-tuned yet.")
-    native = _Native(model, config.also)
-    return tune_codebooks(native, data, config, on_epoch=on_epoch, on_batch=on_batch)
+    ready = running.run(model, options)
+    check_fit(ready, data)
+    tunable = _Running(model, ready.network, config.also, options)
+    done = tune_codebooks(tunable, data, config, on_epoch=on_epoch, on_batch=on_batch)
+    return replace(done, notes=ready.notes)
 
 
 def tune_codebooks(
@@ -113,23 +124,29 @@ def tune_codebooks(
     )
 
 
-class _Native:
-    """A network of kancompress's own."""
+class _Running:
+    """A network that this package runs itself, of its own or another library's."""
 
-    def __init__(self, model: PackedModel, also: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        model: PackedModel,
+        network: Network,
+        also: tuple[str, ...],
+        options: RunOptions | None,
+    ) -> None:
         self.model = model
-        network = build(model)
         self.network: nn.Module = network
-        self._running = network
+        self._network = network
+        self._options = options
         self.parameters = _select(network, also)
 
     def stored(self) -> PackedModel:
         """As `Tunable.stored`."""
-        return _stored(self.model, self._running)
+        return _stored(self.model, self._network)
 
     def score(self, rows: Split) -> Score:
         """As `Tunable.score`."""
-        return fitting.score(build(self.stored()), rows)
+        return fitting.score(running.run(self.stored(), self._options).network, rows)
 
 
 def check_groups(also: tuple[str, ...]) -> None:
@@ -143,13 +160,9 @@ def _select(network: Network, also: tuple[str, ...]) -> list[nn.Parameter]:
     check_groups(also)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    chosen = [
-        layer.edges.codebook.centroids
-        for layer in network.kan_layers()
-        if isinstance(layer.edges, CodebookEdges)
-    ]
+    chosen: list[nn.Parameter] = [book.centroids for book in network.codebooks.values()]
     if chosen and "norms" in also:
-        chosen += [p for name, p in network.sides().items() if not name.endswith(".bias")]
+        chosen += network.norms()
     unique = list({id(parameter): parameter for parameter in chosen}.values())
     for parameter in unique:
         parameter.requires_grad_(True)
@@ -160,13 +173,24 @@ def _stored(model: PackedModel, network: Network) -> PackedModel:
     """`model` with the network's codebooks and sides, rounded to their stored types."""
     sides = network.sides()
     layers = []
-    for packed, running in zip(model.layers, network.kan_layers(), strict=True):
+    for packed in model.layers:
         changes: dict[str, Any] = {"sides": _rounded(packed.sides, packed.name, sides)}
         if packed.codebook is not None:
-            assert isinstance(running.edges, CodebookEdges)
-            changes["codebook"] = rounded(running.edges.codebook.centroids, packed.codebook)
+            book = network.codebooks[packed.name]
+            changes["codebook"] = rounded(book.centroids, packed.codebook)
         layers.append(replace(packed, **changes))
-    return replace(model, layers=tuple(layers))
+    tuned = replace(model, layers=tuple(layers))
+    return tuned if model.restore is None else with_tensors(tuned, _changed(model, sides))
+
+
+def _changed(model: PackedModel, sides: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors beside the edges of another library's file that are not what the file has."""
+    beside = outline(model)
+    values = {
+        name: rounded(side, beside[name]).reshape(beside[name].shape)
+        for name, side in sides.items()
+    }
+    return {name: t for name, t in values.items() if not torch.equal(t, beside[name])}
 
 
 def _rounded(

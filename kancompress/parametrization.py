@@ -195,7 +195,7 @@ class Parametrization:
             )
             for layer in self.packed.layers
         ]
-        return _with_tensors(replace(self.packed, layers=tuple(layers)), tensors)
+        return with_tensors(replace(self.packed, layers=tuple(layers)), tensors)
 
     def _stored_codebook(self, name: str) -> Tensor:
         codebook = self.packed.layer(name).codebook
@@ -298,7 +298,7 @@ def _rows(model: PackedModel, layer: PackedLayer) -> tuple[Tensor, Tensor | None
     return index, layer.kept
 
 
-def _with_tensors(model: PackedModel, values: Mapping[str, Tensor]) -> PackedModel:
+def with_tensors(model: PackedModel, values: Mapping[str, Tensor]) -> PackedModel:
     """`model` with other values of tensors that hold no edges, by their names in the source."""
     if not values:
         return model

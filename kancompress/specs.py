@@ -283,11 +283,12 @@ class SourceSizes:
 class DataOptions:
     """Where data comes from: a named set below `directory`, or the arrays of `file`.
 
+    name       : None is the set that a checkpoint names, digits where there is none to name it
     download   : let torchvision fetch what is missing
     test_split : share of the rows of `file` that tests, when it has no x_test and y_test
     """
 
-    name: str = DatasetName.DIGITS
+    name: str | None = None
     file: Path | None = None
     directory: Path = Path("data")
     download: bool = False

@@ -174,7 +174,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-@pytest.mark.parametrize("command", ["eval", "inspect --check", "expand -o out"])
+@pytest.mark.parametrize("command", ["inspect --check", "expand -o out"])
 def test_unreadable(command: str, name: str, here: Path) -> None:
     line = refused(3, *command.split(), name)
     assert name in line
@@ -182,9 +182,9 @@ def test_unreadable(command: str, name: str, here: Path) -> None:
     assert not (here / "out").exists()
 
 
-# What other libraries write is read by these two.
+# What other libraries write is read by these.
 @pytest.mark.parametrize("name", [name for name in UNREADABLE if not name.endswith(".pt")])
-@pytest.mark.parametrize("command", ["inspect", "cluster -o out"])
+@pytest.mark.parametrize("command", ["inspect", "cluster -o out", "eval"])
 def test_unreadable_for_those_who_read_other_libraries(command: str, name: str, here: Path) -> None:
     assert name in refused(3, *command.split(), name)
     assert not (here / "out").exists()
@@ -193,10 +193,12 @@ def test_unreadable_for_those_who_read_other_libraries(command: str, name: str, 
 def test_a_file_without_kan_layers_says_what_to_try(here: Path) -> None:
     assert "--layout" in refused(2, "cluster", "foreign.st", "-o", "out")
     assert "--layout" in refused(2, "cluster", "model.pt", "-o", "out")
+    assert "--layout" in refused(2, "eval", "foreign.st")
+    assert "--layout" in refused(2, "eval", "old.pt")
     assert not (here / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["eval", "finetune -o out", "expand -o out"])
+@pytest.mark.parametrize("command", ["finetune -o out", "expand -o out"])
 def test_foreign_safetensors(command: str, here: Path) -> None:
     assert "kancompress did not write it" in refused(3, *command.split(), "foreign.st")
 
@@ -354,7 +356,7 @@ def test_json_of_regression(here: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.st"
     done("train", "--data", "targets.npz", *TINY, "-o", target)
     report = strict(done("eval", target, "--data", "targets.npz", "--json").stdout)
-    assert report.keys() == {"rmse", "loss", "examples", "seconds"}
+    assert report.keys() == {"rmse", "loss", "examples", "seconds", "notes"}
     assert report["rmse"] == pytest.approx(report["loss"] ** 0.5)
     assert report["examples"] == 12
 

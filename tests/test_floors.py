@@ -9,7 +9,16 @@ PACKAGE = Path(kancompress.__file__).parent
 
 FLOORS: list[set[str]] = [
     {"errors", "warnings", "specs", "recipes", "bits", "files", "nearest"},
-    {"container", "kmeans", "bases", "bases.bspline", "bases.gaussian", "bases.gram"},
+    {
+        "container",
+        "kmeans",
+        "bases",
+        "bases.bspline",
+        "bases.gaussian",
+        "bases.gram",
+        "bases.polynomials",
+        "bases.radial",
+    },
     {"layouts", "foreign"},
     {"document"},
     {"checkpoint"},
@@ -28,7 +37,8 @@ FLOORS: list[set[str]] = [
     {"repacking"},
     {"modules"},
     {"parametrization"},
-    {"fitting", "compilation"},
+    {"forms"},
+    {"fitting", "compilation", "running"},
     {"training", "finetuning", "evaluation", "inspection"},
     {"usermodel"},
     {"predictions", "api", "live"},
@@ -39,7 +49,7 @@ FLOORS: list[set[str]] = [
 
 def floor_of(module: str) -> int:
     first = module.split(".")[0]
-    name = first if first in ("cli", "foreign", "layouts") else module
+    name = first if first in ("cli", "foreign", "forms", "layouts") else module
     return next(number for number, names in enumerate(FLOORS) if name in names)
 
 

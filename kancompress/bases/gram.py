@@ -13,13 +13,18 @@ def recurrence_factor(m: int) -> float:
     return (m + n) * (m - n) * n**2 / (m**2 / (4.0 * n**2 - 1.0))
 
 
-def planes(z: Tensor, degree: int, beta: Tensor) -> Tensor:
-    """silu(P_b(z)) for b = 0 ... degree.
+def polynomials(z: Tensor, degree: int, beta: Tensor) -> Tensor:
+    """P_b(z) for b = 0 ... degree.
 
     z : (batch, in) in [-1, 1]; beta : (degree + 1,); returns (batch, degree + 1, in).
     """
-    polynomials = [torch.ones_like(z), z]
+    found = [torch.ones_like(z), z]
     for m in range(2, degree + 1):
         weight = recurrence_factor(m) * beta[m - 1]
-        polynomials.append(z * polynomials[-1] - weight * polynomials[-2])
-    return functional.silu(torch.stack(polynomials[: degree + 1], dim=1))
+        found.append(z * found[-1] - weight * found[-2])
+    return torch.stack(found[: degree + 1], dim=1)
+
+
+def planes(z: Tensor, degree: int, beta: Tensor) -> Tensor:
+    """silu(P_b(z)) for b = 0 ... degree, shapes as for `polynomials`."""
+    return functional.silu(polynomials(z, degree, beta))

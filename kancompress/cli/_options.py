@@ -10,6 +10,7 @@ import typer
 
 import kancompress
 from kancompress.errors import UsageError
+from kancompress.recipes import Activation, RunOptions
 from kancompress.specs import DataOptions, DatasetName
 
 InputArgument = Annotated[
@@ -79,6 +80,42 @@ LayoutOption = Annotated[
         show_default=False,
     ),
 ]
+DatasetOption = Annotated[
+    DatasetName | None,
+    typer.Option("--dataset", help="Data set of a file that names none.", show_default=False),
+]
+BaseActivationOption = Annotated[
+    Activation | None,
+    typer.Option(
+        help="Other libraries' files: activation of the base branch (default: the library's).",
+        show_default=False,
+    ),
+]
+RbfDenominatorOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="WIDTH",
+        help="Other libraries' files: width of radial functions (default: distance of centres).",
+        show_default=False,
+    ),
+]
+GridRangeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH",
+        help="Other libraries' files: range of a grid that is not saved (default -1,1).",
+        show_default=False,
+    ),
+]
+SplineOrderOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=16,
+        help="Other libraries' files: order of splines whose grid is not saved (default 3).",
+        show_default=False,
+    ),
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
 ]
@@ -90,9 +127,11 @@ def data_options(
     directory: Path,
     download: bool,
     test_split: float | None,
-    name: str = DatasetName.DIGITS,
+    name: str | None = None,
 ) -> DataOptions:
     """The library's record of the data options."""
+    if file is not None and name is not None:
+        raise UsageError("--dataset and --data are both given; name one set of data.")
     if str(file) == "-":
         raise UsageError("--data reads no standard input; write the arrays to a file and name it.")
     return DataOptions(
@@ -106,6 +145,37 @@ def check_finite(**numbers: float | None) -> None:
         if number is not None and not math.isfinite(number):
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is {number}; a finite number was expected.")
+
+
+def run_options(
+    layout: list[str] | None,
+    base_activation: Activation | None,
+    rbf_denominator: float | None,
+    grid_range: str | None,
+    spline_order: int | None,
+) -> RunOptions:
+    """The library's record of what the tensors of another library's file do not tell."""
+    check_finite(rbf_denominator=rbf_denominator)
+    if rbf_denominator is not None and rbf_denominator <= 0:
+        raise UsageError(f"--rbf-denominator is {rbf_denominator}; a number above 0 was expected.")
+    return RunOptions(
+        layouts=layouts(layout or []),
+        base_activation=base_activation,
+        rbf_denominator=rbf_denominator,
+        grid_range=None if grid_range is None else _range(grid_range),
+        spline_order=spline_order,
+    )
+
+
+def _range(text: str) -> tuple[float, float]:
+    """LOW,HIGH as two finite numbers, the first below the second."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not low < high or math.isinf(low) or math.isinf(high):
+        raise UsageError(f"--grid-range {text} is no range; write two numbers, as in -2,2.")
+    return low, high
 
 
 def layouts(values: list[str]) -> dict[str, str]:

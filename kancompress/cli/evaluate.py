@@ -11,15 +11,22 @@ import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
+    BaseActivationOption,
     DataDirOption,
     DataFileOption,
+    DatasetOption,
     DebugOption,
     DownloadOption,
     ForceOption,
+    GridRangeOption,
     InputArgument,
     JsonOption,
+    LayoutOption,
+    RbfDenominatorOption,
+    SplineOrderOption,
     TestSplitOption,
     data_options,
+    run_options,
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
@@ -29,6 +36,7 @@ from kancompress.errors import UsageError
 def evaluate(
     source: InputArgument,
     data: DataFileOption = None,
+    dataset: DatasetOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     download: DownloadOption = False,
     test_split: TestSplitOption = None,
@@ -41,32 +49,43 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    layout: LayoutOption = None,
+    base_activation: BaseActivationOption = None,
+    rbf_denominator: RbfDenominatorOption = None,
+    grid_range: GridRangeOption = None,
+    spline_order: SplineOrderOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Score a dense, meta or packed file on the test rows of its data set.
 
-    Packed files run from codebooks and indices. The data set is the one the file names.
+    Packed files run from codebooks and indices. The data set is the one the file names. Files of
+    other KAN libraries, packed or not, name none, so they need --data or --dataset.
 
     \b
     Examples:
       kancompress eval packed.safetensors
       kancompress eval mnist.safetensors --data-dir ~/data --json
       kancompress eval mine.safetensors --data my.npz --predictions outputs.npz
+      kancompress eval efficient_kan.pt --dataset mnist --base-activation gelu
     """
-    options = data_options(data, data_dir, download, test_split)
+    rows = data_options(data, data_dir, download, test_split, dataset)
+    options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     if str(predictions) == _files.DASH:
         raise UsageError("--predictions names a file; standard output holds the score.")
     if predictions:
         kept = _files.inputs(source, data)
         kancompress.check_predictions_target(predictions, force=force, inputs=kept)
     found = _files.given(source)
-    done = kancompress.evaluate(found.source, options, name=found.name)
+    done = kancompress.evaluate(found.source, rows, options=options, name=found.name)
+    for note in done.notes:
+        _output.note(f"assumed {note}")
     if predictions:
         kancompress.save_predictions(done, predictions, force=force)
     if json_:
-        _output.document(_scores.score_json(done.score) | {"seconds": done.seconds})
+        record = {"seconds": done.seconds, "notes": list(done.notes)}
+        _output.document(_scores.score_json(done.score) | record)
         return
     _output.result(
         f"{_scores.score_text(done.score)}, {done.score.examples} examples, {done.seconds:.2f} s"

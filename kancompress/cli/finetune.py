@@ -11,20 +11,27 @@ import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
+    BaseActivationOption,
     BatchOption,
     CompileOption,
     DataDirOption,
     DataFileOption,
+    DatasetOption,
     DebugOption,
     DownloadOption,
     ForceOption,
+    GridRangeOption,
     InputArgument,
     JsonOption,
+    LayoutOption,
     OutputOption,
+    RbfDenominatorOption,
     SeedOption,
+    SplineOrderOption,
     TestSplitOption,
     check_finite,
     data_options,
+    run_options,
 )
 from kancompress.cli._run import command
 from kancompress.recipes import FinetuneConfig
@@ -41,6 +48,7 @@ def finetune(
     source: InputArgument,
     output: OutputOption,
     data: DataFileOption = None,
+    dataset: DatasetOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     download: DownloadOption = False,
     test_split: TestSplitOption = None,
@@ -55,13 +63,19 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
+    layout: LayoutOption = None,
+    base_activation: BaseActivationOption = None,
+    rbf_denominator: RbfDenominatorOption = None,
+    grid_range: GridRangeOption = None,
+    spline_order: SplineOrderOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Tune the codebooks of a packed file for a few epochs, assignments fixed (stage 3).
 
-    The file is measured first, and nothing worse on the validation rows is ever written.
+    The file is measured first, and nothing worse on the validation rows is ever written. Packed
+    files of other KAN libraries name no data set, so they need --data or --dataset.
 
     \b
     Examples:
@@ -70,7 +84,8 @@ def finetune(
       kancompress finetune packed.safetensors --data-dir ~/data --json -o tuned.safetensors
     """
     check_finite(lr=lr, weight_decay=weight_decay)
-    options = data_options(data, data_dir, download, test_split)
+    rows = data_options(data, data_dir, download, test_split, dataset)
+    options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     kept = _files.inputs(source, data)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
@@ -87,12 +102,15 @@ def finetune(
     with _output.bar() as bar:
         done = kancompress.finetune(
             found.source,
-            options,
+            rows,
             config,
+            options=options,
             name=found.name,
             on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
             on_batch=bar.batch,
         )
+    for note in done.notes:
+        _output.note(f"assumed {note}")
     written = _files.write_record(done.model, output, force=force, inputs=kept)
     best = _scores.best_epoch(done.history)
     _output.table(
@@ -112,6 +130,7 @@ def finetune(
                 "validation": _scores.score_json(done.validation),
                 "test_before": _scores.score_json(done.test_before),
                 "test": _scores.score_json(done.test),
+                "notes": list(done.notes),
                 "history": _scores.history_json(done.history),
             },
             to_stderr=output == _files.DASH,

@@ -101,9 +101,7 @@ def train(
         grid_low=grid_low,
         grid_high=grid_high,
     )
-    if data and dataset:
-        raise UsageError("--dataset and --data are both given; name one set of data.")
-    options = data_options(data, data_dir, download, test_split, dataset or DatasetName.DIGITS)
+    options = data_options(data, data_dir, download, test_split, dataset)
     basis = _basis(model.family, grid_low, grid_high, grid_size, degree)
     widths = _widths(hidden)
     kept = _files.inputs(data)

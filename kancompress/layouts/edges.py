@@ -66,11 +66,38 @@ def packable(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """Which edges may be clustered, (edges,) of bool: not those masked or symbolic."""
     result = torch.ones(layer.edges, dtype=torch.bool)
     for mask in layer.masks:
-        tensor = tensors[mask.tensor].detach()
-        sizes = _mask_sizes(layer, mask, tuple(tensor.shape))
-        values = to_edges(tensor, parse_axes(mask.axes), sizes)
-        result &= ((values != 0) == mask.live).reshape(-1).cpu()
+        result &= (_mask_values(layer, mask, tensors) != 0) == mask.live
     return result
+
+
+def gain_factors(layer: FoundLayer, gain: Gain, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The factor of every edge, (edges,)."""
+    tensor = tensors[gain.tensor].detach()
+    return to_edges(tensor, parse_axes(gain.axes), _sizes(layer, gain)).reshape(-1)
+
+
+def mask_factors(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The product of all masks of live edges, (edges,); ones where there are none."""
+    result = torch.ones(layer.edges)
+    for mask in layer.masks:
+        if mask.live:
+            result = result * _mask_values(layer, mask, tensors)
+    return result
+
+
+def hidden_edges(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> int:
+    """How many edges have a function besides their coefficients (pykan's symbolic ones)."""
+    return sum(
+        int((_mask_values(layer, mask, tensors) != 0).sum())
+        for mask in layer.masks
+        if not mask.live
+    )
+
+
+def _mask_values(layer: FoundLayer, mask: Mask, tensors: Mapping[str, Tensor]) -> Tensor:
+    tensor = tensors[mask.tensor].detach()
+    sizes = _mask_sizes(layer, mask, tuple(tensor.shape))
+    return to_edges(tensor, parse_axes(mask.axes), sizes).reshape(-1).cpu()
 
 
 def _rows(layer: FoundLayer, part: Part) -> slice:

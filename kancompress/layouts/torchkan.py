@@ -6,6 +6,8 @@ the same names and the same order of coefficients.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kancompress.layouts.checks import extended_grid
 from kancompress.layouts.records import Beside, Layout, Piece
 
@@ -13,6 +15,14 @@ _BASE = Piece(name="base_weights.*", axes="out in")
 _NORM = (
     Beside(name="layer_norms.*.weight", axes="out"),
     Beside(name="layer_norms.*.bias", axes="out"),
+)
+
+_POLY = Layout(
+    name="torchkan-poly",
+    pieces=(Piece(name="poly_weights.*", axes="out (in coef)"), _BASE),
+    beside=_NORM,
+    label="poly_weights.*",
+    notes=("The tensors do not tell Legendre (KAL_Net) from Chebyshev (KAC_Net).",),
 )
 
 LAYOUTS = (
@@ -27,11 +37,8 @@ LAYOUTS = (
         checks=(extended_grid,),
         label="spline_weights.*",
     ),
-    Layout(
-        name="torchkan-poly",
-        pieces=(Piece(name="poly_weights.*", axes="out (in coef)"), _BASE),
-        beside=_NORM,
-        label="poly_weights.*",
-        notes=("The tensors do not tell Legendre (KAL_Net) from Chebyshev (KAC_Net).",),
-    ),
+    _POLY,
+    # Never found by themselves; `--layout` names them where the forward matters.
+    replace(_POLY, name="torchkan-legendre", notes=()),
+    replace(_POLY, name="torchkan-chebyshev", notes=()),
 )

@@ -22,7 +22,7 @@ class EdgeLayer(nn.Module):
     def __init__(self, edges: nn.Module, bias: Tensor | None = None) -> None:
         super().__init__()
         self.edges = edges
-        self.bias = None if bias is None else nn.Parameter(bias)
+        self.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias)
 
     def features(self, x: Tensor) -> Tensor:
         """Input (batch, in) to what the coefficients multiply, (batch, coefficient, in)."""
@@ -31,6 +31,10 @@ class EdgeLayer(nn.Module):
     def finish(self, y: Tensor) -> Tensor:
         """What the layer does to the sum over its edges, (batch, out) -> (batch, out)."""
         return y
+
+    def sides(self) -> dict[str, nn.Parameter]:
+        """What learns beside the edges, by the name that files give it."""
+        return {} if self.bias is None else {"bias": self.bias}
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out)."""
@@ -70,6 +74,11 @@ class KanLayer(EdgeLayer):
     def finish(self, y: Tensor) -> Tensor:
         """Normalisation and SiLU after the sum, in networks of Gram polynomials."""
         return functional.silu(self._normalise(y)) if self.spec.family is Family.GRAMKAN else y
+
+    def sides(self) -> dict[str, nn.Parameter]:
+        """`bias`, `norm` and `beta`, where the layer has them."""
+        found = {"bias": self.bias, "norm": self.norm, "beta": self.beta}
+        return {role: parameter for role, parameter in found.items() if parameter is not None}
 
     def _normalise(self, values: Tensor) -> Tensor:
         assert self.norm is not None

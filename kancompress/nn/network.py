@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -20,17 +20,23 @@ from kancompress.nn.edges import (
     new_embedding,
     new_learner,
 )
-from kancompress.nn.layer import KanLayer
+from kancompress.nn.layer import EdgeLayer, KanLayer
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.specs import BasisSpec, DataSpec, Family, MetaSpec
 
 
 class Network(nn.Module):
-    """Layers applied one after another."""
+    """Layers applied one after another.
 
-    def __init__(self, layers: list[KanLayer]) -> None:
+    codebooks : name of a packed layer to the codebook that it stores
+    """
+
+    def __init__(
+        self, layers: Sequence[EdgeLayer], codebooks: Mapping[str, Codebook] | None = None
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.codebooks = dict(codebooks or {})
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out)."""
@@ -38,21 +44,23 @@ class Network(nn.Module):
             x = layer(x)
         return x
 
-    def kan_layers(self) -> Iterator[KanLayer]:
+    def kan_layers(self) -> Iterator[EdgeLayer]:
         """The layers, typed."""
         for layer in self.layers:
-            assert isinstance(layer, KanLayer)
+            assert isinstance(layer, EdgeLayer)
             yield layer
 
     def sides(self) -> dict[str, nn.Parameter]:
-        """Biases, norms and recurrence weights as checkpoints name them."""
-        found: dict[str, nn.Parameter] = {}
-        for number, layer in enumerate(self.kan_layers()):
-            for role in ("bias", "norm", "beta"):
-                parameter = getattr(layer, role)
-                if parameter is not None:
-                    found[f"{number}.{role}"] = parameter
-        return found
+        """What learns beside the edges, as files name it: biases, norms, recurrence weights."""
+        return {
+            f"{number}.{role}": parameter
+            for number, layer in enumerate(self.kan_layers())
+            for role, parameter in layer.sides().items()
+        }
+
+    def norms(self) -> list[nn.Parameter]:
+        """The sides that fine-tuning may train: all but the biases of our own networks."""
+        return [p for name, p in self.sides().items() if not name.endswith(".bias")]
 
 
 # --- new networks --------------------------------------------------------------------------
@@ -144,21 +152,35 @@ def _learner_from(tensors: Mapping[str, Tensor]) -> MetaLearner:
 
 def _from_packed(model: PackedModel) -> Network:
     assert model.basis is not None
+    edges, codebooks = packed_edges(model)
+    layers = [
+        KanLayer(model.basis, edges[layer.name], **_sides(layer.sides, ""))
+        for layer in model.layers
+    ]
+    return Network(layers, codebooks)
+
+
+def packed_edges(
+    model: PackedModel, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, nn.Module], dict[str, Codebook]]:
+    """The source of each layer's coefficients, and the codebooks by the layers that store them.
+
+    Layers that share a codebook share the module; nothing is gathered before it is used.
+    """
     codebooks = {
-        layer.name: Codebook(_own(layer.codebook))
+        layer.name: Codebook(layer.codebook.to(dtype, copy=True))
         for layer in model.layers
         if layer.codebook is not None
     }
-    layers = []
+    edges: dict[str, nn.Module] = {}
     for layer in model.layers:
-        edges: nn.Module
         if layer.coefficients is not None:
-            edges = DenseEdges(layer.coefficients.float())
-        else:
-            codebook = codebooks[layer.shares or layer.name]
-            edges = CodebookEdges(codebook, _merged_index(model, layer), layer.shape, layer.kept)
-        layers.append(KanLayer(model.basis, edges, **_sides(layer.sides, "")))
-    return Network(layers)
+            edges[layer.name] = DenseEdges(layer.coefficients.to(dtype))
+            continue
+        codebook = codebooks[layer.shares or layer.name]
+        index = _merged_index(model, layer)
+        edges[layer.name] = CodebookEdges(codebook, index, layer.shape, layer.kept)
+    return edges, codebooks
 
 
 def _merged_index(model: PackedModel, layer: PackedLayer) -> Tensor:

@@ -58,6 +58,24 @@ def source_tensors(model: PackedModel) -> dict[str, Tensor]:
     }
 
 
+def outline(model: PackedModel) -> dict[str, Tensor]:
+    """Another library's state dict with meta tensors in place of those that hold packed edges.
+
+    Names, shapes and types are all there, so layers can be recognised; nothing is gathered.
+    """
+    assert model.restore is not None
+    result: dict[str, Tensor] = {}
+    for name, dtype, shape, origin in model.restore["tensors"]:
+        if pieces_of(origin):
+            result[name] = torch.empty(shape, dtype=DTYPES[dtype][0], device="meta")
+        elif not (origin and "tie" in origin):
+            result[name] = _given_back(name, DTYPES[dtype][0], shape, origin, model, {})
+    return {
+        name: result[origin["tie"] if origin and "tie" in origin else name]
+        for name, _, _, origin in model.restore["tensors"]
+    }
+
+
 def found_layers(model: PackedModel) -> list[FoundLayer]:
     """The layers of another library's checkpoint, with the parts of tensors that hold them."""
     assert model.restore is not None

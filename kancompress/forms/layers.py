@@ -1,0 +1,134 @@
+"""Layers of other libraries as edge layers, and networks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kancompress.forms.modules import ACTIVATIONS, BSplines
+from kancompress.nn.edges import Codebook
+from kancompress.nn.layer import EdgeLayer
+from kancompress.nn.network import Network
+from kancompress.recipes import Activation
+
+
+class ScaledEdges(nn.Module):
+    """Edge vectors times factors that the file keeps apart: gains of their splines, and masks.
+
+    gains : each the first and last coefficient that it multiplies, and its factors (out, in)
+    """
+
+    def __init__(self, edges: nn.Module, gains: Sequence[tuple[int, int, Tensor]]) -> None:
+        super().__init__()
+        self.edges = edges
+        self.spans = [(first, last) for first, last, _ in gains]
+        for number, (_, _, factors) in enumerate(gains):
+            self.register_buffer(f"factors{number}", factors)
+
+    def forward(self) -> Tensor:
+        """Coefficients (out, in, coefficient)."""
+        vectors: Tensor = self.edges()
+        for number, (first, last) in enumerate(self.spans):
+            factors = getattr(self, f"factors{number}")[..., None]
+            pieces = (vectors[..., :first], vectors[..., first:last] * factors, vectors[..., last:])
+            vectors = torch.cat(pieces, dim=-1)
+        return vectors
+
+
+class FormLayer(EdgeLayer):
+    """A layer of another library: steps, basis and base branch, sum, steps.
+
+    edges      : module whose forward() gives (out, in, coefficient), the base weight last
+    name       : of the layer in the file
+    shape      : (out, in)
+    expansion  : (batch, in) -> (batch, basis, in)
+    before     : what the basis sees of the input, or None
+    base       : activation of the base branch, or None where the layer has none
+    inner      : whether the base branch sees the input after `before`
+    after      : steps after the sum
+    side_names : names in the file of the parameters that learn beside the edges
+    """
+
+    def __init__(
+        self,
+        edges: nn.Module,
+        *,
+        name: str,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        expansion: nn.Module,
+        before: nn.Module | None = None,
+        base: Activation | None = None,
+        inner: bool = False,
+        after: Sequence[nn.Module] = (),
+        bias: nn.Parameter | None = None,
+        side_names: Mapping[str, nn.Parameter] | None = None,
+    ) -> None:
+        super().__init__(edges, bias)
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.expansion = expansion
+        self.before = before
+        self.base = base
+        self.inner = inner
+        self.after = nn.ModuleList(after)
+        self.side_names = dict(side_names or {})
+
+    def features(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, coefficient, in), the base branch last."""
+        x = x.to(self.dtype)
+        z = x if self.before is None else self.before(x)
+        seen = z if self.inner else x
+        if self.base is Activation.SILU and isinstance(self.expansion, BSplines):
+            return self.expansion.with_silu(z, seen)
+        planes: Tensor = self.expansion(z)
+        if self.base is None:
+            return planes
+        return torch.cat([planes, ACTIVATIONS[self.base](seen)[:, None]], dim=1)
+
+    def finish(self, y: Tensor) -> Tensor:
+        """Normalisation, activation and the like after the sum."""
+        for step in self.after:
+            y = step(y)
+        return y
+
+    def sides(self) -> dict[str, nn.Parameter]:
+        """What learns beside the edges, by the names of the file's tensors."""
+        return self.side_names
+
+
+class FormNetwork(Network):
+    """Layers of other libraries, applied in the order of the file; outputs are float32.
+
+    notes  : what was taken for granted that the tensors do not tell
+    widths : inputs and outputs
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[FormLayer],
+        codebooks: Mapping[str, Codebook] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(layers, codebooks)
+        self.notes = tuple(notes)
+        self.widths = (layers[0].shape[1], layers[-1].shape[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, out)."""
+        return super().forward(x).float()
+
+    def sides(self) -> dict[str, nn.Parameter]:
+        """What learns beside the edges, by the names of the file's tensors."""
+        return {
+            name: parameter
+            for layer in self.kan_layers()
+            for name, parameter in layer.sides().items()
+        }
+
+    def norms(self) -> list[nn.Parameter]:
+        """All sides: normalisations, slopes, recurrence weights and biases."""
+        return list(self.sides().values())

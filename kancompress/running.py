@@ -1,0 +1,61 @@
+"""A runnable network from any record: of ours, or of another library where its forward is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from kancompress.checkpoint import Checkpoint
+from kancompress.errors import UsageError
+from kancompress.foreign import ForeignCheckpoint
+from kancompress.forms import FormNetwork, dense_network, packed_network
+from kancompress.nn.network import Network, build
+from kancompress.packed import PackedModel
+from kancompress.recipes import RunOptions
+from kancompress.specs import DataSpec
+
+Runnable = Checkpoint | PackedModel | ForeignCheckpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Running:
+    """A network, its widths, the data it was trained for if the file says, and assumptions."""
+
+    network: Network
+    inputs: int
+    outputs: int
+    data: DataSpec | None = None
+    notes: tuple[str, ...] = ()
+
+
+def run(record: Runnable, options: RunOptions | None = None) -> Running:
+    """Build the network that `record` holds.
+
+    options : what the tensors of another library's file do not tell
+    Raises UsageError where the forward is not known, or an option means nothing for the file.
+    """
+    if isinstance(record, ForeignCheckpoint):
+        return _foreign(dense_network(record, options))
+    if isinstance(record, PackedModel) and record.restore is not None:
+        return _foreign(packed_network(record, options))
+    _refuse(options or RunOptions())
+    if isinstance(record, PackedModel):
+        inputs, outputs = record.layers[0].shape[1], record.layers[-1].shape[0]
+    else:
+        inputs, outputs = record.shapes[0][1], record.shapes[-1][0]
+    return Running(network=build(record), inputs=inputs, outputs=outputs, data=record.data)
+
+
+def _foreign(network: FormNetwork) -> Running:
+    inputs, outputs = network.widths
+    return Running(network=network, inputs=inputs, outputs=outputs, notes=network.notes)
+
+
+def _refuse(options: RunOptions) -> None:
+    """Options that only other libraries' files need."""
+    for option in fields(options):
+        if getattr(options, option.name) != option.default and getattr(options, option.name):
+            name = "layout" if option.name == "layouts" else option.name.replace("_", "-")
+            raise UsageError(
+                f"--{name} belongs to other libraries' files; this one says itself what it"
+                " computes."
+            )
