@@ -318,6 +318,83 @@ def test_whole_batch_chebyshev_of_torchkan() -> None:
     assert any("run together" in note for note in network.notes)
 
 
+def test_gottlieb_polynomials_with_a_learnt_alpha() -> None:
+    source = encoded(
+        read_foreign(polynomial_state("gottlieb_coeffs")).tensors
+        | {"only.alpha": torch.tensor([0.7])}
+    )
+    weights = read_foreign(source).tensors["only.gottlieb_coeffs"].double().numpy()
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
+    z, a = special.expit(x.double().numpy()), np.float64(np.float32(0.7))
+    # its recurrence, written out for degree 4
+    g = [np.ones_like(z), 2 * a * z]
+    g.append(2 * (a + 1) * z * g[1] - (a + 2) * g[0])
+    g.append(2 * (a + 2) * z * g[2] - (a + 4) * g[1])
+    g.append(2 * (a + 3) * z * g[3] - (a + 6) * g[2])
+    expected = np.einsum("bid,iod->bo", np.stack(g, axis=2), weights)
+    assert np.abs(outputs(dense(source), x).numpy() - expected).max() < 1e-4
+
+
+def test_bernstein_planes_of_torch_conv_kan_are_ones() -> None:
+    rng = torch.Generator().manual_seed(0)
+    state = {
+        "a.norm.weight": torch.ones(3),
+        "a.norm.bias": torch.zeros(3),
+        "a.base_weights": torch.randn(3, 4, generator=rng),
+        "a.bernstein_coeffs": torch.randn(4, 3, 5, generator=rng),
+    }
+    x = torch.randn(20, 4, generator=rng)
+    y = ACTIVATIONS["silu"](x.double().numpy()) @ state["a.base_weights"].double().numpy().T
+    y += state["a.bernstein_coeffs"].double().numpy().sum((0, 2))
+    expected = ACTIVATIONS["silu"](normalised(y))
+    assert np.abs(outputs(dense(encoded(state)), x).numpy() - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_lkan(scaled: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    state = {
+        "fc.grid": (torch.arange(-3, 9) * 0.4 - 1).repeat(4, 1),
+        "fc.scale_spline": torch.rand(3, 4, generator=rng) if scaled else torch.ones(1),
+        "fc.coeff": torch.randn(3, 4, 8, generator=rng),
+        "fc.scale_base": torch.randn(3, 4, generator=rng),
+        "fc.bias": torch.randn(3, generator=rng),
+    }
+    x = torch.randn(20, 4, generator=rng)
+    wide, weights = x.double().numpy(), {n: t.double().numpy() for n, t in state.items()}
+    coeff = weights["fc.coeff"] * (weights["fc.scale_spline"][..., None] if scaled else 1)
+    expected = np.einsum("bic,oic->bo", scipy_splines(wide, weights["fc.grid"], 3), coeff)
+    expected += ACTIVATIONS["silu"](wide) @ weights["fc.scale_base"].T + weights["fc.bias"]
+    for network in (dense(encoded(state)), packed_network(packed(encoded(state)))):
+        assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-5
+    if not scaled:
+        state["fc.scale_spline"] = torch.full((1,), 2.0)
+        with pytest.raises(UsageError, match="scale_spline is not 1"):
+            dense(encoded(state))
+
+
+@pytest.mark.parametrize("high", ["phase_height", "phase_high"])
+def test_relu_kan_tells_its_grid_from_its_phases(high: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    g, k = 6, 2
+    low = torch.arange(-k, g).repeat(4, 1) / g + 0.02 * torch.randn(4, g + k, generator=rng)
+    state = {
+        "rk.phase_low": low,
+        f"rk.{high}": low + (k + 1) / g + 0.02 * torch.randn(4, g + k, generator=rng),
+        "rk.equal_size_conv.weight": torch.randn(3, 1, g + k, 4, generator=rng),
+        "rk.equal_size_conv.bias": torch.randn(3, generator=rng),
+    }
+    x = torch.rand(20, 4, generator=rng)
+    wide, weights = x.double().numpy()[..., None], {n: t.double().numpy() for n, t in state.items()}
+    up, down = wide - weights["rk.phase_low"], weights[f"rk.{high}"] - wide
+    planes = (np.maximum(up, 0) * np.maximum(down, 0) * 4 * g * g / (k + 1) ** 2) ** 2
+    conv = weights["rk.equal_size_conv.weight"].reshape(3, -1)  # in memory (in, K)
+    expected = planes.reshape(20, -1) @ conv.T + weights["rk.equal_size_conv.bias"]
+    network = dense(encoded(state))
+    assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-4
+    assert any("g = 6 and k = 2" in note for note in network.notes)
+
+
 def test_pykan_before_its_grids_were_extended() -> None:
     rng = torch.Generator().manual_seed(0)
     inputs, out, order = 4, 3, 3

@@ -243,8 +243,6 @@ FORMS: dict[str, Form] = {
     "fourier-kan": Form(expansion=_waves, bias="bias"),
     "lkan": Form(expansion=_splines("grid"), bias="bias"),
     "lkan-unscaled": Form(expansion=_unscaled(_splines("grid")), bias="bias"),
-    "lkan-fft": Form(expansion=_waves, bias="bias"),
-    "lkan-fft-unscaled": Form(expansion=_unscaled(_waves), bias="bias"),
     "torchkan": Form(
         expansion=_splines("grid_*"),
         activation=Activation.GELU,
@@ -258,6 +256,8 @@ FORMS: dict[str, Form] = {
     "inkan": Form(expansion=_starts),
 }
 
+_LKAN_FFT = "versions of its class read the axes of coeff in different orders"
+
 # Why other layouts of fully connected layers have no form.
 UNDETERMINED: dict[str, str] = {
     "torchkan-poly": "its tensors do not tell KAL_Net from KAC_Net; say it with"
@@ -268,5 +268,7 @@ UNDETERMINED: dict[str, str] = {
     "orthogpoly-laguerre": "its tensors do not tell alpha of the polynomials",
     "orthogpoly-fib": "versions of its class normalise the polynomials differently",
     "orthogpoly-lucas": "versions of its class normalise the polynomials differently",
+    "lkan-fft": _LKAN_FFT,
+    "lkan-fft-unscaled": _LKAN_FFT,
     "by-hand": "a layout written by hand says where the edges lie, not what they compute",
 }
