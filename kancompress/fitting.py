@@ -126,9 +126,10 @@ def fit(
     history = [Epoch(number=0, train_loss=None, validation=best_score, best=True)]
     _tell(on_epoch, history[-1])
     since_best = 0
+    running = network if step is None else step  # a compiled module has no truth value
     for number in range(1, schedule.epochs + 1):
         network.train()
-        mean = _epoch(step or network, optimizer, train, schedule.batch_size, generator, on_batch)
+        mean = _epoch(running, optimizer, train, schedule.batch_size, generator, on_batch)
         if not math.isfinite(mean):
             if number == 1:
                 raise KancompressError(

@@ -36,3 +36,11 @@ def test_compiled_twin_gives_the_same_gradients() -> None:
     twin(x).square().sum().backward()
     for before, parameter in zip(eager, network.parameters(), strict=True):
         assert torch.allclose(before, parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_run_goes_through() -> None:
+    config = kancompress.TrainConfig(lr=1e-3, epochs=1, compile=True)
+    done = kancompress.train("kan", config=config, hidden=(4,))
+    assert done.history[-1].train_loss is not None
