@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
+# Most characters of a line and of a cell of a table; JSON is never shortened.
+_LINE, _CELL = 4000, 160
 _quiet = False
 
 
@@ -36,6 +38,12 @@ def set_quiet(quiet: bool) -> None:
 def printable(text: str) -> str:
     """`text` with control characters escaped, safe for a terminal."""
     return _UNSAFE.sub(lambda match: _escaped(ord(match.group())), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` without its middle where it is longer than `most`; names in files have no limit."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def _escaped(code: int) -> str:
@@ -66,17 +74,17 @@ def flush() -> None:
 def note(text: str) -> None:
     """One line on stderr."""
     if not _quiet:
-        _write(printable(text) + "\n", sys.stderr)
+        _write(shortened(printable(text), _LINE) + "\n", sys.stderr)
 
 
 def error(text: str) -> None:
     """The sentence of an error, on stderr."""
-    _write(f"kancompress: {printable(text)}\n", sys.stderr)
+    _write(f"kancompress: {shortened(printable(text), _LINE)}\n", sys.stderr)
 
 
 def result(text: str) -> None:
     """One line of data on stdout."""
-    _write(printable(text) + "\n", sys.stdout)
+    _write(shortened(printable(text), _LINE) + "\n", sys.stdout)
 
 
 def lines(text: str) -> None:
@@ -109,7 +117,7 @@ def table(
     if _quiet and not to_stdout:
         return
     stream = sys.stdout if to_stdout else sys.stderr
-    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[shortened(printable(cell), _CELL) for cell in row] for row in rows]
     if stream.isatty():
         _write(_rich_table(columns, cells, title, _console(stream)), stream)
         return
