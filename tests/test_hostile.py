@@ -622,6 +622,7 @@ OF_PATHS = {Flaw.MISSING, Flaw.NOT_A_FILE, Flaw.UNREADABLE, Flaw.BAD_ARRAYS}
 OF_FOREIGN = {
     Flaw.UNKNOWN_FORMAT, Flaw.BAD_ZIP, Flaw.TORCHSCRIPT, Flaw.BAD_PICKLE, Flaw.UNSAFE_PICKLE,
     Flaw.NO_TENSORS, Flaw.UNSUPPORTED_TENSOR, Flaw.BAD_INDEX, Flaw.MISSING_SHARD,
+    Flaw.BAD_LAYOUTS,  # see test_layout_files.py
 }  # fmt: skip
 
 
