@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kancompress.evaluation import Evaluation
     from kancompress.finetuning import Finetuning
     from kancompress.live import Compressed, compress
+    from kancompress.modules import build_module
     from kancompress.packed import PackedLayer, PackedModel
     from kancompress.parametrization import Parametrization, parametrize
     from kancompress.predictions import check_predictions_target, save_predictions
@@ -57,6 +58,7 @@ _HOMES = {
     "kancompress.evaluation": ("Evaluation",),
     "kancompress.finetuning": ("Finetuning",),
     "kancompress.live": ("Compressed", "compress"),
+    "kancompress.modules": ("build_module",),
     "kancompress.packed": ("PackedLayer", "PackedModel"),
     "kancompress.parametrization": ("Parametrization", "parametrize"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
@@ -96,6 +98,7 @@ __all__ = [
     "Training",
     "UsageError",
     "__version__",
+    "build_module",
     "check_predictions_target",
     "cluster",
     "compress",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kancompress import datasets, extras, files, inspection, running, storage
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering, compress
@@ -28,6 +30,7 @@ from kancompress.running import Runnable
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
 from kancompress.storage import Record, Source, is_native, open_container, read_record
 from kancompress.training import Training, fit_network
+from kancompress.usermodel import evaluate_module, tune_module
 
 Input = Source | Record
 
@@ -147,6 +150,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     options: RunOptions | None = None,
+    model: nn.Module | None = None,
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
@@ -156,11 +160,17 @@ def finetune(
     data    : where the data set lies that the file names; needed when it was the user's own, and
               for other libraries' files, which name none
     options : what the tensors of another library's file do not tell
+    model   : the module whose state dict was packed, to run another library's file in; it is left
+              with the result
     name    : what messages call the source, its path when None
     """
-    model = packed_record(source, name)
-    rows = datasets.load_for_model(model.data, data)
-    return tune(model, rows, config, options=options, on_epoch=on_epoch, on_batch=on_batch)
+    packed = packed_record(source, name)
+    if model is not None:
+        _check_own_model(packed, options, _called(source, name))
+        rows = datasets.load_for_model(None, data)
+        return tune_module(model, packed, rows, config, on_epoch=on_epoch, on_batch=on_batch)
+    rows = datasets.load_for_model(packed.data, data)
+    return tune(packed, rows, config, options=options, on_epoch=on_epoch, on_batch=on_batch)
 
 
 def evaluate(
@@ -168,11 +178,13 @@ def evaluate(
     data: DataOptions | None = None,
     *,
     options: RunOptions | None = None,
+    model: nn.Module | None = None,
     name: str | None = None,
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
 
     source : a dense, meta or packed file, or a checkpoint that another KAN library saved
+    model  : a module for another library's state dict, which is loaded into it
     data, options, name : as for `finetune`
     Raises UsageError where the tensors do not determine what the network computes.
     """
@@ -181,6 +193,11 @@ def evaluate(
         record = read_foreign(source, name)
     else:
         record = _sized(source, name)[1]
+    if model is not None:
+        _check_own_model(record, options, _called(source, name))
+        tensors = record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
+        rows = datasets.load_for_model(None, data)
+        return evaluate_module(model, tensors, rows, _called(source, name))
     ready = running.run(record, options)
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 
@@ -261,6 +278,20 @@ def packed_record(source: Input, name: str | None = None) -> PackedModel:
             " Pack it with: kancompress cluster FILE -o PACKED"
         )
     return record
+
+
+def _check_own_model(record: Runnable, options: RunOptions | None, where: str) -> None:
+    """Refuse what does not go with a module of the user's own."""
+    if isinstance(record, Checkpoint | PackedModel) and getattr(record, "restore", None) is None:
+        raise UsageError(
+            f"{where} holds a network of kancompress's own, which runs by itself; leave --model"
+            " out."
+        )
+    if options not in (None, RunOptions()):
+        raise UsageError(
+            "--model runs the model's own forward; leave out what tells kancompress's (--layout,"
+            " --base-activation, --rbf-denominator, --grid-range, --spline-order)."
+        )
 
 
 def source_notes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import sys
 import zipfile
 from collections.abc import Callable
@@ -61,7 +62,8 @@ _SIDE = 28
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Split:
-    """Rows: x (rows, features) float32, y (rows,) int64 classes or (rows, targets) float32."""
+    """Rows: x (rows, features) float32, or rows of the shape that was asked for; y (rows,) int64
+    classes or (rows, targets) float32."""
 
     x: Tensor
     y: Tensor
@@ -150,6 +152,32 @@ def _divide(whole: _Whole) -> Dataset:
 
 
 def _whole(options: DataOptions, remembered: float | None = None) -> _Whole:
+    whole = _read(options, remembered)
+    parts = (whole.train, whole.test)
+    train, test = (Split(x=_shaped(part.x, options.shape), y=part.y) for part in parts)
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise UsageError(
+            f"Training rows have the shape {list(train.x.shape[1:])}, test rows"
+            f" {list(test.x.shape[1:])}; one shape was expected."
+        )
+    return replace(whole, train=train, test=test)
+
+
+def _shaped(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """Rows of the shape that `DataOptions.shape` asks for."""
+    if shape == ():
+        return x
+    size = math.prod(x.shape[1:])
+    if shape is not None and math.prod(shape) != size:
+        text = ",".join(map(str, shape))
+        raise UsageError(
+            f"--input-shape {text} has {math.prod(shape)} numbers, but the data has {size}"
+            " features a row."
+        )
+    return x.reshape(len(x), *(shape or (size,)))
+
+
+def _read(options: DataOptions, remembered: float | None) -> _Whole:
     if options.file is not None:
         return _from_file(options.file, options.test_split, remembered)
     if options.test_split is not None:
@@ -212,23 +240,30 @@ def _torchvision(options: DataOptions, images: _Images) -> _Whole:
         name=str(options.name), classes=images.classes, mean=images.mean, std=images.std
     )
     train, test = (
-        Split(x=_pixels(part.data, images), y=torch.as_tensor(part.targets, dtype=torch.int64))
+        Split(
+            x=_pixels(part.data, images, options.shape),
+            y=torch.as_tensor(part.targets, dtype=torch.int64),
+        )
         for part in parts
     )
     return _Whole(spec=spec, train=train, test=test)
 
 
-def _pixels(data: Any, images: _Images) -> Tensor:
-    """Images (rows, height, width[, channel]) of bytes to normalised features (rows, features)."""
+def _pixels(data: Any, images: _Images, shape: tuple[int, ...] | None) -> Tensor:
+    """Images (rows, height, width[, channel]) of bytes to normalised features (rows, features).
+
+    shape : (channels, height, width) to which images are resized, if it has three axes
+    """
     pixels = torch.as_tensor(data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     mean, std = (torch.tensor(value)[:, None, None] for value in (images.mean, images.std))
-    result = torch.empty(len(pixels), pixels.shape[1] * _SIDE * _SIDE)
+    size = shape[1:] if shape and len(shape) == 3 else (_SIDE, _SIDE)
+    result = torch.empty(len(pixels), pixels.shape[1] * math.prod(size))
     for start in range(0, len(pixels), 4096):
         block = pixels[start : start + 4096].float().div_(255)
-        if block.shape[-1] != _SIDE:
+        if tuple(block.shape[2:]) != size:
             block = torch.nn.functional.interpolate(
-                block, size=(_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False
+                block, size=size, mode="bilinear", antialias=True, align_corners=False
             )
         result[start : start + 4096] = block.sub_(mean).div_(std).flatten(1)
     return result
@@ -257,7 +292,7 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
         if test_split is not None:
             raise UsageError(f"{path} has test rows of its own; leave --test-split out.")
         test = _rows(path, arrays["x_test"], arrays["y_test"], "x_test", "y_test")
-        if test.x.shape[1] != whole.x.shape[1] or test.y.dtype != whole.y.dtype:
+        if test.x[0].numel() != whole.x[0].numel() or test.y.dtype != whole.y.dtype:
             raise _bad(path, "has test rows that differ from the training rows in width or type")
         return _Whole(spec=_spec_of(path, whole, test, None), train=whole, test=test)
     share = next(share for share in (test_split, remembered, 0.2) if share is not None)
@@ -296,7 +331,7 @@ def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) ->
             raise _bad(path, f"has {name} of type {array.dtype}; numbers were expected")
     features = _floats(path, x, x_name)
     if y.dtype.kind == "f":
-        return Split(x=features, y=_floats(path, y, y_name))
+        return Split(x=features, y=_floats(path, y, y_name).reshape(len(y), -1))
     if y.ndim != 1:
         raise _bad(
             path, f"has {y_name} of shape {list(y.shape)}; whole numbers are classes, (rows,)"
@@ -306,7 +341,7 @@ def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) ->
 
 def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
-        floats = array.reshape(len(array), -1).astype(np.float32)
+        floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
         raise _bad(path, f"has NaN, infinity or numbers beyond float32 in {name}")
     return torch.from_numpy(floats)

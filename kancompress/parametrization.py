@@ -48,7 +48,7 @@ class PackedEdges(nn.Module):
         """Coefficients `first ... last - 1` of every edge, (edges, last - first)."""
         table = self.kept if self.codebook is None else self.codebook.centroids
         assert table is not None
-        table = table[:, first:last]
+        table = table[:, first:last].to(self.index.device)  # a codebook may serve several devices
         if self.codebook is not None and self.kept is not None:
             table = torch.cat([table, self.kept[:, first:last]])  # in the wider of their dtypes
         return nn.functional.embedding(self.index, table)

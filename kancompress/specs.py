@@ -286,6 +286,8 @@ class DataOptions:
     name       : None is the set that a checkpoint names, digits where there is none to name it
     download   : let torchvision fetch what is missing
     test_split : share of the rows of `file` that tests, when it has no x_test and y_test
+    shape      : of a row, such as (channels, height, width), to which images are resized; () leaves
+                 the rows of `file` as they are there, None makes them flat
     """
 
     name: str | None = None
@@ -293,3 +295,4 @@ class DataOptions:
     directory: Path = Path("data")
     download: bool = False
     test_split: float | None = None
+    shape: tuple[int, ...] | None = None

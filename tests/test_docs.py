@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def test_command_line_reference_is_fresh() -> None:
@@ -45,6 +45,10 @@ def test_shell_snippets_run(block: str, tmp_path: Path) -> None:
     script = "\n".join(lines)
     if not script.strip():
         pytest.skip("nothing but the installation")
+    run_script(script, tmp_path)
+
+
+def run_script(script: str, tmp_path: Path) -> None:
     binaries = tmp_path / "bin"
     binaries.mkdir()
     launcher = binaries / "kancompress"
@@ -65,6 +69,22 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert "kancompress" in names
+
+
+def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "your-model.md").read_text()
+    models, *snippets = blocks("python", page)
+    (tmp_path / models.split()[1]).write_text(models)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: dict[str, object] = {}
+    try:
+        for number, snippet in enumerate(snippets):
+            exec(compile(snippet, f"your-model.md, snippet {number}", "exec"), names)
+    finally:
+        sys.modules.pop("models", None)
+    for block in blocks("bash", page):
+        run_script(block, tmp_path)
 
 
 def test_json_keys_are_documented(tmp_path: Path) -> None:

@@ -116,6 +116,25 @@ SplineOrderOption = Annotated[
         show_default=False,
     ),
 ]
+ModuleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="Your own torch.nn.Module for the file's tensors, as what a callable gives."
+        " This runs your code.",
+        show_default=False,
+    ),
+]
+InputShapeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="SIZE,...",
+        help="With --model: shape of a row, as in 3,32,32; images are resized to it.",
+        show_default=False,
+    ),
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
 ]
@@ -128,6 +147,7 @@ def data_options(
     download: bool,
     test_split: float | None,
     name: str | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> DataOptions:
     """The library's record of the data options."""
     if file is not None and name is not None:
@@ -135,7 +155,12 @@ def data_options(
     if str(file) == "-":
         raise UsageError("--data reads no standard input; write the arrays to a file and name it.")
     return DataOptions(
-        name=name, file=file, directory=directory, download=download, test_split=test_split
+        name=name,
+        file=file,
+        directory=directory,
+        download=download,
+        test_split=test_split,
+        shape=shape,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kancompress
-from kancompress.cli import _files, _output, _scores
+from kancompress.cli import _files, _model, _output, _scores
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
     BaseActivationOption,
@@ -20,8 +20,10 @@ from kancompress.cli._options import (
     ForceOption,
     GridRangeOption,
     InputArgument,
+    InputShapeOption,
     JsonOption,
     LayoutOption,
+    ModuleOption,
     RbfDenominatorOption,
     SplineOrderOption,
     TestSplitOption,
@@ -35,6 +37,8 @@ from kancompress.errors import UsageError
 @command
 def evaluate(
     source: InputArgument,
+    model: ModuleOption = None,
+    input_shape: InputShapeOption = None,
     data: DataFileOption = None,
     dataset: DatasetOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -69,8 +73,10 @@ def evaluate(
       kancompress eval mnist.safetensors --data-dir ~/data --json
       kancompress eval mine.safetensors --data my.npz --predictions outputs.npz
       kancompress eval efficient_kan.pt --dataset mnist --base-activation gelu
+      kancompress eval packed.safetensors --model models:Net --data images.npz
     """
-    rows = data_options(data, data_dir, download, test_split, dataset)
+    shape = _model.row_shape(model, input_shape)
+    rows = data_options(data, data_dir, download, test_split, dataset, shape)
     options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     if str(predictions) == _files.DASH:
         raise UsageError("--predictions names a file; standard output holds the score.")
@@ -78,7 +84,10 @@ def evaluate(
         kept = _files.inputs(source, data)
         kancompress.check_predictions_target(predictions, force=force, inputs=kept)
     found = _files.given(source)
-    done = kancompress.evaluate(found.source, rows, options=options, name=found.name)
+    with _model.own_model(model) as module:
+        done = kancompress.evaluate(
+            found.source, rows, options=options, model=module, name=found.name
+        )
     for note in done.notes:
         _output.note(f"assumed {note}")
     if predictions:

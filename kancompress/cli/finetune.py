@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kancompress
-from kancompress.cli import _files, _output, _scores
+from kancompress.cli import _files, _model, _output, _scores
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
     BaseActivationOption,
@@ -22,8 +22,10 @@ from kancompress.cli._options import (
     ForceOption,
     GridRangeOption,
     InputArgument,
+    InputShapeOption,
     JsonOption,
     LayoutOption,
+    ModuleOption,
     OutputOption,
     RbfDenominatorOption,
     SeedOption,
@@ -47,6 +49,8 @@ class Also(StrEnum):
 def finetune(
     source: InputArgument,
     output: OutputOption,
+    model: ModuleOption = None,
+    input_shape: InputShapeOption = None,
     data: DataFileOption = None,
     dataset: DatasetOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -82,9 +86,11 @@ def finetune(
       kancompress finetune packed.safetensors -o tuned.safetensors
       kancompress finetune packed.safetensors --also norms --epochs 3 -o tuned.safetensors
       kancompress finetune packed.safetensors --data-dir ~/data --json -o tuned.safetensors
+      kancompress finetune packed.safetensors --model models:Net --data my.npz -o tuned.safetensors
     """
     check_finite(lr=lr, weight_decay=weight_decay)
-    rows = data_options(data, data_dir, download, test_split, dataset)
+    shape = _model.row_shape(model, input_shape)
+    rows = data_options(data, data_dir, download, test_split, dataset, shape)
     options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     kept = _files.inputs(source, data)
     _files.check_output(output, force=force, inputs=kept)
@@ -99,12 +105,13 @@ def finetune(
         also=tuple(also or ()),
         compile=compile_,
     )
-    with _output.bar() as bar:
+    with _output.bar() as bar, _model.own_model(model) as module:
         done = kancompress.finetune(
             found.source,
             rows,
             config,
             options=options,
+            model=module,
             name=found.name,
             on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
             on_batch=bar.batch,
