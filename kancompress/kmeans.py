@@ -60,15 +60,14 @@ def fit(
     """
     exact = _exact(vectors, clusters)
     if exact is not None:
-        return _canonical(vectors, *exact, inertia=0.0, iterations=0, exact=True, repaired=0)
+        return canonical(*exact, inertia=0.0, iterations=0, exact=True, repaired=0)
     points, _, scale = _normalised(vectors)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
     result = lloyd(points, start, max_iterations=max_iterations)
     del points
     means, labels = _compact(vectors, result.labels, clusters)
-    return _canonical(
-        vectors,
+    return canonical(
         means,
         labels,
         inertia=result.inertia * scale**2,
@@ -269,8 +268,7 @@ def _compact(
     return np.stack(sums, axis=1) / counts[used, None], labels
 
 
-def _canonical(
-    vectors: npt.NDArray[np.floating],
+def canonical(
     centroids: F64,
     labels: Labels,
     *,

@@ -1,0 +1,1 @@
+"""Clustering that minimises what layers put out, from a few thousand unlabelled inputs."""

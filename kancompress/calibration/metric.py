@@ -1,0 +1,85 @@
+"""Lloyd's iterations in a metric of each input: the block diagonal of the quadratic form.
+
+Assignment takes the centroid of least (w - c) G (w - c)^T with the metric G of the edge's input;
+the update is the mean weighted by the metrics, so the error never rises.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kancompress import kmeans
+
+# Numbers of a block of distances, 4 MB in float32.
+_CELLS = 1 << 20
+
+
+def start(weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iterations: int) -> Tensor:
+    """A codebook from plain k-means in the mean metric, (at most clusters, d).
+
+    weights : (out, in, d); blocks : (in, d, d)
+    """
+    d = weights.shape[2]
+    mean = blocks.double().mean(0).cpu()
+    root = torch.linalg.cholesky(mean + 1e-9 * mean.diagonal().mean() * torch.eye(d))
+    turned = weights.reshape(-1, d).double().cpu() @ root
+    found = kmeans.fit(turned.float().numpy(), clusters, seed=seed, max_iterations=iterations)
+    centroids = torch.from_numpy(found.centroids)
+    turned_back = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
+    return turned_back.float().to(weights.device)
+
+
+def assign(weights: Tensor, blocks: Tensor, codebook: Tensor) -> Tensor:
+    """Best centroid of every edge in its input's metric, (out, in)."""
+    out, inputs, _ = weights.shape
+    roots = torch.linalg.cholesky(blocks)
+    labels = torch.empty(out, inputs, dtype=torch.int64, device=weights.device)
+    step = max(1, _CELLS // (out * len(codebook)))
+    for first in range(0, inputs, step):
+        turn = roots[first : first + step]
+        points = weights[:, first : first + step].transpose(0, 1) @ turn
+        centroids = codebook @ turn
+        scores = centroids.square().sum(2)[:, None] - 2 * points @ centroids.transpose(1, 2)
+        labels[:, first : first + step] = scores.argmin(2).T
+    return labels
+
+
+def update(weights: Tensor, blocks: Tensor, codebook: Tensor, labels: Tensor) -> Tensor:
+    """Mean of each cluster weighted by its edges' metrics; empty ones stay where they are."""
+    k, d = codebook.shape
+    totals = metric_sums(blocks, labels, k)
+    weighted = torch.einsum("oid,ide->oie", weights, blocks).double()
+    sums = torch.zeros(k, d, dtype=torch.float64, device=weights.device)
+    sums.index_add_(0, labels.reshape(-1), weighted.reshape(-1, d))
+    gap = sums - (totals @ codebook.double()[:, :, None])[:, :, 0]
+    return (codebook.double() + torch.linalg.solve(regular(totals), gap)).float()
+
+
+def metric_sums(blocks: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """Sum of the metrics of each cluster's edges, (k, d, d) float64."""
+    inputs, d, _ = blocks.shape
+    cells = labels * inputs + torch.arange(inputs, device=labels.device)
+    counts = torch.bincount(cells.reshape(-1), minlength=clusters * inputs)
+    counts = counts.view(clusters, inputs).double()
+    return (counts @ blocks.double().flatten(1)).view(clusters, d, d)
+
+
+def regular(blocks: Tensor) -> Tensor:
+    """Blocks (k, d, d) with a hair added to their diagonals, so that they can be solved."""
+    trace = blocks.diagonal(dim1=1, dim2=2).sum(1)
+    eye = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
+    return blocks + (1e-9 * trace + 1e-30)[:, None, None] * eye
+
+
+def lloyd(
+    weights: Tensor, blocks: Tensor, codebook: Tensor, *, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Alternate assignment and update until no label changes: (codebook, labels)."""
+    labels = assign(weights, blocks, codebook)
+    for _ in range(iterations):
+        codebook = update(weights, blocks, codebook, labels)
+        previous, labels = labels, assign(weights, blocks, codebook)
+        if torch.equal(previous, labels):
+            break
+    return codebook, labels

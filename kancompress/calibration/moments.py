@@ -1,0 +1,125 @@
+"""Means and second moments of a layer's features over calibration rows.
+
+A KAN layer is linear in its coefficients, so the squared error of its output is a quadratic form
+in the error of the coefficients, with the second moments of the features as its matrix. Inputs are
+taken in the order of falling variance; above a memory budget they are cut into groups, whose
+cross moments are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows whose features are added at a time, and columns of a tile of the moments.
+ROWS = 2048
+TILE = 4096
+
+# Gives, anew at each call, features (rows, coefficient, in) and target outputs (rows, out).
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Group:
+    """Inputs whose features are taken together.
+
+    inputs  : (m,) numbers of the inputs, by falling variance
+    hessian : (m * d, m * d) float32, E[f f^T] of their features, centred if the layer's bias may
+              take up the mean; not damped
+    cross   : (out, m * d) float32, the same of targets and features
+    """
+
+    inputs: Tensor
+    hessian: Tensor
+    cross: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Moments:
+    """Second moments of a layer's features by groups of inputs, and the means.
+
+    mean    : (in, d) float64 mean features, zeros where nothing is centred
+    target  : (out,) float64 mean of the target outputs, zeros where nothing is centred
+    spread  : mean squared distance of the targets from their mean, summed over outputs
+    rows    : rows that were counted
+    """
+
+    groups: tuple[Group, ...]
+    mean: Tensor
+    target: Tensor
+    spread: float
+    rows: int
+
+    @property
+    def centred(self) -> bool:
+        """Whether a bias takes up the mean error."""
+        return bool(self.mean.any())
+
+
+def measure(batches: Batches, *, centred: bool, memory: int) -> Moments:
+    """Accumulate the moments of a layer, blocks of rows in float32 around the exact mean.
+
+    memory : bytes that the second moments and their factor may take together
+    """
+    mean, square, target, target_square, rows = _means(batches)
+    variance = (square - mean**2).clamp_min(0).sum(1)
+    spread = float((target_square - target**2).clamp_min(0).sum())
+    inputs, d = mean.shape
+    order = torch.argsort(variance, descending=True, stable=True)
+    zeros = torch.zeros_like
+    shift, offset = (mean, target) if centred else (zeros(mean), zeros(target))
+    groups = []
+    for members in torch.split(order, _group_size(inputs, d, memory)):
+        hessian, cross = _second(batches, members, shift, offset, rows)
+        groups.append(Group(inputs=members, hessian=hessian, cross=cross))
+    return Moments(groups=tuple(groups), mean=shift, target=offset, spread=spread, rows=rows)
+
+
+def _means(batches: Batches) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    rows = 0
+    sums: list[Tensor] = []
+    for features, targets in batches():
+        rows += len(features)
+        parts = [
+            features.sum(0, dtype=torch.float64).T,
+            features.square().sum(0, dtype=torch.float64).T,
+            targets.sum(0, dtype=torch.float64),
+            targets.square().sum(0, dtype=torch.float64),
+        ]
+        sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
+    mean, square, target, target_square = (total / rows for total in sums)
+    return mean, square, target, target_square, rows
+
+
+def _group_size(inputs: int, d: int, memory: int) -> int:
+    """Inputs of a group: as many as the budget allows, in groups of about equal size."""
+    most = max(1, int((memory / 3 / 4) ** 0.5) // d)
+    count = -(-inputs // most)
+    return -(-inputs // count)
+
+
+def _second(
+    batches: Batches, members: Tensor, mean: Tensor, target: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    size = len(members) * mean.shape[1]
+    shift = mean[members].float().reshape(-1)
+    offset = target.float()
+    hessian = torch.zeros(size, size, device=shift.device)
+    cross = torch.zeros(len(target), size, device=shift.device)
+    for features, targets in batches():
+        block = features.transpose(1, 2)[:, members].reshape(len(features), -1).sub_(shift)
+        cross.addmm_((targets - offset).T, block)
+        for start in range(0, size, TILE):
+            stop = min(start + TILE, size)
+            # The upper triangle only; the lower is its mirror image.
+            hessian[start:stop, start:].addmm_(block[:, start:stop].T, block[:, start:])
+    hessian /= rows
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        hessian[stop:, start:stop] = hessian[start:stop, stop:].T
+        tile = hessian[start:stop, start:stop]
+        tile.copy_((tile + tile.T) / 2)
+    return hessian, cross / rows
