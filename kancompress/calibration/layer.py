@@ -64,7 +64,8 @@ class Problem:
         square = hessian.double()
         ridge = quadratic.damped(square.clone(), damping)
         moved = torch.linalg.solve(ridge, (cross.double() - flat @ square).T).T
-        return (flat + moved).float().view_as(weights)
+        aimed: Tensor = (flat + moved).float()
+        return aimed.view_as(weights)
 
     def solve(self, clusters: int, method: Method) -> Solution:
         """Cluster into at most `clusters` centroids by `method`."""

@@ -26,8 +26,8 @@ def start(weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iteratio
     turned = weights.reshape(-1, d).double().cpu() @ root
     found = kmeans.fit(turned.float().numpy(), clusters, seed=seed, max_iterations=iterations)
     centroids = torch.from_numpy(found.centroids)
-    turned_back = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
-    return turned_back.float().to(weights.device)
+    result: Tensor = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
+    return result.float().to(weights.device)
 
 
 def assign(weights: Tensor, blocks: Tensor, codebook: Tensor) -> Tensor:
@@ -53,7 +53,8 @@ def update(weights: Tensor, blocks: Tensor, codebook: Tensor, labels: Tensor) ->
     sums = torch.zeros(k, d, dtype=torch.float64, device=weights.device)
     sums.index_add_(0, labels.reshape(-1), weighted.reshape(-1, d))
     gap = sums - (totals @ codebook.double()[:, :, None])[:, :, 0]
-    return (codebook.double() + torch.linalg.solve(regular(totals), gap)).float()
+    moved: Tensor = codebook.double() + torch.linalg.solve(regular(totals), gap)
+    return moved.float()
 
 
 def metric_sums(blocks: Tensor, labels: Tensor, clusters: int) -> Tensor:

@@ -28,6 +28,11 @@ class Streams:
     packed: Tensor
 
 
+def start(rows: Tensor, held_out: Tensor) -> tuple[Streams, Streams]:
+    """The streams before the first layer."""
+    return Streams(dense=rows, packed=rows), Streams(dense=held_out, packed=held_out)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LayerSolution:
     """What calibration chose for one layer.
@@ -48,32 +53,42 @@ class LayerSolution:
     plain_held_out: float
 
 
-Biased = Callable[[str], bool]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a packed layer can hold: the type of its centroids, and whether it may have a bias."""
+
+    dtype: torch.dtype
+    biased: bool
+
+
+def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
+    """Measure what a layer sees, for any number of clusters."""
+    weights = layer.edges().detach().float()
+    centred = place.biased and config.method is not Method.METRIC
+    moments = measure(_batches(layer, weights, rows), centred=centred, memory=config.memory)
+    return Problem(weights, moments, config, follow=rows.dense is not rows.packed)
 
 
 def solve_layer(
     layer: EdgeLayer,
-    rows: Streams,
-    held_out: Streams,
+    streams: tuple[Streams, Streams],
     clusters: int,
     config: CalibrationConfig,
-    dtype: torch.dtype,
-    *,
-    biased: bool,
+    place: Place,
+    problem: Problem | None = None,
 ) -> LayerSolution:
     """Cluster one layer; never worse on the held-out rows than plain k-means with the same k.
 
-    dtype  : of the stored centroids; the solution is measured with centroids rounded to it
-    biased : whether the packed layer may have a bias
+    streams : rows to calibrate on, and rows that are held out
+    problem : what `pose` made of the same layer and rows, where it is at hand
     """
     weights = layer.edges().detach().float()
-    candidates = []
+    dtype = place.dtype
+    candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
     plain = _plain(weights, clusters, config)
     candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
     if config.method is not Method.KMEANS:
-        centred = biased and config.method is not Method.METRIC
-        moments = measure(_batches(layer, weights, rows), centred=centred, memory=config.memory)
-        problem = Problem(weights, moments, config, follow=rows.dense is not rows.packed)
+        problem = problem or pose(layer, streams[0], config, place)
         found = problem.solve(clusters, config.method)
         codebook = _round(found.codebook, dtype)
         bias = problem.bias(codebook, found.labels)
@@ -81,7 +96,7 @@ def solve_layer(
     scored = []
     for method, clustering, bias in candidates:
         whole = _with_own(bias, layer.bias)
-        errors = [output_error(layer, weights, s, clustering, whole) for s in (rows, held_out)]
+        errors = [output_error(layer, weights, s, clustering, whole) for s in streams]
         scored.append((errors[1], errors[0], method, clustering, whole))
     best = min(scored, key=lambda entry: entry[0])
     return LayerSolution(
@@ -222,28 +237,32 @@ def solve_network(
     held_out: Tensor,
     clusters: Mapping[str, int | None],
     config: CalibrationConfig,
-    dtype: Callable[[str], torch.dtype],
+    places: Mapping[str, Place],
     *,
-    biased: Biased,
+    first: Problem | None = None,
     tell: Tell | None = None,
 ) -> NetworkSolution:
     """Cluster layers one after another; those whose number of clusters is None stay dense.
 
     rows, held_out : (n, in) inputs of the first layer
+    first          : the first layer's problem, where it is at hand
     """
-    streams = [Streams(dense=x, packed=x) for x in (rows, held_out)]
+    streams = start(rows, held_out)
     solutions: dict[str, LayerSolution] = {}
-    for name, layer in layers.items():
+    for number, (name, layer) in enumerate(layers.items()):
         k = clusters[name]
         solution = None
         if k is not None:
             solution = solve_layer(
-                layer, streams[0], streams[1], k, config, dtype(name), biased=biased(name)
+                layer, streams, k, config, places[name], first if number == 0 else None
             )
             solutions[name] = solution
             if tell:
                 tell(name, solution)
-        streams = [advance(layer, stream, solution) for stream in streams]
+        streams = (
+            advance(layer, streams[0], solution),
+            advance(layer, streams[1], solution),
+        )
     errors = [relative(stream.packed, stream.dense) for stream in streams]
     return NetworkSolution(layers=solutions, error=errors[0], held_out=errors[1])
 

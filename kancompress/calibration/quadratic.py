@@ -69,7 +69,8 @@ def damped(hessian: Tensor, share: float) -> Tensor:
 def upper_factor(hessian: Tensor) -> Tensor:
     """R, upper triangular, with R R^T = hessian: Cholesky with both axes reversed."""
     if hessian.is_cuda:
-        return torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
+        factor: Tensor = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
+        return factor
     reversed_ = hessian.numpy()[::-1, ::-1].copy(order="F")
     lower = scipy.linalg.cholesky(reversed_, lower=True, overwrite_a=True, check_finite=False)
     return torch.from_numpy(lower[::-1, ::-1].T.copy()).T

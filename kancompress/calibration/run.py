@@ -1,0 +1,158 @@
+"""From a network and unlabelled rows to a clustering of all its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kancompress.calibration import allocation
+from kancompress.calibration.allocation import Choice, Curve
+from kancompress.calibration.curves import TellProbe, measure_curves
+from kancompress.calibration.layer import Problem
+from kancompress.calibration.network import NetworkSolution, Place, Tell, solve_network
+from kancompress.errors import KancompressError, UsageError
+from kancompress.nn.layer import EdgeLayer
+from kancompress.recipes import CalibrationConfig
+
+# The share of rows that are held out, and the most of them.
+_HELD_OUT, _MOST_HELD_OUT = 8, 2048
+# Attempts at reaching an error that was asked for.
+_ATTEMPTS = 5
+
+Clusters = Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the numbers of centroids are chosen for: bytes of the whole file, or an error.
+
+    bytes : of the packed file, header included; error : of the network's outputs on held-out
+    rows, relative to the spread of the dense network's outputs. One of the two is given.
+    """
+
+    bytes: int | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Calibrated:
+    """Result of `calibrate`: clusters by layer, what was chosen from, and the solutions.
+
+    predicted : error of the network's outputs that the curves promised, None without curves
+    solution  : None where only the choice was asked for
+    """
+
+    clusters: Clusters
+    curves: Mapping[str, Curve]
+    predicted: float | None
+    solution: NetworkSolution | None
+
+
+def sample(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to calibrate on and rows to check on, drawn at random without replacement.
+
+    Raises UsageError for too few rows and for rows that are not finite.
+    """
+    if len(rows) < 2 * _HELD_OUT:
+        raise UsageError(
+            f"Calibration needs at least {2 * _HELD_OUT} rows, and some thousands to be of use;"
+            f" there are {len(rows)}."
+        )
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    held = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT)
+    chosen = [rows[order[held : held + count]], rows[order[:held]]]
+    for part in chosen:
+        if not part.isfinite().all():
+            raise UsageError("The rows to calibrate on hold NaN or infinity; leave them out.")
+    return chosen[0], chosen[1]
+
+
+def calibrate(
+    layers: Mapping[str, EdgeLayer],
+    rows: Tensor,
+    places: Mapping[str, Place],
+    clusters: Clusters | None,
+    config: CalibrationConfig,
+    *,
+    target: Target | None = None,
+    weigh: Callable[[Clusters], int] | None = None,
+    dry_run: bool = False,
+    tell: Tell | None = None,
+    tell_probe: TellProbe | None = None,
+) -> Calibrated:
+    """Cluster the layers of a network in their order by what they put out.
+
+    rows     : (n, in) inputs of the first layer
+    clusters : centroids of each layer, None where it stays dense; or None to choose them for
+               `target`, with `weigh` telling the bytes of the file for any choice
+    dry_run  : choose only
+    Raises UsageError for rows that do not fit, KancompressError for a target out of reach.
+    """
+    names = list(layers)
+    _check_width(layers[names[0]], rows)
+    train, held_out = sample(rows, config.samples, config.seed)
+    if clusters is not None:
+        solution = solve_network(layers, train, held_out, clusters, config, places, tell=tell)
+        return Calibrated(clusters=clusters, curves={}, predicted=None, solution=solution)
+    if target is None or weigh is None:
+        raise UsageError("To choose numbers of clusters, a target is needed: bytes or an error.")
+    curves, first = measure_curves(
+        layers, train, held_out, config, places, most_bytes=target.bytes, tell=tell_probe
+    )
+    choices = allocation.frontier(list(curves.values()))
+
+    def solve(choice: Choice, first: Problem | None = first) -> Calibrated:
+        chosen = dict(zip(names, choice.clusters, strict=True))
+        solution = None
+        if not dry_run:
+            solution = solve_network(
+                layers, train, held_out, chosen, config, places, first=first, tell=tell
+            )
+        return Calibrated(clusters=chosen, curves=curves, predicted=choice.error, solution=solution)
+
+    if target.bytes is not None:
+        return solve(_within(choices, names, target.bytes, weigh))
+    assert target.error is not None
+    return _reach(choices, target.error, solve)
+
+
+def _within(
+    choices: list[Choice], names: list[str], budget: int, weigh: Callable[[Clusters], int]
+) -> Choice:
+    """The best choice whose whole file takes at most `budget` bytes."""
+    for choice in sorted(choices, key=lambda choice: choice.error):
+        size = weigh(dict(zip(names, choice.clusters, strict=True)))
+        if size <= budget:
+            return choice
+    least = min(weigh(dict(zip(names, choice.clusters, strict=True))) for choice in choices[:1])
+    raise KancompressError(
+        f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
+    )
+
+
+def _reach(
+    choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]
+) -> Calibrated:
+    """The smallest choice whose measured error is at most `error`."""
+    aim = error
+    for _ in range(_ATTEMPTS):
+        found = solve(allocation.smallest(choices, aim))
+        if found.solution is None or found.solution.held_out <= error:
+            return found
+        aim *= 0.7 * error / found.solution.held_out
+    return solve(allocation.smallest(choices, 0.0))
+
+
+def _check_width(layer: EdgeLayer, rows: Tensor) -> None:
+    inputs = layer.edges().shape[1]
+    if rows.dim() != 2 or rows.shape[1] != inputs:
+        raise UsageError(
+            f"The network takes {inputs} inputs, but the rows to calibrate on have the shape"
+            f" {list(rows.shape)}."
+        )
+
+
+__all__ = ["Calibrated", "Clusters", "Target", "calibrate", "sample"]
