@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,14 +49,25 @@ _DTYPES = {
 Report = Callable[[LayerClustering], None]
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Given:
+    """A clustering that was found elsewhere, and the bias (out,) that goes with it."""
+
+    clustering: kmeans.Clustering
+    bias: Tensor | None = None
+
+
 def compress(
     checkpoint: Checkpoint,
     config: ClusterConfig,
     *,
     source_file_bytes: int,
+    given: Mapping[str, Given | None] | None = None,
     report: Report | None = None,
 ) -> tuple[PackedModel, list[LayerClustering]]:
     """Cluster every layer in coefficient space (eqs. 7 to 9) and pack the result.
+
+    given : clusterings by layer name in place of k-means'; layers with None stay dense
 
     Raises UsageError when `config` names a layer that is not there or a number out of range.
     """
@@ -71,7 +82,13 @@ def compress(
             if f"{name}.{role}" in checkpoint.tensors
         }
         k = config.layers.get(name, config.clusters)
-        layer, result = _pack_layer(name, coefficients, k, config)
+        own = given[name] if given is not None else None
+        if given is not None and own is None:
+            layer, result = _kept(name, coefficients, k)
+        else:
+            layer, result = _pack_layer(name, coefficients, k, config, own)
+        if own is not None and own.bias is not None and result.clusters is not None:
+            sides["bias"] = own.bias
         layers.append(replace(layer, sides=sides))
         results.append(result)
         files.release()
@@ -130,13 +147,38 @@ def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
             yield layer.edges().contiguous()
 
 
+def _kept(name: str, coefficients: Tensor, clusters: int) -> tuple[PackedLayer, LayerClustering]:
+    """A layer that was chosen to stay dense."""
+    result = LayerClustering(
+        name=name,
+        edges=coefficients.shape[:-1].numel(),
+        coefficients=coefficients.shape[-1],
+        clusters=None,
+        requested=clusters,
+        iterations=0,
+        repaired=0,
+        exact=False,
+        distortion=0.0,
+        packed_bytes=coefficients.nbytes,
+        dense_bytes=coefficients.nbytes,
+    )
+    return (
+        PackedLayer(
+            name=name,
+            shape=tuple(coefficients.shape[:-1]),
+            coefficients=coefficients.contiguous(),
+        ),
+        result,
+    )
+
+
 def _pack_layer(
-    name: str, coefficients: Tensor, clusters: int, config: ClusterConfig
+    name: str, coefficients: Tensor, clusters: int, config: ClusterConfig, given: Given | None
 ) -> tuple[PackedLayer, LayerClustering]:
     shape = tuple(coefficients.shape[:-1])
     vectors = coefficients.reshape(-1, coefficients.shape[-1])
     dtype = codebook_dtype(config, torch.float32)
-    result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype)
+    result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype, given)
     if result.clusters is None:
         layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.clone())
         return layer, result
@@ -150,16 +192,27 @@ def codebook_dtype(config: ClusterConfig, source: torch.dtype) -> torch.dtype:
 
 
 def pack_vectors(
-    name: str, vectors: Tensor, clusters: int, config: ClusterConfig, dtype: torch.dtype
+    name: str,
+    vectors: Tensor,
+    clusters: int,
+    config: ClusterConfig,
+    dtype: torch.dtype,
+    given: Given | None = None,
 ) -> tuple[LayerClustering, Tensor, np.ndarray]:
     """Cluster vectors (n, d): what was done, the codebook (k, d) in `dtype`, and labels (n,).
+
+    given : a clustering to take in place of k-means'
 
     `LayerClustering.clusters` is None where the packed form would be no smaller.
     """
     half = vectors.dtype in (torch.float16, torch.bfloat16)
     points = (vectors.float() if half else vectors).numpy()
-    found = kmeans.fit(points, clusters, seed=config.seed, max_iterations=config.max_iterations)
-    codebook, labels = _store(points, found, dtype, name)
+    if given is None:
+        found = kmeans.fit(points, clusters, seed=config.seed, max_iterations=config.max_iterations)
+        codebook, labels = _store(points, found, dtype, name)
+    else:
+        found = given.clustering
+        codebook, labels = _stored(found, dtype, name), found.labels
     width = bits.width_of(len(codebook))
     packed_bytes = codebook.numel() * codebook.element_size() + bits.packed_size(len(labels), width)
     dense_bytes = vectors.numel() * vectors.element_size()
@@ -184,17 +237,23 @@ def _store(
     vectors: np.ndarray, found: kmeans.Clustering, dtype: torch.dtype, name: str
 ) -> tuple[Tensor, np.ndarray]:
     """The codebook in its stored type, and the labels nearest to what is stored."""
+    codebook = _stored(found, dtype, name)
+    if found.exact or dtype in (torch.float32, torch.float64):
+        return codebook, found.labels
+    labels = kmeans.assign(vectors, codebook.double().numpy())
+    used, labels = np.unique(labels, return_inverse=True)
+    return codebook[torch.from_numpy(used)], labels
+
+
+def _stored(found: kmeans.Clustering, dtype: torch.dtype, name: str) -> Tensor:
+    """The codebook in its stored type. Raises KancompressError where that is too narrow."""
     codebook = torch.from_numpy(found.centroids).to(dtype)
     if not torch.isfinite(codebook).all():
         raise KancompressError(
             f"Layer {name!r} has coefficients up to {np.abs(found.centroids).max():.3g}, too large"
             f" for {str(dtype).removeprefix('torch.')}; use --codebook-dtype float32."
         )
-    if found.exact or dtype in (torch.float32, torch.float64):
-        return codebook, found.labels
-    labels = kmeans.assign(vectors, codebook.double().numpy())
-    used, labels = np.unique(labels, return_inverse=True)
-    return codebook[torch.from_numpy(used)], labels
+    return codebook
 
 
 def _relative_distortion(vectors: np.ndarray, codebook: Tensor, labels: np.ndarray) -> float:

@@ -33,8 +33,10 @@ FLOORS: list[set[str]] = [
     },
     {"nn", "nn.edges", "nn.layer", "nn.network"},
     {"compression", "storage", "datasets"},
+    {"calibration"},
     {"restoration", "extras", "generation"},
     {"repacking"},
+    {"calibrating"},
     {"modules"},
     {"parametrization"},
     {"forms"},
@@ -49,7 +51,7 @@ FLOORS: list[set[str]] = [
 
 def floor_of(module: str) -> int:
     first = module.split(".")[0]
-    name = first if first in ("cli", "foreign", "forms", "layouts") else module
+    name = first if first in ("calibration", "cli", "foreign", "forms", "layouts") else module
     return next(number for number, names in enumerate(FLOORS) if name in names)
 
 

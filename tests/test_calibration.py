@@ -1,0 +1,338 @@
+"""Clustering by outputs, against direct evaluation, brute force and inverse-Hessian formulas."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kancompress.calibration import allocation, metric, quadratic
+from kancompress.calibration.allocation import Curve
+from kancompress.calibration.layer import Problem
+from kancompress.calibration.moments import measure
+from kancompress.calibration.network import (
+    Place,
+    solve_layer,
+    solve_network,
+    start,
+)
+from kancompress.calibration.quadratic import Form
+from kancompress.calibration.run import Target, calibrate, sample
+from kancompress.errors import KancompressError, UsageError
+from kancompress.nn.edges import DenseEdges
+from kancompress.nn.layer import EdgeLayer, KanLayer
+from kancompress.recipes import CalibrationConfig, Method
+from kancompress.specs import Family, default_basis
+
+PLACE = Place(dtype=torch.float32, biased=True)
+
+
+def correlated(rows: int, inputs: int, seed: int = 0) -> Tensor:
+    """Inputs in which neighbours are alike."""
+    rng = np.random.default_rng(seed)
+    mixing = 0.8 ** np.abs(np.subtract.outer(np.arange(inputs), np.arange(inputs)))
+    x = rng.standard_normal((rows, inputs)) @ np.linalg.cholesky(mixing).T
+    return torch.from_numpy(np.tanh(x).astype(np.float32))
+
+
+def spline_layer(out: int, inputs: int, seed: int = 0) -> KanLayer:
+    spec = default_basis(Family.KAN)
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(out, inputs, spec.coefficients, generator=generator)
+    return KanLayer(spec, DenseEdges(values))
+
+
+def features_of(layer: EdgeLayer, x: Tensor) -> np.ndarray:
+    """(rows, in * d) float64, inputs outermost."""
+    with torch.no_grad():
+        return layer.features(x).transpose(1, 2).flatten(1).double().numpy()
+
+
+def small_form(seed: int = 0, out: int = 5, m: int = 7, d: int = 3) -> Form:
+    rng = np.random.default_rng(seed)
+    samples = rng.standard_normal((60, m * d)) @ rng.standard_normal((m * d, m * d))
+    hessian = samples.T @ samples / 60 + 0.1 * np.eye(m * d)
+    weights = rng.standard_normal((out, m, d))
+    return Form(torch.from_numpy(weights).float(), torch.from_numpy(hessian).float())
+
+
+def small_codebook(seed: int = 1, k: int = 4, d: int = 3) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((k, d))).float()
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_moments_are_those_of_numpy(centred: bool) -> None:
+    layer, x = spline_layer(4, 6), correlated(3000, 6)
+    weights = layer.edges()
+    matrix = weights.transpose(1, 2).flatten(1).detach()
+
+    def batches():
+        for part in x.split(700):
+            features = layer.features(part).detach()
+            yield features, features.flatten(1) @ matrix.T
+
+    found = measure(batches, centred=centred, memory=1 << 30)
+    (group,) = found.groups
+    features = features_of(layer, x).reshape(3000, 6, 9)
+    variance = features.var(axis=0).sum(axis=1)
+    assert (np.diff(variance[group.inputs.numpy()]) <= 1e-9).all()
+    ordered = features[:, group.inputs.numpy()].reshape(3000, -1)
+    shift = ordered.mean(axis=0) if centred else 0
+    expected = (ordered - shift).T @ (ordered - shift) / 3000
+    assert np.allclose(group.hessian.numpy(), expected, atol=2e-6)
+    outputs = np.einsum("rid,oid->ro", features, weights.detach().double().numpy())
+    offset = outputs.mean(axis=0) if centred else 0
+    assert np.allclose(
+        group.cross.numpy(), (outputs - offset).T @ (ordered - shift) / 3000, atol=2e-5
+    )
+    assert found.spread == pytest.approx(outputs.var(axis=0).sum(), rel=1e-4)
+
+
+def test_a_small_budget_cuts_inputs_into_groups() -> None:
+    layer, x = spline_layer(4, 6), correlated(500, 6)
+
+    def batches():
+        features = layer.features(x).detach()
+        yield features, features.sum(dim=(1, 2))[:, None].expand(-1, 4)
+
+    found = measure(batches, centred=True, memory=3 * 4 * 18**2)
+    assert [len(group.inputs) for group in found.groups] == [2, 2, 2]
+    assert sorted(torch.cat([group.inputs for group in found.groups]).tolist()) == list(range(6))
+
+
+def test_the_form_is_the_squared_error_of_the_outputs() -> None:
+    layer, x = spline_layer(4, 6), correlated(2000, 6)
+    features = features_of(layer, x)
+    hessian = torch.from_numpy(features.T @ features / 2000).float()
+    weights = layer.edges().detach()
+    codebook = weights.reshape(-1, 9)[:5].clone()
+    labels = torch.randint(0, 5, (4, 6), generator=torch.Generator().manual_seed(0))
+    gap = (weights - codebook[labels]).double().numpy().reshape(4, -1)
+    expected = ((features @ gap.T) ** 2).sum(axis=1).mean()
+    assert Form(weights, hessian).error(codebook, labels) == pytest.approx(expected, rel=1e-4)
+
+
+def test_feedback_is_the_inverse_hessian_update() -> None:
+    """GPTQ's formulation: propagate with the Cholesky factor of the inverse."""
+    form, codebook = small_form(), small_codebook()
+    labels = quadratic.feedback(form, quadratic.upper_factor(form.hessian), codebook)
+    upper = np.linalg.cholesky(np.linalg.inv(form.hessian.double().numpy())).T
+    weights = form.weights.double().numpy().reshape(5, -1).copy()
+    centroids = codebook.double().numpy()
+    for q in range(7):
+        block = slice(3 * q, 3 * q + 3)
+        turn = np.linalg.inv(upper[block, block])
+        distances = ((weights[:, None, block] - centroids) @ turn) ** 2
+        chosen = distances.sum(axis=2).argmin(axis=1)
+        assert np.array_equal(labels[:, q].numpy(), chosen)
+        gap = (weights[:, block] - centroids[chosen]) @ turn
+        weights[:, 3 * q + 3 :] -= gap @ upper[block, 3 * q + 3 :]
+
+
+def test_a_sweep_chooses_the_best_centroid_for_each_edge_in_turn() -> None:
+    form, codebook = small_form(2), small_codebook(3)
+    begin = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(1))
+    swept = quadratic.sweep(form, codebook, begin)
+    labels = begin.clone()
+    for q, row in itertools.product(range(7), range(5)):
+        errors = []
+        for candidate in range(4):
+            labels[row, q] = candidate
+            gap = (form.weights - codebook[labels]).double().flatten(1)[row]
+            errors.append(float(gap @ form.hessian.double() @ gap))
+        labels[row, q] = int(np.argmin(errors))
+    assert torch.equal(swept, labels)
+
+
+def test_refit_is_the_least_squares_solution() -> None:
+    form, codebook = small_form(4), small_codebook(5)
+    labels = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(2))
+    found = quadratic.refit([form], codebook, [labels])
+    root = np.linalg.cholesky(form.hessian.double().numpy())  # |gap root|^2
+    design, targets = [], []
+    for row in range(5):
+        one_hot = np.zeros((21, 12))
+        for q, a in itertools.product(range(7), range(3)):
+            one_hot[3 * q + a, 3 * int(labels[row, q]) + a] = 1
+        design.append(root.T @ one_hot)
+        targets.append(root.T @ form.weights[row].double().numpy().reshape(-1))
+    expected = np.linalg.lstsq(np.concatenate(design), np.concatenate(targets), rcond=None)[0]
+    assert np.allclose(found.double().numpy().reshape(-1), expected, atol=1e-3)
+
+
+def test_metric_assignment_and_update_against_brute_force() -> None:
+    form, codebook = small_form(6), small_codebook(7)
+    blocks = form.blocks
+    labels = metric.assign(form.weights, blocks, codebook)
+    gaps = (form.weights[:, :, None] - codebook).double()
+    distances = torch.einsum("oqkd,qde,oqke->oqk", gaps, blocks.double(), gaps)
+    assert torch.equal(labels, distances.argmin(2))
+    moved = metric.update(form.weights, blocks, codebook, labels)
+    for k in labels.unique().tolist():
+        rows, inputs = (labels == k).nonzero(as_tuple=True)
+        left = blocks[inputs].double().sum(0)
+        right = torch.einsum(
+            "nde,ne->d", blocks[inputs].double(), form.weights[rows, inputs].double()
+        )
+        assert torch.allclose(moved[k].double(), torch.linalg.solve(left, right), atol=1e-4)
+
+
+def test_each_rung_lowers_the_error_of_the_outputs() -> None:
+    layer, x = spline_layer(16, 24), correlated(6000, 24)
+    streams = start(x[:4000], x[4000:])
+    found = {
+        method: solve_layer(layer, streams, 8, CalibrationConfig(method=method), PLACE)
+        for method in Method
+    }
+    errors = [found[method].held_out for method in Method]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.3 * errors[0]
+
+
+def test_bias_takes_up_the_mean_error_and_error_is_what_it_says() -> None:
+    layer, x = spline_layer(5, 8), correlated(3000, 8)
+    found = solve_layer(layer, start(x[:2500], x[2500:]), 4, CalibrationConfig(), PLACE)
+    features = features_of(layer, x)
+    dense = features @ layer.edges().detach().double().numpy().reshape(5, -1).T
+    vectors = found.clustering.centroids[found.clustering.labels].reshape(5, -1)
+    assert found.bias is not None
+    packed = features @ vectors.T + found.bias.double().numpy()
+    gap = packed - dense
+    assert np.abs(gap[:2500].mean(axis=0)).max() < 1e-4
+    for rows, error in ((slice(2500), found.error), (slice(2500, None), found.held_out)):
+        spread = ((dense[rows] - dense[rows].mean(axis=0)) ** 2).sum()
+        assert error == pytest.approx((gap[rows] ** 2).sum() / spread, rel=1e-3)
+
+
+def test_a_layer_behind_a_packed_one_aims_at_the_dense_outputs() -> None:
+    first, second = spline_layer(6, 10), spline_layer(4, 6, seed=1)
+    x = correlated(5000, 10)
+    layers = {"0": first, "1": second}
+    config = CalibrationConfig()
+    places = dict.fromkeys(layers, PLACE)
+    both = solve_network(layers, x[:4000], x[4000:], {"0": 8, "1": 8}, config, places)
+    with torch.no_grad():
+        alone = solve_layer(
+            second, start(first(x[:4000]), first(x[4000:])), 8, config, PLACE
+        ).clustering
+        inner = features_of(first, x[4000:])
+        hidden = (
+            inner
+            @ both.layers["0"]
+            .clustering.centroids[both.layers["0"].clustering.labels]
+            .reshape(6, -1)
+            .T
+            + both.layers["0"].bias.double().numpy()
+        )
+        outer = features_of(second, torch.from_numpy(hidden).float())
+        target = second(first(x[4000:])).double().numpy()
+    naive = outer @ alone.centroids[alone.labels].reshape(4, -1).T
+    naive = naive - naive.mean(axis=0) + target.mean(axis=0)
+    relative = ((naive - target) ** 2).sum() / ((target - target.mean(axis=0)) ** 2).sum()
+    assert both.held_out < relative
+
+
+@pytest.mark.parametrize("degenerate", ["constant", "dead inputs", "few rows", "outside the grid"])
+def test_degenerate_inputs_are_handled(degenerate: str) -> None:
+    layer, x = spline_layer(5, 8), correlated(2000, 8)
+    if degenerate == "constant":
+        layer = KanLayer(layer.spec, DenseEdges(torch.ones(5, 8, 9)))
+    if degenerate == "dead inputs":
+        x[:, 2:6] = -1.0
+    if degenerate == "few rows":
+        x = x[:40]
+    if degenerate == "outside the grid":
+        x = x * 5
+    train, held_out = sample(x, 1500, 0)
+    found = solve_layer(layer, start(train, held_out), 4, CalibrationConfig(), PLACE)
+    assert np.isfinite(found.clustering.centroids).all()
+    assert math.isfinite(found.held_out)
+    assert found.held_out <= found.plain_held_out
+
+
+def test_rows_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 16 rows"):
+        sample(torch.zeros(5, 3), 100, 0)
+    with pytest.raises(UsageError, match="NaN"):
+        sample(torch.full((50, 3), math.nan), 100, 0)
+    layers = {"0": spline_layer(3, 4)}
+    with pytest.raises(UsageError, match="takes 4 inputs"):
+        calibrate(layers, torch.zeros(50, 3), {"0": PLACE}, {"0": 2}, CalibrationConfig())
+
+
+def curve(edges: int, errors: dict[int, float]) -> Curve:
+    return Curve(edges=edges, coefficients=9, itemsize=4, dense_bytes=edges * 36, errors=errors)
+
+
+def test_the_frontier_has_the_best_choice_for_every_budget() -> None:
+    curves = [
+        curve(5000, {2: 0.5, 4: 0.2, 8: 0.08, 16: 0.02}),
+        curve(320, {2: 0.9, 4: 0.5, 8: 0.2, 16: 0.1, 64: 0.01}),
+    ]
+    found = allocation.frontier(curves)
+    every = [
+        (a.bytes + b.bytes, a.error + b.error)
+        for a in curves[0].choices()
+        for b in curves[1].choices()
+    ]
+    for budget in range(900, 6000, 137):
+        best = allocation.within(found, budget)
+        affordable = [error for size, error in every if size <= budget]
+        if best is None:
+            assert not affordable
+        else:
+            assert best.error == pytest.approx(min(affordable))
+
+
+def test_a_file_never_exceeds_its_target() -> None:
+    layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
+    places = dict.fromkeys(layers, PLACE)
+    x = correlated(1200, 30)
+
+    def weigh(clusters) -> int:
+        sizes = {"0": 480, "1": 64}
+        return 700 + sum(
+            sizes[name] * 36
+            if k is None
+            else k * 36 + math.ceil(sizes[name] * math.ceil(math.log2(k)) / 8)
+            for name, k in clusters.items()
+        )
+
+    for target in (1300, 2000, 4000, 50_000):
+        found = calibrate(
+            layers, x, places, None, CalibrationConfig(), target=Target(bytes=target), weigh=weigh
+        )
+        assert weigh(found.clusters) <= target
+    with pytest.raises(KancompressError, match="the smallest has"):
+        calibrate(
+            layers, x, places, None, CalibrationConfig(), target=Target(bytes=750), weigh=weigh
+        )
+    wanted = calibrate(
+        layers, x, places, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh
+    )
+    assert wanted.solution is not None
+    assert wanted.solution.held_out <= 0.05
+
+
+def test_the_same_rows_give_the_same_clustering() -> None:
+    layer, x = spline_layer(6, 9), correlated(900, 9)
+    problems = [solve_layer(layer, start(x, x[:100]), 5, CalibrationConfig(), PLACE) for _ in "ab"]
+    assert np.array_equal(problems[0].clustering.labels, problems[1].clustering.labels)
+    assert np.array_equal(problems[0].clustering.centroids, problems[1].clustering.centroids)
+
+
+def test_weights_without_a_target_of_their_own_stay_as_they_are() -> None:
+    layer, x = spline_layer(3, 4), correlated(800, 4)
+    weights = layer.edges().detach()
+
+    def batches():
+        features = layer.features(x).detach()
+        yield features, features.flatten(1) @ weights.transpose(1, 2).flatten(1).T
+
+    moments = measure(batches, centred=True, memory=1 << 30)
+    problem = Problem(weights, moments, CalibrationConfig(), follow=False)
+    order = problem.order
+    assert torch.equal(problem.forms[0].weights, weights[:, order])
+    assert isinstance(layer.bias, nn.Parameter | None)
