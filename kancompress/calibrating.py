@@ -111,9 +111,7 @@ def pack_calibrated(
     if found.solution is None:
         return None, found
     solved = found.solution.layers
-    given = {
-        name: _given(solved[name]) if name in solved else None for name in subject.layers
-    }
+    given = {name: _given(solved[name]) if name in solved else None for name in subject.layers}
     return subject.pack(given), found
 
 

@@ -92,6 +92,35 @@ def default_training(model: ModelName) -> TrainConfig:
     return TrainConfig(lr=lr, lr_embedding=lr_embedding)
 
 
+class Activation(StrEnum):
+    """Activations of a base branch."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    RELU = "relu"
+    ELU = "elu"
+    TANH = "tanh"
+    SIGMOID = "sigmoid"
+    IDENTITY = "identity"
+    ZERO = "zero"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the tensors of another library's checkpoint do not tell of its forward.
+
+    layouts         : layer name or stem ("" for all) to the name of a layout
+    base_activation : of the base branch; the library's own default when None
+    rbf_denominator : width of the radial functions; the distance of the centres when None
+    grid_range      : low and high of a grid that is not saved; -1 and 1 when None
+    spline_order    : degree of splines whose grid is not saved; 3 when None
+    """
+
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    base_activation: Activation | None = None
+    rbf_denominator: float | None = None
+    grid_range: tuple[float, float] | None = None
+    spline_order: int | None = None
 
 
 class Method(StrEnum):
