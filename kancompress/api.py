@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from kancompress import datasets, extras, files, inspection, running, storage
+from kancompress import datasets, extras, files, inspection, running, sizing, storage
 from kancompress.checkpoint import Checkpoint
-from kancompress.compression import LayerClustering, compress
+from kancompress.compression import LayerClustering
 from kancompress.compression import expand as _expand
+from kancompress.container import Container
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.evaluation import Evaluation, evaluate_running
 from kancompress.finetuning import Finetuning, tune
@@ -22,9 +23,7 @@ from kancompress.foreign import ForeignCheckpoint, Skeleton, read_foreign, read_
 from kancompress.layouts import Recognition, format_layouts, parse_layouts, recognise
 from kancompress.layouts.pykan import UNTOLD
 from kancompress.packed import PackedModel
-from kancompress.packed.writer import sizes
 from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, RunOptions, TrainConfig
-from kancompress.repacking import repack
 from kancompress.restoration import Restored, restore
 from kancompress.running import Runnable
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
@@ -107,22 +106,23 @@ def cluster(
     file of another library: InvalidFileError where its layers hold NaN or infinity, else UsageError
     (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
     """
+    config = config or ClusterConfig()
+    before = _stamp(source)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        before = _stamp(source)
         foreign = read_foreign(source, name)
         unfit: list[str] = []
         found = recognise(foreign.tensors, layouts, unfit=unfit)
         skeleton = _skeleton(source, foreign, found, unfit) if keep_extra else None
-        model, layers = repack(
+        gains = {gain.tensor for layer in found.layers for gain in layer.gains}
+        model, layers = sizing.pack_foreign(
             foreign,
             found,
-            config or ClusterConfig(),
+            config,
             keep_scaler=keep_scaler,
             unfit=unfit,
             report=report,
+            finish=lambda model: extras.keep_extra(model, skeleton, gains, foreign.where),
         )
-        gains = {gain.tensor for layer in found.layers for gain in layer.gains}
-        model = extras.keep_extra(model, skeleton, gains, foreign.where)
         _check_unchanged(source, before, foreign.where)
         notes = source_notes(foreign, found, kept=skeleton is not None)
         return Compression(model=model, layers=layers, notes=notes)
@@ -130,16 +130,13 @@ def cluster(
         raise UsageError(
             "Layouts, scalers and extras belong to other libraries' files; this one is ours."
         )
-    before = _stamp(source)
     size, record = _sized(source, name, mapped=True)
     if isinstance(record, PackedModel):
         raise UsageError(
             f"{_called(source, name)} is packed already. To cluster it anew:"
             " kancompress expand FILE -o DENSE"
         )
-    model, layers = compress(
-        record, config or ClusterConfig(), source_file_bytes=size, report=report
-    )
+    model, layers = sizing.pack_native(record, config, source_file_bytes=size, report=report)
     _check_unchanged(source, before, _called(source, name))
     return Compression(model=model, layers=layers)
 
@@ -219,24 +216,24 @@ def inspect(
     """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
     check    : only verify structure and checksum; the report is then `kind` and `sound`
-    clusters : for another library's checkpoint, also the size of its packed file at this k
+    clusters : also the size of the packed file at this k, where the file is not packed yet
     layouts  : as for `cluster`
     Raises InvalidFileError for a damaged file.
     """
     if check:
         return {"kind": storage.check(source, name), "sound": True}
+    config = None if clusters is None else ClusterConfig(clusters=clusters)
     if is_native(source):
-        if clusters is not None or layouts:
-            raise UsageError(
-                "Clusters and layouts belong to other libraries' files; this one is ours."
-            )
-        return inspection.describe(open_container(source, name))
+        if layouts:
+            raise UsageError("Layouts belong to other libraries' files; this one is ours.")
+        container = open_container(source, name)
+        predicted = None if config is None else _predict_native(container, config)
+        return inspection.describe(container, predicted)
     foreign = read_foreign(source, name)
     found = recognise(foreign.tensors, layouts)
     predicted = None
-    if clusters is not None:
-        config = ClusterConfig(clusters=clusters)
-        predicted = sizes(repack(foreign, found, config)[0])
+    if config is not None:
+        predicted = sizing.predict_foreign(foreign, found, config)
     return inspection.describe_foreign(foreign, found, predicted)
 
 
@@ -267,6 +264,13 @@ def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
             f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
         ) from None
     return parse_layouts(text, os.fspath(path))
+
+
+def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:
+    record = read_record(container, mapped=True)
+    if isinstance(record, PackedModel):
+        raise UsageError(f"{container.where} is packed already; --clusters is for what is not.")
+    return sizing.predict_native(record, config, source_file_bytes=container.file_size)
 
 
 def packed_record(source: Input, name: str | None = None) -> PackedModel:

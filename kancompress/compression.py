@@ -76,17 +76,13 @@ def compress(
     layers, results = [], []
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         name = names[number]
-        sides = {
-            role: checkpoint.tensors[f"{name}.{role}"].clone()
-            for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
-            if f"{name}.{role}" in checkpoint.tensors
-        }
         k = config.layers.get(name, config.clusters)
         own = given[name] if given is not None else None
         if given is not None and own is None:
             layer, result = _kept(name, coefficients, k)
         else:
             layer, result = _pack_layer(name, coefficients, k, config, own)
+        sides = {role: tensor.clone() for role, tensor in side_tensors(checkpoint, number).items()}
         if own is not None and own.bias is not None and result.clusters is not None:
             sides["bias"] = own.bias
         layers.append(replace(layer, sides=sides))
@@ -94,16 +90,31 @@ def compress(
         files.release()
         if report:
             report(result)
-    meta = checkpoint.kind == "meta"
-    source = SourceSizes(
-        tensors=checkpoint.tensor_bytes,
-        file=source_file_bytes,
-        dense=dense_twin_sizes(checkpoint) if meta else None,
-    )
     model = PackedModel(
-        layers=tuple(layers), source=source, basis=checkpoint.basis, data=checkpoint.data
+        layers=tuple(layers),
+        source=source_sizes(checkpoint, source_file_bytes),
+        basis=checkpoint.basis,
+        data=checkpoint.data,
     )
     return model, results
+
+
+def side_tensors(checkpoint: Checkpoint, number: int) -> dict[str, Tensor]:
+    """What a layer has beside its coefficients, by role."""
+    return {
+        role: checkpoint.tensors[f"{number}.{role}"]
+        for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
+        if f"{number}.{role}" in checkpoint.tensors
+    }
+
+
+def source_sizes(checkpoint: Checkpoint, file_bytes: int) -> SourceSizes:
+    """What the packed file says of its source."""
+    return SourceSizes(
+        tensors=checkpoint.tensor_bytes,
+        file=file_bytes,
+        dense=dense_twin_sizes(checkpoint) if checkpoint.kind == "meta" else None,
+    )
 
 
 def check_numbers(config: ClusterConfig, names: list[str]) -> None:

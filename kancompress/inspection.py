@@ -19,16 +19,22 @@ from kancompress.storage import Record, read_record
 _BASES = {Family.KAN: "bspline", Family.FASTKAN: "gaussian", Family.GRAMKAN: "gram"}
 
 
-def describe(container: Container) -> dict[str, Any]:
-    """The full report of a file that kancompress wrote. Raises InvalidFileError if damaged."""
+Sizes = tuple[int, int]
+
+
+def describe(container: Container, predicted: Sizes | None = None) -> dict[str, Any]:
+    """The full report of a file that kancompress wrote. Raises InvalidFileError if damaged.
+
+    predicted : for a file that is not packed, (header, payload) bytes of the packed one
+    """
     record = read_record(container)
     if isinstance(record, PackedModel):
         return _describe_packed(container, record)
-    return _describe_checkpoint(container, record)
+    return _describe_checkpoint(container, record) | {"predicted": _predicted(predicted)}
 
 
 def describe_foreign(
-    source: ForeignCheckpoint, found: Recognition, predicted: tuple[int, int] | None
+    source: ForeignCheckpoint, found: Recognition, predicted: Sizes | None
 ) -> dict[str, Any]:
     """The report of another library's checkpoint, recognised but not packed.
 
@@ -67,14 +73,14 @@ def describe_foreign(
             *source.notes,
             *(f"left out: {what}" for what in source.dropped),
         ],
-        "predicted": None
-        if predicted is None
-        else {
-            "header_bytes": predicted[0],
-            "payload_bytes": predicted[1],
-            "file_bytes": sum(predicted),
-        },
+        "predicted": _predicted(predicted),
     }
+
+
+def _predicted(sizes: Sizes | None) -> dict[str, int] | None:
+    if sizes is None:
+        return None
+    return {"header_bytes": sizes[0], "payload_bytes": sizes[1], "file_bytes": sum(sizes)}
 
 
 def _frame(container: Container, kind: str, record: Record | None) -> dict[str, Any]:

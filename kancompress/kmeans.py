@@ -241,6 +241,23 @@ def _column_sums(vectors: npt.NDArray[np.floating]) -> F64:
     return result
 
 
+def count_distinct(vectors: npt.NDArray[np.floating], limit: int) -> int:
+    """Number of distinct vectors, (n, d), and `limit` + 1 where there are more."""
+    whole = np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))
+    found = np.empty(0, whole)
+    for start in range(0, len(vectors), SUM_BLOCK):
+        block = np.ascontiguousarray(vectors[start : start + SUM_BLOCK] + vectors.dtype.type(0))
+        found = np.unique(np.concatenate([found, np.unique(block.view(whole).reshape(-1))]))
+        if len(found) > limit:
+            return limit + 1
+    return len(found)
+
+
+def count_separate(vectors: npt.NDArray[np.floating], limit: int) -> int:
+    """Number of vectors that `fit` tells apart: it compares them moved, scaled and in float32."""
+    return count_distinct(_normalised(vectors)[0], limit) if len(vectors) else 0
+
+
 def _exact(vectors: npt.NDArray[np.floating], clusters: int) -> tuple[F64, Labels] | None:
     """The distinct vectors and their labels when there are at most `clusters`, else None."""
     probe = vectors[: 4 * clusters + 64]

@@ -18,7 +18,7 @@ from kancompress.modules import load_into, read_module
 from kancompress.packed import PackedModel
 from kancompress.parametrization import Parametrization
 from kancompress.recipes import ClusterConfig
-from kancompress.repacking import repack
+from kancompress.sizing import pack_foreign
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,7 +77,7 @@ def compress(
         )
     source = read_module(model)
     found = recognise(source.tensors, layouts)
-    packed, layers = repack(
+    packed, layers = pack_foreign(
         source, found, _config(config, settings), keep_scaler=keep_scaler, report=report
     )
     # Copies: the module may go on learning in place.

@@ -25,7 +25,7 @@ from kancompress.modules import load_into
 from kancompress.nn.edges import Codebook
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.state import found_layers, join
-from kancompress.repacking import rebuilt
+from kancompress.remainder import rebuilt
 
 
 class PackedEdges(nn.Module):

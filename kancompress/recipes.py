@@ -62,9 +62,11 @@ class FinetuneConfig:
 class ClusterConfig:
     """Options of clustering.
 
-    clusters   : centroids of every layer, 1 to 65,536
-    layers     : layer name to its own number of centroids
-    force_pack : pack layers that would grow, too
+    clusters     : centroids of every layer, 1 to 65,536
+    layers       : layer name to its own number of centroids
+    force_pack   : pack layers that would grow, too
+    target_bytes : take the largest number of clusters with which the whole file has at most so many
+                   bytes; `clusters` is then not used
     """
 
     clusters: int = CLUSTERS
@@ -73,6 +75,7 @@ class ClusterConfig:
     seed: int = 0
     max_iterations: int = 100
     force_pack: bool = False
+    target_bytes: int | None = None
 
 
 # (lr or lr_h, lr_e) of Tables 4 and 5

@@ -1,17 +1,17 @@
 """Other libraries' checkpoints: their KAN layers packed, the rest kept as it was.
 
-What cannot be said by codebook and index is stored as it is, unless it can be rebuilt bit for
-bit from less: ties, constant tensors, equal rows, and uniform grids (docs/packed-format.md,
-section 8).
+docs/packed-format.md, section 8.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,8 +30,8 @@ from kancompress.foreign import ForeignCheckpoint
 from kancompress.generation import twin_sizes, write_out
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
 from kancompress.packed import PackedLayer, PackedModel
-from kancompress.packed.state import rebuild_arange
 from kancompress.recipes import ClusterConfig
+from kancompress.remainder import rebuilt, store
 from kancompress.specs import SourceSizes
 
 _MAX_LINES = 20
@@ -57,28 +57,37 @@ def repack(
     check_all(source, found, config, unfit)
     given = source
     source, found = write_out(source, found)
-    untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
-    names = _safe_names(untied)
-    packed: list[PackedLayer] = []
+    groups: list[PackedGroup] = []
     results: list[LayerClustering] = []
-    origins: dict[str, Any] = {}
-    replaced: dict[str, Tensor] = {}
-    for group in _groups(untied):
-        layers = [replace(layer, gains=()) if keep_scaler else layer for layer in group]
-        made = _pack_group(layers, source, config, names)
-        results += made.results
-        if report:
-            for result in made.results:
+    packed: list[PackedLayer] = []
+    for group in group_layers(source, found, keep_scaler=keep_scaler):
+        result, described, layers = _cluster(group, config)
+        if described:
+            groups.append(described)
+            packed += layers
+        if result:
+            results.append(result)
+            if report:
                 report(result)
-        packed += made.layers
-        origins |= made.origins
-        replaced |= made.replaced
     if not packed:
         raise KancompressError(
             f"{source.where}: every KAN layer would grow at this number of clusters, so nothing was"
             " packed. Take fewer clusters, or pack all the same with --force-pack."
         )
-    tensors, entries = _rest(source, origins, replaced, {layer.name for layer in packed})
+    return assemble(given, source, packed, *rest(source, groups)), results
+
+
+def assemble(
+    given: ForeignCheckpoint,
+    source: ForeignCheckpoint,
+    packed: Iterable[PackedLayer],
+    tensors: Mapping[str, Tensor],
+    entries: list[list[Any]],
+) -> PackedModel:
+    """The packed model of a source: its packed layers, and what `rest` made of all tensors.
+
+    given : the source before its layers were written out
+    """
     restore: dict[str, Any] = {
         "container": source.container,
         "path": list(source.path),
@@ -91,8 +100,7 @@ def repack(
         file=given.file_bytes,
         dense=None if source is given else twin_sizes(source),
     )
-    model = PackedModel(layers=tuple(packed), source=sizes, tensors=tensors, restore=restore)
-    return model, results
+    return PackedModel(layers=tuple(packed), source=sizes, tensors=tensors, restore=restore)
 
 
 def check_all(
@@ -169,68 +177,107 @@ def _groups(layers: tuple[FoundLayer, ...]) -> Iterator[list[FoundLayer]]:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Made:
-    """Packed layers of one group, origins of their tensors, and gains that changed."""
+class PackedGroup:
+    """Layers that share a codebook as the packed file describes them, but for codebook and index.
 
-    layers: list[PackedLayer]
-    results: list[LayerClustering]
-    origins: dict[str, Any]
-    replaced: dict[str, Tensor]
+    origins  : of the tensors that the layers' edges give back, and of folded factors
+    replaced : factors that are stored because they are folded into some edges only
+    """
+
+    name: str
+    layers: tuple[PackedLayer, ...]
+    origins: Mapping[str, Any]
+    replaced: Mapping[str, Tensor]
+
+    def filled(
+        self, codebook: Tensor, index_of: Callable[[PackedLayer], npt.NDArray[np.uint8]]
+    ) -> list[PackedLayer]:
+        """The layers with a codebook, the first one's, and their indices."""
+        first, *others = self.layers
+        return [
+            replace(first, codebook=codebook, index=index_of(first)),
+            *(replace(layer, shares=first.name, index=index_of(layer)) for layer in others),
+        ]
 
 
-def _pack_group(
-    layers: list[FoundLayer],
-    source: ForeignCheckpoint,
-    config: ClusterConfig,
-    names: Mapping[str, str],
-) -> _Made:
-    masks = [packable(layer, source.tensors) for layer in layers]
-    pooled = _pooled(layers, source, masks)
-    files.release()
-    first = layers[0].name
-    clusters = config.layers.get(first, config.clusters)
-    if len(pooled):
-        result, codebook, labels = pack_vectors(
-            first, pooled, clusters, config, codebook_dtype(config, pooled.dtype)
-        )
-    if not len(pooled) or result.clusters is None:
-        dense = [] if not len(pooled) else [result]
-        return _Made(layers=[], results=dense, origins={}, replaced={})
-    width = bits.width_of(len(codebook))
-    made: list[PackedLayer] = []
-    start = 0
-    replaced: dict[str, Tensor] = {}
-    origins: dict[str, Any] = {}
-    for layer, mask in zip(layers, masks, strict=True):
-        count = int(mask.sum())
-        kept_at = torch.nonzero(~mask).reshape(-1)
-        made.append(
-            PackedLayer(
-                name=names[layer.name],
-                shape=layer.shape,
-                groups=layer.groups,
-                codebook=codebook if layer is layers[0] else None,
-                shares=None if layer is layers[0] else names[first],
-                index=bits.pack(labels[start : start + count], width),
-                kept_at=kept_at if len(kept_at) else None,
-                kept=_unfolded(layer, source)[kept_at] if len(kept_at) else None,
+@dataclass(slots=True, eq=False)
+class LayerGroup:
+    """Layers that share a codebook, in their source."""
+
+    source: ForeignCheckpoint
+    layers: list[FoundLayer]
+    names: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Name of the first layer, by which the user gives the group its number of clusters."""
+        return self.layers[0].name
+
+    def vectors(self) -> Tensor:
+        """Vectors of all edges that can be packed, layer after layer, (edges, coefficients)."""
+        found: list[Tensor] = []
+        for layer in self.layers:
+            mask = packable(layer, self.source.tensors)
+            vectors = gather(layer, self.source.tensors).cpu()
+            found.append(vectors if mask.all() else vectors[mask])
+        files.release()
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def described(self) -> PackedGroup:
+        """What the packed file says of them apart from codebook and index."""
+        layers: list[PackedLayer] = []
+        replaced: dict[str, Tensor] = {}
+        origins: dict[str, Any] = {}
+        for layer in self.layers:
+            mask = packable(layer, self.source.tensors)
+            kept_at = torch.nonzero(~mask).reshape(-1)
+            layers.append(
+                PackedLayer(
+                    name=self.names[layer.name],
+                    shape=layer.shape,
+                    groups=layer.groups,
+                    kept_at=kept_at if len(kept_at) else None,
+                    kept=_unfolded(layer, self.source)[kept_at] if len(kept_at) else None,
+                )
             )
-        )
-        start += count
-        origins |= _origins(layer, names[layer.name])
-        if layer.gains and len(kept_at):
-            replaced |= _partly_folded(layer, source, mask)
-    results = [result]
-    return _Made(layers=made, results=results, origins=origins, replaced=replaced)
+            origins |= _origins(layer, self.names[layer.name])
+            if layer.gains and len(kept_at):
+                replaced |= _partly_folded(layer, self.source, mask)
+        return PackedGroup(name=self.name, layers=tuple(layers), origins=origins, replaced=replaced)
 
 
-def _pooled(layers: list[FoundLayer], source: ForeignCheckpoint, masks: list[Tensor]) -> Tensor:
-    """Vectors of all edges that can be packed, layer after layer."""
-    found: list[Tensor] = []
-    for layer, mask in zip(layers, masks, strict=True):
-        vectors = gather(layer, source.tensors).cpu()
-        found.append(vectors if mask.all() else vectors[mask])
-    return found[0] if len(found) == 1 else torch.cat(found)
+def group_layers(
+    source: ForeignCheckpoint, found: Recognition, *, keep_scaler: bool = False
+) -> Iterator[LayerGroup]:
+    """The groups of a source's layers, in the order of their first."""
+    untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
+    names = _safe_names(untied)
+    for group in _groups(untied):
+        layers = [replace(layer, gains=()) if keep_scaler else layer for layer in group]
+        yield LayerGroup(source, layers, names)
+
+
+def _cluster(
+    group: LayerGroup, config: ClusterConfig
+) -> tuple[LayerClustering | None, PackedGroup | None, list[PackedLayer]]:
+    """What was done to a group, and its layers; nothing of the latter where it stays dense."""
+    vectors = group.vectors()
+    if not len(vectors):
+        return None, None, []
+    clusters = config.layers.get(group.name, config.clusters)
+    dtype = codebook_dtype(config, vectors.dtype)
+    result, codebook, labels = pack_vectors(group.name, vectors, clusters, config, dtype)
+    if result.clusters is None:
+        return result, None, []
+    described = group.described()
+    width = bits.width_of(len(codebook))
+    ends = iter(np.cumsum([layer.packed_edges for layer in described.layers]))
+
+    def index_of(layer: PackedLayer) -> npt.NDArray[np.uint8]:
+        end = int(next(ends))
+        return bits.pack(labels[end - layer.packed_edges : end], width)
+
+    return result, described, described.filled(codebook, index_of)
 
 
 def _unfolded(layer: FoundLayer, source: ForeignCheckpoint) -> Tensor:
@@ -285,13 +332,17 @@ def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
 _LARGE = 1 << 24
 
 
-def _rest(
-    source: ForeignCheckpoint,
-    origins: Mapping[str, Any],
-    replaced: Mapping[str, Tensor],
-    layers: set[str],
+def rest(
+    source: ForeignCheckpoint, groups: Iterable[PackedGroup]
 ) -> tuple[dict[str, Tensor], list[list[Any]]]:
-    """Tensors to store beside the layers, and the entry of every tensor of the source."""
+    """Tensors to store beside the packed groups, and the entry of every tensor of the source."""
+    origins: dict[str, Any] = {}
+    replaced: dict[str, Tensor] = {}
+    layers: set[str] = set()
+    for group in groups:
+        origins |= group.origins
+        replaced |= group.replaced
+        layers |= {layer.name for layer in group.layers}
     stored: dict[str, Tensor] = {}
     entries: list[list[Any]] = []
     for name, tensor in source.tensors.items():
@@ -299,7 +350,7 @@ def _rest(
         if name in source.ties:
             origin = {"tie": source.ties[name]}
         elif name in replaced:
-            origin = _store(name, replaced[name], stored, layers)
+            origin = store(name, replaced[name], stored, layers)
         elif name in origins:
             origin = origins[name]
         else:
@@ -308,65 +359,3 @@ def _rest(
                 files.release()
         entries.append([name, NAMES[tensor.dtype], list(tensor.shape), origin])
     return stored, entries
-
-
-def _store(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Any:
-    """Store a tensor, under its own name where no layer could claim it."""
-    own = name.rpartition(".")[0] not in layers and name.isprintable() and bool(name)
-    target = name if own else f"tensor {len(stored)}"
-    while target in stored:
-        target += "'"
-    stored[target] = tensor.clone(memory_format=torch.contiguous_format)
-    return None if target == name else {"as": target}
-
-
-def rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Any:
-    """The cheapest origin that gives the tensor back bit for bit."""
-    if tensor.numel() > 1 and tensor.dtype in _NUMBERS:
-        flat = tensor.contiguous().reshape(-1)
-        if _same_bits(flat, flat[:1].expand_as(flat)) and flat[0].isfinite():
-            return {"fill": flat[0].item()}
-        rows = tensor.reshape(-1, tensor.shape[-1])
-        row = rows[0]
-        if len(rows) == 1 or _same_bits(rows, row.expand_as(rows)):
-            steps = _arange(row)
-            if steps is not None:
-                return {"arange": steps}
-        if (
-            tensor.dim() > 1
-            and len(tensor) > 1
-            and _same_bits(tensor, tensor[:1].expand_as(tensor))
-        ):
-            target = _store(name, tensor[0], stored, layers)
-            return {"repeat": name if target is None else target["as"]}
-    return _store(name, tensor, stored, layers)
-
-
-_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    left, right = one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
-    return torch.equal(left, right)
-
-
-def _arange(row: Tensor) -> list[Any] | None:
-    """base, step, first, count that rebuild a uniform row bit for bit, or None."""
-    count = len(row)
-    if count < 4:
-        return None
-    wide = row.double()
-    step = float((wide[-1] - wide[0]) / (count - 1))
-    if not row.is_floating_point():
-        candidates: set[float] = {int(step)} if step == int(step) else set()
-    else:
-        short = {float(f"{step:.{digits}g}") for digits in (3, 5, 7)}
-        candidates = {step, *short, float(torch.tensor(step, dtype=row.dtype))}
-    for guess in sorted(candidates):
-        for first in range(count):
-            base: float = wide[first].item() if row.is_floating_point() else int(row[first])
-            for start in {base, float(f"{base:.6g}")} if row.is_floating_point() else {base}:
-                made = [start, guess, -first, count]
-                if _same_bits(rebuild_arange(made, row.dtype), row):
-                    return made
-    return None

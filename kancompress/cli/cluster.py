@@ -41,6 +41,16 @@ def cluster(
             show_default=False,
         ),
     ] = None,
+    target_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--target-bytes",
+            min=1,
+            metavar="N",
+            help="Take the largest K with which the whole file has at most N bytes.",
+            show_default=False,
+        ),
+    ] = None,
     codebook_dtype: Annotated[
         CodebookDtype, typer.Option(help="Type of the stored centroids.")
     ] = CodebookDtype.SOURCE,
@@ -75,18 +85,25 @@ def cluster(
       kancompress cluster digits.safetensors -o packed.safetensors
       kancompress cluster mnist.safetensors -k 16 -k 1=64 -o packed.safetensors
       kancompress cluster mnist.safetensors --codebook-dtype float16 -o small.safetensors
+      kancompress cluster model.pt --target-bytes 20000 -o packed.safetensors
     """
     common, layers = _clusters(clusters or [])
+    if target_bytes is not None and common is not None:
+        raise UsageError(
+            f"--target-bytes chooses the number of clusters; leave out --clusters {common}, or"
+            " write NAME=K for single layers."
+        )
     kept = _files.inputs(source)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
     config = ClusterConfig(
-        clusters=common,
+        clusters=CLUSTERS if common is None else common,
         layers=layers,
         codebook_dtype=codebook_dtype,
         seed=seed,
         max_iterations=max_iterations,
         force_pack=force_pack,
+        target_bytes=target_bytes,
     )
     packed = kancompress.cluster(
         found.source,
@@ -104,6 +121,7 @@ def cluster(
     _output.note(
         f"{_output.size(written)} bytes; the source has {_output.size(origin.file)}"
         + (f", its dense twin {_output.size(origin.dense[1])}" if origin.dense else "")
+        + (f"; at most {_output.size(target_bytes)} were asked for" if target_bytes else "")
     )
     if json_:
         _output.document(
@@ -118,7 +136,7 @@ def cluster(
         )
 
 
-def _clusters(values: list[str]) -> tuple[int, dict[str, int]]:
+def _clusters(values: list[str]) -> tuple[int | None, dict[str, int]]:
     """The common k and the layers' own from `16` and `NAME=64`."""
     common: int | None = None
     layers: dict[str, int] = {}
@@ -134,7 +152,7 @@ def _clusters(values: list[str]) -> tuple[int, dict[str, int]]:
             raise UsageError(f"--clusters names the layer {name} twice.")
         else:
             layers[name] = int(number)
-    return CLUSTERS if common is None else common, layers
+    return common, layers
 
 
 def _tell(layer: LayerClustering) -> None:

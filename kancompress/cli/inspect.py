@@ -42,7 +42,7 @@ def inspect(
             "-k",
             min=1,
             max=65_536,
-            help="Size of the packed file of another library's checkpoint at this k.",
+            help="Size that the packed file of a checkpoint would have at this k.",
             show_default=False,
         ),
     ] = None,
