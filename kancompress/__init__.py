@@ -25,21 +25,27 @@ if TYPE_CHECKING:
         read_layouts,
         train,
     )
+    from kancompress.calibrating import Hooks
+    from kancompress.calibration.run import Calibrated
     from kancompress.checkpoint import Checkpoint
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.evaluation import Evaluation
     from kancompress.finetuning import Finetuning
     from kancompress.live import Compressed, compress
     from kancompress.modules import build_module
+    from kancompress.outputs import choose_clusters, cluster_by_outputs
     from kancompress.packed import PackedLayer, PackedModel
     from kancompress.parametrization import Parametrization, parametrize
     from kancompress.predictions import check_predictions_target, save_predictions
     from kancompress.recipes import (
         Activation,
+        CalibrationConfig,
         ClusterConfig,
         CodebookDtype,
         FinetuneConfig,
+        Method,
         RunOptions,
+        Target,
         TrainConfig,
     )
     from kancompress.specs import BasisSpec, DataOptions, DataSpec, MetaSpec, ModelName
@@ -53,18 +59,21 @@ _HOMES = {
         "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
         "read_layouts", "train",
     ),
+    "kancompress.calibrating": ("Hooks",),
+    "kancompress.calibration.run": ("Calibrated",),
     "kancompress.checkpoint": ("Checkpoint",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
     "kancompress.evaluation": ("Evaluation",),
     "kancompress.finetuning": ("Finetuning",),
     "kancompress.live": ("Compressed", "compress"),
     "kancompress.modules": ("build_module",),
+    "kancompress.outputs": ("choose_clusters", "cluster_by_outputs"),
     "kancompress.packed": ("PackedLayer", "PackedModel"),
     "kancompress.parametrization": ("Parametrization", "parametrize"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
     "kancompress.recipes": (
-        "Activation", "ClusterConfig", "CodebookDtype", "FinetuneConfig", "RunOptions",
-        "TrainConfig",
+        "Activation", "CalibrationConfig", "ClusterConfig", "CodebookDtype", "FinetuneConfig",
+        "Method", "RunOptions", "Target", "TrainConfig",
     ),
     "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
     "kancompress.storage": ("encode", "load", "save"),
@@ -75,6 +84,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Activation",
     "BasisSpec",
+    "Calibrated",
+    "CalibrationConfig",
     "Checkpoint",
     "ClusterConfig",
     "CodebookDtype",
@@ -86,21 +97,26 @@ __all__ = [
     "FinetuneConfig",
     "Finetuning",
     "Flaw",
+    "Hooks",
     "InvalidFileError",
     "KancompressError",
     "MetaSpec",
+    "Method",
     "ModelName",
     "PackedLayer",
     "PackedModel",
     "Parametrization",
     "RunOptions",
+    "Target",
     "TrainConfig",
     "Training",
     "UsageError",
     "__version__",
     "build_module",
     "check_predictions_target",
+    "choose_clusters",
     "cluster",
+    "cluster_by_outputs",
     "compress",
     "encode",
     "evaluate",

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from kancompress import datasets, extras, files, inspection, running, sizing, storage
+from kancompress.calibration.run import Calibrated
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering
 from kancompress.compression import expand as _expand
@@ -27,11 +28,9 @@ from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, RunOption
 from kancompress.restoration import Restored, restore
 from kancompress.running import Runnable
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
-from kancompress.storage import Record, Source, is_native, open_container, read_record
+from kancompress.storage import Input, Source, called, is_native, open_container, read_record, sized
 from kancompress.training import Training, fit_network
 from kancompress.usermodel import evaluate_module, tune_module
-
-Input = Source | Record
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -41,6 +40,7 @@ class Compression:
     model: PackedModel
     layers: list[LayerClustering]
     notes: tuple[str, ...] = ()
+    calibrated: Calibrated | None = None
 
 
 def train(
@@ -130,14 +130,14 @@ def cluster(
         raise UsageError(
             "Layouts, scalers and extras belong to other libraries' files; this one is ours."
         )
-    size, record = _sized(source, name, mapped=True)
+    size, record = sized(source, name, mapped=True)
     if isinstance(record, PackedModel):
         raise UsageError(
-            f"{_called(source, name)} is packed already. To cluster it anew:"
+            f"{called(source, name)} is packed already. To cluster it anew:"
             " kancompress expand FILE -o DENSE"
         )
     model, layers = sizing.pack_native(record, config, source_file_bytes=size, report=report)
-    _check_unchanged(source, before, _called(source, name))
+    _check_unchanged(source, before, called(source, name))
     return Compression(model=model, layers=layers)
 
 
@@ -148,6 +148,7 @@ def finetune(
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
+    teacher: Input | None = None,
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
@@ -159,15 +160,45 @@ def finetune(
     options : what the tensors of another library's file do not tell
     model   : the module whose state dict was packed, to run another library's file in; it is left
               with the result
+    teacher : the dense checkpoint, whose outputs then take the place of labels (distillation)
     name    : what messages call the source, its path when None
     """
     packed = packed_record(source, name)
     if model is not None:
-        _check_own_model(packed, options, _called(source, name))
+        _check_own_model(packed, options, called(source, name))
+        if teacher is not None:
+            raise UsageError("--distill runs the dense file natively; it does not go with --model.")
         rows = datasets.load_for_model(None, data)
         return tune_module(model, packed, rows, config, on_epoch=on_epoch, on_batch=on_batch)
     rows = datasets.load_for_model(packed.data, data)
-    return tune(packed, rows, config, options=options, on_epoch=on_epoch, on_batch=on_batch)
+    return tune(
+        packed,
+        rows,
+        config,
+        options=options,
+        teacher=None if teacher is None else _teacher(teacher, packed, options),
+        on_epoch=on_epoch,
+        on_batch=on_batch,
+    )
+
+
+def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> nn.Module:
+    """The network to learn from. Raises UsageError where its widths are others."""
+    own, other = running.run(packed, options), running.run(_runnable(source, None), options)
+    if (own.inputs, own.outputs) != (other.inputs, other.outputs):
+        raise UsageError(
+            f"{called(source, None)} has {other.inputs} inputs and {other.outputs} outputs, the"
+            f" packed network {own.inputs} and {own.outputs}; give the checkpoint it was packed"
+            " from."
+        )
+    return other.network
+
+
+def _runnable(source: Input, name: str | None) -> Runnable:
+    """A record of ours, or another library's checkpoint."""
+    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+        return read_foreign(source, name)
+    return sized(source, name)[1]
 
 
 def evaluate(
@@ -185,16 +216,12 @@ def evaluate(
     data, options, name : as for `finetune`
     Raises UsageError where the tensors do not determine what the network computes.
     """
-    record: Runnable
-    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        record = read_foreign(source, name)
-    else:
-        record = _sized(source, name)[1]
+    record = _runnable(source, name)
     if model is not None:
-        _check_own_model(record, options, _called(source, name))
+        _check_own_model(record, options, called(source, name))
         tensors = record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
         rows = datasets.load_for_model(None, data)
-        return evaluate_module(model, tensors, rows, _called(source, name))
+        return evaluate_module(model, tensors, rows, called(source, name))
     ready = running.run(record, options)
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 
@@ -275,10 +302,10 @@ def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, i
 
 def packed_record(source: Input, name: str | None = None) -> PackedModel:
     """The packed model in `source`. Raises UsageError for other kinds."""
-    record = _sized(source, name)[1]
+    record = sized(source, name)[1]
     if isinstance(record, Checkpoint):
         raise UsageError(
-            f"{_called(source, name)} is a {record.kind} checkpoint; a packed one was expected."
+            f"{called(source, name)} is a {record.kind} checkpoint; a packed one was expected."
             " Pack it with: kancompress cluster FILE -o PACKED"
         )
     return record
@@ -349,22 +376,6 @@ def _skeleton(
             " Leave --keep-extra out."
         )
     return skeleton
-
-
-def _called(source: Input, name: str | None) -> str:
-    if name is None and isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return name or "The input"
-
-
-def _sized(source: Input, name: str | None, *, mapped: bool = False) -> tuple[int, Record]:
-    """A record and the bytes of its file."""
-    if isinstance(source, PackedModel):
-        return 0, source
-    if isinstance(source, Checkpoint):
-        return len(source.encode()), source
-    container = open_container(source, name)
-    return container.file_size, read_record(container, mapped=mapped)
 
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from kancompress import kmeans
 from kancompress.calibration.curves import TellProbe
 from kancompress.calibration.network import LayerSolution, Place, Tell
-from kancompress.calibration.run import Calibrated, Clusters, Target, calibrate
+from kancompress.calibration.run import Calibrated, Clusters, calibrate
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import (
     Given,
@@ -26,7 +27,7 @@ from kancompress.nn.layer import EdgeLayer
 from kancompress.nn.network import build
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.recipes import CalibrationConfig, ClusterConfig
+from kancompress.recipes import CalibrationConfig, ClusterConfig, Target
 
 Packed = tuple[PackedModel, list[LayerClustering]]
 # Packs with clusterings that were found already; None stands for layers that stay dense.
@@ -46,12 +47,16 @@ class Hooks:
 class Subject:
     """A network whose layers can be clustered by what they put out, and how it is packed.
 
-    layers : in the order in which they run; places : what their packed forms can hold
+    layers     : in the order in which they run; places : what their packed forms can hold
+    pack       : makes the packed model, weigh the same without telling anybody
+    file_bytes : of the source
     """
 
     layers: Mapping[str, EdgeLayer]
     places: Mapping[str, Place]
     pack: Pack
+    weigh: Pack
+    file_bytes: int
 
 
 def native_subject(
@@ -62,16 +67,14 @@ def native_subject(
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     place = Place(dtype=codebook_dtype(config, torch.float32), biased=True)
 
-    def pack(given: Mapping[str, Given | None]) -> Packed:
-        return compress(
-            checkpoint,
-            config,
-            source_file_bytes=source_file_bytes,
-            given=given,
-            report=hooks.report,
-        )
-
-    return Subject(layers=layers, places=dict.fromkeys(layers, place), pack=pack)
+    pack = partial(compress, checkpoint, config, source_file_bytes=source_file_bytes)
+    return Subject(
+        layers=layers,
+        places=dict.fromkeys(layers, place),
+        pack=lambda given: pack(given=given, report=hooks.report),
+        weigh=lambda given: pack(given=given),
+        file_bytes=source_file_bytes,
+    )
 
 
 def pack_calibrated(
@@ -81,38 +84,63 @@ def pack_calibrated(
     calibration: CalibrationConfig,
     *,
     target: Target | None,
-    dry_run: bool,
     hooks: Hooks,
-) -> tuple[Packed | None, Calibrated]:
+) -> tuple[Packed, Calibrated]:
     """Cluster and pack; with a target the numbers of clusters are chosen for it.
 
-    Raises as `calibrate` and `check_numbers` do. `dry_run` chooses only and packs nothing.
+    Raises as `calibrate` and `check_numbers` do.
     """
+    found = _calibrated(subject, rows, config, calibration, target, hooks, dry_run=False)
+    assert found.solution is not None
+    solved = found.solution.layers
+    given = {name: _given(solved[name]) if name in solved else None for name in subject.layers}
+    return subject.pack(given), found
+
+
+def choose(
+    subject: Subject,
+    rows: Tensor,
+    config: ClusterConfig,
+    calibration: CalibrationConfig,
+    *,
+    target: Target,
+    hooks: Hooks,
+) -> Calibrated:
+    """Choose numbers of clusters for a target, and solve nothing."""
+    return _calibrated(subject, rows, config, calibration, target, hooks, dry_run=True)
+
+
+def _calibrated(
+    subject: Subject,
+    rows: Tensor,
+    config: ClusterConfig,
+    calibration: CalibrationConfig,
+    target: Target | None,
+    hooks: Hooks,
+    *,
+    dry_run: bool,
+) -> Calibrated:
     check_numbers(config, list(subject.layers))
-    quiet = Subject(layers=subject.layers, places=subject.places, pack=subject.pack)
     clusters = None
     if target is None:
         clusters = {
             name: _shrinking(layer, config.layers.get(name, config.clusters), subject, config, name)
             for name, layer in subject.layers.items()
         }
-    found = calibrate(
+    elif target.ratio is not None:
+        target = Target(bytes=int(subject.file_bytes / target.ratio))
+    return calibrate(
         subject.layers,
         rows,
         subject.places,
         clusters,
         calibration,
         target=target,
-        weigh=lambda choice: sum(sizes(quiet.pack(_pretended(subject, choice))[0])),
+        weigh=lambda choice: sum(sizes(subject.weigh(_pretended(subject, choice))[0])),
         dry_run=dry_run,
         tell=hooks.solved,
         tell_probe=hooks.probed,
     )
-    if found.solution is None:
-        return None, found
-    solved = found.solution.layers
-    given = {name: _given(solved[name]) if name in solved else None for name in subject.layers}
-    return subject.pack(given), found
 
 
 def _given(solution: LayerSolution) -> Given:

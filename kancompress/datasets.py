@@ -63,10 +63,14 @@ _SIDE = 28
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Split:
     """Rows: x (rows, features) float32, or rows of the shape that was asked for; y (rows,) int64
-    classes or (rows, targets) float32."""
+    classes or (rows, targets) float32.
+
+    soft : y are another network's outputs for the classes, (rows, classes), to come near to
+    """
 
     x: Tensor
     y: Tensor
+    soft: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -127,6 +131,29 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
         whole = _whole(replace(options, name=spec.name))
     found = replace(whole.spec, seed=remembered.seed, validation=remembered.validation)
     return _divide(replace(whole, spec=found))
+
+
+def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
+    """Training rows without labels, (rows, ...) float32, for calibration.
+
+    spec : of the checkpoint; where it names the same data, its validation rows are left out
+    A file of the user's own needs an array x and nothing else.
+    """
+    if options.file is not None:
+        arrays = _read_arrays(options.file)
+        if "x" not in arrays:
+            raise _bad(options.file, "has no array 'x'; rows (rows, features) were expected")
+        x = arrays["x"]
+        if x.ndim < 2 or x.size == 0:
+            raise _bad(
+                options.file, f"has x of shape {list(x.shape)}; (rows, features) was expected"
+            )
+        if x.dtype.kind not in "fiub":
+            raise _bad(options.file, f"has x of type {x.dtype}; numbers were expected")
+        return _floats(options.file, x, "x")
+    if spec is not None and options.name == spec.name:
+        return load_for_model(spec, options).train.x
+    return _whole(options).train.x
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -21,7 +21,7 @@ from kancompress.packed.state import outline
 from kancompress.parametrization import rounded, with_tensors
 from kancompress.recipes import FinetuneConfig, RunOptions
 
-GROUPS = ("norms",)
+GROUPS = ("norms", "biases")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -63,6 +63,7 @@ def tune(
     config: FinetuneConfig | None = None,
     *,
     options: RunOptions | None = None,
+    teacher: nn.Module | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
@@ -70,6 +71,7 @@ def tune(
 
     Every epoch is measured with the codebooks rounded to their stored type.
 
+    teacher : a network whose outputs take the place of labels, in training and validation
     options : what the tensors of another library's file do not tell
     Raises UsageError when there is nothing to tune, the data does not fit, or the forward is not
     known.
@@ -78,8 +80,27 @@ def tune(
     ready = running.run(model, options)
     check_fit(ready, data)
     tunable = _Running(model, ready.network, config.also, options)
+    if teacher is not None:
+        data = taught(data, teacher)
     done = tune_codebooks(tunable, data, config, on_epoch=on_epoch, on_batch=on_batch)
     return replace(done, notes=ready.notes)
+
+
+def taught(data: Dataset, teacher: nn.Module) -> Dataset:
+    """The data with a network's outputs in place of labels; test rows stay as they are.
+
+    Raises UsageError where the outputs do not go with the data's targets.
+    """
+    train, validation = (
+        Split(x=part.x, y=fitting.predict(teacher, part.x), soft=not data.spec.is_regression)
+        for part in (data.train, data.validation)
+    )
+    if data.spec.is_regression and train.y.shape != data.train.y.shape:
+        raise UsageError(
+            f"The dense model has {train.y.shape[1]} outputs, but y has {data.spec.outputs} targets"
+            " a row."
+        )
+    return replace(data, train=train, validation=validation)
 
 
 def tune_codebooks(
@@ -163,6 +184,8 @@ def _select(network: Network, also: tuple[str, ...]) -> list[nn.Parameter]:
     chosen: list[nn.Parameter] = [book.centroids for book in network.codebooks.values()]
     if chosen and "norms" in also:
         chosen += network.norms()
+    if chosen and "biases" in also:
+        chosen += [layer.bias for layer in network.kan_layers() if layer.bias is not None]
     unique = list({id(parameter): parameter for parameter in chosen}.values())
     for parameter in unique:
         parameter.requires_grad_(True)

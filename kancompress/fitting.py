@@ -25,18 +25,21 @@ EVALUATION_BATCH = 1024
 class Score:
     """How well a network does on some rows.
 
-    loss     : mean cross-entropy, or mean squared error for regression
-    accuracy : share of rows whose class is right, 0 to 1; None for regression
+    loss     : mean cross-entropy, mean squared error for regression, or mean divergence (in nats)
+               from another network's classes
+    accuracy : share of rows whose class is right, 0 to 1; None for the other two
+    soft     : whether the loss is a divergence
     """
 
     loss: float
     accuracy: float | None
     examples: int
+    soft: bool = False
 
     @property
     def rmse(self) -> float | None:
-        """Root mean squared error; None for classification."""
-        return math.sqrt(self.loss) if self.accuracy is None else None
+        """Root mean squared error; None where the loss is something else."""
+        return math.sqrt(self.loss) if self.accuracy is None and not self.soft else None
 
     def key(self) -> tuple[float, float]:
         """Smaller is better: the error, and among equal errors the loss."""
@@ -69,11 +72,17 @@ class Schedule:
     seed: int
 
 
-def loss_of(output: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy for classes (int64), squared error for real targets."""
+def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
+    """Mean cross-entropy for classes (int64), squared error for real targets.
+
+    soft : y are outputs for the same classes; the Kullback-Leibler divergence from them
+    """
+    if soft:
+        wanted, given = functional.log_softmax(y, dim=1), functional.log_softmax(output, dim=1)
+        return functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
     if y.is_floating_point():
-        return functional.mse_loss(output, y, reduction=reduction)
-    return functional.cross_entropy(output, y, reduction=reduction)
+        return functional.mse_loss(output, y)
+    return functional.cross_entropy(output, y)
 
 
 def predict(network: nn.Module, x: Tensor) -> Tensor:
@@ -87,18 +96,19 @@ def predict(network: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def score_outputs(output: Tensor, y: Tensor) -> Score:
+def score_outputs(output: Tensor, y: Tensor, *, soft: bool = False) -> Score:
     """Score of outputs (rows, width) against targets."""
-    loss = float(loss_of(output.double(), y.double() if y.is_floating_point() else y))
+    targets = y.double() if y.is_floating_point() else y
+    loss = float(loss_of(output.double(), targets, soft=soft))
     accuracy = None
     if not y.is_floating_point():
         accuracy = int((output.argmax(1) == y).sum()) / len(y)
-    return Score(loss=loss, accuracy=accuracy, examples=len(y))
+    return Score(loss=loss, accuracy=accuracy, examples=len(y), soft=soft)
 
 
 def score(network: nn.Module, rows: Split) -> Score:
     """Score of a network on some rows."""
-    return score_outputs(predict(network, rows.x), rows.y)
+    return score_outputs(predict(network, rows.x), rows.y, soft=rows.soft)
 
 
 def fit(
@@ -173,7 +183,7 @@ def _epoch(
     total = torch.zeros(())
     for number, rows in enumerate(batches, 1):
         optimizer.zero_grad()
-        loss = loss_of(network(train.x[rows]), train.y[rows])
+        loss = loss_of(network(train.x[rows]), train.y[rows], soft=train.soft)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += loss.detach() * len(rows)

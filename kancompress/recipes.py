@@ -46,7 +46,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
-    """Options of one fine-tuning run; `also` names further groups that learn (`norms`)."""
+    """Options of one fine-tuning run; `also` names further groups that learn (norms, biases)."""
 
     lr: float = 1e-4
     epochs: int = 5
@@ -140,6 +140,8 @@ class Method(StrEnum):
 class CalibrationConfig:
     """How `cluster --calibrate` works.
 
+    samples : rows to calibrate on, beside those that are held out
+    rounds  : of feedback and refit; sweeps : of coordinate descent, each with a refit
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the
               rows do not outnumber the dimensions twice
     memory  : bytes for second moments and factor of a layer; larger layers are cut into groups
@@ -153,3 +155,18 @@ class CalibrationConfig:
     memory: int = 6 << 30
     max_iterations: int = 100
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the numbers of clusters are chosen for; one of the three is given.
+
+    bytes : most bytes of the packed file, header included
+    ratio : the same as the source file's bytes over the packed file's
+    error : most squared error of the network's outputs on held-out rows, relative to the spread of
+            the dense network's outputs
+    """
+
+    bytes: int | None = None
+    ratio: float | None = None
+    error: float | None = None

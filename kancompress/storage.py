@@ -17,6 +17,7 @@ from kancompress.packed import PackedModel
 
 Source = str | os.PathLike[str] | bytes
 Record = Checkpoint | PackedModel
+Input = Source | Record
 
 
 def open_container(source: Source, name: str | None = None) -> Container:
@@ -65,6 +66,23 @@ def read_record(container: Container, *, mapped: bool = False) -> Record:
         Flaw.WRONG_KIND,
         f"{container.where} is of kind {kind!r}; dense, meta or packed was expected.",
     )
+
+
+def called(source: Input, name: str | None) -> str:
+    """What messages call a source: `name`, its path, or "The input"."""
+    if name is None and isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return name or "The input"
+
+
+def sized(source: Input, name: str | None, *, mapped: bool = False) -> tuple[int, Record]:
+    """A record and the bytes of its file, 0 for a packed model in memory."""
+    if isinstance(source, PackedModel):
+        return 0, source
+    if isinstance(source, Checkpoint):
+        return len(source.encode()), source
+    container = open_container(source, name)
+    return container.file_size, read_record(container, mapped=mapped)
 
 
 def check(source: Source, name: str | None = None) -> str:

@@ -19,11 +19,11 @@ from kancompress.calibration.network import (
     start,
 )
 from kancompress.calibration.quadratic import Form
-from kancompress.calibration.run import Target, calibrate, sample
+from kancompress.calibration.run import calibrate, sample
 from kancompress.errors import KancompressError, UsageError
 from kancompress.nn.edges import DenseEdges
 from kancompress.nn.layer import EdgeLayer, KanLayer
-from kancompress.recipes import CalibrationConfig, Method
+from kancompress.recipes import CalibrationConfig, Method, Target
 from kancompress.specs import Family, default_basis
 
 PLACE = Place(dtype=torch.float32, biased=True)

@@ -43,7 +43,8 @@ FLOORS: list[set[str]] = [
     {"fitting", "compilation", "running"},
     {"training", "finetuning", "evaluation", "inspection"},
     {"usermodel"},
-    {"predictions", "api", "live"},
+    {"predictions", "api"},
+    {"live", "outputs"},
     {""},
     {"cli", "__main__"},
 ]

@@ -6,6 +6,7 @@ out, so that later layers repair what earlier ones left.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class LayerSolution:
     error           : mean squared error of the layer's outputs over the calibration rows, relative
                       to the spread of what the dense layer puts out; `held_out` on rows that were
                       not used, `plain` and `plain_held_out` the same for plain k-means
+    seconds         : that it took, moments included
     """
 
     clustering: kmeans.Clustering
@@ -51,6 +53,7 @@ class LayerSolution:
     held_out: float
     plain: float
     plain_held_out: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ def solve_layer(
     streams : rows to calibrate on, and rows that are held out
     problem : what `pose` made of the same layer and rows, where it is at hand
     """
+    begin = time.perf_counter()
     weights = layer.edges().detach().float()
     dtype = place.dtype
     candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
@@ -107,6 +111,7 @@ def solve_layer(
         held_out=best[0],
         plain=scored[0][1],
         plain_held_out=scored[0][0],
+        seconds=time.perf_counter() - begin,
     )
 
 

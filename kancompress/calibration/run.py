@@ -15,7 +15,7 @@ from kancompress.calibration.layer import Problem
 from kancompress.calibration.network import NetworkSolution, Place, Tell, solve_network
 from kancompress.errors import KancompressError, UsageError
 from kancompress.nn.layer import EdgeLayer
-from kancompress.recipes import CalibrationConfig
+from kancompress.recipes import CalibrationConfig, Target
 
 # The share of rows that are held out, and the most of them.
 _HELD_OUT, _MOST_HELD_OUT = 8, 2048
@@ -23,18 +23,6 @@ _HELD_OUT, _MOST_HELD_OUT = 8, 2048
 _ATTEMPTS = 5
 
 Clusters = Mapping[str, int | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What the numbers of centroids are chosen for: bytes of the whole file, or an error.
-
-    bytes : of the packed file, header included; error : of the network's outputs on held-out
-    rows, relative to the spread of the dense network's outputs. One of the two is given.
-    """
-
-    bytes: int | None = None
-    error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -155,4 +143,4 @@ def _check_width(layer: EdgeLayer, rows: Tensor) -> None:
         )
 
 
-__all__ = ["Calibrated", "Clusters", "Target", "calibrate", "sample"]
+__all__ = ["Calibrated", "Clusters", "calibrate", "sample"]

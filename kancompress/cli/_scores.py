@@ -11,17 +11,19 @@ if TYPE_CHECKING:
 
 
 def score_json(score: Score) -> dict[str, Any]:
-    """`accuracy`, `loss`, `examples`, and `rmse` for regression."""
+    """`accuracy`, `loss`, `examples`; `rmse` for regression, `divergence` with a teacher."""
     record: dict[str, Any] = {"loss": score.loss, "examples": score.examples}
     if score.accuracy is not None:
         return {"accuracy": score.accuracy} | record
-    return {"rmse": score.rmse} | record
+    return {"divergence": score.loss} | record if score.soft else {"rmse": score.rmse} | record
 
 
 def score_text(score: Score) -> str:
     """One phrase: accuracy or root mean squared error, and the loss."""
     if score.accuracy is not None:
         return f"accuracy {_output.percent(score.accuracy)}, loss {score.loss:.4f}"
+    if score.soft:
+        return f"divergence from the dense model {score.loss:.6g}"
     return f"rmse {score.rmse:.6g}, loss {score.loss:.6g}"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import kancompress
-from kancompress.cli import _files, _output
+from kancompress.cli import _calibration, _files, _output
 from kancompress.cli._options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
     DebugOption,
     ForceOption,
     InputArgument,
@@ -21,7 +24,7 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
-from kancompress.recipes import CLUSTERS, ClusterConfig, CodebookDtype
+from kancompress.recipes import CLUSTERS, CalibrationConfig, ClusterConfig, CodebookDtype, Method
 
 if TYPE_CHECKING:
     from kancompress.compression import LayerClustering
@@ -36,8 +39,19 @@ def cluster(
         typer.Option(
             "--clusters",
             "-k",
-            metavar="K|NAME=K",
-            help=f"Centroids of every layer (default {CLUSTERS}), or of one layer; repeatable.",
+            metavar="K|NAME=K|auto",
+            help=f"Centroids of every layer (default {CLUSTERS}), or of one layer; repeatable."
+            " auto: chosen for each layer, with --calibrate and a target.",
+            show_default=False,
+        ),
+    ] = None,
+    target_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--target-bytes",
+            min=1,
+            metavar="N",
+            help="Take the largest K with which the whole file has at most N bytes.",
             show_default=False,
         ),
     ] = None,
@@ -58,6 +72,43 @@ def cluster(
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
     ] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Cluster by what layers put out on these unlabelled rows: a named data set, or a"
+            " file with an array x.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    method: Annotated[
+        Method, typer.Option(help="How far to go with --calibrate (docs/clustering.md).")
+    ] = Method.SWEEPS,
+    samples: Annotated[int, typer.Option(min=16, help="Rows to calibrate on.")] = 16_384,
+    memory: Annotated[
+        float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
+    ] = 6.0,
+    target_ratio: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="With -k auto: the source's bytes over the packed file's."),
+    ] = None,
+    target_error: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="With -k auto: most relative error of the network's outputs."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With -k auto: tell the choice, write nothing.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            readable=False,
+            help="Write what was measured, as JSON.",
+            show_default=False,
+        ),
+    ] = None,
     layout: LayoutOption = None,
     keep_scaler: Annotated[
         bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
@@ -86,13 +137,25 @@ def cluster(
       kancompress cluster mnist.safetensors -k 16 -k 1=64 -o packed.safetensors
       kancompress cluster mnist.safetensors --codebook-dtype float16 -o small.safetensors
       kancompress cluster model.pt --target-bytes 20000 -o packed.safetensors
+      kancompress cluster mnist.safetensors --calibrate mnist -o packed.safetensors
+      kancompress cluster mnist.safetensors --calibrate mnist -k auto --target-bytes 10000 -o p.st
     """
-    common, layers = _clusters(clusters or [])
+    common, layers, auto = _clusters(clusters or [])
     if target_bytes is not None and common is not None:
         raise UsageError(
             f"--target-bytes chooses the number of clusters; leave out --clusters {common}, or"
             " write NAME=K for single layers."
         )
+    wishes = _calibration.Wishes(
+        calibrate=calibrate,
+        auto=auto,
+        target_bytes=target_bytes,
+        target_ratio=target_ratio,
+        target_error=target_error,
+        dry_run=dry_run,
+        report=report,
+    )
+    wishes.check()
     kept = _files.inputs(source)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
@@ -103,17 +166,32 @@ def cluster(
         seed=seed,
         max_iterations=max_iterations,
         force_pack=force_pack,
-        target_bytes=target_bytes,
+        target_bytes=None if calibrate else target_bytes,
     )
-    packed = kancompress.cluster(
-        found.source,
-        config,
-        layouts=layouts(layout or []),
-        keep_scaler=keep_scaler,
-        keep_extra=keep_extra,
-        name=found.name,
-        report=_tell,
-    )
+    if calibrate is None:
+        packed = kancompress.cluster(
+            found.source,
+            config,
+            layouts=layouts(layout or []),
+            keep_scaler=keep_scaler,
+            keep_extra=keep_extra,
+            name=found.name,
+            report=_tell,
+        )
+    else:
+        calibration = CalibrationConfig(
+            method=method, samples=samples, memory=int(memory * 2**30), seed=seed
+        )
+        rows = wishes.rows(data_dir)
+        if dry_run:
+            choice = _calibration.choose(found, rows, wishes, config, calibration)
+            _calibration.tell(choice, report, force=force)
+            if json_:
+                _output.document({"calibration": _calibration.record(choice)})
+            return
+        packed = _calibration.run(found, rows, wishes, config, calibration, _tell)
+        assert packed.calibrated is not None
+        _calibration.tell(packed.calibrated, report, force=force)
     for note in packed.notes:
         _output.note(note)
     written = _files.write_record(packed.model, output, force=force, inputs=kept)
@@ -131,15 +209,22 @@ def cluster(
                 "source": origin.to_json(),
                 "layers": [asdict(layer) for layer in packed.layers],
                 "notes": list(packed.notes),
-            },
+            }
+            | (
+                {"calibration": _calibration.record(packed.calibrated)} if packed.calibrated else {}
+            ),
             to_stderr=output == _files.DASH,
         )
 
 
-def _clusters(values: list[str]) -> tuple[int | None, dict[str, int]]:
-    """The common k and the layers' own from `16` and `NAME=64`."""
+def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
+    """The common k, the layers' own, and whether they are chosen, from `16`, `NAME=64`, `auto`."""
     common: int | None = None
     layers: dict[str, int] = {}
+    if "auto" in values:
+        if len(values) > 1:
+            raise UsageError("--clusters auto chooses for every layer; leave other numbers out.")
+        return None, {}, True
     for value in values:
         name, mark, number = value.rpartition("=")
         if not number.isascii() or not number.isdigit() or len(number) > 20:
@@ -152,7 +237,7 @@ def _clusters(values: list[str]) -> tuple[int | None, dict[str, int]]:
             raise UsageError(f"--clusters names the layer {name} twice.")
         else:
             layers[name] = int(number)
-    return common, layers
+    return common, layers, False
 
 
 def _tell(layer: LayerClustering) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,7 @@ class Also(StrEnum):
     """What can learn beside the codebooks."""
 
     NORMS = "norms"
+    BIASES = "biases"
 
 
 @command
@@ -56,9 +58,22 @@ def finetune(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     download: DownloadOption = False,
     test_split: TestSplitOption = None,
+    distill: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DENSE",
+            readable=False,
+            help="Learn from the outputs of this dense checkpoint instead of labels.",
+            show_default=False,
+        ),
+    ] = None,
     also: Annotated[
         list[Also] | None,
-        typer.Option(help="What else learns: norms (scales, shifts, betas).", show_default=False),
+        typer.Option(
+            help="What else learns: norms (scales, shifts, betas), biases; repeatable."
+            " With --distill both do.",
+            show_default=False,
+        ),
     ] = None,
     lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-4,
     epochs: Annotated[int, typer.Option(min=0, help="Most epochs.")] = 5,
@@ -85,6 +100,7 @@ def finetune(
     Examples:
       kancompress finetune packed.safetensors -o tuned.safetensors
       kancompress finetune packed.safetensors --also norms --epochs 3 -o tuned.safetensors
+      kancompress finetune packed.safetensors --distill dense.safetensors -o tuned.safetensors
       kancompress finetune packed.safetensors --data-dir ~/data --json -o tuned.safetensors
       kancompress finetune packed.safetensors --model models:Net --data my.npz -o tuned.safetensors
     """
@@ -92,7 +108,7 @@ def finetune(
     shape = _model.row_shape(model, input_shape)
     rows = data_options(data, data_dir, download, test_split, dataset, shape)
     options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
-    kept = _files.inputs(source, data)
+    kept = _files.inputs(source, data, distill)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
     config = FinetuneConfig(
@@ -102,7 +118,7 @@ def finetune(
         batch_size=batch_size,
         weight_decay=weight_decay,
         seed=seed,
-        also=tuple(also or ()),
+        also=tuple(also or (tuple(Also) if distill else ())),
         compile=compile_,
     )
     with _output.bar() as bar, _model.own_model(model) as module:
@@ -112,6 +128,7 @@ def finetune(
             config,
             options=options,
             model=module,
+            teacher=distill,
             name=found.name,
             on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
             on_batch=bar.batch,

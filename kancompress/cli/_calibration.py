@@ -1,0 +1,173 @@
+"""What `cluster --calibrate` is given, and what it tells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kancompress
+from kancompress import files
+from kancompress.cli import _output
+from kancompress.errors import UsageError
+from kancompress.recipes import CalibrationConfig, ClusterConfig, Target
+from kancompress.specs import DataOptions, DatasetName
+
+if TYPE_CHECKING:
+    from kancompress.api import Compression
+    from kancompress.calibration.network import LayerSolution
+    from kancompress.calibration.run import Calibrated
+    from kancompress.cli._files import Given
+    from kancompress.compression import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """The options of `cluster` that go with --calibrate."""
+
+    calibrate: str | None
+    auto: bool
+    target_bytes: int | None
+    target_ratio: float | None
+    target_error: float | None
+    dry_run: bool
+    report: Path | None
+
+    def check(self) -> None:
+        """Refuse options that need others, or exclude each other."""
+        if self.calibrate is None:
+            given = {
+                "--clusters auto": self.auto,
+                "--target-ratio": self.target_ratio is not None,
+                "--target-error": self.target_error is not None,
+                "--dry-run": self.dry_run,
+                "--report": self.report is not None,
+            }
+            for option in (option for option, is_given in given.items() if is_given):
+                raise UsageError(f"{option} needs rows to measure on; give them with --calibrate.")
+            return
+        targets = (self.target_bytes, self.target_ratio, self.target_error)
+        count = sum(target is not None for target in targets)
+        if self.auto and count != 1:
+            raise UsageError(
+                "--clusters auto needs one target: --target-bytes, --target-ratio or"
+                " --target-error."
+            )
+        if not self.auto and count:
+            raise UsageError("With --calibrate, a target goes with --clusters auto.")
+        if self.dry_run and not self.auto:
+            raise UsageError("--dry-run tells what --clusters auto would choose; give both.")
+
+    def target(self) -> Target | None:
+        """What the numbers of clusters are chosen for."""
+        if not self.auto:
+            return None
+        return Target(bytes=self.target_bytes, ratio=self.target_ratio, error=self.target_error)
+
+    def rows(self, directory: Path) -> DataOptions:
+        """Where the rows lie."""
+        assert self.calibrate is not None
+        if self.calibrate in list(DatasetName):
+            return DataOptions(name=self.calibrate, directory=directory)
+        if not Path(self.calibrate).exists():
+            raise UsageError(
+                f"--calibrate {self.calibrate} is neither a file nor a data set; data sets are"
+                f" {', '.join(DatasetName)}."
+            )
+        return DataOptions(file=Path(self.calibrate))
+
+
+def run(
+    found: Given,
+    rows: DataOptions,
+    wishes: Wishes,
+    config: ClusterConfig,
+    calibration: CalibrationConfig,
+    report: Report,
+) -> Compression:
+    """Cluster by outputs, telling of every step."""
+    return kancompress.cluster_by_outputs(
+        found.source,
+        rows,
+        config,
+        calibration,
+        target=wishes.target(),
+        name=found.name,
+        hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
+    )
+
+
+def choose(
+    found: Given,
+    rows: DataOptions,
+    wishes: Wishes,
+    config: ClusterConfig,
+    calibration: CalibrationConfig,
+) -> Calibrated:
+    """The numbers of clusters that a run would take."""
+    target = wishes.target()
+    assert target is not None
+    hooks = kancompress.Hooks(probed=probed)
+    return kancompress.choose_clusters(
+        found.source, rows, target, config, calibration, name=found.name, hooks=hooks
+    )
+
+
+def solved(name: str, layer: LayerSolution) -> None:
+    """Tell of a layer that was clustered by its outputs."""
+    _output.note(
+        f"layer {name}: output error {layer.error:.3g}, {layer.held_out:.3g} on held-out rows"
+        f" ({layer.method}; plain k-means {layer.plain_held_out:.3g}), {layer.seconds:.1f} s"
+    )
+
+
+def probed(name: str, clusters: int, error: float) -> None:
+    """Tell of a point on a layer's curve."""
+    _output.note(f"layer {name}: alone at k = {clusters}, error of the network {error:.3g}")
+
+
+def record(found: Calibrated) -> dict[str, Any]:
+    """What was chosen and measured, as docs/json.md lists it."""
+    result: dict[str, Any] = {
+        "clusters": dict(found.clusters),
+        "predicted_error": found.predicted,
+        "curves": {
+            name: {str(k): error for k, error in curve.errors.items()}
+            for name, curve in found.curves.items()
+        },
+    }
+    if found.solution is not None:
+        result |= {
+            "error": found.solution.error,
+            "held_out_error": found.solution.held_out,
+            "layers": {
+                name: {
+                    "method": layer.method,
+                    "error": layer.error,
+                    "held_out_error": layer.held_out,
+                    "plain_error": layer.plain,
+                    "plain_held_out_error": layer.plain_held_out,
+                    "iterations": layer.clustering.iterations,
+                    "seconds": layer.seconds,
+                }
+                for name, layer in found.solution.layers.items()
+            },
+        }
+    return result
+
+
+def tell(found: Calibrated, report: Path | None, *, force: bool) -> None:
+    """Print a table of the choice, and write the report."""
+    rows = [[name, "dense" if k is None else str(k)] for name, k in found.clusters.items()]
+    if found.curves:
+        _output.table(["layer", "clusters"], rows)
+        _output.note(f"error of the network that the curves promise: {found.predicted:.3g}")
+    if found.solution is not None:
+        _output.note(
+            f"error of the network's outputs {found.solution.error:.3g},"
+            f" {found.solution.held_out:.3g} on held-out rows"
+        )
+    if report is not None:
+        text = json.dumps(record(found), indent=2) + "\n"
+        files.write(report, [text.encode()], force=force)

@@ -1,0 +1,166 @@
+"""Accuracy and bytes of each way of clustering, on plain checkpoints that nobody prepared.
+
+    python -m tests.benchmarks.ladder --dataset mnist --data-dir DIR [--models kan] [--seeds 0 1]
+    python -m tests.benchmarks.ladder --dataset mnist --table
+
+For each model: the dense checkpoint (trained once with the paper's recipe, kept in --work), plain
+k-means, every rung of docs/clustering.md at k = 16, and k per layer for budgets relative to the
+paper's file of the same network; codebooks in float16. No label is used after training. Then three
+epochs of distillation on top of some. Finished cells are kept in the results file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kancompress
+from kancompress import CalibrationConfig, ClusterConfig, CodebookDtype, Method, Target
+from kancompress.recipes import default_training
+from kancompress.specs import DataOptions, ModelName
+from tests.benchmarks.paper import PAPER
+
+RESULTS = Path(__file__).parent / "results" / "ladder.jsonl"
+MODELS = ("kan", "fastkan", "gramkan")
+# Budgets of k per layer, as shares of the paper's bytes.
+SHARES = (1.0, 0.8, 0.6)
+
+
+def rungs(dataset: str, model: str) -> dict[str, dict[str, Any]]:
+    """Arguments of each rung by its name."""
+    common: dict[str, dict[str, Any]] = {
+        f"{method}, k = 16": {"method": method} for method in Method
+    }
+    paper = PAPER[dataset][model][2][1] * 1024
+    return common | {
+        f"k per layer, {share} of the paper's bytes": {"bytes": int(share * paper)}
+        for share in SHARES
+    }
+
+
+def dense(model: str, options: DataOptions, seed: int, work: Path) -> Path:
+    """The trained checkpoint, from an earlier run where there is one."""
+    path = work / f"{options.name}_{model}_{seed}.safetensors"
+    if not path.exists():
+        config = replace(default_training(ModelName(model)), seed=seed)
+        kancompress.save(kancompress.train(model, options, config).checkpoint, path)
+    return path
+
+
+def run_cell(source: Path, options: DataOptions, wish: dict[str, Any]) -> dict[str, Any]:
+    """Cluster in one way through a file, and score it."""
+    config = ClusterConfig(codebook_dtype=CodebookDtype.FLOAT16)
+    start = time.perf_counter()
+    if wish.get("method") is Method.KMEANS:
+        done = kancompress.cluster(source, config)
+    else:
+        target = Target(bytes=wish["bytes"]) if "bytes" in wish else None
+        calibration = CalibrationConfig(method=wish.get("method", Method.SWEEPS))
+        done = kancompress.cluster_by_outputs(source, options, config, calibration, target=target)
+    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "packed.safetensors"
+        size = kancompress.save(done.model, path)
+        accuracy = kancompress.evaluate(path, options).score.accuracy
+        tuned = kancompress.finetune(
+            path,
+            options,
+            kancompress.FinetuneConfig(epochs=3, also=("norms", "biases")),
+            teacher=source,
+        )
+        distilled = tuned.test.accuracy
+    found = done.calibrated
+    return {
+        "clusters": [layer.clusters for layer in done.layers],
+        "bytes": size,
+        "accuracy": accuracy,
+        "distilled": distilled,
+        "seconds": round(seconds, 1),
+        "held_out_error": found.solution.held_out if found and found.solution else None,
+    }
+
+
+def finished() -> list[dict[str, Any]]:
+    """Cells in the results file."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def table(dataset: str) -> str:
+    """The ladder of a data set in Markdown; losses against dense in points."""
+    cells = [cell for cell in finished() if cell["dataset"] == dataset]
+    lines = [
+        "| model | way | seeds | dense % | % | loss | from - to | distilled % | bytes | clusters |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model in MODELS:
+        for way in rungs(dataset, model):
+            mine = [cell for cell in cells if (cell["model"], cell["way"]) == (model, way)]
+            if not mine:
+                continue
+            losses = sorted(100 * (cell["dense"] - cell["accuracy"]) for cell in mine)
+            middle = {
+                key: 100 * statistics.median(cell[key] for cell in mine)
+                for key in ("dense", "accuracy", "distilled")
+            }
+            clusters = ", ".join("dense" if k is None else str(k) for k in mine[0]["clusters"])
+            lines.append(
+                f"| {model} | {way} | {len(mine)} | {middle['dense']:.2f} |"
+                f" {middle['accuracy']:.2f} | {statistics.median(losses):.2f} |"
+                f" {losses[0]:.2f} - {losses[-1]:.2f} | {middle['distilled']:.2f} |"
+                f" {max(cell['bytes'] for cell in mine):,} | {clusters} |"
+            )
+    versions = sorted({f"torch {cell['torch']}, {cell['machine']}" for cell in cells})
+    return "\n".join([*lines, "", f"Run with {'; '.join(versions)}."])
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", choices=sorted(PAPER), default="mnist")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--ways", nargs="+", default=None, help="run only ways that contain these")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    data = DataOptions(name=options.dataset, directory=options.data_dir)
+    key = ("dataset", "model", "seed", "way")
+    done = {tuple(cell[name] for name in key) for cell in finished()}
+    for seed in [] if options.table else options.seeds:
+        for model in options.models:
+            for way, wish in rungs(options.dataset, model).items():
+                wanted = options.ways is None or any(part in way for part in options.ways)
+                cell = {"dataset": options.dataset, "model": model, "seed": seed, "way": way}
+                if not wanted or tuple(cell.values()) in done:
+                    continue
+                options.work.mkdir(exist_ok=True, parents=True)
+                source = dense(model, data, seed, options.work)
+                score = kancompress.evaluate(source, data).score.accuracy
+                cell |= {"dense": score} | run_cell(source, data, wish)
+                cell |= {
+                    "torch": torch.__version__,
+                    "threads": torch.get_num_threads(),
+                    "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                }
+                RESULTS.parent.mkdir(exist_ok=True)
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(cell) + "\n")
+                print(json.dumps(cell), flush=True)
+    print(table(options.dataset))
+
+
+if __name__ == "__main__":
+    main()
