@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -23,11 +23,17 @@ from kancompress.compression import (
     codebook_dtype,
     compress,
 )
+from kancompress.errors import UsageError
+from kancompress.foreign import ForeignCheckpoint
+from kancompress.forms import FormNetwork
+from kancompress.generation import write_out
+from kancompress.layouts import Recognition
 from kancompress.nn.layer import EdgeLayer
 from kancompress.nn.network import build
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
 from kancompress.recipes import CalibrationConfig, ClusterConfig, Target
+from kancompress.repacking import group_layers, repack
 
 Packed = tuple[PackedModel, list[LayerClustering]]
 # Packs with clusterings that were found already; None stands for layers that stay dense.
@@ -48,15 +54,21 @@ class Subject:
     """A network whose layers can be clustered by what they put out, and how it is packed.
 
     layers     : in the order in which they run; places : what their packed forms can hold
-    pack       : makes the packed model, weigh the same without telling anybody
+    pack       : makes the packed model
+    weigh      : bytes of its file; None where no layer would be packed but one has to be
     file_bytes : of the source
+    apart      : layers that are clustered by k-means all the same, as some of their edges are kept
+                 or shared
+    bias_names : tensors that hold the biases of another library's layers
     """
 
     layers: Mapping[str, EdgeLayer]
     places: Mapping[str, Place]
     pack: Pack
-    weigh: Pack
+    weigh: Callable[[Mapping[str, Given | None]], int | None]
     file_bytes: int
+    apart: frozenset[str] = frozenset()
+    bias_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def native_subject(
@@ -72,8 +84,61 @@ def native_subject(
         layers=layers,
         places=dict.fromkeys(layers, place),
         pack=lambda given: pack(given=given, report=hooks.report),
-        weigh=lambda given: pack(given=given),
+        weigh=lambda given: sum(sizes(pack(given=given)[0])),
         file_bytes=source_file_bytes,
+    )
+
+
+def foreign_subject(
+    source: ForeignCheckpoint,
+    found: Recognition,
+    network: FormNetwork,
+    config: ClusterConfig,
+    *,
+    hooks: Hooks,
+) -> Subject:
+    """Another library's checkpoint, whose forward is known; biases go where layers have them."""
+    layers = {layer.name: layer for layer in network.form_layers()}
+    groups = {group.name: group for group in group_layers(*write_out(source, found))}
+    apart = {
+        name
+        for name in layers
+        if name not in groups
+        or len(groups[name].layers) > 1
+        or len(groups[name].vectors()) < layers[name].edges().shape[:2].numel()
+    }
+    bias_names = {
+        name: tensor
+        for name, layer in layers.items()
+        for tensor, parameter in layer.sides().items()
+        if parameter is layer.bias and tensor in source.tensors
+    }
+    places = {
+        name: Place(
+            dtype=codebook_dtype(config, groups[name].vectors().dtype)
+            if name in groups
+            else torch.float32,
+            biased=name in bias_names,
+        )
+        for name in layers
+    }
+
+    def pack(given: Mapping[str, Given | None], report: Report | None) -> Packed:
+        own = {name: value for name, value in given.items() if name not in apart}
+        return repack(source, found, config, given=own, report=report)
+
+    def weigh(given: Mapping[str, Given | None]) -> int | None:
+        packs = apart or any(value is not None for value in given.values())
+        return sum(sizes(pack(given, None)[0])) if packs else None
+
+    return Subject(
+        layers=layers,
+        places=places,
+        pack=lambda given: pack(given, hooks.report),
+        weigh=weigh,
+        file_bytes=source.file_bytes,
+        apart=frozenset(apart),
+        bias_names=bias_names,
     )
 
 
@@ -93,7 +158,10 @@ def pack_calibrated(
     found = _calibrated(subject, rows, config, calibration, target, hooks, dry_run=False)
     assert found.solution is not None
     solved = found.solution.layers
-    given = {name: _given(solved[name]) if name in solved else None for name in subject.layers}
+    given = {
+        name: _given(solved[name], subject.bias_names.get(name)) if name in solved else None
+        for name in subject.layers
+    }
     return subject.pack(given), found
 
 
@@ -125,8 +193,15 @@ def _calibrated(
     if target is None:
         clusters = {
             name: _shrinking(layer, config.layers.get(name, config.clusters), subject, config, name)
+            if name not in subject.apart
+            else None
             for name, layer in subject.layers.items()
         }
+    elif subject.apart:
+        raise UsageError(
+            f"The layer {min(subject.apart)!r} keeps some of its edges or shares them, so numbers"
+            " of clusters cannot be chosen; give them with --clusters."
+        )
     elif target.ratio is not None:
         target = Target(bytes=int(subject.file_bytes / target.ratio))
     return calibrate(
@@ -136,15 +211,15 @@ def _calibrated(
         clusters,
         calibration,
         target=target,
-        weigh=lambda choice: sum(sizes(subject.weigh(_pretended(subject, choice))[0])),
+        weigh=lambda choice: subject.weigh(_pretended(subject, choice)),
         dry_run=dry_run,
         tell=hooks.solved,
         tell_probe=hooks.probed,
     )
 
 
-def _given(solution: LayerSolution) -> Given:
-    return Given(clustering=solution.clustering, bias=solution.bias)
+def _given(solution: LayerSolution, bias_name: str | None) -> Given:
+    return Given(clustering=solution.clustering, bias=solution.bias, bias_name=bias_name)
 
 
 def _shrinking(

@@ -51,10 +51,14 @@ Report = Callable[[LayerClustering], None]
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Given:
-    """A clustering that was found elsewhere, and the bias (out,) that goes with it."""
+    """A clustering that was found elsewhere, and the bias (out,) that goes with it.
+
+    bias_name : the tensor of another library's checkpoint that holds the layer's bias
+    """
 
     clustering: kmeans.Clustering
     bias: Tensor | None = None
+    bias_name: str | None = None
 
 
 def compress(

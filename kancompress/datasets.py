@@ -144,12 +144,9 @@ def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
         if "x" not in arrays:
             raise _bad(options.file, "has no array 'x'; rows (rows, features) were expected")
         x = arrays["x"]
-        if x.ndim < 2 or x.size == 0:
-            raise _bad(
-                options.file, f"has x of shape {list(x.shape)}; (rows, features) was expected"
-            )
-        if x.dtype.kind not in "fiub":
-            raise _bad(options.file, f"has x of type {x.dtype}; numbers were expected")
+        if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "fiub":
+            what = f"has x of shape {list(x.shape)} and type {x.dtype}"
+            raise _bad(options.file, f"{what}; numbers (rows, features) were expected")
         return _floats(options.file, x, "x")
     if spec is not None and options.name == spec.name:
         return load_for_model(spec, options).train.x

@@ -18,6 +18,7 @@ from torch import Tensor
 from kancompress import bits, files
 from kancompress.checkpoint import check_finite
 from kancompress.compression import (
+    Given,
     LayerClustering,
     Report,
     codebook_dtype,
@@ -44,10 +45,12 @@ def repack(
     *,
     keep_scaler: bool = False,
     unfit: Sequence[str] = (),
+    given: Mapping[str, Given | None] | None = None,
     report: Report | None = None,
 ) -> tuple[PackedModel, list[LayerClustering]]:
     """Pack the layers in `found`, keep all other tensors; `restore` gives the source back.
 
+    given       : clusterings by layer name in place of k-means'; a layer with None stays dense
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     unfit       : what is wrong with the layouts that the user chose
     Raises one error with all that is wrong with file and options, before any work:
@@ -55,13 +58,15 @@ def repack(
     no layer would shrink.
     """
     check_all(source, found, config, unfit)
-    given = source
+    before = source
     source, found = write_out(source, found)
     groups: list[PackedGroup] = []
     results: list[LayerClustering] = []
     packed: list[PackedLayer] = []
     for group in group_layers(source, found, keep_scaler=keep_scaler):
-        result, described, layers = _cluster(group, config)
+        if given and group.name in given and given[group.name] is None:
+            continue
+        result, described, layers = _cluster(group, config, (given or {}).get(group.name))
         if described:
             groups.append(described)
             packed += layers
@@ -74,7 +79,7 @@ def repack(
             f"{source.where}: every KAN layer would grow at this number of clusters, so nothing was"
             " packed. Take fewer clusters, or pack all the same with --force-pack."
         )
-    return assemble(given, source, packed, *rest(source, groups)), results
+    return assemble(before, source, packed, *rest(source, groups)), results
 
 
 def assemble(
@@ -258,7 +263,7 @@ def group_layers(
 
 
 def _cluster(
-    group: LayerGroup, config: ClusterConfig
+    group: LayerGroup, config: ClusterConfig, given: Given | None
 ) -> tuple[LayerClustering | None, PackedGroup | None, list[PackedLayer]]:
     """What was done to a group, and its layers; nothing of the latter where it stays dense."""
     vectors = group.vectors()
@@ -266,10 +271,14 @@ def _cluster(
         return None, None, []
     clusters = config.layers.get(group.name, config.clusters)
     dtype = codebook_dtype(config, vectors.dtype)
-    result, codebook, labels = pack_vectors(group.name, vectors, clusters, config, dtype)
+    result, codebook, labels = pack_vectors(group.name, vectors, clusters, config, dtype, given)
     if result.clusters is None:
         return result, None, []
     described = group.described()
+    if given is not None and given.bias is not None and given.bias_name is not None:
+        bias = given.bias.to(group.source.tensors[given.bias_name].dtype)
+        bias = bias.reshape(group.source.tensors[given.bias_name].shape)
+        described = replace(described, replaced={**described.replaced, given.bias_name: bias})
     width = bits.width_of(len(codebook))
     ends = iter(np.cumsum([layer.packed_edges for layer in described.layers]))
 

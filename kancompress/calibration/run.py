@@ -66,7 +66,7 @@ def calibrate(
     config: CalibrationConfig,
     *,
     target: Target | None = None,
-    weigh: Callable[[Clusters], int] | None = None,
+    weigh: Callable[[Clusters], int | None] | None = None,
     dry_run: bool = False,
     tell: Tell | None = None,
     tell_probe: TellProbe | None = None,
@@ -108,14 +108,15 @@ def calibrate(
 
 
 def _within(
-    choices: list[Choice], names: list[str], budget: int, weigh: Callable[[Clusters], int]
+    choices: list[Choice], names: list[str], budget: int, weigh: Callable[[Clusters], int | None]
 ) -> Choice:
     """The best choice whose whole file takes at most `budget` bytes."""
     for choice in sorted(choices, key=lambda choice: choice.error):
         size = weigh(dict(zip(names, choice.clusters, strict=True)))
-        if size <= budget:
+        if size is not None and size <= budget:
             return choice
-    least = min(weigh(dict(zip(names, choice.clusters, strict=True))) for choice in choices[:1])
+    sizes = (weigh(dict(zip(names, choice.clusters, strict=True))) for choice in choices)
+    least = next(size for size in sizes if size is not None)
     raise KancompressError(
         f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
     )

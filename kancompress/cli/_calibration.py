@@ -11,7 +11,7 @@ import kancompress
 from kancompress import files
 from kancompress.cli import _output
 from kancompress.errors import UsageError
-from kancompress.recipes import CalibrationConfig, ClusterConfig, Target
+from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
 from kancompress.specs import DataOptions, DatasetName
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Wishes:
     """The options of `cluster` that go with --calibrate."""
 
+    options: RunOptions
     calibrate: str | None
     auto: bool
     target_bytes: int | None
@@ -34,10 +35,14 @@ class Wishes:
     dry_run: bool
     report: Path | None
 
-    def check(self) -> None:
+    def check(self, *, keep_scaler: bool, keep_extra: bool) -> None:
         """Refuse options that need others, or exclude each other."""
         if self.calibrate is None:
             given = {
+                "--base-activation": self.options.base_activation is not None,
+                "--rbf-denominator": self.options.rbf_denominator is not None,
+                "--grid-range": self.options.grid_range is not None,
+                "--spline-order": self.options.spline_order is not None,
                 "--clusters auto": self.auto,
                 "--target-ratio": self.target_ratio is not None,
                 "--target-error": self.target_error is not None,
@@ -47,6 +52,9 @@ class Wishes:
             for option in (option for option, is_given in given.items() if is_given):
                 raise UsageError(f"{option} needs rows to measure on; give them with --calibrate.")
             return
+        if keep_scaler or keep_extra:
+            option = "--keep-scaler" if keep_scaler else "--keep-extra"
+            raise UsageError(f"{option} does not go with --calibrate.")
         targets = (self.target_bytes, self.target_ratio, self.target_error)
         count = sum(target is not None for target in targets)
         if self.auto and count != 1:
@@ -93,6 +101,7 @@ def run(
         config,
         calibration,
         target=wishes.target(),
+        options=wishes.options,
         name=found.name,
         hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
     )
@@ -110,7 +119,14 @@ def choose(
     assert target is not None
     hooks = kancompress.Hooks(probed=probed)
     return kancompress.choose_clusters(
-        found.source, rows, target, config, calibration, name=found.name, hooks=hooks
+        found.source,
+        rows,
+        target,
+        config,
+        calibration,
+        options=wishes.options,
+        name=found.name,
+        hooks=hooks,
     )
 
 

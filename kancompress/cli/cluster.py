@@ -12,15 +12,20 @@ import kancompress
 from kancompress.cli import _calibration, _files, _output
 from kancompress.cli._options import (
     DEFAULT_DATA_DIR,
+    BaseActivationOption,
     DataDirOption,
     DebugOption,
     ForceOption,
+    GridRangeOption,
     InputArgument,
     JsonOption,
     LayoutOption,
     OutputOption,
+    RbfDenominatorOption,
     SeedOption,
+    SplineOrderOption,
     layouts,
+    run_options,
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
@@ -42,16 +47,6 @@ def cluster(
             metavar="K|NAME=K|auto",
             help=f"Centroids of every layer (default {CLUSTERS}), or of one layer; repeatable."
             " auto: chosen for each layer, with --calibrate and a target.",
-            show_default=False,
-        ),
-    ] = None,
-    target_bytes: Annotated[
-        int | None,
-        typer.Option(
-            "--target-bytes",
-            min=1,
-            metavar="N",
-            help="Take the largest K with which the whole file has at most N bytes.",
             show_default=False,
         ),
     ] = None,
@@ -110,6 +105,10 @@ def cluster(
         ),
     ] = None,
     layout: LayoutOption = None,
+    base_activation: BaseActivationOption = None,
+    rbf_denominator: RbfDenominatorOption = None,
+    grid_range: GridRangeOption = None,
+    spline_order: SplineOrderOption = None,
     keep_scaler: Annotated[
         bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
     ] = False,
@@ -146,7 +145,9 @@ def cluster(
             f"--target-bytes chooses the number of clusters; leave out --clusters {common}, or"
             " write NAME=K for single layers."
         )
+    options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     wishes = _calibration.Wishes(
+        options=options,
         calibrate=calibrate,
         auto=auto,
         target_bytes=target_bytes,
@@ -155,7 +156,7 @@ def cluster(
         dry_run=dry_run,
         report=report,
     )
-    wishes.check()
+    wishes.check(keep_scaler=keep_scaler, keep_extra=keep_extra)
     kept = _files.inputs(source)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)

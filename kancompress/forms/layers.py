@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,12 @@ class FormNetwork(Network):
             for layer in self.kan_layers()
             for name, parameter in layer.sides().items()
         }
+
+    def form_layers(self) -> Iterator[FormLayer]:
+        """The layers, typed."""
+        for layer in self.layers:
+            assert isinstance(layer, FormLayer)
+            yield layer
 
     def norms(self) -> list[nn.Parameter]:
         """All sides: normalisations, slopes, recurrence weights and biases."""

@@ -1,0 +1,192 @@
+"""`cluster --calibrate` and `finetune --distill` from files to files, of ours and of others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kancompress
+from command import call
+from kancompress import ClusterConfig, DataOptions, Target, TrainConfig
+
+
+def run(*arguments: str | Path, code: int = 0) -> Any:
+    """Run a command that should end with `code`."""
+    result = call(*arguments)
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain network on digits, which nobody prepared for clustering."""
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    trained = kancompress.train("gramkan", config=TrainConfig(lr=1e-2, epochs=4))
+    kancompress.save(trained.checkpoint, path)
+    return path
+
+
+def test_outputs_come_nearer_than_with_plain_k_means(dense: Path, tmp_path: Path) -> None:
+    plain, better = tmp_path / "plain.safetensors", tmp_path / "better.safetensors"
+    run("cluster", dense, "-k", "8", "-o", plain)
+    report = tmp_path / "report.json"
+    done = run(
+        "cluster", dense, "-k", "8", "--calibrate", "digits", "--report", report, "--json",
+        "-o", better,
+    )  # fmt: skip
+    x = torch.rand(200, 64, generator=torch.Generator().manual_seed(0))
+    data = tmp_path / "rows.npz"
+    np.savez(data, x=x.numpy(), y=np.zeros(200, np.int64))
+    outputs = [
+        kancompress.evaluate(path, DataOptions(file=data, test_split=0.9)).outputs
+        for path in (dense, plain, better)
+    ]
+    errors = [float((other - outputs[0]).square().mean()) for other in outputs[1:]]
+    assert errors[1] < 0.5 * errors[0]
+    found = json.loads(done.stdout)["calibration"]
+    assert json.loads(report.read_text()) == found
+    for layer in found["layers"].values():
+        assert layer["held_out_error"] <= layer["plain_held_out_error"]
+    assert found["clusters"] == {"0": 8, "1": 8}
+
+
+def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_path: Path) -> None:
+    output = tmp_path / "packed.safetensors"
+    options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500"]
+    told = run(*options, "--dry-run", "--json", "-o", output)
+    assert not output.exists()
+    done = run(*options, "--json", "-o", output)
+    assert output.stat().st_size <= 3500
+    first, second = (json.loads(each.stdout)["calibration"] for each in (told, done))
+    assert first["clusters"] == second["clusters"]
+    assert first["curves"] == second["curves"]
+    again = tmp_path / "again.safetensors"
+    run(*options, "-o", again)
+    assert again.read_bytes() == output.read_bytes()
+
+
+def test_a_ratio_is_reached(dense: Path) -> None:
+    done = kancompress.cluster_by_outputs(
+        dense, DataOptions(name="digits"), target=Target(ratio=12.0)
+    )
+    assert dense.stat().st_size / len(kancompress.encode(done.model)) >= 12.0
+
+
+def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, x=np.random.default_rng(0).random((300, 64)))
+    run("cluster", dense, "--calibrate", rows, "-o", tmp_path / "a.safetensors")
+    np.savez(rows, x=np.full((300, 64), np.nan))
+    done = run("cluster", dense, "--calibrate", rows, "-o", tmp_path / "b.safetensors", code=3)
+    assert "NaN" in done.stderr
+    np.savez(rows, x=np.zeros((300, 60)))
+    done = run("cluster", dense, "--calibrate", rows, "-o", tmp_path / "b.safetensors", code=2)
+    assert "takes 64 inputs" in done.stderr
+    np.savez(rows, y=np.zeros((300, 60)))
+    done = run("cluster", dense, "--calibrate", rows, "-o", tmp_path / "b.safetensors", code=3)
+    assert "no array 'x'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["-k", "auto"], "needs rows to measure on"),
+        (["--report", "r.json"], "needs rows to measure on"),
+        (["--base-activation", "gelu"], "needs rows to measure on"),
+        (["--calibrate", "digits", "-k", "auto"], "needs one target"),
+        (["--calibrate", "digits", "--target-error", "0.1"], "goes with --clusters auto"),
+        (["--calibrate", "digits", "--dry-run"], "give both"),
+        (["--calibrate", "nowhere"], "neither a file nor a data set"),
+        (["--calibrate", "digits", "-k", "auto", "-k", "4"], "leave other numbers out"),
+        (["--calibrate", "digits", "--keep-scaler"], "does not go with --calibrate"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    dense: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    output = tmp_path / "packed.safetensors"
+    done = run("cluster", dense, *options, "-o", output, code=2)
+    assert sentence in " ".join(done.stderr.split())
+    assert not output.exists()
+
+
+def test_distillation_comes_nearer_to_the_dense_outputs(dense: Path, tmp_path: Path) -> None:
+    packed, tuned = tmp_path / "packed.safetensors", tmp_path / "tuned.safetensors"
+    run("cluster", dense, "-k", "6", "--calibrate", "digits", "-o", packed)
+    run("finetune", packed, "--distill", dense, "--lr", "1e-3", "-o", tuned)
+    logits = [
+        kancompress.evaluate(path).outputs.double().log_softmax(1)
+        for path in (dense, packed, tuned)
+    ]
+    divergence = [
+        float((logits[0].exp() * (logits[0] - other)).sum(1).mean()) for other in logits[1:]
+    ]
+    assert divergence[1] < divergence[0]
+    before, after = (kancompress.load(path) for path in (packed, tuned))
+    pairs = list(zip(before.layers, after.layers, strict=True))
+    assert all(np.array_equal(a.index, b.index) for a, b in pairs)
+    moved = [
+        role for a, b in pairs for role in a.sides if not torch.equal(a.sides[role], b.sides[role])
+    ]
+    assert {"bias", "norm"} <= set(moved)
+
+
+def foreign(path: Path) -> dict[str, torch.Tensor]:
+    """A fast-kan checkpoint: weights (out, in coef), LayerNorm, base branch with a bias."""
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+    for number, (inputs, out) in enumerate(((12, 10), (10, 3))):
+        stem = f"layers.{number}"
+        state |= {
+            f"{stem}.layernorm.weight": torch.ones(inputs),
+            f"{stem}.layernorm.bias": torch.zeros(inputs),
+            f"{stem}.rbf.grid": torch.linspace(-2, 2, 8),
+            f"{stem}.spline_linear.weight": torch.randn(out, inputs * 8, generator=generator),
+            f"{stem}.base_linear.weight": torch.randn(out, inputs, generator=generator),
+            f"{stem}.base_linear.bias": torch.randn(out, generator=generator),
+        }
+    torch.save(state, path)
+    return state
+
+
+def test_another_library_s_checkpoint(tmp_path: Path) -> None:
+    source, rows = tmp_path / "fast.pt", tmp_path / "rows.npz"
+    state = foreign(source)
+    x = np.random.default_rng(0).standard_normal((3000, 12)).astype(np.float32)
+    np.savez(rows, x=x, y=np.zeros((3000, 3), np.float32))
+    outputs = {}
+    for name, options in {"plain": [], "better": ["--calibrate", rows]}.items():
+        packed = tmp_path / f"{name}.safetensors"
+        run("cluster", source, "-k", "8", *options, "-o", packed)
+        outputs[name] = kancompress.evaluate(packed, DataOptions(file=rows)).outputs
+    dense = kancompress.evaluate(source, DataOptions(file=rows)).outputs
+    errors = {name: float((y - dense).square().mean()) for name, y in outputs.items()}
+    assert errors["better"] < 0.6 * errors["plain"]
+    restored = kancompress.load(tmp_path / "better.safetensors").state_dict()
+    assert list(restored) == list(state)
+    for name, tensor in restored.items():
+        free = name.endswith(("linear.weight", "linear.bias"))
+        assert free or torch.equal(tensor, state[name])
+        assert tensor.shape == state[name].shape
+    assert not torch.equal(
+        restored["layers.0.base_linear.bias"], state["layers.0.base_linear.bias"]
+    )
+    target = tmp_path / "small.safetensors"
+    run(
+        "cluster", source, "--calibrate", rows, "-k", "auto", "--target-bytes", "4200", "-o", target
+    )
+    assert target.stat().st_size <= 4200
+
+
+def test_a_layer_without_a_bias_says_so_and_gets_none(tmp_path: Path) -> None:
+    source = tmp_path / "fast.pt"
+    state = foreign(source)
+    torch.save({k: t for k, t in state.items() if not k.endswith("base_linear.bias")}, source)
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(1))
+    done = kancompress.cluster_by_outputs(source, x, ClusterConfig(clusters=4))
+    assert done.calibrated is not None
+    assert any("2 of 2 layers have no bias" in note for note in done.notes)
+    assert all(layer.bias is None for layer in done.calibrated.solution.layers.values())
