@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,6 +55,13 @@ class LayerSolution:
     plain: float
     plain_held_out: float
     seconds: float
+
+    @property
+    def index_entropy(self) -> float:
+        """Shannon entropy of the indices in bits."""
+        counts = np.bincount(self.clustering.labels)
+        shares = counts[counts > 0] / counts.sum()
+        return abs(float(-(shares * np.log2(shares)).sum()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

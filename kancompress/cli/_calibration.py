@@ -165,6 +165,7 @@ def record(found: Calibrated) -> dict[str, Any]:
                     "plain_error": layer.plain,
                     "plain_held_out_error": layer.plain_held_out,
                     "iterations": layer.clustering.iterations,
+                    "index_entropy": layer.index_entropy,
                     "seconds": layer.seconds,
                 }
                 for name, layer in found.solution.layers.items()
