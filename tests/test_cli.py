@@ -124,7 +124,7 @@ USAGE = {
     f"cluster dense.st -k {'9' * 5000} -o out": "no number",
     "cluster dense.st --max-iterations 0 -o out": "--max-iterations",
     "cluster dense.st --codebook-dtype int8 -o out": "bfloat16",
-    "finetune packed.st --also biases -o out": "norms",
+    "finetune packed.st --also slopes -o out": "norms",
     "finetune packed.st --lr inf -o out": "--lr",
     "finetune packed.st --epochs -1 -o out": "--epochs",
     # the wrong kind of file
