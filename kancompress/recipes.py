@@ -58,6 +58,14 @@ class FinetuneConfig:
     compile: bool = False
 
 
+class Metric(StrEnum):
+    """What plain k-means measures: distance of coefficients (the paper's eq. 7), or of the edges'
+    functions with inputs uniform on the grid."""
+
+    COEFFICIENTS = "coefficients"
+    GRID = "grid"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -76,6 +84,7 @@ class ClusterConfig:
     max_iterations: int = 100
     force_pack: bool = False
     target_bytes: int | None = None
+    metric: Metric = Metric.COEFFICIENTS
 
 
 # (lr or lr_h, lr_e) of Tables 4 and 5

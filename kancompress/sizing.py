@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kancompress import bits, files
+from kancompress.calibration.grid import cluster_on_grid
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import (
     LayerClustering,
@@ -35,7 +36,7 @@ from kancompress.kmeans import MAX_CLUSTERS, count_distinct, count_separate
 from kancompress.layouts import Recognition
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.recipes import ClusterConfig
+from kancompress.recipes import ClusterConfig, Metric
 from kancompress.repacking import PackedGroup, assemble, check_all, group_layers, repack, rest
 
 Size = tuple[int, int]
@@ -241,7 +242,14 @@ def pack_native(
 
     Raises UsageError when no k fits.
     """
-    pack = partial(compress, checkpoint, source_file_bytes=source_file_bytes, report=report)
+
+    def pack(chosen: ClusterConfig) -> Packed:
+        check_numbers(chosen, [str(number) for number in range(len(checkpoint.shapes))])
+        given = cluster_on_grid(checkpoint, chosen) if chosen.metric is Metric.GRID else None
+        return compress(
+            checkpoint, chosen, source_file_bytes=source_file_bytes, given=given, report=report
+        )
+
     if config.target_bytes is None:
         return pack(config)
     check_numbers(config, [str(number) for number in range(len(checkpoint.shapes))])
@@ -263,6 +271,11 @@ def pack_foreign(
     finish : adds to the packed model what is kept beside it
     Raises UsageError when no k fits.
     """
+
+    if config.metric is Metric.GRID:
+        raise UsageError(
+            "--metric grid is for networks of kancompress's own; for others give --calibrate."
+        )
 
     def pack(chosen: ClusterConfig) -> Packed:
         model, layers = repack(

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kancompress import bases
 from kancompress.calibration import allocation, metric, quadratic
 from kancompress.calibration.allocation import Curve
+from kancompress.calibration.grid import cluster_on_grid
 from kancompress.calibration.layer import Problem
 from kancompress.calibration.moments import measure
 from kancompress.calibration.network import (
@@ -23,7 +25,8 @@ from kancompress.calibration.run import calibrate, sample
 from kancompress.errors import KancompressError, UsageError
 from kancompress.nn.edges import DenseEdges
 from kancompress.nn.layer import EdgeLayer, KanLayer
-from kancompress.recipes import CalibrationConfig, Method, Target
+from kancompress.nn.network import Network, to_checkpoint
+from kancompress.recipes import CalibrationConfig, ClusterConfig, Method, Target
 from kancompress.specs import Family, default_basis
 
 PLACE = Place(dtype=torch.float32, biased=True)
@@ -336,3 +339,18 @@ def test_weights_without_a_target_of_their_own_stay_as_they_are() -> None:
     order = problem.order
     assert torch.equal(problem.forms[0].weights, weights[:, order])
     assert isinstance(layer.bias, nn.Parameter | None)
+
+
+def test_the_grid_metric_is_the_distance_of_functions() -> None:
+    spec = default_basis(Family.KAN)
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.randn(12, 20, spec.coefficients, generator=generator)
+    checkpoint = to_checkpoint(Network([KanLayer(spec, DenseEdges(weights))]), spec, None)
+    found = cluster_on_grid(checkpoint, ClusterConfig(clusters=5))["0"].clustering
+    x = torch.linspace(-1, 1, 2001)
+    planes = bases.expand(spec, x[:, None], x[:, None])[:, :, 0].double()
+    functions = weights.reshape(-1, 9).double() @ planes.T
+    centroids = torch.from_numpy(found.centroids) @ planes.T
+    distances = torch.cdist(functions, centroids)
+    chosen = distances[torch.arange(240), torch.from_numpy(found.labels)]
+    assert (chosen <= distances.min(1).values * 1.002).all()

@@ -29,7 +29,14 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
-from kancompress.recipes import CLUSTERS, CalibrationConfig, ClusterConfig, CodebookDtype, Method
+from kancompress.recipes import (
+    CLUSTERS,
+    CalibrationConfig,
+    ClusterConfig,
+    CodebookDtype,
+    Method,
+    Metric,
+)
 
 if TYPE_CHECKING:
     from kancompress.compression import LayerClustering
@@ -64,6 +71,10 @@ def cluster(
         CodebookDtype, typer.Option(help="Type of the stored centroids.")
     ] = CodebookDtype.SOURCE,
     max_iterations: Annotated[int, typer.Option(min=1, help="Most k-means iterations.")] = 100,
+    metric: Annotated[
+        Metric,
+        typer.Option(help="What k-means measures: coefficients, or functions on their grid."),
+    ] = Metric.COEFFICIENTS,
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
     ] = False,
@@ -167,6 +178,7 @@ def cluster(
         seed=seed,
         max_iterations=max_iterations,
         force_pack=force_pack,
+        metric=metric,
         target_bytes=None if calibrate else target_bytes,
     )
     if calibrate is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,6 +71,18 @@ class KanLayer(EdgeLayer):
         """(batch, in) -> (batch, coefficient, in), the base branch last."""
         z = self._normalise(x) if self.spec.family is Family.FASTKAN else x
         return bases.expand(self.spec, x, z, self.beta)
+
+    def features_on_grid(self, count: int) -> Tensor:
+        """Features of `count` inputs of the basis, spaced evenly on its grid, (count, coefficient).
+
+        Gram polynomials are taken evenly on (-1, 1), behind their tanh; the base branch sees what
+        the basis sees.
+        """
+        if self.spec.grid is not None:
+            z = torch.linspace(self.spec.grid[0], self.spec.grid[1], count)
+        else:
+            z = torch.atanh(torch.linspace(-1, 1, count + 2)[1:-1])
+        return bases.expand(self.spec, z[:, None], z[:, None], self.beta)[:, :, 0]
 
     def finish(self, y: Tensor) -> Tensor:
         """Normalisation and SiLU after the sum, in networks of Gram polynomials."""
