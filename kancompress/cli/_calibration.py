@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import kancompress
 from kancompress import files
-from kancompress.cli import _output
+from kancompress.cli import _files, _output
 from kancompress.errors import UsageError
 from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
 from kancompress.specs import DataOptions, DatasetName
@@ -66,6 +66,21 @@ class Wishes:
             raise UsageError("With --calibrate, a target goes with --clusters auto.")
         if self.dry_run and not self.auto:
             raise UsageError("--dry-run tells what --clusters auto would choose; give both.")
+
+    def file(self) -> Path | None:
+        """The file that the rows are in, if they are in one."""
+        given = self.calibrate is not None and self.calibrate not in list(DatasetName)
+        return Path(str(self.calibrate)) if given else None
+
+    def check_report(self, output: str, *, force: bool, inputs: list[Path]) -> None:
+        """Refuse, before any work, a report that cannot be written or replaces another file."""
+        if self.report is None:
+            return
+        if str(self.report) == _files.DASH:
+            raise UsageError("--report needs a file; --json prints the same to standard output.")
+        if output != _files.DASH and self.report.resolve() == Path(output).resolve():
+            raise UsageError("--report and --output name the same file; give two names.")
+        files.check_target(self.report, force=force, inputs=inputs)
 
     def target(self) -> Target | None:
         """What the numbers of clusters are chosen for."""

@@ -168,8 +168,9 @@ def cluster(
         report=report,
     )
     wishes.check(keep_scaler=keep_scaler, keep_extra=keep_extra)
-    kept = _files.inputs(source)
+    kept = _files.inputs(source, wishes.file())
     _files.check_output(output, force=force, inputs=kept)
+    wishes.check_report(output, force=force, inputs=kept)
     found = _files.given(source)
     config = ClusterConfig(
         clusters=CLUSTERS if common is None else common,
@@ -193,7 +194,7 @@ def cluster(
         )
     else:
         calibration = CalibrationConfig(
-            method=method, samples=samples, memory=int(memory * 2**30), seed=seed
+            method=method, samples=samples, memory=int(min(memory, 2**20) * 2**30), seed=seed
         )
         rows = wishes.rows(data_dir)
         if dry_run:
