@@ -78,7 +78,8 @@ def choose_clusters(
 
 
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None) -> Tensor:
-    return datasets.load_inputs(spec, rows) if isinstance(rows, DataOptions) else rows
+    # images become rows of features, as for training
+    return datasets.load_inputs(spec, rows).flatten(1) if isinstance(rows, DataOptions) else rows
 
 
 def _subject(

@@ -190,3 +190,50 @@ def test_a_layer_without_a_bias_says_so_and_gets_none(tmp_path: Path) -> None:
     assert done.calibrated is not None
     assert any("2 of 2 layers have no bias" in note for note in done.notes)
     assert all(layer.bias is None for layer in done.calibrated.solution.layers.values())
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty rows as images."""
+    path = tmp_path_factory.mktemp("rows") / "rows.npz"
+    np.savez(path, x=np.random.default_rng(0).random((40, 1, 8, 8)))
+    return path
+
+
+def test_a_report_replaces_no_other_file(dense: Path, rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "packed.safetensors"
+    before = [path.read_bytes() for path in (dense, rows)]
+    options: list[str | Path] = ["cluster", dense, "--calibrate", rows, "--force"]
+    for report in (dense, rows, output, Path("-"), tmp_path, tmp_path / "none" / "r.json"):
+        done = run(*options, "--report", report, "-o", output, code=2)
+        assert "layer 0" not in done.stderr  # told before any work
+    done = run(*options, "-o", rows, code=2)
+    assert "is the input itself" in done.stderr
+    assert not output.exists()
+    assert [path.read_bytes() for path in (dense, rows)] == before
+
+
+def test_images_are_rows_and_any_memory_will_do(dense: Path, rows: Path, tmp_path: Path) -> None:
+    flat, packed = tmp_path / "flat.npz", [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    np.savez(flat, x=np.load(rows)["x"].reshape(40, 64))
+    options = ["-k", "2", "--method", "centred", "--memory", "inf"]
+    for data, output in zip((rows, flat), packed, strict=True):
+        run("cluster", dense, "--calibrate", data, *options, "-o", output)
+    assert packed[0].read_bytes() == packed[1].read_bytes()
+
+
+def test_moments_that_overflow_are_one_sentence(dense: Path, tmp_path: Path) -> None:
+    huge = tmp_path / "huge.npz"
+    np.savez(huge, x=np.random.default_rng(0).random((40, 64)) * 1e30)
+    output = tmp_path / "a.safetensors"
+    done = run("cluster", dense, "--calibrate", huge, "-o", output, code=2)
+    assert "overflow float32" in done.stderr
+    assert not output.exists()
+
+
+def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path) -> None:
+    with pytest.raises(kancompress.KancompressError) as refused:
+        kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=1))
+    least = int(str(refused.value).rstrip(".").split()[-1])
+    kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=least))
+    assert least < dense.stat().st_size / 10

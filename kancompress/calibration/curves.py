@@ -81,7 +81,8 @@ def _probes(curve: Curve, most_bytes: int | None) -> list[int]:
     """Numbers of centroids to try: below the edges, smaller than dense, within the budget."""
     found = [k for k in PROBES if k < curve.edges and curve.bytes_at(k) < curve.dense_bytes]
     if most_bytes is not None:
-        found = [k for k in found if curve.bytes_at(k) <= most_bytes]
+        # the fewest stay, so that a budget out of reach is told the smallest file there is
+        found = [k for k in found if k == found[0] or curve.bytes_at(k) <= most_bytes]
     return found
 
 

@@ -18,8 +18,15 @@ from torch.nn import functional
 from kancompress import kmeans
 from kancompress.calibration.layer import Problem, Solution
 from kancompress.calibration.moments import ROWS, Batches, measure
+from kancompress.errors import UsageError
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Method
+
+_TOO_LARGE = (
+    "The second moments of a layer's features cannot be used: on these rows they overflow float32"
+    " or are too uneven. Scale the rows as the network's training rows were, or take"
+    " --method kmeans."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,6 +84,8 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     weights = layer.edges().detach().float()
     centred = place.biased and config.method is not Method.METRIC
     moments = measure(_batches(layer, weights, rows), centred=centred, memory=config.memory)
+    if not all(group.hessian.isfinite().all() for group in moments.groups):
+        raise UsageError(_TOO_LARGE)
     return Problem(weights, moments, config, follow=rows.dense is not rows.packed)
 
 
@@ -101,7 +110,10 @@ def solve_layer(
     candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
     if config.method is not Method.KMEANS:
         problem = problem or pose(layer, streams[0], config, place)
-        found = problem.solve(clusters, config.method)
+        try:
+            found = problem.solve(clusters, config.method)
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
+            raise UsageError(_TOO_LARGE) from None
         codebook = _round(found.codebook, dtype)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found), bias))
