@@ -100,6 +100,7 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     order = None
     if len(start) >= _MANY and len(points) >= 16 * SPAN:
         order = near_order(labels, rows.distances(centroids, labels))
+        del rows  # two of them would be the peak of memory
         rows = Rows(points[order], len(start), near=True)
         labels = labels[order]
     sums = _Sums(rows.points, labels, len(start))

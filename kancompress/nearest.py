@@ -58,15 +58,11 @@ class Rows:
 
     def __init__(self, points: F32, clusters: int, *, near: bool = False) -> None:
         self.points = points
-        n, d = points.shape
+        n = len(points)
         longest = NEAR_SPAN if near else SPAN
         self.length = min(longest, n, max(16, _BATCH_CELLS // clusters))
         count = -(-n // self.length)
-        padded = np.empty((count * self.length, d + 2), np.float32)
-        padded[:n, :d], padded[n:, :d], padded[:, d] = points, points[-1], 1
-        padded[:, d + 1] = -np.einsum("nd,nd->n", padded[:, :d], padded[:, :d])
-        cut = padded.reshape(count, self.length, d + 2)
-        self.spans = torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 2, 1)))
+        self.spans = torch.from_numpy(_cut(points, count, self.length))
         self.labels = torch.zeros(count, self.length, dtype=torch.int64)
         self._least: Tensor | None = torch.zeros(count, clusters) if near else None
         self._far = torch.full((count, self.length), torch.inf)
@@ -154,6 +150,21 @@ def near_order(labels: Labels, distances: F64) -> Labels:
 def _root(negative: Tensor) -> Tensor:
     """Distances from the negative squares that the product gives."""
     return negative.neg_().clamp_min_(0).sqrt_()
+
+
+def _cut(points: F32, count: int, length: int) -> F32:
+    """(x, 1, -|x|^2) of every row, (count, d + 2, length); the last row fills the last span."""
+    d = points.shape[1]
+    spans = np.empty((count, d + 2, length), np.float32)
+    step = max(1, SUM_BLOCK // length)
+    for first in range(0, count, step):
+        part = points[first * length : (first + step) * length]
+        cut = spans[first : first + step]
+        padded = np.empty((len(cut) * length, d + 2), np.float32)
+        padded[: len(part), :d], padded[len(part) :, :d], padded[:, d] = part, points[-1], 1
+        padded[:, d + 1] = -np.einsum("nd,nd->n", padded[:, :d], padded[:, :d])
+        cut[:] = padded.reshape(len(cut), length, d + 2).transpose(0, 2, 1)
+    return spans
 
 
 class _Batch(NamedTuple):

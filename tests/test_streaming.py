@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save, save_file
 
 import kancompress
+from benchmarks.streaming import efficient_kan, make, peak
 from conftest import fresh
 from kancompress import files
 from kancompress.container import parse
 from kancompress.foreign import read_foreign
-from tests.benchmarks.streaming import efficient_kan, make, peak
 
 STATE = efficient_kan([(30, 20), (20, 30)])
 

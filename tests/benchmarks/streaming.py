@@ -1,6 +1,6 @@
 """Peak memory of `kancompress cluster` on a large checkpoint, beside the size of its file.
 
-    python -m tests.benchmarks.streaming [--megabytes 1000] [--layers 8] [--clusters 16]
+    python tests/benchmarks/streaming.py [--megabytes 1000] [--layers 8] [--clusters 16]
 
 Makes checkpoints with random edges in a temporary directory and packs each in a process of its
 own. The peak is that of the resident set, as the kernel counts it (ru_maxrss): pages of a mapped
