@@ -11,8 +11,6 @@ run on a file of a few kilobytes.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import platform
 import subprocess
 import sys
@@ -83,13 +81,14 @@ def make(kind: str, path: Path, megabytes: float, layers: int) -> None:
         save_file(state, path)
 
 
-def make_apart(*arguments: object) -> None:
-    """`make` in a process of its own: what a parent held counts for its children, too."""
-    process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"the file could not be made ({process.exitcode})")
+# Runs a command and prints its peak. What a parent holds when it starts a child counts for the
+# child, so the parent is a Python that has imported next to nothing.
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
 
 
 def peak(path: Path, clusters: int, iterations: int) -> int:
@@ -97,12 +96,11 @@ def peak(path: Path, clusters: int, iterations: int) -> int:
     command = [sys.executable, "-m", "kancompress", "cluster", str(path), "--force"]
     command += ["-o", str(path.with_name("packed.safetensors")), "-k", str(clusters)]
     command += ["--max-iterations", str(iterations), "--force-pack"]
-    process = subprocess.Popen(command, stderr=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"cluster ended with {process.returncode}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    measure = [sys.executable, "-c", MEASURE, *command]
+    done = subprocess.run(measure, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"cluster ended with {done.returncode}")
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
@@ -124,10 +122,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for kind in options.kinds:
             path = Path(directory) / f"model.{'pt' if kind == 'torch' else 'safetensors'}"
-            make_apart(kind, path, 0.01, 1)
+            make(kind, path, 0.01, 1)
             tiny = peak(path, 4, 1)
             for layers in options.layers:
-                make_apart(kind, path, options.megabytes, layers)
+                make(kind, path, options.megabytes, layers)
                 size = path.stat().st_size
                 for clusters in options.clusters:
                     most = peak(path, clusters, options.iterations)
