@@ -71,8 +71,8 @@ def draw(found: dict[str, Points], dense: tuple[int, float], title: str, path: P
         )
     axes.axhline(dense[1], linestyle="--", color="grey", linewidth=1)
     axes.annotate(
-        f"dense, {dense[0] / 1000:,.0f} KB", (1, dense[1]), xycoords=("axes fraction", "data"),
-        ha="right", va="bottom", fontsize=9, color="grey",
+        f"dense, {dense[0] / 1000:,.0f} KB", (0.01, dense[1]), xycoords=("axes fraction", "data"),
+        va="bottom", fontsize=9, color="grey",
     )  # fmt: skip
     axes.set_xscale("log")
     ticks = [4, 6, 8, 10, 14, 20, 30]
@@ -80,6 +80,7 @@ def draw(found: dict[str, Points], dense: tuple[int, float], title: str, path: P
     axes.minorticks_off()
     axes.set_xlabel("packed file, KB (1,000 bytes)")
     axes.set_ylabel("test accuracy, %")
+    axes.set_ylim(max(55, min(y for line in found.values() for _, y in line) - 1), 99)
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
