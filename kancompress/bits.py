@@ -26,6 +26,11 @@ def packed_size(count: int, width: int) -> int:
     return -(-count * width // 8)
 
 
+def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> int:
+    """Bytes of a packed layer: the indices of its edges, and a codebook of its own."""
+    return packed_size(edges, width_of(clusters)) + clusters * coefficients * itemsize
+
+
 def pack(indices: npt.NDArray[np.integer], width: int) -> U8:
     """Pack `indices`, shape (n,), each below 2**width, into ceil(n * width / 8) bytes."""
     count = len(indices)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress import kmeans
+from kancompress import bits, kmeans
 from kancompress.calibration.curves import TellProbe
 from kancompress.calibration.network import LayerSolution, Place, Tell
 from kancompress.calibration.run import Calibrated, Clusters, calibrate
@@ -113,14 +113,16 @@ def foreign_subject(
         for tensor, parameter in layer.sides().items()
         if parameter is layer.bias and tensor in source.tensors
     }
+    types = {
+        name: groups[name].vectors().dtype if name in groups else torch.float32 for name in layers
+    }
     places = {
         name: Place(
-            dtype=codebook_dtype(config, groups[name].vectors().dtype)
-            if name in groups
-            else torch.float32,
+            dtype=codebook_dtype(config, dtype),
             biased=name in bias_names,
+            dense_itemsize=dtype.itemsize,
         )
-        for name in layers
+        for name, dtype in types.items()
     }
 
     def pack(given: Mapping[str, Given | None], report: Report | None) -> Packed:
@@ -227,9 +229,10 @@ def _shrinking(
 ) -> int | None:
     """The number of clusters, None where the packed layer would be no smaller than the dense."""
     out, inputs, d = layer.edges().shape
-    itemsize = subject.places[name].dtype.itemsize
-    packed = clusters * d * itemsize + out * inputs * (clusters - 1).bit_length() / 8
-    return clusters if packed < out * inputs * d * 4 or config.force_pack else None
+    place = subject.places[name]
+    packed = bits.layer_bytes(out * inputs, d, place.dtype.itemsize, clusters)
+    shrinks = packed < out * inputs * d * place.dense_itemsize
+    return clusters if shrinks or config.force_pack else None
 
 
 def _pretended(subject: Subject, clusters: Clusters) -> dict[str, Given | None]:

@@ -18,6 +18,8 @@ from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, near_or
 MAX_CLUSTERS = 65_536
 # From this many centroids on, spans of neighbouring vectors are compared with few of them.
 _MANY = 64
+# Bounds are kept for every span and centroid; above so many, 256 MB, none are.
+_MOST_BOUNDS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -98,7 +100,8 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     rows = Rows(points, len(start))
     labels = rows.assign(centroids)
     order = None
-    if len(start) >= _MANY and len(points) >= 16 * SPAN:
+    bounds = len(rows.spans) * len(start)
+    if len(start) >= _MANY and len(points) >= 16 * SPAN and bounds <= _MOST_BOUNDS:
         order = near_order(labels, rows.distances(centroids, labels))
         del rows  # two of them would be the peak of memory
         rows = Rows(points[order], len(start), near=True)

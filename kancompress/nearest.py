@@ -65,7 +65,9 @@ class Rows:
         self.spans = torch.from_numpy(_cut(points, count, self.length))
         self.labels = torch.zeros(count, self.length, dtype=torch.int64)
         self._least: Tensor | None = torch.zeros(count, clusters) if near else None
-        self._far = torch.full((count, self.length), torch.inf)
+        self._far = torch.full((count, self.length), torch.inf) if near else torch.empty(0)
+        # What rounding to float32 may do to a squared distance: bounds give way by as much.
+        self._slack = 1e-6 * float(np.einsum("nd,nd->n", points, points).max()) if near else 0.0
         self._last: Tensor | None = None
 
     def assign(self, centroids: F64) -> Labels:
@@ -84,8 +86,8 @@ class Rows:
             best, found = functional.max_pool2d(image, (width, 1), return_indices=True)
             torch.gather(chosen, 1, found.view(-1, self.length), out=self.labels[first:last])
             if self._least is not None:
-                self._least[first:last].scatter_(1, chosen, _root(cells.amax(2)))
-                self._far[first:last] = _root(best.view(-1, self.length))
+                self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -self._slack))
+                self._far[first:last] = _root(best.view(-1, self.length), self._slack)
 
         _in_threads(work, list(self._batches(counts.tolist())))
         return self.labels.view(-1)[: len(self.points)].numpy().copy()
@@ -147,9 +149,9 @@ def near_order(labels: Labels, distances: F64) -> Labels:
     return np.concatenate([spans.reshape(-1), order[whole:]])
 
 
-def _root(negative: Tensor) -> Tensor:
-    """Distances from the negative squares that the product gives."""
-    return negative.neg_().clamp_min_(0).sqrt_()
+def _root(negative: Tensor, slack: float) -> Tensor:
+    """Distances from the negative squares that the product gives, which slack is added to."""
+    return negative.neg_().add_(slack).clamp_min_(0).sqrt_()
 
 
 def _cut(points: F32, count: int, length: int) -> F32:

@@ -68,8 +68,7 @@ class Vectors:
     def packed_bytes(self, clusters: int, dtype: torch.dtype) -> int:
         """Bytes of codebook and indices; never less for more clusters."""
         used = min(clusters, self.distinct)
-        codebook = used * self.coefficients * dtype.itemsize
-        return codebook + bits.packed_size(self.edges, bits.width_of(used))
+        return bits.layer_bytes(self.edges, self.coefficients, dtype.itemsize, used)
 
     def stored(self, clusters: int, config: ClusterConfig) -> int | None:
         """Centroids that are stored, None where the vectors stay as they are."""

@@ -317,6 +317,16 @@ def test_a_file_never_exceeds_its_target() -> None:
     )
     assert wanted.solution is not None
     assert wanted.solution.held_out <= 0.05
+    told = calibrate(
+        layers, x, places, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh,
+        dry_run=True,
+    )  # fmt: skip
+    assert told.clusters == wanted.clusters
+    with pytest.raises(KancompressError, match="output error of at most 1e-12; the least has"):
+        calibrate(
+            layers, x, places, None, CalibrationConfig(), target=Target(error=1e-12),
+            weigh=lambda clusters: weigh(clusters) if any(clusters.values()) else None,
+        )  # fmt: skip
 
 
 def test_the_same_rows_give_the_same_clustering() -> None:

@@ -257,10 +257,13 @@ def test_expand_tells_what_its_output_cannot_hold(tmp_path: Path) -> None:
 
 
 class Command:
-    """Asks whoever unpickles it to run a command."""
+    """Asks whoever unpickles it to make a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch /tmp/should-not-exist",)
+        return os.system, (f"touch '{self.target}'",)
 
 
 def with_opaque(model: PackedModel, raw: bytes) -> bytes:
@@ -274,7 +277,8 @@ def opaque_of(content: object) -> bytes:
     return kept.numpy().tobytes()
 
 
-def test_the_rest_of_a_file_is_never_trusted() -> None:
+def test_the_rest_of_a_file_is_never_trusted(tmp_path: Path) -> None:
+    proof = tmp_path / "ran"
     model = packed(saved({"model": efficient_kan()}))
     other = efficient_kan()
     del other["steps"]
@@ -282,7 +286,7 @@ def test_the_rest_of_a_file_is_never_trusted() -> None:
     wide["steps"] = torch.arange(2)
     rest = opaque_of({"model": efficient_kan()})
     for raw, flaw, says in (
-        (saved({"model": {"w": torch.ones(2)}, "z": Command()}), Flaw.UNSAFE_PICKLE, "system"),
+        (saved({"model": {"w": torch.ones(2)}, "z": Command(proof)}), Flaw.UNSAFE_PICKLE, "system"),
         (opaque_of({"model": other}), Flaw.BAD_VALUE, "'steps'"),
         (opaque_of({"model": wide}), Flaw.BAD_VALUE, "'steps'"),
         (rest[:-30], Flaw.TRUNCATED, "not copied whole"),
@@ -296,7 +300,7 @@ def test_the_rest_of_a_file_is_never_trusted() -> None:
         assert caught.value.flaw == flaw
         assert says in str(caught.value)
         assert back.encode(torch_file=False)  # the model itself can be had
-    assert not Path("/tmp/should-not-exist").exists()
+    assert not proof.exists()
 
 
 @pytest.mark.skipif(not TRAPS.is_dir(), reason="the golden cases are not here")

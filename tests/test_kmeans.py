@@ -134,3 +134,17 @@ def test_threads_do_not_change_a_bit() -> None:
     }  # fmt: skip
     assert len(digests) == 1
     assert len(digests.pop().strip()) == hashlib.sha256().digest_size * 2
+
+
+def test_bounds_change_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With spans and bounds, and with every pair compared, from the same start."""
+    rng = np.random.default_rng(0)
+    points = (rng.standard_normal((20_000, 9)) * rng.lognormal(0, 1, (20_000, 1))).astype(
+        np.float32
+    )
+    start = points[:100].copy()
+    bounded = kmeans.lloyd(points, start, max_iterations=12)
+    monkeypatch.setattr(kmeans, "_MOST_BOUNDS", 0)
+    compared = kmeans.lloyd(points, start, max_iterations=12)
+    assert (bounded.labels == compared.labels).mean() > 0.999
+    assert bounded.inertia == pytest.approx(compared.inertia, rel=1e-5)

@@ -102,6 +102,9 @@ def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
         (["--calibrate", "nowhere"], "neither a file nor a data set"),
         (["--calibrate", "digits", "-k", "auto", "-k", "4"], "leave other numbers out"),
         (["--calibrate", "digits", "--keep-scaler"], "does not go with --calibrate"),
+        (["--calibrate", "digits", "--metric", "grid"], "does not go with --calibrate"),
+        (["--samples", "64"], "needs rows to measure on"),
+        (["--method", "metric"], "needs rows to measure on"),
     ],
 )
 def test_options_that_do_not_go_together(

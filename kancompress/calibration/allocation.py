@@ -35,8 +35,7 @@ class Curve:
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
-        index = bits.packed_size(self.edges, bits.width_of(k))
-        return index + k * self.coefficients * self.itemsize
+        return bits.layer_bytes(self.edges, self.coefficients, self.itemsize, k)
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""
@@ -103,6 +102,6 @@ def within(choices: Sequence[Choice], budget: int) -> Choice | None:
     return min(fitting, key=lambda choice: choice.error) if fitting else None
 
 
-def smallest(choices: Sequence[Choice], error: float) -> Choice:
-    """The choice of fewest bytes whose error is at most `error`; the dense one has none."""
-    return next(choice for choice in choices if choice.error <= error)
+def smallest(choices: Sequence[Choice], error: float) -> Choice | None:
+    """The choice of fewest bytes whose error is at most `error`."""
+    return next((choice for choice in choices if choice.error <= error), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from kancompress.calibration.allocation import PROBES, Curve
@@ -71,8 +70,8 @@ def _curve(layer: EdgeLayer, problem: Problem, config: CalibrationConfig, place:
     return Curve(
         edges=edges,
         coefficients=problem.d,
-        itemsize=torch.empty(0, dtype=place.dtype).element_size(),
-        dense_bytes=edges * problem.d * 4,
+        itemsize=place.dtype.itemsize,
+        dense_bytes=edges * problem.d * place.dense_itemsize,
         errors={},
     )
 

@@ -15,16 +15,10 @@ from kancompress.recipes import CalibrationConfig, Method
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Solution:
-    """Codebook (k, d) float32, labels (out, in), and the bias (out,) that takes up the mean error.
-
-    error : mean squared error of the outputs over the calibration rows by the quadratic form,
-            relative to the spread of the outputs
-    """
+    """Codebook (k, d) float32, labels (out, in), and the rounds that it took."""
 
     codebook: Tensor
     labels: Tensor
-    bias: Tensor | None
-    error: float
     iterations: int
 
 
@@ -86,7 +80,9 @@ class Problem:
                 ]
                 codebook = quadratic.refit(self.forms, codebook, found)
                 rounds += 1
-        return self.finish(codebook, torch.cat(found, dim=1), rounds)
+        labels = torch.empty_like(torch.cat(found, dim=1))
+        labels[:, self.order] = torch.cat(found, dim=1)
+        return Solution(codebook=codebook, labels=labels, iterations=rounds)
 
     def _cut(self, labels: Tensor) -> list[Tensor]:
         return list(torch.split(labels, [form.weights.shape[1] for form in self.forms], dim=1))
@@ -112,22 +108,6 @@ class Problem:
 
     def _error(self, codebook: Tensor, labels: list[Tensor]) -> float:
         return sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
-
-    def finish(self, codebook: Tensor, labels: Tensor, iterations: int = 0) -> Solution:
-        """The solution with labels in the order of the inputs, and its bias.
-
-        labels : (out, in) in the order of the groups' inputs
-        """
-        ordered = torch.empty_like(labels)
-        ordered[:, self.order] = labels
-        error = self._error(codebook, self._cut(labels)) / max(self.moments.spread, 1e-30)
-        return Solution(
-            codebook=codebook,
-            labels=ordered,
-            bias=self.bias(codebook, ordered),
-            error=error,
-            iterations=iterations,
-        )
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred."""

@@ -73,10 +73,14 @@ class LayerSolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a packed layer can hold: the type of its centroids, and whether it may have a bias."""
+    """What a packed layer can hold: the type of its centroids, and whether it may have a bias.
+
+    dense_itemsize : bytes of a coefficient in the source
+    """
 
     dtype: torch.dtype
     biased: bool
+    dense_itemsize: int = 4
 
 
 def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:

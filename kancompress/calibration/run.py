@@ -95,7 +95,7 @@ def calibrate(
     def solve(choice: Choice, first: Problem | None = first) -> Calibrated:
         chosen = dict(zip(names, choice.clusters, strict=True))
         solution = None
-        if not dry_run:
+        if not dry_run or target.error is not None:  # an error is known when it is measured
             solution = solve_network(
                 layers, train, held_out, chosen, config, places, first=first, tell=tell
             )
@@ -104,14 +104,16 @@ def calibrate(
     if target.bytes is not None:
         return solve(_within(choices, names, target.bytes, weigh))
     assert target.error is not None
-    return _reach(choices, target.error, solve)
+    packable = [c for c in choices if weigh(dict(zip(names, c.clusters, strict=True))) is not None]
+    return _reach(packable, target.error, solve)
 
 
 def _within(
     choices: list[Choice], names: list[str], budget: int, weigh: Callable[[Clusters], int | None]
 ) -> Choice:
     """The best choice whose whole file takes at most `budget` bytes."""
-    for choice in sorted(choices, key=lambda choice: choice.error):
+    small = [choice for choice in choices if choice.bytes <= budget]
+    for choice in sorted(small, key=lambda choice: choice.error):
         size = weigh(dict(zip(names, choice.clusters, strict=True)))
         if size is not None and size <= budget:
             return choice
@@ -125,14 +127,27 @@ def _within(
 def _reach(
     choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]
 ) -> Calibrated:
-    """The smallest choice whose measured error is at most `error`."""
+    """The smallest choice whose measured error is at most `error`.
+
+    The curves promise an error; where the measured one is larger, the aim is lowered, and at last
+    the choice of least error is tried.
+    """
     aim = error
-    for _ in range(_ATTEMPTS):
-        found = solve(allocation.smallest(choices, aim))
-        if found.solution is None or found.solution.held_out <= error:
+    for attempt in range(_ATTEMPTS):
+        last = attempt == _ATTEMPTS - 1
+        choice = None if last else allocation.smallest(choices, aim)
+        found = solve(choice or min(choices, key=lambda choice: choice.error))
+        assert found.solution is not None
+        reached = found.solution.held_out
+        if reached <= error:
             return found
-        aim *= 0.7 * error / found.solution.held_out
-    return solve(allocation.smallest(choices, 0.0))
+        if choice is None:
+            break
+        aim *= 0.7 * error / reached
+    raise KancompressError(
+        f"No choice of clusters has an output error of at most {error:g}; the least has"
+        f" {reached:.3g}. Allow more with --target-error."
+    )
 
 
 def _check_width(layer: EdgeLayer, rows: Tensor) -> None:

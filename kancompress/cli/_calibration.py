@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,12 @@ class Wishes:
     dry_run: bool
     report: Path | None
 
-    def check(self, *, keep_scaler: bool, keep_extra: bool) -> None:
-        """Refuse options that need others, or exclude each other."""
+    def check(self, needing: Mapping[str, bool], excluded: Mapping[str, bool]) -> None:
+        """Refuse options that need others, or exclude each other.
+
+        needing, excluded : further options that need rows or do not go with them, and whether each
+        is given
+        """
         if self.calibrate is None:
             given = {
                 "--base-activation": self.options.base_activation is not None,
@@ -48,12 +53,12 @@ class Wishes:
                 "--target-error": self.target_error is not None,
                 "--dry-run": self.dry_run,
                 "--report": self.report is not None,
+                **needing,
             }
             for option in (option for option, is_given in given.items() if is_given):
                 raise UsageError(f"{option} needs rows to measure on; give them with --calibrate.")
             return
-        if keep_scaler or keep_extra:
-            option = "--keep-scaler" if keep_scaler else "--keep-extra"
+        for option in (option for option, is_given in excluded.items() if is_given):
             raise UsageError(f"{option} does not go with --calibrate.")
         targets = (self.target_bytes, self.target_ratio, self.target_error)
         count = sum(target is not None for target in targets)

@@ -41,6 +41,8 @@ from kancompress.recipes import (
 if TYPE_CHECKING:
     from kancompress.compression import LayerClustering
 
+_DEFAULTS = CalibrationConfig()
+
 
 @command
 def cluster(
@@ -167,7 +169,17 @@ def cluster(
         dry_run=dry_run,
         report=report,
     )
-    wishes.check(keep_scaler=keep_scaler, keep_extra=keep_extra)
+    needing = {
+        "--method": method is not Method.SWEEPS,
+        "--samples": samples != _DEFAULTS.samples,
+        "--memory": memory != _DEFAULTS.memory / 2**30,
+    }
+    excluded = {
+        "--keep-scaler": keep_scaler,
+        "--keep-extra": keep_extra,
+        "--metric grid": metric is Metric.GRID,
+    }
+    wishes.check(needing, excluded)
     kept = _files.inputs(source, wishes.file())
     _files.check_output(output, force=force, inputs=kept)
     wishes.check_report(output, force=force, inputs=kept)
@@ -194,7 +206,11 @@ def cluster(
         )
     else:
         calibration = CalibrationConfig(
-            method=method, samples=samples, memory=int(min(memory, 2**20) * 2**30), seed=seed
+            method=method,
+            samples=samples,
+            memory=int(min(memory, 2**20) * 2**30),
+            max_iterations=max_iterations,
+            seed=seed,
         )
         rows = wishes.rows(data_dir)
         if dry_run:

@@ -12,9 +12,6 @@ epochs of distillation on top of some. Finished cells are kept in the results fi
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,15 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import kancompress
 from kancompress import CalibrationConfig, ClusterConfig, CodebookDtype, Method, Target
 from kancompress.recipes import default_training
 from kancompress.specs import DataOptions, ModelName
+from tests.benchmarks.cells import finished, keep, machine, ran_with
 from tests.benchmarks.paper import PAPER
 
-RESULTS = Path(__file__).parent / "results" / "ladder.jsonl"
+RESULTS = "ladder"
 MODELS = ("kan", "fastkan", "gramkan")
 # Budgets of k per layer, as shares of the paper's bytes.
 SHARES = (1.0, 0.8, 0.6)
@@ -90,16 +86,9 @@ def run_cell(source: Path, options: DataOptions, wish: dict[str, Any]) -> dict[s
     }
 
 
-def finished() -> list[dict[str, Any]]:
-    """Cells in the results file."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
-
-
 def table(dataset: str) -> str:
     """The ladder of a data set in Markdown; losses against dense in points."""
-    cells = [cell for cell in finished() if cell["dataset"] == dataset]
+    cells = [cell for cell in finished(RESULTS) if cell["dataset"] == dataset]
     lines = [
         "| model | way | seeds | dense % | % | loss | from - to | distilled % | bytes | clusters |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -121,8 +110,7 @@ def table(dataset: str) -> str:
                 f" {losses[0]:.2f} - {losses[-1]:.2f} | {middle['distilled']:.2f} |"
                 f" {max(cell['bytes'] for cell in mine):,} | {clusters} |"
             )
-    versions = sorted({f"torch {cell['torch']}, {cell['machine']}" for cell in cells})
-    return "\n".join([*lines, "", f"Run with {'; '.join(versions)}."])
+    return "\n".join([*lines, "", ran_with(cells)])
 
 
 def main() -> None:
@@ -138,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     data = DataOptions(name=options.dataset, directory=options.data_dir)
     key = ("dataset", "model", "seed", "way")
-    done = {tuple(cell[name] for name in key) for cell in finished()}
+    done = {tuple(cell[name] for name in key) for cell in finished(RESULTS)}
     for seed in [] if options.table else options.seeds:
         for model in options.models:
             for way, wish in rungs(options.dataset, model).items():
@@ -150,15 +138,8 @@ def main() -> None:
                 source = dense(model, data, seed, options.work)
                 score = kancompress.evaluate(source, data).score.accuracy
                 cell |= {"dense": score} | run_cell(source, data, wish)
-                cell |= {
-                    "torch": torch.__version__,
-                    "threads": torch.get_num_threads(),
-                    "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                }
-                RESULTS.parent.mkdir(exist_ok=True)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(cell) + "\n")
-                print(json.dumps(cell), flush=True)
+                cell |= machine()
+                keep(RESULTS, cell)
     print(table(options.dataset))
 
 

@@ -10,9 +10,6 @@ appended to the results file when it is done and is not run again; --table only 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,13 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import kancompress
 from kancompress.recipes import default_training
 from kancompress.specs import DataOptions, ModelName
+from tests.benchmarks.cells import finished, keep, machine, ran_with
 
-RESULTS = Path(__file__).parent / "results" / "table1.jsonl"
+RESULTS = "table1"
 
 # Accuracy and KB (of 1024 bytes) of Table 1: trained, clustered, fine-tuned.
 PAPER: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
@@ -81,22 +77,12 @@ def run_cell(model: str, dataset: str, seed: int, directory: Path) -> dict[str, 
         "bytes": sizes,
         "epochs": trained.history[-1].number,
         "train_seconds": round(seconds),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def finished() -> list[dict[str, Any]]:
-    """Cells in the results file."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    } | machine()
 
 
 def table(dataset: str) -> str:
     """The data set's column of Table 1 in Markdown."""
-    cells = [cell for cell in finished() if cell["dataset"] == dataset]
+    cells = [cell for cell in finished(RESULTS) if cell["dataset"] == dataset]
     lines = [
         "| model | stage | paper % | ours % (median) | from - to | seeds | paper B | ours B |",
         "|---|---|---|---|---|---|---|---|",
@@ -115,8 +101,7 @@ def table(dataset: str) -> str:
                 f"{name} {statistics.median(found):.2f} | {found[0]:.2f} - {found[-1]:.2f} |"
                 f" {len(found)} | {paper_bytes} | {size:,} |"
             )
-    versions = sorted({f"torch {cell['torch']}, {cell['machine']}" for cell in cells})
-    return "\n".join([*lines, "", f"Run with {'; '.join(versions)}."])
+    return "\n".join([*lines, "", ran_with(cells)])
 
 
 def main() -> None:
@@ -128,16 +113,13 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
-    done = {(cell["model"], cell["dataset"], cell["seed"]) for cell in finished()}
+    done = {(cell["model"], cell["dataset"], cell["seed"]) for cell in finished(RESULTS)}
     for seed in [] if options.table else options.seeds:
         for model in options.models or PAPER[options.dataset]:
             if (model, options.dataset, seed) in done:
                 continue
             cell = run_cell(model, options.dataset, seed, options.data_dir)
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(cell) + "\n")
-            print(json.dumps(cell), flush=True)
+            keep(RESULTS, cell)
     print(table(options.dataset))
 
 
