@@ -31,6 +31,12 @@ def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> 
     return packed_size(edges, width_of(clusters)) + clusters * coefficients * itemsize
 
 
+def entropy(counts: npt.NDArray[np.integer]) -> float:
+    """Shannon entropy in bits of indices that occur `counts` times."""
+    shares = counts[counts > 0] / counts.sum()
+    return abs(float(-(shares * np.log2(shares)).sum()))
+
+
 def pack(indices: npt.NDArray[np.integer], width: int) -> U8:
     """Pack `indices`, shape (n,), each below 2**width, into ceil(n * width / 8) bytes."""
     count = len(indices)

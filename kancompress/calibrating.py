@@ -100,12 +100,13 @@ def foreign_subject(
     """Another library's checkpoint, whose forward is known; biases go where layers have them."""
     layers = {layer.name: layer for layer in network.form_layers()}
     groups = {group.name: group for group in group_layers(*write_out(source, found))}
+    packed = {name: group.vectors() for name, group in groups.items() if name in layers}
     apart = {
         name
         for name in layers
         if name not in groups
         or len(groups[name].layers) > 1
-        or len(groups[name].vectors()) < layers[name].edges().shape[:2].numel()
+        or len(packed[name]) < layers[name].edges().shape[:2].numel()
     }
     bias_names = {
         name: tensor
@@ -113,9 +114,7 @@ def foreign_subject(
         for tensor, parameter in layer.sides().items()
         if parameter is layer.bias and tensor in source.tensors
     }
-    types = {
-        name: groups[name].vectors().dtype if name in groups else torch.float32 for name in layers
-    }
+    types = {name: packed[name].dtype if name in packed else torch.float32 for name in layers}
     places = {
         name: Place(
             dtype=codebook_dtype(config, dtype),

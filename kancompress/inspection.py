@@ -182,7 +182,7 @@ def _packed_layer(container: Container, model: PackedModel, layer: PackedLayer) 
         "codebook_bytes": stored.size if stored else 0,
         "codebook_dtype": str(codebook.dtype).removeprefix("torch."),
         "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
-        "index_entropy": _entropy(counts),
+        "index_entropy": bits.entropy(counts),
         "usage": {
             "largest": int(counts.max()),
             "smallest": int(counts.min()),
@@ -193,12 +193,6 @@ def _packed_layer(container: Container, model: PackedModel, layer: PackedLayer) 
     if layer.kept_at is not None:
         record["kept_edges"] = len(layer.kept_at)
     return record
-
-
-def _entropy(counts: np.ndarray) -> float:
-    """Shannon entropy of the indices in bits."""
-    shares = counts[counts > 0] / counts.sum()
-    return abs(float(-(shares * np.log2(shares)).sum()))
 
 
 def _describe_checkpoint(container: Container, record: Checkpoint) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress import kmeans
+from kancompress import bits, kmeans
 from kancompress.calibration.layer import Problem, Solution
 from kancompress.calibration.moments import ROWS, Batches, measure
 from kancompress.errors import UsageError
@@ -66,9 +66,7 @@ class LayerSolution:
     @property
     def index_entropy(self) -> float:
         """Shannon entropy of the indices in bits."""
-        counts = np.bincount(self.clustering.labels)
-        shares = counts[counts > 0] / counts.sum()
-        return abs(float(-(shares * np.log2(shares)).sum()))
+        return bits.entropy(np.bincount(self.clustering.labels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
