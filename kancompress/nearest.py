@@ -23,8 +23,9 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-# Rows times centroids of a batch: 2 MB of float32 products, near enough to the cache.
-_BATCH_CELLS = 1 << 19
+# Rows times centroids of a batch: 4 MB of float32 products, near enough to the cache and large
+# enough that the calls do not count.
+_BATCH_CELLS = 1 << 20
 # Rows of a span, and of a block of sums.
 SPAN = 512
 NEAR_SPAN = 512
@@ -66,8 +67,8 @@ class Rows:
         self.labels = torch.zeros(count, self.length, dtype=torch.int64)
         self._least: Tensor | None = torch.zeros(count, clusters) if near else None
         self._far = torch.full((count, self.length), torch.inf) if near else torch.empty(0)
-        # What rounding to float32 may do to a squared distance: bounds give way by as much.
-        self._slack = 1e-6 * float(np.einsum("nd,nd->n", points, points).max()) if near else 0.0
+        # What rounding may do to a squared distance, by span: bounds give way by as much.
+        self._slack = -2e-6 * self.spans[:, -1].amin(1, keepdim=True)
         self._last: Tensor | None = None
 
     def assign(self, centroids: F64) -> Labels:
@@ -86,8 +87,9 @@ class Rows:
             best, found = functional.max_pool2d(image, (width, 1), return_indices=True)
             torch.gather(chosen, 1, found.view(-1, self.length), out=self.labels[first:last])
             if self._least is not None:
-                self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -self._slack))
-                self._far[first:last] = _root(best.view(-1, self.length), self._slack)
+                slack = self._slack[first:last]
+                self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -slack))
+                self._far[first:last] = _root(best.view(-1, self.length), slack)
 
         _in_threads(work, list(self._batches(counts.tolist())))
         return self.labels.view(-1)[: len(self.points)].numpy().copy()
@@ -149,7 +151,7 @@ def near_order(labels: Labels, distances: F64) -> Labels:
     return np.concatenate([spans.reshape(-1), order[whole:]])
 
 
-def _root(negative: Tensor, slack: float) -> Tensor:
+def _root(negative: Tensor, slack: Tensor) -> Tensor:
     """Distances from the negative squares that the product gives, which slack is added to."""
     return negative.neg_().add_(slack).clamp_min_(0).sqrt_()
 

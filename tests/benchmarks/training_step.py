@@ -1,6 +1,6 @@
 """Time of one training step, batch 128, [784, 32, 10], as ratios within one run.
 
-    python -m tests.benchmarks.training_step [--rounds 15] [--no-compile]
+    python -m tests.benchmarks.training_step [--rounds 15] [--batches 24] [--no-compile]
 
 A step is forward, cross-entropy, backward and AdamW (fused), for all contenders alike. Each step
 takes the next of several batches, as training does, so that nobody's input waits in the cache.
@@ -28,7 +28,7 @@ from kancompress.specs import Family, MetaSpec, default_basis
 from tests.benchmarks.oracles import CoxDeBoorLayer, FloorLayer
 
 WIDTHS = (784, 32, 10)
-BATCH, BATCHES, BURST, WARM_UP = 128, 24, 25, 8
+BATCH, BURST, WARM_UP = 128, 25, 8
 
 
 class Floor(nn.Module):
@@ -69,12 +69,12 @@ def stepper(network: nn.Module, x: Tensor, y: Tensor, compiled: bool) -> Callabl
     return step
 
 
-def contenders(compile_too: bool) -> dict[str, Callable[[], None]]:
+def contenders(compile_too: bool, batches: int) -> dict[str, Callable[[], None]]:
     """All steps by name; those with a compiled forward pass end in ', compiled'."""
     torch.manual_seed(0)
-    x = torch.rand(BATCHES, BATCH, 784) * 2 - 1
-    y = torch.randint(0, 10, (BATCHES, BATCH))
-    features = torch.rand(BATCHES, BATCH, 9 * 784)
+    x = torch.rand(batches, BATCH, 784) * 2 - 1
+    y = torch.randint(0, 10, (batches, BATCH))
+    features = torch.rand(batches, BATCH, 9 * 784)
     steps = {
         "kan": stepper(ours(False), x, y, False),
         "Cox-de Boor": stepper(cox_de_boor(False), x, y, False),
@@ -126,9 +126,10 @@ def main() -> None:
     """Print the table of ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batches", type=int, default=24, help="different batches")
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
-    steps = contenders(not options.no_compile)
+    steps = contenders(not options.no_compile, options.batches)
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
