@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import kancompress
+from kancompress.recipes import default_training
+from kancompress.specs import DataOptions, ModelName
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -40,3 +46,24 @@ def ran_with(cells: list[dict[str, Any]]) -> str:
     """The last line below a table."""
     versions = sorted({f"torch {cell['torch']}, {cell['machine']}" for cell in cells})
     return f"Run with {'; '.join(versions)}."
+
+
+def trained(model: str, options: DataOptions, seed: int, work: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint trained with the paper's recipe, from an earlier run where `work` has one.
+
+    Returns its path, and the epochs and seconds that its training took.
+    """
+    path = work / f"{options.name}_{model}_{seed}.safetensors"
+    told = path.with_suffix(".json")
+    if not told.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        config = replace(default_training(ModelName(model)), seed=seed)
+        start = time.perf_counter()
+        done = kancompress.train(model, options, config)
+        seconds = round(time.perf_counter() - start)
+        kancompress.save(done.checkpoint, path, force=True)
+        told.write_text(
+            json.dumps({"epochs": done.history[-1].number, "train_seconds": seconds})
+        )
+    found: dict[str, Any] = json.loads(told.read_text())
+    return path, found

@@ -15,15 +15,13 @@ import argparse
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kancompress
 from kancompress import CalibrationConfig, ClusterConfig, CodebookDtype, Method, Target
-from kancompress.recipes import default_training
-from kancompress.specs import DataOptions, ModelName
-from tests.benchmarks.cells import finished, keep, machine, ran_with
+from kancompress.specs import DataOptions
+from tests.benchmarks.cells import finished, keep, machine, ran_with, trained
 from tests.benchmarks.paper import PAPER
 
 RESULTS = "ladder"
@@ -42,15 +40,6 @@ def rungs(dataset: str, model: str) -> dict[str, dict[str, Any]]:
         f"k per layer, {share} of the paper's bytes": {"bytes": int(share * paper)}
         for share in SHARES
     }
-
-
-def dense(model: str, options: DataOptions, seed: int, work: Path) -> Path:
-    """The trained checkpoint, from an earlier run where there is one."""
-    path = work / f"{options.name}_{model}_{seed}.safetensors"
-    if not path.exists():
-        config = replace(default_training(ModelName(model)), seed=seed)
-        kancompress.save(kancompress.train(model, options, config).checkpoint, path)
-    return path
 
 
 def run_cell(source: Path, options: DataOptions, wish: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +123,7 @@ def main() -> None:
                 cell = {"dataset": options.dataset, "model": model, "seed": seed, "way": way}
                 if not wanted or tuple(cell.values()) in done:
                     continue
-                options.work.mkdir(exist_ok=True, parents=True)
-                source = dense(model, data, seed, options.work)
+                source, _ = trained(model, data, seed, options.work)
                 score = kancompress.evaluate(source, data).score.accuracy
                 cell |= {"dense": score} | run_cell(source, data, wish)
                 cell |= machine()
