@@ -62,8 +62,6 @@ def trained(model: str, options: DataOptions, seed: int, work: Path) -> tuple[Pa
         done = kancompress.train(model, options, config)
         seconds = round(time.perf_counter() - start)
         kancompress.save(done.checkpoint, path, force=True)
-        told.write_text(
-            json.dumps({"epochs": done.history[-1].number, "train_seconds": seconds})
-        )
+        told.write_text(json.dumps({"epochs": done.history[-1].number, "train_seconds": seconds}))
     found: dict[str, Any] = json.loads(told.read_text())
     return path, found
