@@ -64,12 +64,16 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long to train: at most `epochs`, and `patience` more after the best one."""
+    """How long to train: at most `epochs`, and `patience` more after the best one.
+
+    decay : factor of all learning rates after every epoch
+    """
 
     epochs: int
     patience: int
     batch_size: int
     seed: int
+    decay: float = 1.0
 
 
 def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
@@ -130,6 +134,7 @@ def fit(
     Raises KancompressError when the loss becomes NaN before any epoch was better than none.
     """
     optimizer = torch.optim.AdamW(groups, fused=True)
+    rates = torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.decay)
     generator = torch.Generator().manual_seed(schedule.seed)
     best_score = measure()
     best = _state(network)
@@ -146,6 +151,7 @@ def fit(
                     f"The loss became {mean} in the first epoch; try a lower learning rate (--lr)."
                 )
             break
+        rates.step()
         found = measure()
         better = found.key() < best_score.key()
         if better:

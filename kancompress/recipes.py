@@ -31,11 +31,13 @@ class TrainConfig:
 
     lr           : learning rate; for meta networks that of the meta-learner, the norms and betas
     lr_embedding : learning rate of the embeddings of a meta network, else unused
+    decay        : factor of all learning rates after every epoch (torch's ExponentialLR)
     patience     : epochs without a better validation score before training stops
     """
 
     lr: float
     lr_embedding: float | None = None
+    decay: float = 1.0
     epochs: int = 50
     patience: int = 10
     batch_size: int = 128

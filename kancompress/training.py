@@ -59,6 +59,7 @@ def fit_network(
             patience=config.patience,
             batch_size=config.batch_size,
             seed=config.seed,
+            decay=config.decay,
         ),
         measure=lambda: fitting.score(network, data.validation),
         step=compiled(network) if config.compile else None,

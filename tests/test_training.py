@@ -114,6 +114,31 @@ def test_best_validation_epoch_is_kept_and_patience_ends_the_run() -> None:
     assert again.accuracy == best.validation.accuracy
 
 
+def test_learning_rates_decay_by_their_factor_after_every_epoch() -> None:
+    rows = datasets.load_for_training(DataOptions(), seed=0)
+    network = torch.nn.Linear(64, 10)
+    twin = torch.nn.Linear(64, 10)
+    twin.load_state_dict(network.state_dict())
+    schedule = Schedule(epochs=3, patience=9, batch_size=len(rows.train), seed=0, decay=0.5)
+    groups = [{"params": [network.weight], "lr": 0.02}, {"params": [network.bias], "lr": 0.04}]
+    fitting.fit(
+        network,
+        groups,
+        rows.train,
+        schedule,
+        measure=lambda: fitting.score(network, rows.validation),
+    )
+    optimizer = torch.optim.AdamW([{"params": [twin.weight]}, {"params": [twin.bias]}])
+    for number in range(3):
+        for group, rate in zip(optimizer.param_groups, (0.02, 0.04), strict=True):
+            group["lr"] = rate * 0.5**number
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(twin(rows.train.x), rows.train.y).backward()
+        optimizer.step()
+    for ours, expected in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_diverged_run_says_what_to_try() -> None:
     rows = datasets.load_for_training(DataOptions(), seed=0)
     network = initialise(default_basis(ModelName.KAN.family), (64, 32, 10), None, 0)

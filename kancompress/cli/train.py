@@ -72,6 +72,9 @@ def train(
     lr_embedding: Annotated[
         float | None, typer.Option(min=0, help="Learning rate of the embeddings.")
     ] = None,
+    lr_decay: Annotated[
+        float | None, typer.Option(min=0, help="Factor of the learning rates after every epoch.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Most epochs; 0 saves the new network.")] = 50,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 10,
     batch_size: BatchOption = 128,
@@ -97,6 +100,7 @@ def train(
     check_finite(
         lr=lr,
         lr_embedding=lr_embedding,
+        lr_decay=lr_decay,
         weight_decay=weight_decay,
         grid_low=grid_low,
         grid_high=grid_high,
@@ -110,6 +114,7 @@ def train(
     config = TrainConfig(
         lr=defaults.lr if lr is None else lr,
         lr_embedding=defaults.lr_embedding if lr_embedding is None else lr_embedding,
+        decay=defaults.decay if lr_decay is None else lr_decay,
         epochs=epochs,
         patience=patience,
         batch_size=batch_size,
