@@ -6,15 +6,11 @@ Nothing here draws at random but the division into training and validation rows,
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
-import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,41 +19,11 @@ from torch import Tensor
 from kancompress import container as containers
 from kancompress import files
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.images import IMAGE_SETS, Images, read_images
 from kancompress.specs import FILE, DataOptions, DatasetName, DataSpec
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Images:
-    """A torchvision data set: class, classes, and the usual per-channel statistics."""
-
-    source: str
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-_TORCHVISION: dict[str, _Images] = {
-    DatasetName.MNIST: _Images(source="MNIST", classes=10, mean=(0.1307,), std=(0.3081,)),
-    DatasetName.FASHION_MNIST: _Images(
-        source="FashionMNIST", classes=10, mean=(0.286,), std=(0.353,)
-    ),
-    DatasetName.CIFAR10: _Images(
-        source="CIFAR10",
-        classes=10,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.247, 0.2435, 0.2616),
-    ),
-    DatasetName.CIFAR100: _Images(
-        source="CIFAR100",
-        classes=100,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-    ),
-}
 # What y as whole numbers may count; a target by mistake would ask for a network of its size.
 _MAX_CLASSES = 65_536
-# Fully connected networks see CIFAR images at the size of MNIST's (MetaKAN, arXiv 2506.07549).
-_SIDE = 28
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -65,15 +31,22 @@ class Split:
     """Rows: x (rows, features) float32, or rows of the shape that was asked for; y (rows,) int64
     classes or (rows, targets) float32.
 
-    soft : y are another network's outputs for the classes, (rows, classes), to come near to
+    soft   : y are another network's outputs for the classes, (rows, classes), to come near to
+    images : the bytes behind x, where the data are images
     """
 
     x: Tensor
     y: Tensor
     soft: bool = False
+    images: Images | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def part(self, rows: Tensor) -> Split:
+        """Some of the rows, by their numbers (n,)."""
+        images = None if self.images is None else self.images.part(rows)
+        return replace(self, x=self.x[rows], y=self.y[rows], images=images)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -171,14 +144,14 @@ def _divide(whole: _Whole) -> Dataset:
     if rows - held < 1:
         raise UsageError(f"{rows} training rows cannot be divided into training and validation.")
     parts = (order[held:], order[:held])
-    train, validation = (Split(x=whole.train.x[part], y=whole.train.y[part]) for part in parts)
+    train, validation = (whole.train.part(rows) for rows in parts)
     return Dataset(spec=whole.spec, train=train, validation=validation, test=whole.test)
 
 
 def _whole(options: DataOptions, remembered: float | None = None) -> _Whole:
     whole = _read(options, remembered)
     parts = (whole.train, whole.test)
-    train, test = (Split(x=_shaped(part.x, options.shape), y=part.y) for part in parts)
+    train, test = (replace(part, x=_shaped(part.x, options.shape)) for part in parts)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise UsageError(
             f"Training rows have the shape {list(train.x.shape[1:])}, test rows"
@@ -210,8 +183,8 @@ def _read(options: DataOptions, remembered: float | None) -> _Whole:
         )
     if options.name == DatasetName.DIGITS:
         return _digits()
-    if options.name is not None and options.name in _TORCHVISION:
-        return _torchvision(options, _TORCHVISION[options.name])
+    if options.name is not None and options.name in IMAGE_SETS:
+        return _images(options)
     raise UsageError(
         f"There is no data set {options.name!r}; known are {', '.join(DatasetName)}."
         " Your own arrays are given with --data FILE."
@@ -235,62 +208,14 @@ def _digits() -> _Whole:
     return _Whole(spec=spec, train=Split(x=train_x, y=train_y), test=Split(x=test_x, y=test_y))
 
 
-def _torchvision(options: DataOptions, images: _Images) -> _Whole:
-    from torchvision import datasets as sets
-
-    make: Callable[..., Any] = getattr(sets, images.source)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # torchvision tells of its downloads
-            parts = [
-                make(root=str(options.directory), train=train, download=options.download)
-                for train in (True, False)
-            ]
-    except MemoryError:
-        raise
-    except Exception as error:  # torchvision has no errors of its own
-        if isinstance(error, RuntimeError) and "not found" in str(error).lower():
-            raise InvalidFileError(
-                Flaw.MISSING,
-                f"{options.name} is not in {options.directory}. Name its directory with"
-                " --data-dir, or let torchvision fetch it with --download.",
-            ) from None
-        verb = "read or fetched" if options.download else "read"
-        raise InvalidFileError(
-            Flaw.UNREADABLE,
-            f"{options.name} could not be {verb} in {options.directory}:"
-            f" {' '.join(str(error).split()) or type(error).__name__}.",
-        ) from None
-    spec = DataSpec(
-        name=str(options.name), classes=images.classes, mean=images.mean, std=images.std
-    )
+def _images(options: DataOptions) -> _Whole:
+    kind = IMAGE_SETS[str(options.name)]
+    spec = DataSpec(name=str(options.name), classes=kind.classes, mean=kind.mean, std=kind.std)
     train, test = (
-        Split(
-            x=_pixels(part.data, images, options.shape),
-            y=torch.as_tensor(part.targets, dtype=torch.int64),
-        )
-        for part in parts
+        Split(x=images.features(images.pixels), y=y, images=images)
+        for images, y in read_images(options)
     )
     return _Whole(spec=spec, train=train, test=test)
-
-
-def _pixels(data: Any, images: _Images, shape: tuple[int, ...] | None) -> Tensor:
-    """Images (rows, height, width[, channel]) of bytes to normalised features (rows, features).
-
-    shape : (channels, height, width) to which images are resized, if it has three axes
-    """
-    pixels = torch.as_tensor(data)
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(value)[:, None, None] for value in (images.mean, images.std))
-    size = shape[1:] if shape and len(shape) == 3 else (_SIDE, _SIDE)
-    result = torch.empty(len(pixels), pixels.shape[1] * math.prod(size))
-    for start in range(0, len(pixels), 4096):
-        block = pixels[start : start + 4096].float().div_(255)
-        if tuple(block.shape[2:]) != size:
-            block = torch.nn.functional.interpolate(
-                block, size=size, mode="bilinear", antialias=True, align_corners=False
-            )
-        result[start : start + 4096] = block.sub_(mean).div_(std).flatten(1)
-    return result
 
 
 # --- the user's arrays ---------------------------------------------------------------------
@@ -324,7 +249,7 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
     held = round(len(whole) * share) if 0 < share < 1 else 0
     if not 0 < held < len(whole):
         raise UsageError(f"{path}: {len(whole)} rows cannot give a test share of {share}.")
-    train, test = (Split(x=whole.x[part], y=whole.y[part]) for part in (order[held:], order[:held]))
+    train, test = (whole.part(part) for part in (order[held:], order[:held]))
     return _Whole(spec=_spec_of(path, train, test, share), train=train, test=test)
 
 

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 import kancompress
-from kancompress import bits, datasets
+from kancompress import bits
 from kancompress.checkpoint import side_shapes
+from kancompress.images import IMAGE_SETS
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.writer import sizes
 from kancompress.specs import BasisSpec, DataSpec, Family, SourceSizes, default_basis
@@ -401,7 +402,7 @@ def of_size(
     dense = tensors + 4 * edges * basis.coefficients
     data = None
     if name is not None:
-        images = datasets._TORCHVISION[name]
+        images = IMAGE_SETS[name]
         data = DataSpec(name=name, classes=images.classes, mean=images.mean, std=images.std)
     return PackedModel(
         layers=tuple(layers),
