@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kancompress.outputs import choose_clusters, cluster_by_outputs
     from kancompress.packed import PackedLayer, PackedModel
     from kancompress.parametrization import Parametrization, parametrize
+    from kancompress.plotting import check_picture_target, plot_edges, plot_functions
     from kancompress.predictions import check_predictions_target, save_predictions
     from kancompress.recipes import (
         Activation,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
         FinetuneConfig,
         Method,
         Metric,
+        PlotConfig,
+        Projection,
         RunOptions,
         Target,
         TrainConfig,
@@ -71,10 +74,11 @@ _HOMES = {
     "kancompress.outputs": ("choose_clusters", "cluster_by_outputs"),
     "kancompress.packed": ("PackedLayer", "PackedModel"),
     "kancompress.parametrization": ("Parametrization", "parametrize"),
+    "kancompress.plotting": ("check_picture_target", "plot_edges", "plot_functions"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
     "kancompress.recipes": (
         "Activation", "CalibrationConfig", "ClusterConfig", "CodebookDtype", "FinetuneConfig",
-        "Method", "Metric", "RunOptions", "Target", "TrainConfig",
+        "Method", "Metric", "PlotConfig", "Projection", "RunOptions", "Target", "TrainConfig",
     ),
     "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
     "kancompress.storage": ("encode", "load", "save"),
@@ -108,6 +112,8 @@ __all__ = [
     "PackedLayer",
     "PackedModel",
     "Parametrization",
+    "PlotConfig",
+    "Projection",
     "RunOptions",
     "Target",
     "TrainConfig",
@@ -115,6 +121,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "build_module",
+    "check_picture_target",
     "check_predictions_target",
     "choose_clusters",
     "cluster",
@@ -127,6 +134,8 @@ __all__ = [
     "inspect",
     "load",
     "parametrize",
+    "plot_edges",
+    "plot_functions",
     "print_layouts",
     "read_layouts",
     "save",

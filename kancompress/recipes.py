@@ -181,3 +181,25 @@ class Target:
     bytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+
+
+class Projection(StrEnum):
+    """How pictures bring edge vectors into the plane: first two principal components, or t-SNE."""
+
+    PCA = "pca"
+    TSNE = "tsne"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotConfig:
+    """Options of pictures.
+
+    clusters : centroids of each layer of a file that is not packed, for the colours
+    sample   : most edges of a layer that are drawn as points
+    seed     : of the sample, of k-means and of t-SNE
+    """
+
+    projection: Projection = Projection.PCA
+    clusters: int = CLUSTERS
+    sample: int = 2000
+    seed: int = 0

@@ -45,16 +45,20 @@ FLOORS: list[set[str]] = [
     {"fitting", "compilation", "running"},
     {"training", "finetuning", "evaluation", "inspection"},
     {"usermodel"},
-    {"predictions", "api"},
+    {"predictions", "api", "plotting"},
     {"live", "outputs"},
     {""},
     {"cli", "__main__"},
 ]
 
 
+# Packages that stand on one floor as a whole.
+PACKAGES = ("calibration", "cli", "foreign", "forms", "layouts", "plotting")
+
+
 def floor_of(module: str) -> int:
     first = module.split(".")[0]
-    name = first if first in ("calibration", "cli", "foreign", "forms", "layouts") else module
+    name = first if first in PACKAGES else module
     return next(number for number, names in enumerate(FLOORS) if name in names)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from command import ENVIRONMENT
 
-HEAVY = ("torch", "numpy", "sklearn", "torchvision", "rich", "scipy")
+HEAVY = ("torch", "numpy", "sklearn", "torchvision", "rich", "scipy", "matplotlib")
 
 
 def loaded(code: str) -> set[str]:
@@ -27,7 +27,9 @@ def test_import_loads_nothing() -> None:
 
 def test_every_name_can_be_had_without_the_command_line() -> None:
     code = "import kancompress\n[getattr(kancompress, name) for name in kancompress.__all__]"
-    assert loaded(code).isdisjoint({"sklearn", "torchvision", "rich", "typer", "click"})
+    assert loaded(code).isdisjoint(
+        {"sklearn", "torchvision", "rich", "typer", "click", "matplotlib"}
+    )
 
 
 def test_writing_files_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,13 +11,16 @@ import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._options import (
     DebugOption,
+    ForceOption,
     InputArgument,
     JsonOption,
     LayoutOption,
+    SeedOption,
     layouts,
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
+from kancompress.recipes import CLUSTERS, PlotConfig, Projection, RunOptions
 
 _RATIOS = {
     "formula": "eq. 10: dense coefficients / (n log2 k / 8 + codebooks)",
@@ -42,7 +46,8 @@ def inspect(
             "-k",
             min=1,
             max=65_536,
-            help="Size that the packed file of a checkpoint would have at this k.",
+            help="Size that the packed file of a checkpoint would have at this k; and the centroids"
+            " that pictures of it show (else 16).",
             show_default=False,
         ),
     ] = None,
@@ -54,6 +59,32 @@ def inspect(
             help="Print the layouts of another library's layers as TOML, for --layout @FILE.",
         ),
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="PICTURE",
+            help="Draw the edge vectors, coloured by centroid, as .png, .svg or .pdf.",
+            show_default=False,
+        ),
+    ] = None,
+    plot_functions: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot-functions",
+            metavar="PICTURE",
+            help="Draw the function of each centroid over the grid, and how many edges use it.",
+            show_default=False,
+        ),
+    ] = None,
+    projection: Annotated[
+        Projection, typer.Option(help="How --plot brings edge vectors into the plane.")
+    ] = Projection.PCA,
+    sample: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Most edges of a layer that --plot draws.")
+    ] = 2000,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -69,9 +100,19 @@ def inspect(
       kancompress inspect model.pt --print-layout > layout.toml
       kancompress inspect packed.safetensors --json | jq .ratios
       kancompress inspect --check packed.safetensors && echo sound
+      kancompress inspect trained.safetensors --plot edges.png --projection tsne
+      kancompress inspect packed.safetensors --plot-functions functions.png
     """
-    if print_layout and (check or json_ or clusters is not None):
+    drawn = [path for path in (plot, plot_functions) if path is not None]
+    if print_layout and (check or json_ or clusters is not None or drawn):
         raise UsageError("--print-layout prints nothing else; leave the other options out.")
+    if check and drawn:
+        raise UsageError("--check draws nothing; leave --plot and --plot-functions out.")
+    if len(drawn) == 2 and drawn[0].resolve() == drawn[1].resolve():
+        raise UsageError(f"Both pictures are to be {drawn[0]}; give them two names.")
+    kept = _files.inputs(source)
+    for path in drawn:
+        kancompress.check_picture_target(path, force=force, inputs=kept)
     found = _files.given(source)
     if print_layout:
         _output.lines(
@@ -85,12 +126,43 @@ def inspect(
         clusters=clusters,
         layouts=layouts(layout or []),
     )
+    config = PlotConfig(
+        projection=projection, clusters=clusters or CLUSTERS, sample=sample, seed=seed
+    )
+    plots = _draw(found, plot, plot_functions, config, layouts(layout or []), force, kept)
     if json_:
-        _output.document(report)
+        _output.document(report | ({"plots": plots} if plots else {}))
     elif check:
         _output.note(f"{found.name}: sound ({report['kind']})")
     else:
         _show(report, found.name)
+    for one in plots:
+        size = _output.size(one["file_bytes"])
+        _output.note(f"{one['output']}: picture of the {one['kind']}, {size} bytes")
+
+
+def _draw(
+    found: _files.Given,
+    edges: Path | None,
+    functions: Path | None,
+    config: PlotConfig,
+    chosen: dict[str, str],
+    force: bool,
+    kept: list[Path],
+) -> list[dict[str, Any]]:
+    """Draw the pictures that were asked for; what is told of each."""
+    common: dict[str, Any] = {"name": found.name, "force": force, "inputs": kept}
+    plots = []
+    if edges is not None:
+        size = kancompress.plot_edges(found.source, edges, config, layouts=chosen, **common)
+        plots.append({"kind": "edges", "output": str(edges), "file_bytes": size})
+    if functions is not None:
+        options = RunOptions(layouts=chosen)
+        size = kancompress.plot_functions(
+            found.source, functions, config, options=options, **common
+        )
+        plots.append({"kind": "functions", "output": str(functions), "file_bytes": size})
+    return plots
 
 
 def _show(report: dict[str, Any], name: str) -> None:

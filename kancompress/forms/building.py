@@ -19,7 +19,7 @@ from kancompress.errors import UsageError
 from kancompress.foreign import ForeignCheckpoint, Settings
 from kancompress.forms.catalogue import FORMS, UNDETERMINED
 from kancompress.forms.layers import FormLayer, FormNetwork, ScaledEdges
-from kancompress.forms.records import Form, Setting
+from kancompress.forms.records import OWN_CLASS, Form, Setting
 from kancompress.layouts import LAYOUTS, FoundLayer, Recognition, gather, recognise
 from kancompress.layouts.axes import has_coefficients
 from kancompress.layouts.edges import gain_factors, hidden_edges, mask_factors
@@ -32,7 +32,6 @@ from kancompress.packed.state import outline
 from kancompress.recipes import Activation, RunOptions
 
 _LAYOUTS = {layout.name: layout for layout in LAYOUTS}
-_OWN_CLASS = "Load it into your own class with --model package.module:factory."
 # From a found layer and the type of the computation to the source of its coefficients.
 EdgesOf = Callable[[FoundLayer, torch.dtype], nn.Module]
 
@@ -135,7 +134,7 @@ def _check_claimed(found: Recognition, model: PackedModel, names: Mapping[str, s
     if rest:
         raise UsageError(
             f"The packed layer {rest[0]!r} is of no layout whose forward is known.{_reasons(found)}"
-            f" {_OWN_CLASS}"
+            f" {OWN_CLASS}"
         )
 
 
@@ -187,7 +186,7 @@ def _form_of(layer: FoundLayer) -> Form:
             if convolution
             else "what such a layer computes is not known here"
         )
-    hint = "" if "--layout torch" in reason else f" {_OWN_CLASS}"
+    hint = "" if "--layout torch" in reason else f" {OWN_CLASS}"
     raise UsageError(
         f"The layer {layer.name!r} (layout {layer.layout}) cannot be run: {reason}.{hint}"
     )
@@ -199,7 +198,7 @@ def _check_others(found: Recognition) -> None:
     shown = ", ".join(found.others[:3]) + (", ..." if len(found.others) > 3 else "")
     raise UsageError(
         f"{len(found.others)} tensors belong to no KAN layer ({shown}), so the forward between the"
-        f" layers is not known.{_reasons(found)} {_OWN_CLASS}"
+        f" layers is not known.{_reasons(found)} {OWN_CLASS}"
     )
 
 
@@ -219,7 +218,7 @@ def _ordered(layers: tuple[FoundLayer, ...], container: str) -> list[FoundLayer]
         names = ", ".join(layer.name for layer in layers)
         raise UsageError(
             f"The order of the layers is not known ({names}): safetensors files keep names"
-            f" sorted. {_OWN_CLASS}"
+            f" sorted. {OWN_CLASS}"
         )
     return sorted(layers, key=lambda layer: [int(n) for n in _NUMBER.findall(layer.name)])
 
@@ -230,7 +229,7 @@ def _check_chain(layers: list[FoundLayer]) -> None:
             hint = " (multiplication nodes?)" if "pykan" in one.layout else ""
             raise UsageError(
                 f"The layer {one.name!r} gives {one.shape[0]} outputs{hint} where {two.name!r}"
-                f" takes {two.shape[1]} inputs, so the forward is not a chain. {_OWN_CLASS}"
+                f" takes {two.shape[1]} inputs, so the forward is not a chain. {OWN_CLASS}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.bases import bspline, gram, polynomials, radial
-from kancompress.forms.modules import ACTIVATIONS, BSplines, Planes, Sum
+from kancompress.forms.modules import ACTIVATIONS, BSplines, Expansion, Planes, Sum
 from kancompress.forms.records import (
     Fixed,
     Form,
@@ -25,20 +26,20 @@ from kancompress.recipes import Activation
 # --- expansions -----------------------------------------------------------------------------
 
 
-def _splines(grid: str) -> Callable[[Setting], nn.Module]:
+def _splines(grid: str) -> Callable[[Setting], Expansion]:
     """B-splines on the knots that the file holds, (in, G + 2k + 1)."""
 
-    def make(setting: Setting) -> nn.Module:
+    def make(setting: Setting) -> Expansion:
         knots = setting.tensor(grid)
         return BSplines(knots, knots.shape[1] - setting.size - 1)
 
     return make
 
 
-def _unscaled(expansion: Callable[[Setting], nn.Module]) -> Callable[[Setting], nn.Module]:
+def _unscaled(expansion: Callable[[Setting], Expansion]) -> Callable[[Setting], Expansion]:
     """LKAN's layers without scales of their own multiply all splines by one number, 1."""
 
-    def make(setting: Setting) -> nn.Module:
+    def make(setting: Setting) -> Expansion:
         if not (setting.tensor("scale_spline") == 1).all():
             setting.refuse(f"{setting.scene.full('scale_spline')} is not 1")
         return expansion(setting)
@@ -46,7 +47,7 @@ def _unscaled(expansion: Callable[[Setting], nn.Module]) -> Callable[[Setting], 
     return make
 
 
-def _unextended(setting: Setting) -> nn.Module:
+def _unextended(setting: Setting) -> Expansion:
     """pykan 0.0: the knots of each edge without the k on either side, which it adds itself."""
     out, inputs = setting.found.shape[:2]
     name = "act_fun.*.grid"
@@ -61,7 +62,7 @@ def _unextended(setting: Setting) -> nn.Module:
     return BSplines(torch.cat(extended, dim=1), degree)
 
 
-def _assumed_grid(setting: Setting) -> nn.Module:
+def _assumed_grid(setting: Setting) -> Expansion:
     """B-splines of torch-conv-kan, whose grid is not saved."""
     setting.used |= {"grid_range", "spline_order"}
     order = 3 if setting.options.spline_order is None else setting.options.spline_order
@@ -77,7 +78,7 @@ def _assumed_grid(setting: Setting) -> nn.Module:
     return BSplines(knots.expand(setting.found.shape[1], -1), order)
 
 
-def _starts(setting: Setting) -> nn.Module:
+def _starts(setting: Setting) -> Expansion:
     """flashkan and inkan: cubic splines, told by where their supports begin."""
     starts = setting.tensor("grid_starts")
     if len(starts) < 4:
@@ -87,10 +88,10 @@ def _starts(setting: Setting) -> nn.Module:
     return BSplines(knots.expand(setting.found.shape[1], -1), 3)
 
 
-def _gaussians(grid: str) -> Callable[[Setting], nn.Module]:
+def _gaussians(grid: str) -> Callable[[Setting], Expansion]:
     """Gaussians around the centres that the file holds."""
 
-    def make(setting: Setting) -> nn.Module:
+    def make(setting: Setting) -> Expansion:
         centres = setting.tensor(grid)
         setting.used.add("rbf_denominator")
         width = setting.options.rbf_denominator
@@ -102,39 +103,44 @@ def _gaussians(grid: str) -> Callable[[Setting], nn.Module]:
                 f"{setting.found.layout}: radial functions of width {width:.6g}, the distance of"
                 " their centres (--rbf-denominator)"
             )
-        return Planes(partial(radial.gaussians, width=width), centres)
+        return Planes(partial(radial.gaussians, width=width), centres, span=_ends(centres))
 
     return make
 
 
-def _splines_and_gaussians(setting: Setting) -> nn.Module:
+def _splines_and_gaussians(setting: Setting) -> Expansion:
     return Sum(_splines("grid")(setting), _gaussians("rbf.grid")(setting))
 
 
-def _switches(setting: Setting) -> nn.Module:
-    return Planes(radial.switches, setting.tensor("rbf.grid"))
+def _switches(setting: Setting) -> Expansion:
+    centres = setting.tensor("rbf.grid")
+    return Planes(radial.switches, centres, span=_ends(centres))
 
 
-def _polynomials(planes: Callable[..., Tensor]) -> Callable[[Setting], nn.Module]:
+def _ends(centres: Tensor) -> tuple[float, float]:
+    return float(centres.min()), float(centres.max())
+
+
+def _polynomials(planes: Callable[..., Tensor]) -> Callable[[Setting], Expansion]:
     """Polynomials up to the degree that the number of coefficients tells."""
 
-    def make(setting: Setting) -> nn.Module:
+    def make(setting: Setting) -> Expansion:
         return Planes(partial(planes, degree=setting.size - 1))
 
     return make
 
 
-def _jacobi(setting: Setting) -> nn.Module:
+def _jacobi(setting: Setting) -> Expansion:
     setting.notes.append(f"{setting.found.layout}: alpha and beta of the polynomials are 1")
     return Planes(partial(polynomials.jacobi, degree=setting.size - 1))
 
 
-def _gottlieb(setting: Setting) -> nn.Module:
+def _gottlieb(setting: Setting) -> Expansion:
     alpha = setting.parameter("alpha")
     if alpha is None:
         setting.refuse(f"{setting.scene.full('alpha')} is missing")
     degree = setting.size - 1
-    return Planes(lambda z, a: polynomials.gottlieb(z, degree, a), alpha)
+    return Planes(lambda z, a: polynomials.gottlieb(z, degree, a), alpha, span=(0.0, 1.0))
 
 
 def _beta(setting: Setting) -> nn.Parameter:
@@ -144,32 +150,32 @@ def _beta(setting: Setting) -> nn.Parameter:
     return beta
 
 
-def _gram(setting: Setting) -> nn.Module:
+def _gram(setting: Setting) -> Expansion:
     degree = setting.size - 1
     return Planes(lambda z, beta: gram.polynomials(z, degree, beta), _beta(setting))
 
 
-def _activated_gram(setting: Setting) -> nn.Module:
+def _activated_gram(setting: Setting) -> Expansion:
     """torch-conv-kan passes the polynomials through the layer's activation."""
     degree = setting.size - 1
     act = ACTIVATIONS[setting.shared_activation()]
     return Planes(lambda z, beta: act(gram.polynomials(z, degree, beta)), _beta(setting))
 
 
-def _waves(setting: Setting) -> nn.Module:
-    return Planes(partial(radial.waves, count=setting.size // 2))
+def _waves(setting: Setting) -> Expansion:
+    return Planes(partial(radial.waves, count=setting.size // 2), span=(-math.pi, math.pi))
 
 
-def _bumps(high: str) -> Callable[[Setting], nn.Module]:
+def _bumps(high: str) -> Callable[[Setting], Expansion]:
     """relu_kan: the bumps' height 4 g^2 / (k + 1)^2 is not saved, but g + k and the phases are."""
 
-    def make(setting: Setting) -> nn.Module:
+    def make(setting: Setting) -> Expansion:
         low, top = setting.tensor("phase_low"), setting.tensor(high)
         g = _intervals(low, top)
         k = setting.size - g
         setting.notes.append(f"{setting.found.layout}: g = {g} and k = {k}, told from the phases")
         factor = 4 * g * g / (k + 1) ** 2
-        return Planes(partial(radial.relu_bumps, factor=factor), low, top)
+        return Planes(partial(radial.relu_bumps, factor=factor), low, top, span=(0.0, 1.0))
 
     return make
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kancompress.forms.modules import ACTIVATIONS, BSplines
+from kancompress.forms.modules import ACTIVATIONS, BSplines, Expansion
 from kancompress.nn.edges import Codebook
 from kancompress.nn.layer import EdgeLayer
 from kancompress.nn.network import Network
@@ -58,7 +58,7 @@ class FormLayer(EdgeLayer):
         name: str,
         shape: tuple[int, int],
         dtype: torch.dtype,
-        expansion: nn.Module,
+        expansion: Expansion,
         before: nn.Module | None = None,
         base: Activation | None = None,
         inner: bool = False,
@@ -81,13 +81,16 @@ class FormLayer(EdgeLayer):
         """(batch, in) -> (batch, coefficient, in), the base branch last."""
         x = x.to(self.dtype)
         z = x if self.before is None else self.before(x)
-        seen = z if self.inner else x
+        return self.expanded(z, z if self.inner else x)
+
+    def expanded(self, z: Tensor, x: Tensor) -> Tensor:
+        """Basis of z and base branch of x, each (batch, in) -> (batch, coefficient, in)."""
         if self.base is Activation.SILU and isinstance(self.expansion, BSplines):
-            return self.expansion.with_silu(z, seen)
+            return self.expansion.with_silu(z, x)
         planes: Tensor = self.expansion(z)
         if self.base is None:
             return planes
-        return torch.cat([planes, ACTIVATIONS[self.base](seen)[:, None]], dim=1)
+        return torch.cat([planes, ACTIVATIONS[self.base](x)[:, None]], dim=1)
 
     def finish(self, y: Tensor) -> Tensor:
         """Normalisation, activation and the like after the sum."""

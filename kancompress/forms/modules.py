@@ -39,11 +39,20 @@ class Act(nn.Module):
 
 
 class Planes(nn.Module):
-    """An expansion by a function of z and of tensors, which learn where they are parameters."""
+    """An expansion by a function of z and of tensors, which learn where they are parameters.
 
-    def __init__(self, planes: Callable[..., Tensor], *tensors: Tensor) -> None:
+    span : where its functions live
+    """
+
+    def __init__(
+        self,
+        planes: Callable[..., Tensor],
+        *tensors: Tensor,
+        span: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
         super().__init__()
         self.planes = planes
+        self.span = span
         self.count = len(tensors)
         for number, tensor in enumerate(tensors):
             if isinstance(tensor, nn.Parameter):
@@ -90,6 +99,17 @@ class BSplines(nn.Module):
         return bspline.uniform_features(x, self._scaled(z), self._grid, self.degree)
 
     @property
+    def span(self) -> tuple[float, float]:
+        """Ends of the first input's grid."""
+        if self.knots is not None:
+            row = self.knots[0]
+            return float(row[self.degree]), float(row[len(row) - self.degree - 1])
+        assert self.low is not None
+        assert self.step is not None
+        low = float(self.low[0])
+        return low, low + self.size * float(self.step[0])
+
+    @property
     def _grid(self) -> tuple[float, float, int]:
         return 0.0, float(self.size), self.size
 
@@ -112,17 +132,21 @@ def _uniform(knots: Tensor, degree: int) -> tuple[Tensor, Tensor] | None:
 
 
 class Sum(nn.Module):
-    """Two bases that share their coefficients."""
+    """Two bases that share their coefficients; `span` is the first one's."""
 
-    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+    def __init__(self, one: Expansion, other: Expansion) -> None:
         super().__init__()
         self.one = one
         self.other = other
+        self.span: tuple[float, float] = one.span
 
     def forward(self, z: Tensor) -> Tensor:
         """(batch, in) -> (batch, basis, in)."""
         result: Tensor = self.one(z) + self.other(z)
         return result
+
+
+Expansion = BSplines | Planes | Sum
 
 
 # --- steps: (batch, width) -> (batch, width) ------------------------------------------------

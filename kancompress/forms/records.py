@@ -19,6 +19,9 @@ from kancompress.layouts import FoundLayer
 from kancompress.layouts.matching import Scene
 from kancompress.recipes import Activation, RunOptions
 
+# What to do where a forward is not known.
+OWN_CLASS = "Load it into your own class with --model package.module:factory."
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Setting:
@@ -68,7 +71,7 @@ class Setting:
         """Say why the layer cannot be run."""
         raise UsageError(
             f"The layer {self.found.name!r} (layout {self.found.layout}) cannot be run: {reason}."
-            " Load it into your own class with --model package.module:factory."
+            f" {OWN_CLASS}"
         )
 
 
@@ -169,7 +172,7 @@ class Form:
     after      : steps after the sum
     """
 
-    expansion: Callable[[Setting], nn.Module]
+    expansion: Callable[[Setting], modules.Expansion]
     before: Step | None = None
     activation: Activation = Activation.SILU
     inner: bool = False

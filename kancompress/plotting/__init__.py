@@ -1,0 +1,91 @@
+"""Pictures of a file: its edge vectors in the plane, and its centroids as functions on the grid.
+
+They need matplotlib (`pip install 'kancompress[plot]'`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from kancompress import files
+from kancompress.errors import KancompressError, UsageError
+from kancompress.foreign import read_foreign
+from kancompress.plotting.clouds import edge_clouds
+from kancompress.plotting.curves import centroid_curves
+from kancompress.plotting.drawing import SUFFIXES, draw_clouds, draw_curves, encode
+from kancompress.recipes import PlotConfig, RunOptions
+from kancompress.running import Runnable
+from kancompress.storage import Input, called, is_native, sized
+
+
+def plot_edges(
+    source: Input,
+    path: str | os.PathLike[str],
+    config: PlotConfig | None = None,
+    *,
+    layouts: Mapping[str, str] | None = None,
+    name: str | None = None,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+) -> int:
+    """Draw the edge vectors of every layer, coloured by centroid; returns the picture's bytes.
+
+    source  : dense, meta, packed, or a checkpoint of another KAN library. What is not packed is
+              clustered with k-means for its colours, as `cluster` does.
+    path    : a .png, .svg or .pdf file, written atomically
+    layouts : as for `cluster`
+    Raises UsageError for another suffix or a file that exists (unless `force`), KancompressError
+    without matplotlib.
+    """
+    config = config or PlotConfig()
+    target = check_picture_target(path, force=force, inputs=inputs)
+    clouds = list(edge_clouds(_record(source, name), config, layouts))
+    figure = draw_clouds(clouds, config, called(source, name))
+    return files.write(target, [encode(figure, target.suffix.lower())], force=force)
+
+
+def plot_functions(
+    source: Input,
+    path: str | os.PathLike[str],
+    config: PlotConfig | None = None,
+    *,
+    options: RunOptions | None = None,
+    name: str | None = None,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+) -> int:
+    """Draw each centroid's function over the grid, base branch included, and its edges.
+
+    options : what the tensors of another library's file do not tell, as for `evaluate`
+    The rest, returns and raises as for `plot_edges`; UsageError where it is not known what the
+    layers compute.
+    """
+    target = check_picture_target(path, force=force, inputs=inputs)
+    curves = centroid_curves(_record(source, name), config or PlotConfig(), options)
+    figure = draw_curves(curves, called(source, name))
+    return files.write(target, [encode(figure, target.suffix.lower())], force=force)
+
+
+def check_picture_target(
+    path: str | os.PathLike[str], *, force: bool = False, inputs: Iterable[Path] = ()
+) -> Path:
+    """Refuse, before any work, a picture that cannot be drawn or written; returns its path."""
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{target} is no picture; end its name in .png, .svg or .pdf.")
+    files.check_target(target, force=force, inputs=inputs)
+    if find_spec("matplotlib") is None:
+        raise KancompressError(
+            "Pictures need matplotlib, which is not installed; get it with:"
+            " pip install 'kancompress[plot]'"
+        )
+    return target
+
+
+def _record(source: Input, name: str | None) -> Runnable:
+    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+        return read_foreign(source, name)
+    return sized(source, name, mapped=True)[1]

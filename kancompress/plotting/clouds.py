@@ -1,0 +1,214 @@
+"""The edge vectors of a file's layers, and their way into the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kancompress import kmeans
+from kancompress.compression import dense_coefficients
+from kancompress.errors import UsageError
+from kancompress.foreign import ForeignCheckpoint
+from kancompress.layouts import gather, packable, recognise
+from kancompress.nearest import F64, SUM_BLOCK, Labels, one_thread
+from kancompress.packed import PackedLayer, PackedModel
+from kancompress.recipes import PlotConfig, Projection
+from kancompress.running import Runnable
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Cloud:
+    """The edge vectors of one layer.
+
+    vectors   : (n, d) that are points of their own; of a packed layer only edges that were kept
+    labels    : (n,) centroid of each, -1 where there is none
+    centroids : (k, d), and `counts` (k,) of the edges that use them; k is 0 where there are none
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    vectors: F64
+    labels: Labels
+    centroids: F64
+    counts: Labels
+
+    @property
+    def edges(self) -> int:
+        """Edges of the layer that are drawn, if only as centroids."""
+        return int(self.counts.sum() + (self.labels < 0).sum())
+
+
+def edge_clouds(
+    record: Runnable, config: PlotConfig, layouts: Mapping[str, str] | None = None
+) -> Iterator[Cloud]:
+    """The edge vectors of each layer."""
+    if isinstance(record, ForeignCheckpoint):
+        yield from _foreign_clouds(record, config, layouts)
+        return
+    if layouts:
+        raise UsageError("Layouts belong to other libraries' files; this one is ours.")
+    if isinstance(record, PackedModel):
+        for layer in record.layers:
+            yield _packed_cloud(record, layer)
+        return
+    for number, coefficients in enumerate(dense_coefficients(record)):
+        yield clustered(str(number), tuple(coefficients.shape[:-1]), coefficients, config)
+
+
+def _foreign_clouds(
+    record: ForeignCheckpoint, config: PlotConfig, layouts: Mapping[str, str] | None
+) -> Iterator[Cloud]:
+    found = recognise(record.tensors, layouts)
+    if not found.layers:
+        reasons = " ".join(found.problems)
+        raise UsageError(
+            f"{record.where}: no KAN layer was recognised, so there is none to draw. {reasons}"
+        )
+    for layer in found.layers:
+        with torch.no_grad():
+            vectors = gather(layer, record.tensors)[packable(layer, record.tensors)]
+        yield clustered(layer.name, layer.shape, vectors, config)
+
+
+def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotConfig) -> Cloud:
+    """The vectors of a layer that is not packed, with the centroids that `cluster` finds."""
+    points = _points(vectors)
+    if not np.isfinite(points).all():
+        raise UsageError(f"Layer {name!r} holds NaN or infinity, so it cannot be drawn.")
+    if not len(points):
+        return _cloud(name, shape, points)
+    found = kmeans.fit(points.astype(np.float32), config.clusters, seed=config.seed)
+    return _cloud(name, shape, points, found.labels, found.centroids)
+
+
+def _packed_cloud(model: PackedModel, layer: PackedLayer) -> Cloud:
+    codebook = model.codebook_of(layer)
+    if codebook is None:
+        assert layer.coefficients is not None
+        return _cloud(layer.name, layer.shape, _points(layer.coefficients))
+    centroids = _points(codebook)
+    kept = centroids[:0] if layer.kept is None else _points(layer.kept)
+    counts = np.bincount(model.indices_of(layer), minlength=len(centroids))
+    return replace(_cloud(layer.name, layer.shape, kept), centroids=centroids, counts=counts)
+
+
+def _cloud(
+    name: str,
+    shape: tuple[int, ...],
+    vectors: F64,
+    labels: Labels | None = None,
+    centroids: F64 | None = None,
+) -> Cloud:
+    """Vectors with their centroids, or without any."""
+    labels = np.full(len(vectors), -1) if labels is None else labels
+    centroids = vectors[:0] if centroids is None else centroids
+    counts = np.bincount(labels[labels >= 0], minlength=len(centroids))
+    return Cloud(
+        name=name, shape=shape, vectors=vectors, labels=labels, centroids=centroids, counts=counts
+    )
+
+
+def _points(vectors: Tensor) -> F64:
+    flat: F64 = vectors.detach().double().reshape(-1, vectors.shape[-1]).cpu().numpy()
+    return flat
+
+
+# --- into the plane -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Plane:
+    """Points and centroids of a cloud in the plane, (n, 2) and (k, 2), and what the axes are.
+
+    labels : (n,) of the points
+    """
+
+    points: F64
+    labels: Labels
+    centroids: F64
+    axes: tuple[str, str]
+
+
+def project(cloud: Cloud, config: PlotConfig) -> Plane:
+    """Bring a seeded sample of the edges, and all centroids, into the plane.
+
+    Principal components are those of all edges of the layer. Vectors of a single number lie at
+    that number, and as high as the share of edges below it.
+    """
+    rng = np.random.default_rng(config.seed)
+    count = min(config.sample, len(cloud.vectors))
+    chosen = np.sort(rng.choice(len(cloud.vectors), count, replace=False))
+    points = cloud.vectors[chosen]
+    both = np.concatenate([points, cloud.centroids])
+    if both.shape[1] == 1:
+        flat, axes = _shares(cloud, both), ("weight", "share of edges below, %")
+    elif config.projection is Projection.TSNE and len(both) > 3:
+        flat, axes = _tsne(both, config.seed), ("t-SNE 1", "t-SNE 2")
+    else:
+        mean, directions, shares = principal_components(*_all_edges(cloud))
+        flat = (both - mean) @ directions
+        axes = (
+            f"1st principal component ({100 * shares[0]:.0f} % of variance)",
+            f"2nd principal component ({100 * shares[1]:.0f} %)",
+        )
+    return Plane(
+        points=flat[:count], labels=cloud.labels[chosen], centroids=flat[count:], axes=axes
+    )
+
+
+def _all_edges(cloud: Cloud) -> tuple[F64, F64]:
+    """Vectors that stand for all edges of the layer, and the number of edges of each."""
+    if (cloud.labels >= 0).any():
+        return cloud.vectors, np.ones(len(cloud.vectors))
+    vectors = np.concatenate([cloud.vectors, cloud.centroids])
+    return vectors, np.concatenate([np.ones(len(cloud.vectors)), cloud.counts])
+
+
+def principal_components(vectors: F64, weights: F64) -> tuple[F64, F64, F64]:
+    """Mean (d,), first two principal directions (d, 2) and their shares of the variance (2,).
+
+    vectors : (n, d), each counted `weights` (n,) times. The largest entry of a direction is
+              positive, so that pictures do not flip.
+    """
+    mean = weights @ vectors / weights.sum()
+    spread = np.zeros((vectors.shape[1],) * 2)
+    for start in range(0, len(vectors), SUM_BLOCK):
+        block = slice(start, start + SUM_BLOCK)
+        moved = vectors[block] - mean
+        spread += moved.T @ (moved * weights[block, None])
+    with one_thread():
+        values, directions = np.linalg.eigh(spread)
+    directions = directions[:, :-3:-1]
+    tallest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.where(directions[tallest, [0, 1]] < 0, -1.0, 1.0)
+    total = values.sum()
+    shares = np.maximum(values[:-3:-1], 0) / total if total > 0 else np.zeros(2)
+    return mean, directions, shares
+
+
+def _tsne(vectors: F64, seed: int) -> F64:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    distinct = len(np.unique(vectors, axis=0)) > 1
+    start: Any = "pca" if distinct else "random"
+    with one_thread():
+        flat = TSNE(perplexity=perplexity, init=start, random_state=seed % 2**32).fit_transform(
+            vectors.astype(np.float32)
+        )
+    wide: F64 = flat.astype(np.float64)
+    return wide
+
+
+def _shares(cloud: Cloud, vectors: F64) -> F64:
+    """Each number, and the percentage of all edges whose number is smaller."""
+    numbers, edges = _all_edges(cloud)
+    order = np.argsort(numbers[:, 0], kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(edges[order])]) / edges.sum()
+    at = np.searchsorted(numbers[order, 0], vectors[:, 0])
+    return np.column_stack([vectors[:, 0], 100 * below[at]])

@@ -1,0 +1,116 @@
+"""The centroids of a file's layers as functions of one input, over the grid of their basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kancompress import bases, running
+from kancompress.errors import UsageError
+from kancompress.forms import FormLayer
+from kancompress.forms.layers import ScaledEdges
+from kancompress.forms.records import OWN_CLASS
+from kancompress.nearest import F64, Labels
+from kancompress.nn.edges import CodebookEdges
+from kancompress.nn.layer import EdgeLayer, KanLayer
+from kancompress.packed import PackedModel
+from kancompress.plotting.clouds import clustered
+from kancompress.recipes import PlotConfig, RunOptions
+from kancompress.running import Runnable
+from kancompress.specs import Family
+
+_POINTS = 201
+# Inputs of a basis that has no grid.
+_NO_GRID = (-3.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Curves:
+    """The functions of a layer's centroids.
+
+    x     : (points,) inputs of the basis
+    y     : (k, points) values, base branch included, most used centroid first
+    edges : (k,) that use each
+    input : what `x` is
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    x: F64
+    y: F64
+    edges: Labels
+    input: str
+    note: str = ""
+
+
+def centroid_curves(
+    record: Runnable, config: PlotConfig, options: RunOptions | None = None
+) -> list[Curves]:
+    """The functions of the centroids of each layer, but of those that a packed file keeps dense."""
+    try:
+        ready = running.run(record, options)
+    except UsageError as error:  # which counsels `eval`
+        reason = str(error).removesuffix(f" {OWN_CLASS}")
+        raise UsageError(f"Its functions cannot be drawn: {reason}") from None
+    found = []
+    for number, layer in enumerate(ready.network.kan_layers()):
+        if isinstance(record, PackedModel) and _codebook_edges(layer.edges) is None:
+            continue
+        with torch.no_grad():
+            found.append(_curves(layer, str(number), config))
+    if not found:
+        raise UsageError("No layer of this file has a codebook, so there is no function to draw.")
+    return found
+
+
+def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
+    source = _codebook_edges(layer.edges)
+    if source is not None:
+        centroids: Tensor = source.codebook.centroids
+        shape = tuple(source.index.shape)
+        used = torch.bincount(source.index.flatten(), minlength=len(centroids))[: len(centroids)]
+        counts = used.numpy()
+    else:
+        coefficients = layer.edges()
+        shape = tuple(coefficients.shape[:-1])
+        cloud = clustered(number, shape, coefficients, config)
+        centroids, counts = torch.from_numpy(cloud.centroids), cloud.counts
+    x, features, axis, note = _grid_features(layer)
+    order = np.argsort(-counts, kind="stable")
+    curves = (centroids.double() @ features.double().T).numpy()
+    return Curves(
+        name=layer.name if isinstance(layer, FormLayer) else number,
+        shape=shape,
+        x=x.double().numpy(),
+        y=curves[order],
+        edges=counts[order],
+        input=axis,
+        note=note,
+    )
+
+
+def _codebook_edges(edges: nn.Module) -> CodebookEdges | None:
+    """Where the layer's vectors come from, if from a codebook; factors of edges are left out."""
+    while isinstance(edges, ScaledEdges):
+        edges = edges.edges
+    return edges if isinstance(edges, CodebookEdges) else None
+
+
+def _grid_features(layer: EdgeLayer) -> tuple[Tensor, Tensor, str, str]:
+    """Inputs (points,) over the grid, the layer's basis and base branch there (points, d), what
+    the inputs are, and what is to be known. The base branch sees what the basis sees."""
+    if isinstance(layer, FormLayer):
+        x = torch.linspace(*layer.expansion.span, _POINTS, dtype=layer.dtype)
+        wide = x[:, None].expand(-1, layer.shape[1])
+        planes = layer.expanded(wide, wide)
+        same = torch.allclose(planes, planes[:, :, :1].expand_as(planes), atol=1e-4)
+        note = "" if same else "on the first input's grid"
+        return x, planes[:, :, 0], "input" if layer.before is None else "input of the basis", note
+    assert isinstance(layer, KanLayer)
+    x = torch.linspace(*(layer.spec.grid or _NO_GRID)[:2], _POINTS)
+    planes = bases.expand(layer.spec, x[:, None], x[:, None], layer.beta)
+    axis = "input, normalised" if layer.spec.family is Family.FASTKAN else "input"
+    return x, planes[:, :, 0], axis, ""
