@@ -6,15 +6,15 @@ import json
 import os
 import platform
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import kancompress
-from kancompress.recipes import default_training
-from kancompress.specs import DataOptions, ModelName
+from kancompress.recipes import TrainConfig, default_training
+from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName, default_basis
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -48,18 +48,71 @@ def ran_with(cells: list[dict[str, Any]]) -> str:
     return f"Run with {'; '.join(versions)}."
 
 
-def trained(model: str, options: DataOptions, seed: int, work: Path) -> tuple[Path, dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A network as the paper trains it, but for what is given here.
+
+    grid      : G of the paper's Tables 3 and 8; the network has G + 3 RBFs
+    embedding : numbers of an embedding
+    limit     : most epochs
+    """
+
+    model: str
+    dataset: str
+    seed: int = 0
+    grid: int | None = None
+    embedding: int | None = None
+    limit: int | None = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells the cell from others in a results file; what is the recipe's is left out."""
+        return {name: value for name, value in self.whole_key.items() if value is not None}
+
+    @property
+    def whole_key(self) -> dict[str, Any]:
+        """The same with None for what is the recipe's."""
+        return asdict(self)
+
+    @property
+    def stem(self) -> str:
+        """Name of its files: cifar10_metakan_0, or cifar10_metakan_0_embedding2."""
+        extra = [f"{name}{value}" for name, value in list(self.key.items())[3:]]
+        return "_".join([self.dataset, self.model, str(self.seed), *extra])
+
+    def basis(self) -> BasisSpec | None:
+        """The basis, None where it is the recipe's."""
+        if self.grid is None:
+            return None
+        basis = default_basis(ModelName(self.model).family)
+        assert basis.grid is not None
+        return replace(basis, grid=(*basis.grid[:2], self.grid + 3))
+
+    def config(self) -> TrainConfig:
+        """How it is trained."""
+        config = replace(default_training(ModelName(self.model)), seed=self.seed)
+        return config if self.limit is None else replace(config, epochs=self.limit)
+
+
+def trained(recipe: Recipe, directory: Path, work: Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint trained with the paper's recipe, from an earlier run where `work` has one.
 
+    directory : where the data sets lie
     Returns its path, and the epochs and seconds that its training took.
     """
-    path = work / f"{options.name}_{model}_{seed}.safetensors"
+    path = work / f"{recipe.stem}.safetensors"
     told = path.with_suffix(".json")
     if not told.exists():
         work.mkdir(parents=True, exist_ok=True)
-        config = replace(default_training(ModelName(model)), seed=seed)
+        meta = None if recipe.embedding is None else MetaSpec(embedding=recipe.embedding)
         start = time.perf_counter()
-        done = kancompress.train(model, options, config)
+        done = kancompress.train(
+            recipe.model,
+            DataOptions(name=recipe.dataset, directory=directory),
+            recipe.config(),
+            basis=recipe.basis(),
+            meta=meta,
+        )
         seconds = round(time.perf_counter() - start)
         kancompress.save(done.checkpoint, path, force=True)
         told.write_text(json.dumps({"epochs": done.history[-1].number, "train_seconds": seconds}))

@@ -21,8 +21,8 @@ from typing import Any
 import kancompress
 from kancompress import CalibrationConfig, ClusterConfig, CodebookDtype, Method, Target
 from kancompress.specs import DataOptions
-from tests.benchmarks.cells import finished, keep, machine, ran_with, trained
-from tests.benchmarks.paper import PAPER
+from tests.benchmarks.cells import Recipe, finished, keep, machine, ran_with, trained
+from tests.benchmarks.paper.published import TABLE1
 
 RESULTS = "ladder"
 MODELS = ("kan", "fastkan", "gramkan")
@@ -35,7 +35,7 @@ def rungs(dataset: str, model: str) -> dict[str, dict[str, Any]]:
     common: dict[str, dict[str, Any]] = {
         f"{method}, k = 16": {"method": method} for method in Method
     }
-    paper = PAPER[dataset][model][2][1] * 1024
+    paper = TABLE1[dataset][model][2][1] * 1024
     return common | {
         f"k per layer, {share} of the paper's bytes": {"bytes": int(share * paper)}
         for share in SHARES
@@ -105,7 +105,7 @@ def table(dataset: str) -> str:
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", choices=sorted(PAPER), default="mnist")
+    parser.add_argument("--dataset", choices=sorted(TABLE1), default="mnist")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ways", nargs="+", default=None, help="run only ways that contain these")
@@ -123,7 +123,8 @@ def main() -> None:
                 cell = {"dataset": options.dataset, "model": model, "seed": seed, "way": way}
                 if not wanted or tuple(cell.values()) in done:
                     continue
-                source, _ = trained(model, data, seed, options.work)
+                recipe = Recipe(model=model, dataset=options.dataset, seed=seed)
+                source, _ = trained(recipe, options.data_dir, options.work)
                 score = kancompress.evaluate(source, data).score.accuracy
                 cell |= {"dense": score} | run_cell(source, data, wish)
                 cell |= machine()

@@ -1,0 +1,191 @@
+"""Any table, row or cell of the MetaCluster paper, run again; finished cells are kept.
+
+    python -m tests.benchmarks.paper table1 --data-dir DIR [--dataset mnist] [--models kan]
+        [--seeds 0 1]
+    python -m tests.benchmarks.paper table8 --data-dir DIR --rows 8 10
+    python -m tests.benchmarks.paper figure2 --data-dir DIR --models fastkan metafastkan
+    python -m tests.benchmarks.paper table1 --dataset mnist --table
+
+A cell is one network (model, data set, seed) trained, clustered and fine-tuned. It is appended to
+its results file when it is done and is not run again; --table only prints. Trained checkpoints are
+kept in --work, and shared by tables and figures. docs/reproduce.md has the commands of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.cells import Recipe, finished, keep
+from tests.benchmarks.paper import figures, tables
+from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
+from tests.benchmarks.paper.stages import run
+
+Options = argparse.Namespace
+# Networks and numbers of clusters, None where it is the recipe's.
+Cells = Iterator[tuple[Recipe, int | None]]
+DATASETS = ("mnist", "cifar10", "cifar100")
+CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A table or figure: its cells, the results files that it is printed from, and how."""
+
+    cells: Callable[[Options], Cells]
+    results: tuple[str, ...]
+    show: Callable[[Options, list[tables.Cell]], str]
+
+
+# --- cells ----------------------------------------------------------------------------------
+
+
+def table1_cells(options: Options) -> Cells:
+    """Every fully connected network of Table 1."""
+    for dataset in options.dataset or DATASETS:
+        for model in TABLE1[dataset]:
+            yield from _seeds(options, model, dataset)
+
+
+def table2_cells(options: Options) -> Cells:
+    """Every convolutional network of Table 2."""
+    for dataset in options.dataset or DATASETS:
+        for model in TABLE2[dataset]:
+            yield from _seeds(options, model, dataset)
+
+
+def table8_cells(options: Options) -> Cells:
+    """The rows of Tables 3 and 8, of which the first is Table 1's, or 2's, own network."""
+    for model, rows in TABLE8.items():
+        for grid in rows:
+            own = None if grid == 5 else grid
+            if _wants(options, grid):
+                yield from _seeds(options, model, "cifar10", grid=own)
+
+
+def table9_cells(options: Options) -> Cells:
+    """The rows of Table 9, of which the convolutions' last is Table 2's own network."""
+    for model, rows in TABLE9.items():
+        for embedding in rows:
+            own = None if model.endswith("conv") and embedding == 2 else embedding
+            if _wants(options, embedding):
+                yield from _seeds(options, model, "cifar10", embedding=own)
+
+
+def figure1_cells(options: Options) -> Cells:
+    """The three networks of Figure 1, after one epoch."""
+    for recipe in figures.FIGURE1.values():
+        if not options.models or recipe.model in options.models:
+            yield recipe, None
+
+
+def figure2_cells(options: Options) -> Cells:
+    """Networks of Table 1 (FastKAN, plain and meta, where no models are named) at every k."""
+    for model in options.models or ("fastkan", "metafastkan"):
+        for k in CLUSTERS:
+            if _wants(options, k):
+                for recipe, _ in _seeds(options, model, "cifar10"):
+                    yield recipe, k
+
+
+def mlp_cells(options: Options) -> Cells:
+    """An MLP, and Table 1's plain networks of the same shape."""
+    for model in ("mlp", "gramkan", "kan", "fastkan"):
+        yield from _seeds(options, model, "mnist")
+
+
+def _seeds(
+    options: Options,
+    model: str,
+    dataset: str,
+    *,
+    grid: int | None = None,
+    embedding: int | None = None,
+) -> Cells:
+    if options.models and model not in options.models:
+        return
+    for seed in options.seeds:
+        yield (
+            Recipe(model=model, dataset=dataset, seed=seed, grid=grid, embedding=embedding),
+            None,
+        )
+
+
+def _wants(options: Options, row: int) -> bool:
+    return not options.rows or row in options.rows
+
+
+# --- where cells are kept, and how they are shown --------------------------------------------
+
+
+def results_of(recipe: Recipe, clusters: int | None) -> str:
+    """The results file of a cell: tables share what they share of networks."""
+    if clusters is not None:
+        return "figure2"
+    if recipe.grid is not None or recipe.embedding is not None:
+        return "ablations"
+    return "table2" if recipe.model.endswith("conv") else "table1"
+
+
+def _by_dataset(
+    table: Callable[[str, list[tables.Cell]], str],
+) -> Callable[[Options, list[tables.Cell]], str]:
+    def show(options: Options, cells: list[tables.Cell]) -> str:
+        return "\n\n".join(
+            f"{dataset}:\n\n{table(dataset, cells)}" for dataset in options.dataset or DATASETS
+        )
+
+    return show
+
+
+ALL = ("table1", "table2", "ablations")
+EXPERIMENTS = {
+    "table1": Experiment(table1_cells, ("table1",), _by_dataset(tables.table1)),
+    "table2": Experiment(table2_cells, ("table2",), _by_dataset(tables.table2)),
+    "table3": Experiment(table8_cells, ALL, lambda _, cells: tables.table3(cells)),
+    "table8": Experiment(table8_cells, ALL, lambda _, cells: tables.table8(cells)),
+    "table9": Experiment(table9_cells, ALL, lambda _, cells: tables.table9(cells)),
+    "figure1": Experiment(figure1_cells, (), figures.figure1),
+    "figure2": Experiment(figure2_cells, ("figure2",), figures.figure2),
+    "mlp": Experiment(mlp_cells, ("table1",), lambda _, cells: tables.mlp(cells)),
+}
+EXPERIMENTS["conv"] = EXPERIMENTS["table2"]
+
+
+def run_missing(experiment: Experiment, options: Options) -> None:
+    """Run the cells that were asked for and are not finished."""
+    for recipe, clusters in experiment.cells(options):
+        results = results_of(recipe, clusters)
+        whole = recipe.whole_key | {"clusters": clusters}
+        if not tables.of(finished(results), **whole):
+            keep(results, run(recipe, options.data_dir, options.work, clusters))
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.paper",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=EXPERIMENTS)
+    parser.add_argument("--dataset", nargs="+", choices=DATASETS, help="of Tables 1 and 2")
+    parser.add_argument("--models", nargs="+", help="only these")
+    parser.add_argument("--rows", nargs="+", type=int, help="grids, embeddings or k: only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--pictures", type=Path, help="figures: folder to draw into")
+    options = parser.parse_args()
+    experiment = EXPERIMENTS[options.what]
+    if not options.table and experiment.results:
+        run_missing(experiment, options)
+    cells = [cell for name in experiment.results for cell in finished(name)]
+    print(experiment.show(options, cells))
+
+
+if __name__ == "__main__":
+    main()

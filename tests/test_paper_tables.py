@@ -1,0 +1,220 @@
+"""The tables of the paper's benchmarks: published numbers that agree, and what is printed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import cells as kept
+from tests.benchmarks.cells import Recipe
+from tests.benchmarks.paper import __main__ as program
+from tests.benchmarks.paper import tables
+from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
+
+
+def cell(
+    recipe: Recipe, *accuracy: float, bytes_: tuple[int, ...] = (900, 30, 20), **more: Any
+) -> dict[str, Any]:
+    told = {"accuracy": list(accuracy), "bytes": list(bytes_), "epochs": 7, "train_seconds": 60}
+    where = {"torch": "2.9", "threads": 1, "machine": "a machine"}
+    return recipe.key | told | where | more
+
+
+def rows_of(table: str) -> list[dict[str, str]]:
+    """Rows of a Markdown table by their column; a column's name that comes again gets a prime."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    split = [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+    names: list[str] = []
+    for name in split[0]:
+        names.append(name + "'" * names.count(name))
+    assert {len(line) for line in split} == {len(names)}
+    return [dict(zip(names, line, strict=True)) for line in split[2:]]
+
+
+# --- published numbers ----------------------------------------------------------------------
+
+
+def test_the_papers_tables_agree_where_they_print_the_same_network() -> None:
+    assert TABLE8["metafastkan"][5] == TABLE1["cifar10"]["metafastkan"]
+    assert TABLE8["metafastkanconv"][5] == TABLE2["cifar10"]["metafastkanconv"]
+    for by_size in TABLE9.values():
+        assert len({stages[1][1] for stages in by_size.values()}) == 1
+    for table in (TABLE1, TABLE2):
+        for models in table.values():
+            for stages in models.values():
+                assert stages[1][1] == stages[2][1] < stages[0][1]
+
+
+def test_changes_are_those_that_table_3_prints() -> None:
+    printed = {
+        "metafastkan": (0.11, -1.39, 0.28, -1.59, 0.41),
+        "metafastkanconv": (-0.50, -1.36, -0.30, -0.39, 0.07),
+    }
+    for model, changes in printed.items():
+        for stages, wanted in zip(TABLE8[model].values(), changes, strict=True):
+            found = tables.change([accuracy for accuracy, _ in stages])
+            assert found == pytest.approx(wanted, abs=0.006)
+
+
+def test_the_formula_is_equation_10_and_5() -> None:
+    # the paper's payload of MetaClusterKAN on CIFAR-10 is 38,944 bytes, of 75,584 edges of 9
+    edges = (2352 * 32, 320)
+    assert tables.formula(edges, 9, 16) == pytest.approx(75_584 * 9 * 4 / 38_944)
+    n, k = 1000, 16
+    assert tables.formula([n], 1, k) == pytest.approx(n * 32 / (n * math.log2(k) + k * 32))
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def test_table_1_prints_median_spread_seeds_and_memory() -> None:
+    found = [
+        cell(Recipe(model="metakan", dataset="mnist", seed=0), 0.96, 0.95, 0.955),
+        cell(Recipe(model="metakan", dataset="mnist", seed=1), 0.98, 0.94, 0.965),
+        cell(Recipe(model="metakan", dataset="mnist", seed=2), 0.97, 0.91, 0.975),
+        cell(Recipe(model="kan", dataset="mnist"), 0.9, 0.3, 0.8, bytes_=(9000, 30, 20)),
+        cell(Recipe(model="metakan", dataset="cifar10"), 0.1, 0.1, 0.1),
+    ]
+    rows = rows_of(tables.table1("mnist", found))
+    assert [(row["model"], row["stage"]) for row in rows[:3]] == [
+        ("kan", "trained"), ("kan", "clustered"), ("kan", "fine-tuned"),
+    ]  # fmt: skip
+    clustered = rows[4]
+    assert clustered["model"] == "metakan"
+    assert clustered["paper %"] == "96.02"
+    assert clustered["ours % (median)"] == "94.00"
+    assert clustered["from - to"] == "91.00 - 95.00"
+    assert clustered["seeds"] == "3"
+    assert clustered["paper B"] == "14,172"
+    assert clustered["ours B"] == "30"
+    assert clustered["paper: dense / this"] == f"{1031.44 / 13.84:.1f}"
+    assert clustered["ours: dense / this"] == "300.0"
+    missing = rows[-1]
+    assert (missing["model"], missing["ours % (median)"], missing["seeds"]) == (
+        "metagramkan", "not run", "0",
+    )  # fmt: skip
+
+
+def test_the_headline_of_the_paper_is_in_its_table() -> None:
+    rows = rows_of(tables.table1("cifar10", []))
+    (row,) = [row for row in rows if (row["model"], row["stage"]) == ("metakan", "fine-tuned")]
+    assert row["paper: dense / this"] == "79.9"
+
+
+def test_table_2_says_what_was_run_and_what_is_kept() -> None:
+    recipe = Recipe(model="metagramkanconv", dataset="cifar10")
+    rows = rows_of(tables.table2("cifar10", [cell(recipe, 0.5, 0.4, 0.45, complete=False)]))
+    own = [row for row in rows if row["model"] == "metagramkanconv"]
+    assert [row["ours: kept %"] for row in own] == ["100.0", "80.0", "90.0"]
+    assert own[1]["paper: kept %"] == f"{100 * 79.36 / 81.88:.1f}"
+    assert own[0]["epochs"] == "7+"
+    assert rows[0]["ours %"] == "not run"
+    assert rows[0]["epochs"] == ""
+
+
+def test_tables_3_and_8_take_their_first_row_from_table_1() -> None:
+    own = cell(Recipe(model="metafastkan", dataset="cifar10"), 0.5, 0.49, 0.48)
+    wide = cell(Recipe(model="metafastkan", dataset="cifar10", grid=10), 0.4, 0.42, 0.41)
+    other = cell(Recipe(model="metafastkan", dataset="cifar10", embedding=2), 0.1, 0.1, 0.1)
+    rows = {(row["model"], row["count"]): row for row in rows_of(tables.table3([own, wide, other]))}
+    first = rows["metafastkan", "5"]
+    assert (first["RBFs"], first["ours %"], first["clustered %'"]) == ("8", "50.00", "49.00")
+    assert first["change %'"] == "-2.00"
+    assert rows["metafastkan", "10"]["change %'"] == "5.00"
+    assert rows["metafastkan", "8"]["ours %"] == "not run"
+    eight = [row for row in rows_of(tables.table8([own, wide, other])) if row["grid"] == "10"]
+    assert [row["ours % (median)"] for row in eight[:3]] == ["40.00", "42.00", "41.00"]
+
+
+def test_table_9_takes_the_convolutions_own_size_from_table_2() -> None:
+    conv = cell(Recipe(model="metafastkanconv", dataset="cifar10"), 0.7, 0.6, 0.65)
+    two = cell(Recipe(model="metafastkan", dataset="cifar10", embedding=2), 0.4, 0.3, 0.35)
+    rows = rows_of(tables.table9([conv, two]))
+    found = {
+        (row["model"], row["embedding"]): row["ours % (median)"]
+        for row in rows
+        if row["stage"] == "trained"
+    }
+    assert found["metafastkanconv", "2"] == "70.00"
+    assert found["metafastkan", "2"] == "40.00"
+    assert found["metafastkanconv", "3"] == found["metafastkan", "4"] == "not run"
+
+
+def test_figure_2_is_a_row_for_each_k() -> None:
+    recipe = Recipe(model="fastkan", dataset="cifar10")
+    found = [
+        cell(recipe, 0.5, 0.2, 0.3, clusters=16),
+        cell(recipe, 0.5, 0.1, 0.2, clusters=4, bytes_=(900, 30, 10)),
+    ]
+    rows = rows_of(tables.figure2(found))
+    assert [(row["k"], row["clustered %"], row["bytes"]) for row in rows] == [
+        ("4", "10.00", "10"), ("16", "20.00", "20"),
+    ]  # fmt: skip
+
+
+def test_every_results_file_here_is_printed_by_a_table() -> None:
+    options = program.argparse.Namespace(dataset=None, models=None, pictures=None)
+    for name in ("table1", "table2", "table3", "table8", "table9", "figure2"):
+        experiment = program.EXPERIMENTS[name]
+        cells = [cell for results in experiment.results for cell in kept.finished(results)]
+        assert rows_of(experiment.show(options, cells)) or not cells
+
+
+# --- cells ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Recipe]:
+    """Run the program with the training left out; the cells that it ran."""
+    ran: list[Recipe] = []
+
+    def run(recipe: Recipe, directory: Path, work: Path, clusters: int | None) -> dict[str, Any]:
+        ran.append(recipe)
+        return cell(recipe, 0.5, 0.4, 0.3, **({} if clusters is None else {"clusters": clusters}))
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr("sys.argv", ["paper", *arguments])
+    program.main()
+    return ran
+
+
+def test_finished_cells_are_not_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wish = ("table1", "--dataset", "mnist", "--models", "kan", "metakan", "--seeds", "0", "1")
+    assert [(r.model, r.seed) for r in start(monkeypatch, *wish)] == [
+        ("kan", 0), ("kan", 1), ("metakan", 0), ("metakan", 1),
+    ]  # fmt: skip
+    assert start(monkeypatch, *wish) == []
+    assert start(monkeypatch, *wish, "--table") == []
+    assert len((folder / "table1.jsonl").read_text().splitlines()) == 4
+
+
+def test_tables_share_their_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fully = ("--models", "metafastkan")
+    assert [r.grid for r in start(monkeypatch, "table8", *fully)] == [None, 8, 10, 15, 20]
+    assert start(monkeypatch, "table3", *fully) == []
+    assert start(monkeypatch, "table1", "--dataset", "cifar10", *fully) == []
+    assert [r.embedding for r in start(monkeypatch, "table9", *fully, "--rows", "3")] == [3]
+    lines = (folder / "ablations.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("grid") for line in lines] == [8, 10, 15, 20, None]
+
+
+def test_figure_2_runs_each_k_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(start(monkeypatch, "figure2")) == 16
+    assert start(monkeypatch, "figure2", "--rows", "4", "8") == []
+
+
+def test_a_recipe_names_its_files_and_its_network() -> None:
+    assert Recipe(model="kan", dataset="mnist", seed=3).stem == "mnist_kan_3"
+    recipe = Recipe(model="metafastkan", dataset="cifar10", grid=10, embedding=2)
+    assert recipe.stem == "cifar10_metafastkan_0_grid10_embedding2"
+    basis = recipe.basis()
+    assert basis is not None
+    assert basis.grid == (-2.0, 2.0, 13)
+    assert Recipe(model="kan", dataset="mnist", limit=1).config().epochs == 1
