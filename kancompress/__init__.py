@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kancompress.calibrating import Hooks
     from kancompress.calibration.run import Calibrated
     from kancompress.checkpoint import Checkpoint
+    from kancompress.devices import use_threads
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.evaluation import Evaluation
     from kancompress.finetuning import Finetuning
@@ -43,20 +44,24 @@ if TYPE_CHECKING:
         CalibrationConfig,
         ClusterConfig,
         CodebookDtype,
+        Device,
         FinetuneConfig,
+        Machine,
         Method,
         Metric,
         PlotConfig,
+        Precision,
         Projection,
         RunOptions,
         Target,
         TrainConfig,
     )
     from kancompress.specs import BasisSpec, DataOptions, DataSpec, MetaSpec, ModelName
+    from kancompress.states import StateFile
     from kancompress.storage import encode, load, save
     from kancompress.training import Training
 
-__version__ = "0.1.0"
+from kancompress.version import __version__
 
 _HOMES = {
     "kancompress.api": (
@@ -66,6 +71,7 @@ _HOMES = {
     "kancompress.calibrating": ("Hooks",),
     "kancompress.calibration.run": ("Calibrated",),
     "kancompress.checkpoint": ("Checkpoint",),
+    "kancompress.devices": ("use_threads",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
     "kancompress.evaluation": ("Evaluation",),
     "kancompress.finetuning": ("Finetuning",),
@@ -77,10 +83,12 @@ _HOMES = {
     "kancompress.plotting": ("check_picture_target", "plot_edges", "plot_functions"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
     "kancompress.recipes": (
-        "Activation", "CalibrationConfig", "ClusterConfig", "CodebookDtype", "FinetuneConfig",
-        "Method", "Metric", "PlotConfig", "Projection", "RunOptions", "Target", "TrainConfig",
+        "Activation", "CalibrationConfig", "ClusterConfig", "CodebookDtype", "Device",
+        "FinetuneConfig", "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection",
+        "RunOptions", "Target", "TrainConfig",
     ),
     "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
+    "kancompress.states": ("StateFile",),
     "kancompress.storage": ("encode", "load", "save"),
     "kancompress.training": ("Training",),
 }  # fmt: skip
@@ -98,6 +106,7 @@ __all__ = [
     "Compression",
     "DataOptions",
     "DataSpec",
+    "Device",
     "Evaluation",
     "FinetuneConfig",
     "Finetuning",
@@ -105,6 +114,7 @@ __all__ = [
     "Hooks",
     "InvalidFileError",
     "KancompressError",
+    "Machine",
     "MetaSpec",
     "Method",
     "Metric",
@@ -113,8 +123,10 @@ __all__ = [
     "PackedModel",
     "Parametrization",
     "PlotConfig",
+    "Precision",
     "Projection",
     "RunOptions",
+    "StateFile",
     "Target",
     "TrainConfig",
     "Training",
@@ -141,6 +153,7 @@ __all__ = [
     "save",
     "save_predictions",
     "train",
+    "use_threads",
 ]
 
 

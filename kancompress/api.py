@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from kancompress import datasets, extras, files, inspection, running, sizing, storage
+from kancompress import datasets, devices, extras, files, inspection, running, sizing, storage
 from kancompress.calibration.run import Calibrated
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering
@@ -22,12 +22,21 @@ from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.foreign import ForeignCheckpoint, Skeleton, read_foreign, read_skeleton
 from kancompress.layouts import Recognition, format_layouts, parse_layouts, recognise
-from kancompress.layouts.pykan import UNTOLD
+from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
-from kancompress.recipes import HIDDEN, ClusterConfig, FinetuneConfig, RunOptions, TrainConfig
+from kancompress.recipes import (
+    HIDDEN,
+    ClusterConfig,
+    Device,
+    FinetuneConfig,
+    Machine,
+    RunOptions,
+    TrainConfig,
+)
 from kancompress.restoration import Restored, restore
 from kancompress.running import Runnable
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
+from kancompress.states import StateFile
 from kancompress.storage import Input, Source, called, is_native, open_container, read_record, sized
 from kancompress.training import Training, fit_network
 from kancompress.usermodel import evaluate_module, tune_module
@@ -51,6 +60,8 @@ def train(
     basis: BasisSpec | None = None,
     hidden: tuple[int, ...] = HIDDEN,
     meta: MetaSpec | None = None,
+    machine: Machine | None = None,
+    state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Training:
@@ -59,6 +70,8 @@ def train(
     model  : `kan`, `fastkan`, `gramkan`, or `metakan`, `metafastkan`, `metagramkan`
     data   : digits when None
     config : the recipe of the paper's Tables 4 and 5 when None; its seed also divides the data
+    machine : where to compute
+    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
     """
     name = _model_name(model)
     seed = config.seed if config else 0
@@ -70,6 +83,8 @@ def train(
         basis=basis,
         hidden=hidden,
         meta=meta,
+        machine=machine,
+        state=state,
         on_epoch=on_epoch,
         on_batch=on_batch,
     )
@@ -149,6 +164,8 @@ def finetune(
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     teacher: Input | None = None,
+    machine: Machine | None = None,
+    state: StateFile | None = None,
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
@@ -161,6 +178,8 @@ def finetune(
     model   : the module whose state dict was packed, to run another library's file in; it is left
               with the result
     teacher : the dense checkpoint, whose outputs then take the place of labels (distillation)
+    machine : where to compute; a module of the user's own is moved there unless it is `auto`
+    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
     name    : what messages call the source, its path when None
     """
     packed = packed_record(source, name)
@@ -169,7 +188,10 @@ def finetune(
         if teacher is not None:
             raise UsageError("--distill runs the dense file natively; it does not go with --model.")
         rows = datasets.load_for_model(None, data)
-        return tune_module(model, packed, rows, config, on_epoch=on_epoch, on_batch=on_batch)
+        _move(model, machine)
+        return tune_module(
+            model, packed, rows, config, state=state, on_epoch=on_epoch, on_batch=on_batch
+        )
     rows = datasets.load_for_model(packed.data, data)
     return tune(
         packed,
@@ -177,9 +199,17 @@ def finetune(
         config,
         options=options,
         teacher=None if teacher is None else _teacher(teacher, packed, options),
+        machine=machine,
+        state=state,
         on_epoch=on_epoch,
         on_batch=on_batch,
     )
+
+
+def _move(model: nn.Module, machine: Machine | None) -> None:
+    """Move a module of the user's own, but only where a device was asked for."""
+    if machine is not None and machine.device != Device.AUTO:
+        model.to(devices.find(machine.device))
 
 
 def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> nn.Module:
@@ -207,13 +237,14 @@ def evaluate(
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
+    machine: Machine | None = None,
     name: str | None = None,
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
 
     source : a dense, meta or packed file, or a checkpoint that another KAN library saved
     model  : a module for another library's state dict, which is loaded into it
-    data, options, name : as for `finetune`
+    data, options, machine, name : as for `finetune`
     Raises UsageError where the tensors do not determine what the network computes.
     """
     record = _runnable(source, name)
@@ -221,8 +252,10 @@ def evaluate(
         _check_own_model(record, options, called(source, name))
         tensors = record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
         rows = datasets.load_for_model(None, data)
+        _move(model, machine)
         return evaluate_module(model, tensors, rows, called(source, name))
     ready = running.run(record, options)
+    ready.network.to(devices.find((machine or Machine()).device))
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 
 
@@ -323,24 +356,6 @@ def _check_own_model(record: Runnable, options: RunOptions | None, where: str) -
             "--model runs the model's own forward; leave out what tells kancompress's (--layout,"
             " --base-activation, --rbf-denominator, --grid-range, --spline-order)."
         )
-
-
-def source_notes(
-    source: ForeignCheckpoint, found: Recognition, *, kept: bool = False
-) -> tuple[str, ...]:
-    """What the user should know of a foreign source: layouts, what was dropped (or kept, where
-    that was asked for), what was not recognised."""
-    by_layout: dict[str, int] = {}
-    for layer in found.layers:
-        by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
-    known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
-    notes = [f"recognised {known}"]
-    told = UNTOLD if source.settings else ()
-    notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
-    notes += source.notes
-    fate = "kept beside the model" if kept else "left out"
-    notes += [f"{fate}: {what}" for what in source.dropped]
-    return (*notes, *found.problems)
 
 
 def _stamp(source: Input) -> tuple[int, ...]:

@@ -58,6 +58,14 @@ class Dataset:
     validation: Split
     test: Split
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run sees of the data while it trains: training and validation rows."""
+        return {
+            f"{name} {key}": tensor
+            for name, part in (("train", self.train), ("validation", self.validation))
+            for key, tensor in (("x", part.x), ("y", part.y))
+        }
+
     @property
     def features(self) -> int:
         """Inputs of a network for this data."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from kancompress import fitting
 from kancompress.datasets import Dataset
 from kancompress.errors import UsageError
-from kancompress.fitting import Score
+from kancompress.history import Score
 from kancompress.running import Running
 
 

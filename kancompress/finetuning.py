@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -9,17 +10,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kancompress import fitting, running
+from kancompress import devices, fitting, running, states
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset, Split
 from kancompress.errors import UsageError
 from kancompress.evaluation import check_fit
-from kancompress.fitting import Epoch, OnBatch, OnEpoch, Schedule, Score
+from kancompress.fitting import OnBatch, OnEpoch, Schedule
+from kancompress.history import Epoch, Score
 from kancompress.nn.network import Network
 from kancompress.packed import PackedModel
 from kancompress.packed.state import outline
 from kancompress.parametrization import rounded, with_tensors
-from kancompress.recipes import FinetuneConfig, RunOptions
+from kancompress.recipes import FinetuneConfig, Machine, RunOptions
+from kancompress.states import Facts, StateFile
+from kancompress.storage import encode
 
 GROUPS = ("norms", "biases")
 
@@ -64,6 +68,8 @@ def tune(
     *,
     options: RunOptions | None = None,
     teacher: nn.Module | None = None,
+    machine: Machine | None = None,
+    state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
@@ -73,16 +79,19 @@ def tune(
 
     teacher : a network whose outputs take the place of labels, in training and validation
     options : what the tensors of another library's file do not tell
+    machine : where to compute
+    state   : where the run keeps its state, and the one it goes on from
     Raises UsageError when there is nothing to tune, the data does not fit, or the forward is not
     known.
     """
     config = config or FinetuneConfig()
     ready = running.run(model, options)
     check_fit(ready, data)
-    tunable = _Running(model, ready.network, config.also, options)
+    device = devices.find((machine or Machine()).device)
+    tunable = _Running(model, ready.network.to(device), config.also, options)
     if teacher is not None:
-        data = taught(data, teacher)
-    done = tune_codebooks(tunable, data, config, on_epoch=on_epoch, on_batch=on_batch)
+        data = taught(data, teacher.to(device))
+    done = tune_codebooks(tunable, data, config, state=state, on_epoch=on_epoch, on_batch=on_batch)
     return replace(done, notes=ready.notes)
 
 
@@ -108,6 +117,7 @@ def tune_codebooks(
     data: Dataset,
     config: FinetuneConfig,
     *,
+    state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
@@ -115,6 +125,16 @@ def tune_codebooks(
     if not tunable.parameters:
         raise UsageError("No layer of this file is packed, so there is no codebook to fine-tune.")
     test_before = fitting.score(tunable.network, data.test)
+
+    def facts() -> Facts:
+        return {
+            "command": "finetune",
+            **states.options_of(config),
+            "the packed file": f"sha256:{hashlib.sha256(encode(tunable.stored())).hexdigest()}",
+            "the data": states.fingerprint(data.tensors()),
+            "the network": states.fingerprint(tunable.network.state_dict()),
+        }
+
     group = {
         "params": tunable.parameters,
         "lr": config.lr,
@@ -129,9 +149,11 @@ def tune_codebooks(
             patience=config.patience,
             batch_size=config.batch_size,
             seed=config.seed,
+            precision=config.precision,
         ),
         measure=lambda: tunable.score(data.validation),
         step=compiled(tunable.network) if config.compile else None,
+        keeper=states.keeper(state, facts, devices.of(tunable.network)),
         on_epoch=on_epoch,
         on_batch=on_batch,
     )
@@ -167,7 +189,8 @@ class _Running:
 
     def score(self, rows: Split) -> Score:
         """As `Tunable.score`."""
-        return fitting.score(running.run(self.stored(), self._options).network, rows)
+        network = running.run(self.stored(), self._options).network
+        return fitting.score(network.to(devices.of(self.network)), rows)
 
 
 def check_groups(also: tuple[str, ...]) -> None:

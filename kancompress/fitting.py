@@ -7,55 +7,25 @@ epochs, early stopping and the choice of the best epoch on the validation rows.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kancompress import devices
+from kancompress.batches import Feed
 from kancompress.datasets import Split
-from kancompress.errors import KancompressError
+from kancompress.errors import KancompressError, UsageError
+from kancompress.history import Epoch, Score, best_epoch
+from kancompress.recipes import Precision
+from kancompress.states import Keeper, State
 
 EVALUATION_BATCH = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """How well a network does on some rows.
-
-    loss     : mean cross-entropy, mean squared error for regression, or mean divergence (in nats)
-               from another network's classes
-    accuracy : share of rows whose class is right, 0 to 1; None for the other two
-    soft     : whether the loss is a divergence
-    """
-
-    loss: float
-    accuracy: float | None
-    examples: int
-    soft: bool = False
-
-    @property
-    def rmse(self) -> float | None:
-        """Root mean squared error; None where the loss is something else."""
-        return math.sqrt(self.loss) if self.accuracy is None and not self.soft else None
-
-    def key(self) -> tuple[float, float]:
-        """Smaller is better: the error, and among equal errors the loss."""
-        if math.isnan(self.loss):
-            return math.inf, math.inf
-        return (self.loss if self.accuracy is None else 1 - self.accuracy), self.loss
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
-    """One line of a run's history; epoch 0 is the network as it was given."""
-
-    number: int
-    train_loss: float | None
-    validation: Score
-    best: bool
 
 
 OnEpoch = Callable[[Epoch], None]
@@ -64,7 +34,7 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long to train: at most `epochs`, and `patience` more after the best one.
+    """How to train: at most `epochs`, and `patience` more after the best one.
 
     decay : factor of all learning rates after every epoch
     """
@@ -74,6 +44,7 @@ class Schedule:
     batch_size: int
     seed: int
     decay: float = 1.0
+    precision: Precision = Precision.FLOAT32
 
 
 def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
@@ -90,14 +61,16 @@ def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
 
 
 def predict(network: nn.Module, x: Tensor) -> Tensor:
-    """Outputs for all rows of `x`, in batches, without gradients."""
+    """Outputs for all rows of `x` on the CPU, in batches on the network's device, without
+    gradients."""
     network.eval()
+    device = devices.of(network)
     with torch.no_grad():  # what a module keeps for later must be fit for training
         parts = [
-            network(x[start : start + EVALUATION_BATCH])
+            network(x[start : start + EVALUATION_BATCH].to(device))
             for start in range(0, len(x), EVALUATION_BATCH)
         ]
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
 
 
 def score_outputs(output: Tensor, y: Tensor, *, soft: bool = False) -> Score:
@@ -123,47 +96,168 @@ def fit(
     *,
     measure: Callable[[], Score],
     step: nn.Module | None = None,
+    keeper: Keeper | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> list[Epoch]:
-    """Train `network` and leave it in the state of its best epoch, epoch 0 included.
+    """Train `network` on its device and leave it in the state of its best epoch, epoch 0 included.
 
     groups  : parameter groups for AdamW, each with its learning rate
     measure : gives the validation score of the network as it now stands
     step    : a compiled twin of `network` for the training passes, sharing its parameters
+    keeper  : keeps the state after every epoch, and gives the one to go on from
+    What a module draws from torch's own generators, as dropout does, is seeded by epoch; the
+    generators are left as they were found.
     Raises KancompressError when the loss becomes NaN before any epoch was better than none.
     """
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    rates = torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.decay)
-    generator = torch.Generator().manual_seed(schedule.seed)
-    best_score = measure()
-    best = _state(network)
-    history = [Epoch(number=0, train_loss=None, validation=best_score, best=True)]
-    _tell(on_epoch, history[-1])
-    since_best = 0
-    running = network if step is None else step  # a compiled module has no truth value
-    for number in range(1, schedule.epochs + 1):
-        network.train()
-        mean = _epoch(running, optimizer, train, schedule.batch_size, generator, on_batch)
-        if not math.isfinite(mean):
-            if number == 1:
-                raise KancompressError(
-                    f"The loss became {mean} in the first epoch; try a lower learning rate (--lr)."
-                )
-            break
-        rates.step()
-        found = measure()
-        better = found.key() < best_score.key()
-        if better:
-            best_score, best, since_best = found, _state(network), 0
+    device = devices.of(network)
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(forked):
+        run = _Run(network, groups, train, schedule, network if step is None else step)
+        run.start(measure, keeper, on_epoch)
+        while run.goes_on():
+            begin = time.perf_counter()
+            mean = run.train(on_batch)
+            if not math.isfinite(mean):
+                if len(run.history) == 1:
+                    raise KancompressError(
+                        f"The loss became {mean} in the first epoch; try a lower learning rate"
+                        " (--lr)."
+                    )
+                break
+            run.judge(mean, measure(), begin)
+            if keeper:
+                keeper.save(run.state())
+            _tell(on_epoch, run.history[-1])
+    network.load_state_dict(run.best)
+    return run.history
+
+
+class _Run:
+    """A training run: all that changes from epoch to epoch."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        groups: Iterable[dict[str, Any]],
+        train: Split,
+        schedule: Schedule,
+        running: nn.Module,
+    ) -> None:
+        self.network = network
+        self.schedule = schedule
+        self.history: list[Epoch] = []
+        self.best = _copied(network.state_dict())
+        self._running = running
+        self._optimizer = torch.optim.AdamW(groups, fused=True)
+        self._parameters = [p for g in self._optimizer.param_groups for p in g["params"]]
+        self._generator = torch.Generator().manual_seed(schedule.seed)
+        self._feed = Feed(train, schedule.batch_size, devices.of(network))
+        self._soft = train.soft
+        self._rates = self._current_rates()
+
+    def start(
+        self, measure: Callable[[], Score], keeper: Keeper | None, on_epoch: OnEpoch | None
+    ) -> None:
+        """Measure the network as it was given, or go on from a state."""
+        state = keeper.load(self._like()) if keeper else None
+        if state is None:
+            self.history = [Epoch(number=0, train_loss=None, validation=measure(), best=True)]
+            _tell(on_epoch, self.history[-1])
         else:
-            since_best += 1
-        history.append(Epoch(number=number, train_loss=mean, validation=found, best=better))
-        _tell(on_epoch, history[-1])
-        if since_best >= schedule.patience:
-            break
-    network.load_state_dict(best)
-    return history
+            self._restore(state)
+
+    def goes_on(self) -> bool:
+        """Whether another epoch is due."""
+        last = self.history[-1].number
+        since_best = last - best_epoch(self.history)
+        return last < self.schedule.epochs and since_best < self.schedule.patience
+
+    def train(self, on_batch: OnBatch | None) -> float:
+        """One pass over the rows in random order; returns the mean loss."""
+        self.network.train()
+        number = len(self.history)
+        torch.manual_seed(_mixed(self.schedule.seed, number))
+        self._rates = self._current_rates()
+        order = torch.randperm(len(self._feed), generator=self._generator)
+        total = torch.zeros((), device=self._feed.device)
+        for batch, (x, y) in enumerate(self._feed.epoch(order), 1):
+            self._optimizer.zero_grad()
+            with devices.autocast(self._feed.device, self.schedule.precision):
+                output = self._running(x)
+            loss = loss_of(_wide(output), y.to(output.device), soft=self._soft)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            total += loss.detach() * len(x)
+            if on_batch:
+                on_batch(batch, self._feed.batches)
+        for group in self._optimizer.param_groups:
+            group["lr"] *= self.schedule.decay
+        return float(total) / len(self._feed)
+
+    def judge(self, train_loss: float, found: Score, begin: float) -> None:
+        """Write down an epoch, and keep its network where it is the best so far."""
+        best = self.history[best_epoch(self.history)].validation
+        better = found.key() < best.key()
+        if better:
+            self.best = _copied(self.network.state_dict())
+        self.history.append(
+            Epoch(
+                number=len(self.history),
+                train_loss=train_loss,
+                validation=found,
+                best=better,
+                rates=self._rates,
+                seconds=time.perf_counter() - begin,
+            )
+        )
+
+    def state(self) -> State:
+        """All that the next epoch depends on."""
+        return State(
+            history=self.history,
+            rates=self._current_rates(),
+            network=self.network.state_dict(),
+            best=self.best,
+            optimizer={
+                f"{number}.{name}": moment
+                for number, parameter in enumerate(self._parameters)
+                for name, moment in self._optimizer.state[parameter].items()
+            },
+            order=self._generator.get_state(),
+        )
+
+    def _current_rates(self) -> tuple[float, ...]:
+        return tuple(float(group["lr"]) for group in self._optimizer.param_groups)
+
+    def _like(self) -> State:
+        """A state of this run, moments included, for its shapes."""
+        moments: dict[str, Tensor] = {}
+        for number, parameter in enumerate(self._parameters):
+            moments[f"{number}.step"] = torch.zeros(())
+            moments[f"{number}.exp_avg"] = moments[f"{number}.exp_avg_sq"] = parameter
+        return replace(self.state(), optimizer=moments)
+
+    def _restore(self, state: State) -> None:
+        done = state.history[-1].number
+        if done > self.schedule.epochs:
+            raise UsageError(
+                f"The state has {done} epochs behind it, but --epochs asks for"
+                f" {self.schedule.epochs}; ask for {done} or more."
+            )
+        self.history = list(state.history)
+        self.network.load_state_dict(dict(state.best))
+        self.best = _copied(self.network.state_dict())
+        self.network.load_state_dict(dict(state.network))
+        for group, rate in zip(self._optimizer.param_groups, state.rates, strict=True):
+            group["lr"] = rate
+        for name, moment in state.optimizer.items():
+            number, _, key = name.partition(".")
+            parameter = self._parameters[int(number)]
+            # in the parameter's own order of axes, which the optimizer's kernels take for granted
+            own = torch.empty_like(parameter if moment.dim() else moment, device=parameter.device)
+            self._optimizer.state[parameter][key] = own.copy_(moment)
+        self._generator.set_state(state.order)
 
 
 def _tell(on_epoch: OnEpoch | None, epoch: Epoch) -> None:
@@ -171,28 +265,15 @@ def _tell(on_epoch: OnEpoch | None, epoch: Epoch) -> None:
         on_epoch(epoch)
 
 
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def _epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train: Split,
-    batch_size: int,
-    generator: torch.Generator,
-    on_batch: OnBatch | None,
-) -> float:
-    """One pass over the rows in random order; returns the mean loss."""
-    order = torch.randperm(len(train), generator=generator)
-    batches = torch.split(order, batch_size)
-    total = torch.zeros(())
-    for number, rows in enumerate(batches, 1):
-        optimizer.zero_grad()
-        loss = loss_of(network(train.x[rows]), train.y[rows], soft=train.soft)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach() * len(rows)
-        if on_batch:
-            on_batch(number, len(batches))
-    return float(total) / len(train)
+def _wide(output: Tensor) -> Tensor:
+    """Outputs in float32 at least."""
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1

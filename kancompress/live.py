@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from kancompress import storage
-from kancompress.api import source_notes
 from kancompress.compression import LayerClustering
 from kancompress.errors import UsageError
 from kancompress.layouts import recognise
 from kancompress.modules import load_into, read_module
+from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
 from kancompress.parametrization import Parametrization
 from kancompress.recipes import ClusterConfig

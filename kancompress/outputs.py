@@ -7,7 +7,7 @@ import os
 from torch import Tensor
 
 from kancompress import datasets
-from kancompress.api import Compression, source_notes
+from kancompress.api import Compression
 from kancompress.calibrating import (
     Hooks,
     Subject,
@@ -21,6 +21,7 @@ from kancompress.errors import UsageError
 from kancompress.foreign import read_foreign
 from kancompress.forms import dense_network
 from kancompress.layouts import recognise
+from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
 from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
 from kancompress.repacking import check_all

@@ -25,6 +25,33 @@ class CodebookDtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Device(StrEnum):
+    """Where to compute; `auto` is cuda, else mps, else cpu, whichever there is."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Precision(StrEnum):
+    """Number format of training passes; parameters and what is measured stay float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where a run computes; it changes a result by no more than rounding.
+
+    workers : processes that prepare augmented rows; 0 leaves it to the run's own
+    """
+
+    device: Device = Device.AUTO
+    workers: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Options of one training run.
@@ -44,6 +71,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     seed: int = 0
     compile: bool = False
+    precision: Precision = Precision.FLOAT32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +86,7 @@ class FinetuneConfig:
     seed: int = 0
     also: tuple[str, ...] = field(default=())
     compile: bool = False
+    precision: Precision = Precision.FLOAT32
 
 
 class Metric(StrEnum):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
-from kancompress import fitting
+from kancompress import devices, fitting, states
 from kancompress.checkpoint import Checkpoint
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset
-from kancompress.fitting import Epoch, OnBatch, OnEpoch, Schedule, Score
+from kancompress.fitting import OnBatch, OnEpoch, Schedule
+from kancompress.history import Epoch, Score
 from kancompress.nn.edges import MetaEdges
 from kancompress.nn.network import Network, initialise, to_checkpoint
-from kancompress.recipes import HIDDEN, TrainConfig, default_training
+from kancompress.recipes import HIDDEN, Machine, TrainConfig, default_training
 from kancompress.specs import BasisSpec, MetaSpec, ModelName, default_basis
+from kancompress.states import Facts, StateFile
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -36,6 +38,8 @@ def fit_network(
     basis: BasisSpec | None = None,
     hidden: tuple[int, ...] = HIDDEN,
     meta: MetaSpec | None = None,
+    machine: Machine | None = None,
+    state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Training:
@@ -43,13 +47,29 @@ def fit_network(
 
     The defaults are the recipe of Tables 4 and 5 for `model`; `config.epochs == 0` gives the
     freshly drawn network.
+
+    machine : where to compute
+    state   : where the run keeps its state, and the one it goes on from
     """
     config = config or default_training(model)
     basis = basis or default_basis(model.family)
     widths = (data.features, *hidden, data.spec.outputs)
-    network = initialise(
-        basis, widths, (meta or MetaSpec()) if model.is_meta else None, config.seed
-    )
+    meta = (meta or MetaSpec()) if model.is_meta else None
+    device = devices.find((machine or Machine()).device)
+    network = initialise(basis, widths, meta, config.seed).to(device)
+
+    def facts() -> Facts:
+        return {
+            "command": "train",
+            "model": model.value,
+            "basis": basis.to_json(),
+            "hidden": list(hidden),
+            "meta": meta and asdict(meta),
+            **states.options_of(config),
+            "the data": states.fingerprint(data.tensors()),
+            "the new network": states.fingerprint(network.state_dict()),
+        }
+
     history = fitting.fit(
         network,
         parameter_groups(network, config),
@@ -60,9 +80,11 @@ def fit_network(
             batch_size=config.batch_size,
             seed=config.seed,
             decay=config.decay,
+            precision=config.precision,
         ),
         measure=lambda: fitting.score(network, data.validation),
         step=compiled(network) if config.compile else None,
+        keeper=states.keeper(state, facts, device),
         on_epoch=on_epoch,
         on_batch=on_batch,
     )

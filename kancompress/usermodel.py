@@ -16,12 +16,14 @@ from kancompress.datasets import Dataset, Split
 from kancompress.errors import UsageError
 from kancompress.evaluation import Evaluation
 from kancompress.finetuning import Finetuning, check_groups, tune_codebooks
-from kancompress.fitting import OnBatch, OnEpoch, Score
+from kancompress.fitting import OnBatch, OnEpoch
+from kancompress.history import Score
 from kancompress.modules import load_into, users_code
 from kancompress.packed import PackedModel
 from kancompress.parametrization import Parametrization
 from kancompress.recipes import FinetuneConfig
 from kancompress.specs import DataSpec
+from kancompress.states import StateFile
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -113,13 +115,15 @@ def tune_module(
     data: Dataset,
     config: FinetuneConfig | None = None,
     *,
+    state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
     """Tune a packed checkpoint's codebooks in the user's module, which is left with the result.
 
     Nothing else learns, but with `also=("norms",)` the parameters and running statistics of
-    normalisation layers. Without it these stay in evaluation mode. Raises as `tune_codebooks`.
+    normalisation layers. Without it these stay in evaluation mode. `state` is as for
+    `tune`. Raises as `tune_codebooks`.
     """
     config = config or FinetuneConfig()
     check_groups(config.also)
@@ -131,7 +135,9 @@ def tune_module(
         stack.callback(_put_back, learnt, training)
         place = stack.enter_context(Parametrization(model, packed))
         tunable = _Live(model, place, data.spec, config.also)
-        return tune_codebooks(tunable, data, config, on_epoch=on_epoch, on_batch=on_batch)
+        return tune_codebooks(
+            tunable, data, config, state=state, on_epoch=on_epoch, on_batch=on_batch
+        )
 
 
 def _put_back(

@@ -8,7 +8,7 @@ import kancompress
 PACKAGE = Path(kancompress.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"errors", "warnings", "specs", "recipes", "bits", "files", "nearest"},
+    {"errors", "warnings", "specs", "recipes", "bits", "files", "nearest", "history", "version"},
     {
         "container",
         "kmeans",
@@ -34,8 +34,8 @@ FLOORS: list[set[str]] = [
     {"nn", "nn.edges", "nn.layer", "nn.network"},
     {"compression", "storage", "images"},
     {"datasets"},
-    {"calibration"},
-    {"restoration", "extras", "generation", "remainder"},
+    {"calibration", "states", "devices", "batches"},
+    {"restoration", "extras", "generation", "remainder", "notes"},
     {"repacking"},
     {"sizing"},
     {"modules"},

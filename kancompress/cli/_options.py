@@ -10,7 +10,7 @@ import typer
 
 import kancompress
 from kancompress.errors import UsageError
-from kancompress.recipes import Activation, RunOptions
+from kancompress.recipes import Activation, Device, Precision, RunOptions
 from kancompress.specs import DataOptions, DatasetName
 
 InputArgument = Annotated[
@@ -138,6 +138,20 @@ InputShapeOption = Annotated[
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
 ]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option("--precision", help="Number format of training passes; measuring is float32."),
+]
+DeviceOption = Annotated[
+    Device,
+    typer.Option("--device", help="Where to compute; auto is cuda, else mps, else cpu."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, max=1024, help="Threads of the CPU (default: all).", show_default=False
+    ),
+]
 DEFAULT_DATA_DIR = Path("data")
 
 
@@ -162,6 +176,12 @@ def data_options(
         test_split=test_split,
         shape=shape,
     )
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads from now on, where a number is given."""
+    if count is not None:
+        kancompress.use_threads(count)
 
 
 def check_finite(**numbers: float | None) -> None:

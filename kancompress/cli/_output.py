@@ -94,8 +94,12 @@ def lines(text: str) -> None:
 
 def document(content: Mapping[str, Any], *, to_stderr: bool = False) -> None:
     """The JSON document of a command; numbers that are not finite become null."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    _write(text + "\n", sys.stderr if to_stderr else sys.stdout, needed=True)
+    _write(json_text(content) + "\n", sys.stderr if to_stderr else sys.stdout, needed=True)
+
+
+def json_text(content: Mapping[str, Any], indent: int | None = 2) -> str:
+    """A document as text; numbers that are not finite become null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kancompress.cli import _output
 
 if TYPE_CHECKING:
-    from kancompress.fitting import Epoch, Score
+    from kancompress.history import Epoch, Score
 
 
 def score_json(score: Score) -> dict[str, Any]:
@@ -40,17 +40,14 @@ def epoch_text(epoch: Epoch, total: int) -> str:
 
 def history_json(history: list[Epoch]) -> list[dict[str, Any]]:
     """The history, one object an epoch."""
-    return [
-        {
-            "epoch": epoch.number,
-            "train_loss": epoch.train_loss,
-            "validation": score_json(epoch.validation),
-            "best": epoch.best,
-        }
-        for epoch in history
-    ]
+    return [epoch_json(epoch) for epoch in history]
 
 
-def best_epoch(history: list[Epoch]) -> int:
-    """Number of the epoch that was kept."""
-    return max(epoch.number for epoch in history if epoch.best)
+def epoch_json(epoch: Epoch) -> dict[str, Any]:
+    """One epoch of the history."""
+    return {
+        "epoch": epoch.number,
+        "train_loss": epoch.train_loss,
+        "validation": score_json(epoch.validation),
+        "best": epoch.best,
+    }

@@ -16,6 +16,7 @@ from kancompress.cli._options import (
     DataFileOption,
     DatasetOption,
     DebugOption,
+    DeviceOption,
     DownloadOption,
     ForceOption,
     GridRangeOption,
@@ -27,11 +28,14 @@ from kancompress.cli._options import (
     RbfDenominatorOption,
     SplineOrderOption,
     TestSplitOption,
+    ThreadsOption,
     data_options,
     run_options,
+    use_threads,
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
+from kancompress.recipes import Device, Machine
 
 
 @command
@@ -58,6 +62,8 @@ def evaluate(
     rbf_denominator: RbfDenominatorOption = None,
     grid_range: GridRangeOption = None,
     spline_order: SplineOrderOption = None,
+    device: DeviceOption = Device.AUTO,
+    threads: ThreadsOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -83,10 +89,16 @@ def evaluate(
     if predictions:
         kept = _files.inputs(source, data)
         kancompress.check_predictions_target(predictions, force=force, inputs=kept)
+    use_threads(threads)
     found = _files.given(source)
     with _model.own_model(model) as module:
         done = kancompress.evaluate(
-            found.source, rows, options=options, model=module, name=found.name
+            found.source,
+            rows,
+            options=options,
+            model=module,
+            machine=Machine(device=device),
+            name=found.name,
         )
     for note in done.notes:
         _output.note(f"assumed {note}")

@@ -19,6 +19,7 @@ from kancompress.cli._options import (
     DataFileOption,
     DatasetOption,
     DebugOption,
+    DeviceOption,
     DownloadOption,
     ForceOption,
     GridRangeOption,
@@ -28,16 +29,28 @@ from kancompress.cli._options import (
     LayoutOption,
     ModuleOption,
     OutputOption,
+    PrecisionOption,
     RbfDenominatorOption,
     SeedOption,
     SplineOrderOption,
     TestSplitOption,
+    ThreadsOption,
     check_finite,
     data_options,
     run_options,
+    use_threads,
 )
 from kancompress.cli._run import command
-from kancompress.recipes import FinetuneConfig
+from kancompress.cli._training import (
+    Conduct,
+    Keep,
+    KeepStateOption,
+    LogOption,
+    ResumeOption,
+    Wishes,
+)
+from kancompress.history import best_epoch
+from kancompress.recipes import Device, FinetuneConfig, Machine, Precision
 
 
 class Also(StrEnum):
@@ -82,6 +95,12 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
+    precision: PrecisionOption = Precision.FLOAT32,
+    device: DeviceOption = Device.AUTO,
+    threads: ThreadsOption = None,
+    resume: ResumeOption = None,
+    keep_state: KeepStateOption = Keep.STOPPED,
+    log: LogOption = None,
     layout: LayoutOption = None,
     base_activation: BaseActivationOption = None,
     rbf_denominator: RbfDenominatorOption = None,
@@ -109,7 +128,10 @@ def finetune(
     rows = data_options(data, data_dir, download, test_split, dataset, shape)
     options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     kept = _files.inputs(source, data, distill)
-    _files.check_output(output, force=force, inputs=kept)
+    use_threads(threads)
+    conduct = Conduct(
+        Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force), kept, epochs
+    )
     found = _files.given(source)
     config = FinetuneConfig(
         lr=lr,
@@ -120,8 +142,9 @@ def finetune(
         seed=seed,
         also=tuple(also or (tuple(Also) if distill else ())),
         compile=compile_,
+        precision=precision,
     )
-    with _output.bar() as bar, _model.own_model(model) as module:
+    with conduct.bar() as bar, _model.own_model(model) as module:
         done = kancompress.finetune(
             found.source,
             rows,
@@ -130,13 +153,16 @@ def finetune(
             model=module,
             teacher=distill,
             name=found.name,
-            on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
+            machine=Machine(device=device),
+            state=conduct.state,
+            on_epoch=conduct.on_epoch,
             on_batch=bar.batch,
         )
     for note in done.notes:
         _output.note(f"assumed {note}")
     written = _files.write_record(done.model, output, force=force, inputs=kept)
-    best = _scores.best_epoch(done.history)
+    conduct.finish()
+    best = best_epoch(done.history)
     _output.table(
         ["", "validation", "test"],
         [

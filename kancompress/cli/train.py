@@ -15,18 +15,31 @@ from kancompress.cli._options import (
     DataDirOption,
     DataFileOption,
     DebugOption,
+    DeviceOption,
     DownloadOption,
     ForceOption,
     JsonOption,
     OutputOption,
+    PrecisionOption,
     SeedOption,
     TestSplitOption,
+    ThreadsOption,
     check_finite,
     data_options,
+    use_threads,
 )
 from kancompress.cli._run import command
+from kancompress.cli._training import (
+    Conduct,
+    Keep,
+    KeepStateOption,
+    LogOption,
+    ResumeOption,
+    Wishes,
+)
 from kancompress.errors import UsageError
-from kancompress.recipes import TrainConfig, default_training
+from kancompress.history import best_epoch
+from kancompress.recipes import Device, Machine, Precision, TrainConfig, default_training
 from kancompress.specs import (
     BasisSpec,
     DatasetName,
@@ -81,6 +94,12 @@ def train(
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
+    precision: PrecisionOption = Precision.FLOAT32,
+    device: DeviceOption = Device.AUTO,
+    threads: ThreadsOption = None,
+    resume: ResumeOption = None,
+    keep_state: KeepStateOption = Keep.STOPPED,
+    log: LogOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -95,6 +114,7 @@ def train(
       kancompress train -o digits.safetensors
       kancompress train --model metakan --dataset mnist --download -o mnist.safetensors
       kancompress train --model kan --data my.npz --epochs 20 -o mine.safetensors
+      kancompress train --resume mnist.safetensors.state --model metakan --dataset mnist -o ...
       kancompress train -o - | kancompress cluster - -o packed.safetensors
     """
     check_finite(
@@ -109,7 +129,10 @@ def train(
     basis = _basis(model.family, grid_low, grid_high, grid_size, degree)
     widths = _widths(hidden)
     kept = _files.inputs(data)
-    _files.check_output(output, force=force, inputs=kept)
+    use_threads(threads)
+    conduct = Conduct(
+        Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force), kept, epochs
+    )
     defaults = default_training(model)
     config = TrainConfig(
         lr=defaults.lr if lr is None else lr,
@@ -121,8 +144,9 @@ def train(
         weight_decay=weight_decay,
         seed=seed,
         compile=compile_,
+        precision=precision,
     )
-    with _output.bar() as bar:
+    with conduct.bar() as bar:
         done = kancompress.train(
             model,
             options,
@@ -130,11 +154,14 @@ def train(
             basis=basis,
             hidden=widths,
             meta=MetaSpec(embedding=embedding, hidden=meta_hidden),
-            on_epoch=lambda epoch: bar.epoch(epoch.number, _scores.epoch_text(epoch, epochs)),
+            machine=Machine(device=device),
+            state=conduct.state,
+            on_epoch=conduct.on_epoch,
             on_batch=bar.batch,
         )
     written = _files.write_record(done.checkpoint, output, force=force, inputs=kept)
-    best = _scores.best_epoch(done.history)
+    conduct.finish()
+    best = best_epoch(done.history)
     _output.table(
         ["model", "data", "best epoch", "validation", "test", "bytes"],
         [[

@@ -1,0 +1,36 @@
+"""Training rows, batch by batch, on the device where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kancompress.datasets import Split
+
+# Rows of at most so many bytes lie on the device as a whole.
+_RESIDENT = 2 << 30
+
+
+class Feed:
+    """The rows of a split in batches, in any order.
+
+    device : where the batches lie
+    """
+
+    def __init__(self, train: Split, batch_size: int, device: torch.device) -> None:
+        self.device = device
+        self.batches = -(-len(train) // batch_size)
+        self._batch_size = batch_size
+        resident = train.x.nbytes + train.y.nbytes <= _RESIDENT
+        self._x = train.x.to(device) if resident else train.x
+        self._y = train.y.to(device) if resident else train.y
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def epoch(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """x and y of each batch, with rows in the order of their numbers `order` (rows,)."""
+        for rows in torch.split(order.to(self._x.device), self._batch_size):
+            yield self._x[rows].to(self.device), self._y[rows].to(self.device)

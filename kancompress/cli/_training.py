@@ -1,0 +1,213 @@
+"""What `train` and `finetune` share: the state of the run, its log, and what is told of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import kancompress
+from kancompress import files
+from kancompress.cli import _files, _output, _scores
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+
+if TYPE_CHECKING:
+    from kancompress.history import Epoch
+
+AUTO = "auto"
+
+
+class Keep(StrEnum):
+    """What becomes of the state of a run."""
+
+    STOPPED = "stopped"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="FILE|auto",
+        help="Go on with a run that was stopped, from the state OUT.state it left; auto starts"
+        " where there is none.",
+        show_default=False,
+    ),
+]
+KeepStateOption = Annotated[
+    Keep,
+    typer.Option(
+        help="After every epoch the state is saved as OUT.state. It is kept if the run is stopped,"
+        " always (to resume with more --epochs), or never saved."
+    ),
+]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        metavar="FILE",
+        readable=False,
+        help="Write a line of JSON for each epoch.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the options of a training command ask for beside the training itself."""
+
+    output: str
+    resume: str | None
+    keep: Keep
+    log: Path | None
+    force: bool
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a state is saved: not for what is no file."""
+        path = Path(self.output)
+        named = self.output != _files.DASH and (path.is_file() or not path.exists())
+        return named and self.keep is not Keep.NEVER
+
+    @property
+    def own(self) -> Path:
+        """The state that this run saves."""
+        return kancompress.StateFile.beside(Path(self.output))
+
+    def resumed(self) -> Path | None:
+        """The state to go on from. Raises UsageError or InvalidFileError where there is none."""
+        if self.resume is None:
+            return None
+        if not self.keeps:
+            what = "-o names none" if self.keep is not Keep.NEVER else "--keep-state never has none"
+            raise UsageError(f"--resume needs a state beside an output file, and {what}.")
+        if self.resume == AUTO:
+            return self.own if self.own.exists() else None
+        path = Path(self.resume)
+        if not path.is_file() or kancompress.StateFile.beside(path).is_file():
+            path = kancompress.StateFile.beside(path)  # the output was named
+        if not path.is_file():
+            raise InvalidFileError(
+                Flaw.MISSING,
+                f"{self.resume} does not exist, so there is no run to go on with. Leave --resume"
+                " out, or write --resume auto, which then starts one.",
+            )
+        return path
+
+
+class Conduct:
+    """A run as the command line conducts it; `state` and `on_epoch` are for the library."""
+
+    def __init__(self, wishes: Wishes, inputs: Iterable[Path], epochs: int) -> None:
+        """Check all that is to be written. Raises UsageError for what is there already."""
+        self._wishes = wishes
+        self._epochs = epochs
+        resumed = wishes.resumed()
+        kept = [*inputs, *([resumed] if resumed else [])]
+        _files.check_output(wishes.output, force=wishes.force, inputs=kept)
+        self._log = wishes.log and _Log(wishes.log, wishes, kept)
+        self.state: kancompress.StateFile | None = None
+        self._bar = _output.Bar()
+        if not wishes.keeps:
+            return
+        if wishes.own.exists() and resumed is None:
+            if not wishes.force:
+                raise UsageError(
+                    f"{wishes.own} is the state of a run that was stopped. Go on with --resume"
+                    f" {wishes.own}, or start a new run with --force, which replaces it."
+                )
+            _output.note(f"Warning: {wishes.own}, of a run that was stopped, will be replaced")
+        files.check_target(wishes.own, force=True)
+        self.state = kancompress.StateFile(
+            path=wishes.own,
+            resume=resumed,
+            on_resume=self._tell_resumed,
+            on_change=lambda text: _output.note(f"Warning: {text}"),
+        )
+
+    @contextlib.contextmanager
+    def bar(self) -> Iterator[_output.Bar]:
+        """The progress bar; what stops the run within is followed by how to go on."""
+        with _output.bar() as bar:
+            self._bar = bar
+            try:
+                yield bar
+            except BaseException:
+                if self.state and self.state.path.exists():
+                    _output.note(f"To go on with the run: --resume {self.state.path}")
+                raise
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Tell an epoch, and write it down."""
+        self._bar.epoch(epoch.number, _scores.epoch_text(epoch, self._epochs))
+        if self._log:
+            self._log.write([epoch])
+
+    def _tell_resumed(self, history: list[Epoch]) -> None:
+        best = max(epoch.number for epoch in history if epoch.best)
+        self._bar.epoch(
+            history[-1].number,
+            f"resumed after epoch {history[-1].number}/{self._epochs}, the best so far is {best}",
+        )
+        if self._log:
+            self._log.write(history)
+
+    def finish(self) -> None:
+        """Take the state away, when the output has been written."""
+        if self.state and self._wishes.keep is not Keep.ALWAYS:
+            with contextlib.suppress(OSError):
+                self.state.path.unlink()
+
+
+class _Log:
+    """A file of JSON lines, one for each epoch."""
+
+    def __init__(self, path: Path, wishes: Wishes, inputs: list[Path]) -> None:
+        if str(path) == _files.DASH:
+            raise UsageError("--log names a file; standard output is for data.")
+        if path.resolve() in (Path(wishes.output).resolve(), wishes.own.resolve()):
+            raise UsageError(f"--log {path} is another output of the same run; name a file.")
+        self._path = path
+        self._continues = wishes.resume is not None and not wishes.force
+        files.check_target(path, force=wishes.force or self._continues, inputs=inputs)
+        self._started = False
+
+    def write(self, epochs: Iterable[Epoch]) -> None:
+        """Add lines; the first time to an empty file, or in place of lines that begin like them.
+
+        Raises UsageError where the file holds something else, KancompressError where it cannot be
+        written.
+        """
+        lines = [f"{_line(epoch)}\n" for epoch in epochs]
+        try:
+            if not self._started and self._continues and not self._is_start_of(lines):
+                raise UsageError(
+                    f"{self._path} is not the log of the run that goes on; name another file with"
+                    " --log."
+                )
+            with self._path.open("a" if self._started else "w") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            raise KancompressError(
+                f"{self._path} could not be written: {error.strerror or error}."
+            ) from None
+        self._started = True
+
+    def _is_start_of(self, lines: list[str]) -> bool:
+        if not self._path.exists():
+            return True
+        found = self._path.read_text(errors="replace")
+        return "".join(lines).startswith(found)
+
+
+def _line(epoch: Epoch) -> str:
+    record: dict[str, Any] = _scores.epoch_json(epoch)
+    record |= {"learning_rates": list(epoch.rates), "seconds": round(epoch.seconds, 3)}
+    return _output.json_text(record, indent=None)

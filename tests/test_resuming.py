@@ -1,0 +1,365 @@
+"""Runs that are killed and go on: the same bytes as without the kill, or a clear word why not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import kancompress
+from command import ENVIRONMENT, call, done, refused
+from conftest import fresh
+from kancompress import container, datasets, fitting, states
+from kancompress.fitting import Schedule
+from kancompress.history import Epoch
+from kancompress.specs import DataOptions
+
+# A command in a process that kills itself, as `kill -9` would, when `what` is called for the nth
+# time: a step of the optimizer, or the renaming of a file that was written aside.
+KILLED = """
+import os, pathlib, signal, sys
+import torch
+what, count, *arguments = sys.argv[1:]
+owner, name = {"step": (torch.optim.AdamW, "step"), "rename": (pathlib.Path, "replace")}[what]
+function, left = getattr(owner, name), [int(count)]
+def deadly(*args, **kwargs):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+setattr(owner, name, deadly)
+sys.argv = ["kancompress", *arguments]
+from kancompress.cli.main import main
+main()
+"""
+# Stops by patience after some epochs of 11 steps.
+RUN = ("train", "--model", "kan", "--hidden", "4", "--lr", "0.1", "--lr-decay", "0.9",
+       "--patience", "4", "--epochs", "30")  # fmt: skip
+
+
+def killed(place: Path, what: str, count: int, *arguments: str) -> None:
+    script = [sys.executable, "-c", KILLED, what, str(count), *arguments]
+    result = subprocess.run(script, cwd=place, env=ENVIRONMENT, capture_output=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+
+
+def log_of(path: Path) -> list[dict[str, Any]]:
+    """Lines of a log, without their times."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(place: Path) -> set[str]:
+    """Files that are not what a killed writer left aside."""
+    return {path.name for path in place.iterdir() if path.suffix != ".part"}
+
+
+def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(here: Path) -> None:
+    uncut = json.loads(done(*RUN, "-o", "uncut.st", "--log", "uncut.log", "--json").stdout)
+    last = uncut["history"][-1]["epoch"]
+    assert last == uncut["best_epoch"] + 4 < 30  # patience has ended it
+    run = (*RUN, "-o", "cut.st", "--log", "cut.log", "--resume", "auto")
+    killed(here, "step", 5, *run)  # in the first epoch: nothing is there to go on from
+    assert names(here) == {"uncut.st", "uncut.log", "cut.log"}
+    killed(here, "step", 2 * 11 + 4, *run)  # in the third epoch
+    killed(here, "rename", 2, *run)  # the state of the fourth is written, but not in place
+    killed(here, "step", (last - 4) * 11 + 1, *run)  # while patience is waiting
+    assert len(log_of(here / "cut.log")) == last  # epoch 0 has a line, too
+    killed(here, "rename", 2, *run)  # behind the last epoch, before the output is in place
+    assert names(here) == {"uncut.st", "uncut.log", "cut.log", "cut.st.state"}
+    cut = json.loads(done(*run, "--json").stdout)
+    assert (here / "cut.st").read_bytes() == (here / "uncut.st").read_bytes()
+    assert log_of(here / "cut.log") == log_of(here / "uncut.log")
+    assert {**cut, "output": ""} == {**uncut, "output": ""}
+    assert names(here) == {"uncut.st", "uncut.log", "cut.log", "cut.st"}
+
+
+def test_a_fine_tuning_that_was_killed_ends_with_the_same_bytes(here: Path) -> None:
+    dense = fresh("metagramkan", (64, 8, 10))
+    kancompress.save(
+        kancompress.cluster(dense, kancompress.ClusterConfig(clusters=4)).model, "p.st"
+    )
+    kancompress.save(dense, "dense.st")
+    run = ("finetune", "p.st", "--distill", "dense.st", "--lr", "1e-2", "--epochs", "4")
+    done(*run, "-o", "uncut.st")
+    killed(here, "step", 15, *run, "-o", "cut.st")
+    assert "cut.st.state" in names(here)
+    done(*run, "-o", "cut.st", "--resume", "cut.st.state")
+    assert Path("cut.st").read_bytes() == Path("uncut.st").read_bytes()
+    assert "cut.st.state" not in names(here)
+
+
+class _StopError(Exception):
+    pass
+
+
+def stop_after(number: int) -> Callable[[Epoch], None]:
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.number == number:
+            raise _StopError
+
+    return on_epoch
+
+
+def test_buffers_dropout_and_the_moments_of_odd_strides_go_on(tmp_path: Path) -> None:
+    rows = datasets.load_for_training(DataOptions(), seed=0)
+    schedule = Schedule(epochs=5, patience=9, batch_size=64, seed=3, decay=0.8)
+
+    def run(file: states.StateFile | None, last: int = 99) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 10)
+        )
+        weight = network[3].weight
+        weight.data = weight.data.T.contiguous().T  # columns lie one after another
+        torch.manual_seed(last)  # draws must not depend on what was drawn before
+        before = torch.get_rng_state()
+        fitting.fit(
+            network,
+            [{"params": list(network.parameters()), "lr": 1e-2}],
+            rows.train,
+            schedule,
+            measure=lambda: fitting.score(network, rows.validation),
+            keeper=states.keeper(file, dict, torch.device("cpu")),
+            on_epoch=stop_after(last),
+        )
+        assert torch.equal(torch.get_rng_state(), before)
+        return network.state_dict()
+
+    path = tmp_path / "state"
+    uncut = run(None)
+    with pytest.raises(_StopError):
+        run(states.StateFile(path=path), last=2)
+    told: list[int] = []
+    cut = run(states.StateFile(path=path, resume=path, on_resume=lambda h: told.append(len(h))))
+    assert told == [3]
+    assert all(torch.equal(cut[name], uncut[name]) for name in uncut)
+    assert len(cut["1.running_mean"]) == 16
+
+
+# --- the state of another run --------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(here: Path) -> Path:
+    """A working directory with the state of a run of one epoch."""
+    done("train", "--hidden", "4", "--epochs", "1", "-o", "out.st", "--keep-state", "always")
+    Path("out.st").unlink()
+    return here
+
+
+def resume(*options: str, code: int = 2) -> str:
+    run = ("train", "--hidden", "4", "--epochs", "2", "-o", "out.st", "--resume", "out.st.state")
+    return refused(code, *run, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--lr 0.5", "lr is 0.001 there and 0.5 here"),
+        ("--lr-decay 0.5", "decay is 1.0 there and 0.5 here"),
+        ("--patience 3", "patience is 10 there and 3 here"),
+        ("--hidden 5", "hidden is [4] there and [5] here"),
+        ("--model fastkan", "model is metafastkan there and fastkan here"),
+        ("--embedding 2", "meta is {'embedding': 1, 'hidden': 32} there"),
+        ("--precision bfloat16", "precision is float32 there and bfloat16 here"),
+        ("--seed 1", "seed is 0 there and 1 here; the data differs; the new network differs"),
+        ("--epochs 0", "has 1 epochs behind it, but --epochs asks for 0"),
+        ("-o -", "-o names none"),
+        ("--keep-state never", "--keep-state never has none"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_and_why(
+    options: str, sentence: str, stopped: Path
+) -> None:
+    before = Path("out.st.state").read_bytes()
+    assert sentence in resume(*options.split())
+    assert Path("out.st.state").read_bytes() == before
+
+
+def test_other_data_versions_and_commands_are_refused(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.nn.init.zeros_  # any tensor will do
+    x = save(torch.empty(50, 64))
+    from safetensors.torch import save_file
+
+    save_file({"x": x, "y": torch.arange(50) % 10}, "rows.st")
+    assert "the data differs" in resume("--data", "rows.st")
+    kancompress.save(kancompress.cluster(fresh("metafastkan")).model, "packed.st")
+    line = refused(2, "finetune", "packed.st", "-o", "out.st", "--resume", "out.st")
+    assert "command is train there and finetune here" in line
+    monkeypatch.setattr(states, "__version__", "9.9")
+    assert f"kancompress is {kancompress.__version__} there and 9.9 here" in resume()
+
+
+def test_what_may_change_rounding_is_told(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    result = done("train", "--hidden", "4", "--epochs", "2", "-o", "out.st", "--resume", "auto")
+    assert "Warning: torch is" in result.stderr
+    assert "may differ in rounding" in result.stderr
+
+
+def rewritten(change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
+    """Change the document and the tensors of the state, with a checksum that is right again."""
+    found = container.parse(memoryview(Path("out.st.state").read_bytes()), "")
+    document, tensors = json.loads(found.metadata["kancompress.state"]), found.tensors()
+    change(document, tensors)
+    payload = b"".join(container.payload_chunks(tensors))
+    document["payload"] = states.hashlib.sha256(payload).hexdigest()
+    text = {"kancompress.state": json.dumps(document)}
+    Path("out.st.state").write_bytes(container.encode(tensors, text))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, tensors: tensors.pop("network.layers.0.norm"),
+        lambda _, tensors: tensors.update(order=torch.zeros(3)),
+        lambda _, tensors: tensors.update({"optimizer.0.exp_avg": torch.zeros(2)}),
+        lambda _, tensors: tensors.update({"optimizer.99.exp_avg": torch.zeros(2)}),
+        lambda _, tensors: tensors.update({"best.more": torch.zeros(2)}),
+        lambda document, _: document.update(rates=[]),
+        lambda document, _: document.update(rates=["nonsense"] * 2),
+        lambda document, _: document.pop("history"),
+        lambda document, _: document["history"].pop(0),
+        lambda document, _: document["history"][1].pop("validation"),
+        lambda document, _: document["history"][1].update(number="1"),
+        lambda document, _: document.update(version="1"),
+    ],
+)
+def test_a_state_that_is_not_sound_is_refused(
+    change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None], stopped: Path
+) -> None:
+    rewritten(change)
+    assert "out.st.state is no sound state" in resume(code=3)
+
+
+def test_damaged_states_and_other_files_are_refused(stopped: Path) -> None:
+    raw = bytearray(Path("out.st.state").read_bytes())
+    raw[-1] ^= 1
+    Path("out.st.state").write_bytes(raw)
+    assert "checksum" in resume(code=3)
+    rewritten(lambda document, _: document.update(version=2))
+    assert "version 2" in resume(code=3)
+    Path("out.st.state").write_bytes(raw[:-9])
+    assert "too early" in resume(code=3)
+    kancompress.save(fresh("kan"), "kan.st")
+    assert "kan.st is not the state of a run" in resume("--resume", "kan.st", code=3)
+    assert "missing does not exist" in resume("--resume", "missing", code=3)
+
+
+# --- nothing is lost in silence -------------------------------------------------------------
+
+
+def test_a_state_is_not_written_over_without_force(stopped: Path) -> None:
+    before = Path("out.st.state").read_bytes()
+    run = ("train", "--hidden", "4", "--epochs", "1", "--lr", "0.5", "-o", "out.st")
+    assert "--resume out.st.state" in refused(2, *run)
+    assert Path("out.st.state").read_bytes() == before
+    assert "Warning: out.st.state" in done(*run, "--force").stderr
+    assert names(stopped) == {"out.st"}
+
+
+def test_more_epochs_can_be_asked_for_later(here: Path) -> None:
+    run = ("train", "--hidden", "4", "--keep-state", "always")
+    done(*run, "-o", "long.st", "--epochs", "4")
+    done(*run, "-o", "out.st", "--epochs", "2")
+    done(*run, "-o", "out.st", "--epochs", "4", "--resume", "auto", "--force")
+    assert Path("out.st").read_bytes() == Path("long.st").read_bytes()
+    # a state that is elsewhere is read and left where it is
+    done(*run, "-o", "other.st", "--epochs", "4", "--resume", "out.st", "--keep-state", "stopped")
+    assert names(here) == {"long.st", "long.st.state", "out.st", "out.st.state", "other.st"}
+
+
+def test_no_state_is_left_where_none_can_be(here: Path) -> None:
+    done("train", "--hidden", "4", "--epochs", "1", "-o", "-")
+    done("train", "--hidden", "4", "--epochs", "1", "-o", "/dev/null")
+    done("train", "--hidden", "4", "--epochs", "1", "-o", "out.st", "--keep-state", "never")
+    assert names(here) == {"out.st"}
+
+
+def test_logs_hold_every_epoch_and_nothing_else_is_overwritten(here: Path) -> None:
+    run = ("train", "--model", "metakan", "--hidden", "4", "--lr-decay", "0.5", "--epochs", "2")
+    done(*run, "-o", "out.st", "--log", "out.log")
+    lines = log_of(here / "out.log")
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert [line["learning_rates"] for line in lines] == [[], [5e-4, 5e-3], [2.5e-4, 2.5e-3]]
+    assert set(lines[1]["validation"]) == {"accuracy", "loss", "examples"}
+    assert "out.log exists already" in refused(2, *run, "-o", "b.st", "--log", "out.log")
+    assert "standard output" in refused(2, *run, "-o", "b.st", "--log", "-")
+    assert "another output" in refused(2, *run, "-o", "b.st", "--log", "b.st")
+    done(*run, "-o", "c.st", "--keep-state", "always")
+    (here / "notes.txt").write_text("not to be lost\n")
+    line = refused(2, *run, "-o", "d.st", "--resume", "c.st", "--log", "notes.txt")
+    assert "notes.txt is not the log" in line
+    assert (here / "notes.txt").read_text() == "not to be lost\n"
+
+
+def test_what_stops_a_run_is_followed_by_how_to_go_on(here: Path) -> None:
+    run = [sys.executable, "-m", "kancompress", "train", "--hidden", "4", "--epochs", "1000000",
+           "--patience", "1000000", "-o", "out.st"]  # fmt: skip
+    with subprocess.Popen(run, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines: Iterator[str] = iter(process.stderr)
+        for _ in takewhile(lambda line: not line.startswith("epoch 2/"), lines):
+            pass
+        process.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert rest[-2] == "To go on with the run: --resume out.st.state\n"
+    assert names(here) == {"out.st.state"}
+
+
+# --- devices -------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_not_there_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    kancompress.save(fresh("kan"), "kan.st")
+    for command in (("train", "-o", "out.st"), ("eval", "kan.st")):
+        assert "--device cuda was asked for" in refused(2, *command, "--device", "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert "--device mps was asked for" in refused(2, "eval", "kan.st", "--device", "mps")
+    auto = done("eval", "kan.st", "--json")
+    cpu = done("eval", "kan.st", "--json", "--device", "cpu")
+    assert json.loads(auto.stdout)["loss"] == json.loads(cpu.stdout)["loss"]
+
+
+def test_threads_are_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    kancompress.save(fresh("kan"), "kan.st")
+    try:
+        done("eval", "kan.st", "--threads", "3")
+        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, "3")
+    finally:
+        kancompress.use_threads(before)
+    assert "--threads" in call("eval", "kan.st", "--threads", "0").stderr
+
+
+@pytest.mark.parametrize("model", ["kan", "metafastkan", "gramkan"])
+def test_bfloat16_trains_float32_parameters(model: str) -> None:
+    config = kancompress.TrainConfig(lr=1e-2, lr_embedding=1e-2, epochs=3, batch_size=32)
+    full = kancompress.train(model, config=config)
+    half = kancompress.train(model, config=replace(config, precision="bfloat16"))
+    assert all(t.dtype == torch.float32 for t in half.checkpoint.tensors.values())
+    assert full.test.accuracy is not None
+    assert half.test.accuracy is not None
+    assert full.test.accuracy != half.test.accuracy or full.test.loss != half.test.loss
+    assert half.test.accuracy > full.test.accuracy - 0.1
