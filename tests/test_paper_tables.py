@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+import kancompress
+from kancompress.specs import Family
 from tests.benchmarks import cells as kept
 from tests.benchmarks.cells import Recipe
 from tests.benchmarks.paper import __main__ as program
-from tests.benchmarks.paper import tables
+from tests.benchmarks.paper import costs, tables
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
 
 
@@ -175,9 +177,14 @@ def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Recipe]:
     """Run the program with the training left out; the cells that it ran."""
     ran: list[Recipe] = []
 
-    def run(recipe: Recipe, directory: Path, work: Path, clusters: int | None) -> dict[str, Any]:
+    def run(
+        recipe: Recipe, directory: Path, work: Path, clusters: int | None, minutes: float | None
+    ) -> dict[str, Any]:
         ran.append(recipe)
-        return cell(recipe, 0.5, 0.4, 0.3, **({} if clusters is None else {"clusters": clusters}))
+        more = {} if clusters is None else {"clusters": clusters}
+        if minutes is not None:
+            more |= {"complete": False, "train_seconds": round(60 * minutes)}
+        return cell(recipe, 0.5, 0.4, 0.3) | more
 
     monkeypatch.setattr(program, "run", run)
     monkeypatch.setattr("sys.argv", ["paper", *arguments])
@@ -208,6 +215,44 @@ def test_tables_share_their_networks(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_figure_2_runs_each_k_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(start(monkeypatch, "figure2")) == 16
     assert start(monkeypatch, "figure2", "--rows", "4", "8") == []
+
+
+def test_a_cell_that_was_cut_off_goes_on_and_its_last_record_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = ("conv", "--dataset", "cifar10", "--models", "kanconv")
+    assert len(start(monkeypatch, *wish, "--minutes", "5")) == 1
+    assert start(monkeypatch, *wish, "--minutes", "5") == []
+    assert len(start(monkeypatch, *wish, "--minutes", "9")) == 1
+    assert len(start(monkeypatch, *wish)) == 1
+    assert start(monkeypatch, *wish, "--minutes", "20") == start(monkeypatch, *wish) == []
+    records = kept.finished("table2")
+    assert [record.get("complete", True) for record in records] == [False, False, True]
+    assert tables.latest(records) == records[-1:]
+
+
+def test_training_in_slices_ends_as_it_does_at_once(tmp_path: Path) -> None:
+    recipe = Recipe(model="metagramkan", dataset="digits", limit=4)
+    whole, told = kept.trained(recipe, tmp_path, tmp_path / "whole")
+    assert told["epochs"] == 4
+    for wanted in (1, 2):
+        part, told = kept.trained(recipe, tmp_path, tmp_path / "slices", minutes=1e-9)
+        # the time is up, so the second run does not go on either
+        assert (told["epochs"], told["complete"]) == (1, False)
+        assert kancompress.load(part).shapes == kancompress.load(whole).shapes
+        facts = tmp_path / "slices" / f"{recipe.stem}.json"
+        facts.write_text(json.dumps(told | {"train_seconds": -wanted}))
+    part, told = kept.trained(recipe, tmp_path, tmp_path / "slices")
+    assert (told["epochs"], told.get("complete")) == (4, None)
+    assert part.read_bytes() == whole.read_bytes()
+    assert not list((tmp_path / "slices").glob("*.state"))
+
+
+def test_estimates_count_the_products_of_a_forward_pass() -> None:
+    # 75,584 edges of 9 numbers; four convolutions of 3 x 3 on 28, 14, 7 and 7 pixels
+    assert costs.products(Family.KAN, "cifar10", conv=False) == 75_584 * 9
+    edges = 28**2 * 32 + 14**2 * 32 * 64 + 7**2 * (64 * 128 + 128 * 256)
+    assert costs.products(Family.GRAMKAN, "mnist", conv=True) == 9 * 5 * edges
 
 
 def test_a_recipe_names_its_files_and_its_network() -> None:

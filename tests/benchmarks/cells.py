@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 import kancompress
+from kancompress import StateFile, Training
+from kancompress.history import Epoch
 from kancompress.recipes import TrainConfig, default_training
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName, default_basis
 
@@ -94,27 +96,87 @@ class Recipe:
         return config if self.limit is None else replace(config, epochs=self.limit)
 
 
-def trained(recipe: Recipe, directory: Path, work: Path) -> tuple[Path, dict[str, Any]]:
+class _CutError(Exception):
+    """The time is up after `epochs` epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(epochs)
+        self.epochs = epochs
+
+
+def in_slices(
+    run: Callable[[int | None, StateFile | None, Callable[[Epoch], None]], Training],
+    state: Path,
+    minutes: float | None,
+) -> tuple[Training, bool]:
+    """A training run that goes on where it was stopped, and is cut off after so many minutes.
+
+    run     : takes the most epochs (None is the recipe's), where the state is kept and whom to tell
+              of epochs
+    minutes : of epochs, those of earlier slices included
+    Returns the result, best epoch and all, and whether the run came to its own end.
+    """
+    spent = 0.0
+
+    def count(*epochs: Epoch) -> None:
+        nonlocal spent
+        spent += sum(epoch.seconds for epoch in epochs)
+        if minutes is not None and spent >= 60 * minutes:
+            raise _CutError(epochs[-1].number)
+
+    going_on = StateFile(
+        path=state,
+        resume=state if state.exists() else None,
+        on_resume=lambda epochs: count(*epochs),
+    )
+    try:
+        done = run(None, going_on, count)
+    except _CutError as cut:
+        again = StateFile(path=state, resume=state)
+        return run(cut.epochs, again, lambda _: None), False
+    state.unlink(missing_ok=True)
+    return done, True
+
+
+def is_done(cell: dict[str, Any], minutes: float | None) -> bool:
+    """Whether a cell came to its end, or has had its minutes."""
+    had = minutes is not None and cell["train_seconds"] >= 60 * minutes
+    return cell.get("complete", True) or had
+
+
+def trained(
+    recipe: Recipe, directory: Path, work: Path, minutes: float | None = None
+) -> tuple[Path, dict[str, Any]]:
     """A checkpoint trained with the paper's recipe, from an earlier run where `work` has one.
 
     directory : where the data sets lie
-    Returns its path, and the epochs and seconds that its training took.
+    minutes   : of training, after which the best epoch so far is taken; later runs go on from there
+    Returns its path, and the epochs and seconds that its training took; `complete` is false there
+    where it was cut off.
     """
     path = work / f"{recipe.stem}.safetensors"
     told = path.with_suffix(".json")
-    if not told.exists():
+    if not told.exists() or not is_done(json.loads(told.read_text()), minutes):
         work.mkdir(parents=True, exist_ok=True)
-        meta = None if recipe.embedding is None else MetaSpec(embedding=recipe.embedding)
-        start = time.perf_counter()
-        done = kancompress.train(
-            recipe.model,
-            DataOptions(name=recipe.dataset, directory=directory),
-            recipe.config(),
-            basis=recipe.basis(),
-            meta=meta,
-        )
-        seconds = round(time.perf_counter() - start)
+        config = recipe.config()
+
+        def run(
+            epochs: int | None, state: StateFile | None, tell: Callable[[Epoch], None]
+        ) -> Training:
+            return kancompress.train(
+                recipe.model,
+                DataOptions(name=recipe.dataset, directory=directory),
+                config if epochs is None else replace(config, epochs=epochs),
+                basis=recipe.basis(),
+                meta=None if recipe.embedding is None else MetaSpec(embedding=recipe.embedding),
+                state=state,
+                on_epoch=tell,
+            )
+
+        done, complete = in_slices(run, path.with_suffix(".state"), minutes)
         kancompress.save(done.checkpoint, path, force=True)
-        told.write_text(json.dumps({"epochs": done.history[-1].number, "train_seconds": seconds}))
+        seconds = round(sum(epoch.seconds for epoch in done.history))
+        facts = {"epochs": done.history[-1].number, "train_seconds": seconds}
+        told.write_text(json.dumps(facts if complete else facts | {"complete": False}))
     found: dict[str, Any] = json.loads(told.read_text())
     return path, found

@@ -2,13 +2,16 @@
 
     python -m tests.benchmarks.paper table1 --data-dir DIR [--dataset mnist] [--models kan]
         [--seeds 0 1]
+    python -m tests.benchmarks.paper conv --data-dir DIR --dataset cifar10 --minutes 45
     python -m tests.benchmarks.paper table8 --data-dir DIR --rows 8 10
     python -m tests.benchmarks.paper figure2 --data-dir DIR --models fastkan metafastkan
     python -m tests.benchmarks.paper table1 --dataset mnist --table
 
 A cell is one network (model, data set, seed) trained, clustered and fine-tuned. It is appended to
 its results file when it is done and is not run again; --table only prints. Trained checkpoints are
-kept in --work, and shared by tables and figures. docs/reproduce.md has the commands of all.
+kept in --work, and shared by tables and figures; a run that was killed goes on after its last
+epoch, and one that --minutes cut off says so in its table. docs/reproduce.md has the commands of
+all; `times` prints what they took here, `estimate` what they would on a GPU.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.cells import Recipe, finished, keep
-from tests.benchmarks.paper import figures, tables
+from tests.benchmarks.cells import Recipe, finished, is_done, keep
+from tests.benchmarks.paper import costs, figures, tables
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
 from tests.benchmarks.paper.stages import run
 
@@ -151,6 +154,8 @@ EXPERIMENTS = {
     "figure2": Experiment(figure2_cells, ("figure2",), figures.figure2),
     "mlp": Experiment(mlp_cells, ("table1",), lambda _, cells: tables.mlp(cells)),
 }
+EXPERIMENTS["times"] = Experiment(lambda _: iter(()), ALL, costs.times)
+EXPERIMENTS["estimate"] = Experiment(lambda _: iter(()), (), costs.estimate)
 EXPERIMENTS["conv"] = EXPERIMENTS["table2"]
 
 
@@ -159,8 +164,9 @@ def run_missing(experiment: Experiment, options: Options) -> None:
     for recipe, clusters in experiment.cells(options):
         results = results_of(recipe, clusters)
         whole = recipe.whole_key | {"clusters": clusters}
-        if not tables.of(finished(results), **whole):
-            keep(results, run(recipe, options.data_dir, options.work, clusters))
+        found = tables.of(finished(results), **whole)
+        if not found or not is_done(found[-1], options.minutes):
+            keep(results, run(recipe, options.data_dir, options.work, clusters, options.minutes))
 
 
 def main() -> None:
@@ -177,13 +183,20 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--work", type=Path, default=Path("checkpoints"))
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="most minutes of training for each cell; a later run with more, or without, goes on",
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--pictures", type=Path, help="figures: folder to draw into")
+    parser.add_argument("--tflops", type=float, default=10, help="estimate: sustained, of a GPU")
+    parser.add_argument("--step-ms", type=float, default=3, help="estimate: least time of a step")
     options = parser.parse_args()
     experiment = EXPERIMENTS[options.what]
     if not options.table and experiment.results:
         run_missing(experiment, options)
-    cells = [cell for name in experiment.results for cell in finished(name)]
+    cells = tables.latest(cell for name in experiment.results for cell in finished(name))
     print(experiment.show(options, cells))
 
 

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import kancompress
-from kancompress import ClusterConfig
+from kancompress import ClusterConfig, StateFile
 from kancompress.specs import DataOptions
 from tests.benchmarks.cells import Recipe, machine, trained
 
 STAGES = ("trained", "clustered", "fine-tuned")
 
 
-def run(recipe: Recipe, directory: Path, work: Path, clusters: int | None = None) -> dict[str, Any]:
+def run(
+    recipe: Recipe,
+    directory: Path,
+    work: Path,
+    clusters: int | None = None,
+    minutes: float | None = None,
+) -> dict[str, Any]:
     """Train where `work` has no checkpoint, cluster and fine-tune, through files; score all three.
 
     clusters : k, where it is not the recipe's
+    minutes  : of training at most, as for `trained`
     """
     data = DataOptions(name=recipe.dataset, directory=directory)
-    source, told = trained(recipe, directory, work)
+    source, told = trained(recipe, directory, work, minutes)
     config = ClusterConfig() if clusters is None else ClusterConfig(clusters=clusters)
     with tempfile.TemporaryDirectory() as place:
         files = [source, *(Path(place) / f"{stage}.safetensors" for stage in STAGES[1:])]
         kancompress.save(kancompress.cluster(source, config).model, files[1])
-        kancompress.save(kancompress.finetune(files[1], data).model, files[2])
+        state = work / f"{recipe.stem}_{told['epochs']}_{clusters or ''}.tuning.state"
+        going_on = StateFile(path=state, resume=state if state.exists() else None)
+        kancompress.save(kancompress.finetune(files[1], data, state=going_on).model, files[2])
+        state.unlink()
         accuracies = [kancompress.evaluate(file, data).score.accuracy for file in files]
         sizes = [file.stat().st_size for file in files]
     chosen = {} if clusters is None else {"clusters": clusters}
-    return recipe.key | chosen | {"accuracy": accuracies, "bytes": sizes} | told | machine()
+    peak = {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # Linux: KB
+    scores = {"accuracy": accuracies, "bytes": sizes}
+    return recipe.key | chosen | scores | told | peak | machine()

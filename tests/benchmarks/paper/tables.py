@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from kancompress.specs import ModelName, default_basis
-from tests.benchmarks.cells import ran_with
+from tests.benchmarks.cells import Recipe, ran_with
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9, Stages
 from tests.benchmarks.paper.stages import STAGES
 
@@ -255,6 +256,12 @@ def of(cells: Iterable[Cell], **wanted: Any) -> list[Cell]:
     return [
         cell for cell in cells if all(cell.get(name) == value for name, value in wanted.items())
     ]
+
+
+def latest(cells: Iterable[Cell]) -> list[Cell]:
+    """The last record of each cell: one whose training was cut off may have gone on."""
+    names = (*(field.name for field in fields(Recipe)), "clusters")
+    return list({tuple(cell.get(name) for name in names): cell for cell in cells}.values())
 
 
 def _of_grid(cells: Iterable[Cell], model: str, grid: int) -> list[Cell]:
