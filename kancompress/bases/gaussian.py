@@ -13,6 +13,6 @@ def planes(z: Tensor, grid: tuple[float, float, int]) -> Tensor:
     """
     low, high, size = grid
     spacing = (high - low) / (size - 1)
-    scaled = (z - low) / spacing
+    scaled = (z - low).div_(spacing)
     centres = torch.arange(size, dtype=z.dtype, device=z.device)
-    return torch.exp(-(scaled[:, None] - centres[:, None]).square())
+    return (scaled[:, None] - centres[:, None]).square().neg_().exp_()

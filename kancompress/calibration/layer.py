@@ -92,7 +92,7 @@ class Problem:
     ) -> tuple[Tensor, list[Tensor], int]:
         """Refit and feedback in turn; the best round is kept."""
         if not self.factors:
-            self.factors = [quadratic.upper_factor(form.hessian) for form in self.forms]
+            self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
         codebook = quadratic.refit(self.forms, codebook, labels)
         best = (self._error(codebook, labels), codebook, labels)
         for _ in range(self.config.rounds):

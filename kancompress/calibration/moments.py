@@ -2,7 +2,7 @@
 
 A KAN layer is linear in its coefficients, so the squared error of its output is a quadratic form
 in the error of the coefficients, with the second moments of the features as its matrix. Inputs are
-taken in the order of falling variance; above a memory budget they are cut into groups, whose
+taken in the order of rising variance; above a memory budget they are cut into groups, whose
 cross moments are left out.
 """
 
@@ -26,7 +26,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 class Group:
     """Inputs whose features are taken together.
 
-    inputs  : (m,) numbers of the inputs, by falling variance
+    inputs  : (m,) numbers of the inputs, by rising variance
     hessian : (m * d, m * d) float32, E[f f^T] of their features, centred if the layer's bias may
               take up the mean; not damped
     cross   : (out, m * d) float32, the same of targets and features
@@ -68,7 +68,7 @@ def measure(batches: Batches, *, centred: bool, memory: int) -> Moments:
     variance = (square - mean**2).clamp_min(0).sum(1)
     spread = float((target_square - target**2).clamp_min(0).sum())
     inputs, d = mean.shape
-    order = torch.argsort(variance, descending=True, stable=True)
+    order = torch.argsort(variance, stable=True)
     zeros = torch.zeros_like
     shift, offset = (mean, target) if centred else (zeros(mean), zeros(target))
     groups = []

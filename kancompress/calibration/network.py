@@ -86,7 +86,8 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     weights = layer.edges().detach().float()
     centred = place.biased and config.method is not Method.METRIC
     moments = measure(_batches(layer, weights, rows), centred=centred, memory=config.memory)
-    if not all(group.hessian.isfinite().all() for group in moments.groups):
+    # No second moment is larger than those on the diagonal.
+    if not all(group.hessian.diagonal().isfinite().all() for group in moments.groups):
         raise UsageError(_TOO_LARGE)
     return Problem(weights, moments, config, follow=rows.dense is not rows.packed)
 
@@ -119,11 +120,9 @@ def solve_layer(
         codebook = _round(found.codebook, dtype)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found), bias))
-    scored = []
-    for method, clustering, bias in candidates:
-        whole = _with_own(bias, layer.bias)
-        errors = [output_error(layer, weights, s, clustering, whole) for s in streams]
-        scored.append((errors[1], errors[0], method, clustering, whole))
+    tried = [(method, c, _with_own(bias, layer.bias)) for method, c, bias in candidates]
+    errors = [output_errors(layer, weights, s, [t[1:] for t in tried]) for s in streams]
+    scored = [(errors[1][i], errors[0][i], *t) for i, t in enumerate(tried)]
     best = min(scored, key=lambda entry: entry[0])
     return LayerSolution(
         clustering=best[3],
@@ -194,26 +193,30 @@ def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams) -> Batches:
     return walk
 
 
-def output_error(
+def output_errors(
     layer: EdgeLayer,
     weights: Tensor,
     rows: Streams,
-    found: kmeans.Clustering,
-    bias: Tensor | None,
-) -> float:
-    """Mean squared error of the sums over the edges, relative to the spread of the dense ones."""
-    packed = _coefficients(found, weights)
-    shift = torch.zeros(len(weights), dtype=torch.float64) if bias is None else bias.double()
-    if layer.bias is not None:
-        shift = shift - layer.bias.detach().double()
-    error = 0.0
+    candidates: list[tuple[kmeans.Clustering, Tensor | None]],
+) -> list[float]:
+    """Mean squared errors of the sums over the edges, relative to the spread of the dense ones.
+
+    candidates : clusterings, each with the bias (out,) that goes with it
+    """
+    own = 0.0 if layer.bias is None else layer.bias.detach().double()
+    matrices = [_coefficients(c, weights).transpose(1, 2).flatten(1).T for c, _ in candidates]
+    shifts = [(0.0 if bias is None else bias.double()) - own for _, bias in candidates]
+    errors = [0.0] * len(candidates)
     outputs = []
     for features, targets in _batches(layer, weights, rows)():
-        sums = features.flatten(1) @ packed.transpose(1, 2).flatten(1).T
-        error += float((sums.double() + shift - targets.double()).square().sum())
+        flat = features.flatten(1)
+        for number, (matrix, shift) in enumerate(zip(matrices, shifts, strict=True)):
+            gap = (flat @ matrix).double() + shift - targets.double()
+            errors[number] += float(gap.square().sum())
         outputs.append(targets.double())
     targets = torch.cat(outputs)
-    return error / max(float((targets - targets.mean(0)).square().sum()), 1e-30)
+    spread = max(float((targets - targets.mean(0)).square().sum()), 1e-30)
+    return [error / spread for error in errors]
 
 
 def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
