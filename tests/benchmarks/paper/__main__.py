@@ -6,18 +6,21 @@
     python -m tests.benchmarks.paper table8 --data-dir DIR --rows 8 10
     python -m tests.benchmarks.paper figure2 --data-dir DIR --models fastkan metafastkan
     python -m tests.benchmarks.paper table1 --dataset mnist --table
+    python -m tests.benchmarks.paper docs
 
 A cell is one network (model, data set, seed) trained, clustered and fine-tuned. It is appended to
-its results file when it is done and is not run again; --table only prints. Trained checkpoints are
-kept in --work, and shared by tables and figures; a run that was killed goes on after its last
-epoch, and one that --minutes cut off says so in its table. docs/reproduce.md has the commands of
-all; `times` prints what they took here, `estimate` what they would on a GPU.
+its results file when it is done and is not run again; --table only prints, and `docs` writes the
+tables of the documents anew. Trained checkpoints are kept in --work, and shared by tables and
+figures; a run that was killed goes on after its last epoch, and one that --minutes cut off says so
+in its table. docs/reproduce.md has the commands of all; `times` prints what they took here,
+`estimate` what they would on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,7 @@ Options = argparse.Namespace
 # Networks and numbers of clusters, None where it is the recipe's.
 Cells = Iterator[tuple[Recipe, int | None]]
 DATASETS = ("mnist", "cifar10", "cifar100")
+DOCS = Path(__file__).parents[3] / "docs"
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -169,14 +173,14 @@ def run_missing(experiment: Experiment, options: Options) -> None:
             keep(results, run(recipe, options.data_dir, options.work, clusters, options.minutes))
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
+def chosen(arguments: Sequence[str] | None = None) -> Options:
+    """The options of a command."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.paper",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=EXPERIMENTS)
+    parser.add_argument("what", choices=[*EXPERIMENTS, "docs"])
     parser.add_argument("--dataset", nargs="+", choices=DATASETS, help="of Tables 1 and 2")
     parser.add_argument("--models", nargs="+", help="only these")
     parser.add_argument("--rows", nargs="+", type=int, help="grids, embeddings or k: only these")
@@ -192,12 +196,40 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="figures: folder to draw into")
     parser.add_argument("--tflops", type=float, default=10, help="estimate: sustained, of a GPU")
     parser.add_argument("--step-ms", type=float, default=3, help="estimate: least time of a step")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def shown(options: Options) -> str:
+    """The table of the cells that are kept."""
+    experiment = EXPERIMENTS[options.what]
+    cells = tables.latest(cell for name in experiment.results for cell in finished(name))
+    return experiment.show(options, cells)
+
+
+def written(page: str) -> str:
+    """A page of the documents with its tables as they now are.
+
+    A table stands between `<!-- paper ARGUMENTS -->` and `<!-- end -->`.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        options = chosen(match[2].split())
+        return f"{match[1]}\n{shown(options)}\n\n{match[3]}"
+
+    return re.sub(r"(<!-- paper (.+?) -->\n)(?:.*?)(<!-- end -->)", table, page, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    options = chosen()
+    if options.what == "docs":
+        for page in sorted(DOCS.glob("*.md")):
+            page.write_text(written(page.read_text()))
+        return
     experiment = EXPERIMENTS[options.what]
     if not options.table and experiment.results:
         run_missing(experiment, options)
-    cells = tables.latest(cell for name in experiment.results for cell in finished(name))
-    print(experiment.show(options, cells))
+    print(shown(options))
 
 
 if __name__ == "__main__":

@@ -87,6 +87,6 @@ def estimate(options: argparse.Namespace, _: Sequence[tables.Cell]) -> str:
     return (
         f"Estimated at {options.tflops:g} TFLOP/s sustained and {options.step_ms:g} ms a step:\n\n"
         + tables.markdown(columns, rows)
-        + f"\n\nWith their meta twins: fully connected {total[False] / 60:.0f} minutes, convolutions"
+        + f"\n\nWith meta twins: fully connected {total[False] / 60:.0f} minutes, convolutions"
         f" {total[True] / 3600:.1f} hours."
     )

@@ -15,9 +15,11 @@ from tests.benchmarks.paper.stages import STAGES
 
 # The panels of Figure 1: a meta-learner with embeddings of one and of two numbers, and none.
 FIGURE1 = {
-    "figure1a": Recipe(model="metakan", dataset="cifar10", embedding=1, limit=1),
-    "figure1b": Recipe(model="metakan", dataset="cifar10", embedding=2, limit=1),
-    "figure1c": Recipe(model="kan", dataset="cifar10", limit=1),
+    "(a) embedding of one number": Recipe(model="metakan", dataset="cifar10", embedding=1, limit=1),
+    "(b) embedding of two numbers": Recipe(
+        model="metakan", dataset="cifar10", embedding=2, limit=1
+    ),
+    "(c) no meta-learner": Recipe(model="kan", dataset="cifar10", limit=1),
 }
 
 
@@ -26,10 +28,9 @@ def figure1(options: argparse.Namespace, _: Sequence[tables.Cell]) -> str:
     lines = []
     for name, recipe in FIGURE1.items():
         source, told = trained(recipe, options.data_dir, options.work)
-        path = (options.pictures or Path("docs")) / f"{name}.png"
-        size = kancompress.plot_edges(
-            source, path, PlotConfig(projection=Projection.TSNE), force=True
-        )
+        path = (options.pictures or Path("docs")) / f"figure1{name[1]}.png"
+        config = PlotConfig(projection=Projection.TSNE)
+        size = kancompress.plot_edges(source, path, config, name=name, force=True)
         lines.append(f"{path}: {recipe.stem}, {told['train_seconds']} s, {size:,} bytes")
     return "\n".join(lines)
 
