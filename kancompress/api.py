@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from kancompress.layouts import Recognition, format_layouts, parse_layouts, reco
 from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
 from kancompress.recipes import (
-    HIDDEN,
     ClusterConfig,
     Device,
     FinetuneConfig,
@@ -35,7 +34,7 @@ from kancompress.recipes import (
 )
 from kancompress.restoration import Restored, restore
 from kancompress.running import Runnable
-from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName
+from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
 from kancompress.states import StateFile
 from kancompress.storage import Input, Source, called, is_native, open_container, read_record, sized
 from kancompress.training import Training, fit_network
@@ -58,8 +57,9 @@ def train(
     config: TrainConfig | None = None,
     *,
     basis: BasisSpec | None = None,
-    hidden: tuple[int, ...] = HIDDEN,
+    hidden: tuple[int, ...] | None = None,
     meta: MetaSpec | None = None,
+    conv: ConvSpec | None = None,
     machine: Machine | None = None,
     state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
@@ -67,15 +67,18 @@ def train(
 ) -> Training:
     """Train a network (stage 1); `Training.checkpoint` is what `save` takes.
 
-    model  : `kan`, `fastkan`, `gramkan`, or `metakan`, `metafastkan`, `metagramkan`
+    model  : `kan`, `fastkan`, `gramkan`, with `meta` before it for a meta-learner and `conv` behind
+             it for convolutions, or `mlp`
     data   : digits when None
-    config : the recipe of the paper's Tables 4 and 5 when None; its seed also divides the data
+    config : the recipe of the paper's Tables 4 to 7 when None; its seed also divides the data
+    hidden : units, or channels of convolutions; 32, or 32, 64, 128, 256, when None
     machine : where to compute
     state   : where the run keeps its state, and the one it goes on from (docs/training.md)
     """
     name = _model_name(model)
     seed = config.seed if config else 0
-    rows = datasets.load_for_training(data or DataOptions(), seed=seed)
+    data = replace(data or DataOptions(), images=name.is_conv)
+    rows = datasets.load_for_training(data, seed=seed)
     return fit_network(
         name,
         rows,
@@ -83,6 +86,7 @@ def train(
         basis=basis,
         hidden=hidden,
         meta=meta,
+        conv=conv,
         machine=machine,
         state=state,
         on_epoch=on_epoch,
@@ -192,6 +196,7 @@ def finetune(
         return tune_module(
             model, packed, rows, config, state=state, on_epoch=on_epoch, on_batch=on_batch
         )
+    data = replace(data or DataOptions(), images=packed.conv is not None)
     rows = datasets.load_for_model(packed.data, data)
     return tune(
         packed,
@@ -256,6 +261,7 @@ def evaluate(
         return evaluate_module(model, tensors, rows, called(source, name))
     ready = running.run(record, options)
     ready.network.to(devices.find((machine or Machine()).device))
+    data = replace(data or DataOptions(), images=ready.conv)
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 
 

@@ -193,7 +193,7 @@ def _calibrated(
     clusters = None
     if target is None:
         clusters = {
-            name: _shrinking(layer, config.layers.get(name, config.clusters), subject, config, name)
+            name: _shrinking(layer, config.of(name), subject, config, name)
             if name not in subject.apart
             else None
             for name, layer in subject.layers.items()

@@ -6,6 +6,9 @@ A safetensors file with a document of kind `dense` or `meta`. Tensors, for layer
     <layer>.embedding      (out, in, embedding)      meta
     meta.hidden.weight, meta.hidden.bias, meta.output.weight, meta.output.bias
     <layer>.norm (2, features)   <layer>.beta (degree + 1,)   <layer>.bias (out,), optional
+
+In convolutions an edge is (out, in, row, column), `norm` is (4, features), the B-spline kind has
+<layer>.slope (1,), and behind the layers come head.weight (outputs, channels) and head.bias.
 """
 
 from __future__ import annotations
@@ -22,21 +25,35 @@ from kancompress import document as documents
 from kancompress import files
 from kancompress.container import Container, Declared, shown
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.specs import BasisSpec, DataSpec, Family
+from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, ModelSpec
 
 Kind = Literal["dense", "meta"]
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
+# Tensors of the dense linear layer behind convolutions.
+HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Checkpoint:
-    """A trained network: `shapes` holds (out, in) of each layer, `tensors` is named as above."""
+    """A trained network: `shapes` holds (out, in), or (out, in, rows, columns), of each layer,
+    `tensors` is named as above, `conv` is None where the layers are fully connected."""
 
     kind: Kind
     basis: BasisSpec
     shapes: tuple[Shape, ...]
     data: DataSpec | None
     tensors: dict[str, Tensor]
+    conv: ConvSpec | None = None
+
+    @property
+    def model(self) -> ModelSpec:
+        """What the network computes."""
+        return ModelSpec(basis=self.basis, conv=self.conv)
+
+    @property
+    def beside(self) -> dict[str, Tensor]:
+        """Tensors that belong to no layer: the head behind convolutions."""
+        return {name: self.tensors[name] for name in HEAD if name in self.tensors}
 
     @property
     def tensor_bytes(self) -> int:
@@ -50,7 +67,7 @@ class Checkpoint:
 
     def document(self) -> dict[str, Any]:
         """The file's document."""
-        return _document(self.kind, self.basis, self.shapes, self.data)
+        return _document(self.kind, self.model, self.shapes, self.data)
 
     def encode(self) -> bytes:
         """The whole file."""
@@ -58,12 +75,12 @@ class Checkpoint:
 
 
 def _document(
-    kind: Kind, basis: BasisSpec, shapes: tuple[Shape, ...], data: DataSpec | None
+    kind: Kind, model: ModelSpec, shapes: tuple[Shape, ...], data: DataSpec | None
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "version": documents.VERSION,
         "kind": kind,
-        "model": basis.to_json(),
+        "model": model.to_json(),
         "layers": {str(number): {"shape": list(shape)} for number, shape in enumerate(shapes)},
     }
     if data is not None:
@@ -72,11 +89,17 @@ def _document(
 
 
 def side_shapes(basis: BasisSpec, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Role and shape of a layer's tensors beside its coefficients; the bias is optional."""
-    out, inputs = shape
+    """Role and shape of a layer's tensors beside its coefficients; the bias is optional.
+
+    shape : (out, in), or (out, in, rows, columns) of a convolution
+    """
+    out, inputs, conv = shape[0], shape[1], len(shape) == 4
     sides: dict[str, tuple[int, ...]] = {"bias": (out,)}
-    if basis.family is not Family.KAN:
-        sides["norm"] = (2, inputs if basis.family is Family.FASTKAN else out)
+    features = inputs if basis.family is Family.FASTKAN else out
+    if basis.family is Family.KAN and conv:
+        sides["slope"] = (1,)
+    if basis.family in (Family.FASTKAN, Family.GRAMKAN) or conv:
+        sides["norm"] = (4 if conv else 2, features)
     if basis.family is Family.GRAMKAN:
         assert basis.degree is not None
         sides["beta"] = (basis.degree + 1,)
@@ -92,7 +115,8 @@ def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
             name = f"{number}.{role}"
             if name in checkpoint.tensors:
                 tensors[name] = containers.declare(checkpoint.tensors[name])
-    document = _document("dense", checkpoint.basis, checkpoint.shapes, checkpoint.data)
+    tensors |= {name: containers.declare(tensor) for name, tensor in checkpoint.beside.items()}
+    document = _document("dense", checkpoint.model, checkpoint.shapes, checkpoint.data)
     header = containers.encode_header(tensors, documents.metadata(document))
     payload = sum(tensor.size for tensor in tensors.values())
     return payload, len(header) + payload
@@ -112,24 +136,53 @@ def decode(
     documents.check_keys(
         document, {"version", "kind", "model", "layers"}, {"data"}, where, "the document"
     )
-    basis = documents.spec(BasisSpec.from_json, document["model"], where)
+    model = documents.spec(ModelSpec.from_json, document["model"], where)
+    basis = model.basis
     data = documents.data(document, where)
-    shapes = chain_shapes(document["layers"], where)
+    shapes = chain_shapes(document["layers"], model, where)
     for name, record in document["layers"].items():
         documents.check_keys(record, {"shape"}, set(), where, f"layer {name!r}")
-    check_outputs(data, shapes, where)
     kind: Kind = document["kind"]
-    _check_names(container, _expected(container, kind, basis, shapes), where)
+    expected = _expected(container, kind, basis, shapes)
+    if model.conv is not None:
+        expected |= head_shapes(container, shapes)
+    check_outputs(data, width_of(shapes, expected), where)
+    _check_names(container, expected, where)
     tensors = container.tensors(mapped=mapped)
     for name, tensor in tensors.items():
         check_finite(tensor, name, where)
         if mapped:
             files.release()
-    return Checkpoint(kind=kind, basis=basis, shapes=shapes, data=data, tensors=tensors)
+    return Checkpoint(
+        kind=kind, basis=basis, shapes=shapes, data=data, tensors=tensors, conv=model.conv
+    )
 
 
-def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
+def head_shapes(container: Container, shapes: tuple[Shape, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors behind convolutions. Raises InvalidFileError where there are none."""
+    entry = container.entries.get(HEAD[0])
+    if entry is None:
+        raise InvalidFileError(
+            Flaw.MISSING_TENSOR, f"{container.where}: tensor {HEAD[0]!r} is missing."
+        )
+    outputs = entry.shape[0] if entry.shape else 0
+    if not outputs:
+        raise InvalidFileError(
+            Flaw.WRONG_SHAPE,
+            f"{container.where}: tensor {HEAD[0]!r} has the shape {shown(list(entry.shape))};"
+            f" [outputs, {shapes[-1][0]}] was expected.",
+        )
+    return dict(zip(HEAD, [(outputs, shapes[-1][0]), (outputs,)], strict=True))
+
+
+def width_of(shapes: tuple[Shape, ...], beside: Mapping[str, tuple[int, ...]]) -> int:
+    """Outputs of a network: of its head, where it has one, else of its last layer."""
+    return beside[HEAD[0]][0] if HEAD[0] in beside else shapes[-1][0]
+
+
+def chain_shapes(layers: object, model: ModelSpec, where: str) -> tuple[Shape, ...]:
     """Shapes of native layers `0`, `1`, ..., each feeding the next. Raises InvalidFileError."""
+    rank, form = (2, "[out, in]") if model.conv is None else (4, "[out, in, rows, columns]")
     if not isinstance(layers, dict) or not layers:
         raise InvalidFileError(Flaw.BAD_VALUE, f"{where}: layers should be a non-empty object.")
     shapes: list[Shape] = []
@@ -147,12 +200,12 @@ def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
         shape = record.get("shape")
         if (
             not isinstance(shape, list)
-            or len(shape) != 2
+            or len(shape) != rank
             or not all(type(size) is int and 0 < size < 1 << 31 for size in shape)
         ):
             raise InvalidFileError(
                 Flaw.BAD_VALUE,
-                f"{where}: layer '{number}' has the shape {shown(shape)}, not [out, in].",
+                f"{where}: layer '{number}' has the shape {shown(shape)}, not {form}.",
             )
         if shapes and shapes[-1][0] != shape[1]:
             raise InvalidFileError(
@@ -160,16 +213,22 @@ def chain_shapes(layers: object, where: str) -> tuple[Shape, ...]:
                 f"{where}: layer '{number}' takes {shape[1]} inputs, but layer '{number - 1}' has"
                 f" {shapes[-1][0]} outputs.",
             )
-        shapes.append((shape[0], shape[1]))
+        shapes.append(tuple(shape))
+    if model.conv is not None and len(model.conv.strides) != len(shapes):
+        raise InvalidFileError(
+            Flaw.BAD_VALUE,
+            f"{where}: model.strides has {len(model.conv.strides)} numbers for {len(shapes)}"
+            " layers.",
+        )
     return tuple(shapes)
 
 
-def check_outputs(data: DataSpec | None, shapes: tuple[Shape, ...], where: str) -> None:
-    """Refuse a last layer that is not as wide as `data` says."""
-    if data is not None and data.outputs not in (0, shapes[-1][0]):
+def check_outputs(data: DataSpec | None, width: int, where: str) -> None:
+    """Refuse a last layer whose `width` is not what `data` says."""
+    if data is not None and data.outputs not in (0, width):
         raise InvalidFileError(
             Flaw.BAD_VALUE,
-            f"{where}: the last layer has {shapes[-1][0]} outputs, data names {data.outputs}.",
+            f"{where}: the last layer has {width} outputs, data names {data.outputs}.",
         )
 
 

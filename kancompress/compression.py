@@ -80,7 +80,7 @@ def compress(
     layers, results = [], []
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         name = names[number]
-        k = config.layers.get(name, config.clusters)
+        k = config.of(name)
         own = given[name] if given is not None else None
         if given is not None and own is None:
             layer, result = _kept(name, coefficients, k)
@@ -99,6 +99,8 @@ def compress(
         source=source_sizes(checkpoint, source_file_bytes),
         basis=checkpoint.basis,
         data=checkpoint.data,
+        tensors={name: tensor.clone() for name, tensor in checkpoint.beside.items()},
+        conv=checkpoint.conv,
     )
     return model, results
 
@@ -139,7 +141,7 @@ def wrong_numbers(config: ClusterConfig, names: list[str]) -> list[UsageError]:
     ]
     return wrong + [
         UsageError(f"{k} clusters are out of range: 1 to {kmeans.MAX_CLUSTERS}.")
-        for k in (config.clusters, *config.layers.values())
+        for k in (config.common, *config.layers.values())
         if not 1 <= k <= kmeans.MAX_CLUSTERS
     ]
 
@@ -151,7 +153,7 @@ def listed(names: Sequence[str], most: int = 20) -> str:
 
 
 def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
-    """Coefficients (out, in, coefficient) of each layer, generated where the source is meta."""
+    """Coefficients (*shape, coefficient) of each layer, generated where the source is meta."""
     if checkpoint.kind == "dense":
         for number in range(len(checkpoint.shapes)):
             yield checkpoint.tensors[f"{number}.coefficients"]
@@ -298,7 +300,8 @@ def expand(model: PackedModel) -> Checkpoint:
     return Checkpoint(
         kind="dense",
         basis=model.basis,
-        shapes=tuple((layer.shape[0], layer.shape[1]) for layer in model.layers),
+        shapes=tuple(layer.shape for layer in model.layers),
         data=model.data,
         tensors=model.state_dict(),
+        conv=model.conv,
     )

@@ -134,6 +134,15 @@ def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
     return _whole(options).train.x
 
 
+def check_rows(x: Tensor, conv: bool) -> None:
+    """Refuse rows that are no images (channels, rows, columns) where convolutions need them."""
+    if conv and x.dim() != 4:
+        raise UsageError(
+            "Convolutions take images, an x of shape (rows, channels, height, width); the data has"
+            f" {list(x.shape)}."
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Whole:
     """Training rows not yet divided, and test rows."""
@@ -159,7 +168,8 @@ def _divide(whole: _Whole) -> Dataset:
 def _whole(options: DataOptions, remembered: float | None = None) -> _Whole:
     whole = _read(options, remembered)
     parts = (whole.train, whole.test)
-    train, test = (replace(part, x=_shaped(part.x, options.shape)) for part in parts)
+    shape = () if options.images else options.shape
+    train, test = (replace(part, x=_shaped(part.x, shape)) for part in parts)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise UsageError(
             f"Training rows have the shape {list(train.x.shape[1:])}, test rows"
@@ -190,7 +200,7 @@ def _read(options: DataOptions, remembered: float | None) -> _Whole:
             f"{options.name} has test rows of its own; --test-split is for --data FILE."
         )
     if options.name == DatasetName.DIGITS:
-        return _digits()
+        return _digits(images=options.images)
     if options.name is not None and options.name in IMAGE_SETS:
         return _images(options)
     raise UsageError(
@@ -202,7 +212,7 @@ def _read(options: DataOptions, remembered: float | None) -> _Whole:
 # --- named data sets -----------------------------------------------------------------------
 
 
-def _digits() -> _Whole:
+def _digits(*, images: bool) -> _Whole:
     """scikit-learn's 1,797 digits: x / 16, a fixed stratified fifth tests."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -212,18 +222,23 @@ def _digits() -> _Whole:
         (x / 16).astype(np.float32), y.astype(np.int64), test_size=0.2, stratify=y, random_state=0
     )
     train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
+    if images:
+        train_x, test_x = (x.reshape(-1, 1, 8, 8) for x in (train_x, test_x))
     spec = DataSpec(name=DatasetName.DIGITS, classes=10, mean=(0.0,), std=(1.0,))
     return _Whole(spec=spec, train=Split(x=train_x, y=train_y), test=Split(x=test_x, y=test_y))
 
 
 def _images(options: DataOptions) -> _Whole:
     kind = IMAGE_SETS[str(options.name)]
-    spec = DataSpec(name=str(options.name), classes=kind.classes, mean=kind.mean, std=kind.std)
-    train, test = (
-        Split(x=images.features(images.pixels), y=y, images=images)
-        for images, y in read_images(options)
-    )
-    return _Whole(spec=spec, train=train, test=test)
+    parts = []
+    for images, y in read_images(options):
+        x = images.features(images.pixels)
+        if options.images:
+            x = x.view(len(x), -1, *images.size)
+        parts.append(Split(x=x, y=y, images=images))
+        mean, std = images.mean, images.std
+    spec = DataSpec(name=str(options.name), classes=kind.classes, mean=mean, std=std)
+    return _Whole(spec=spec, train=parts[0], test=parts[1])
 
 
 # --- the user's arrays ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kancompress import fitting
-from kancompress.datasets import Dataset
+from kancompress.datasets import Dataset, check_rows
 from kancompress.errors import UsageError
 from kancompress.history import Score
 from kancompress.running import Running
@@ -42,7 +42,13 @@ def evaluate_running(ready: Running, data: Dataset) -> Evaluation:
 
 
 def check_fit(ready: Running, data: Dataset) -> None:
-    """Refuse data whose width or classes are not the network's."""
+    """Refuse data whose width, channels or classes are not the network's."""
+    check_rows(data.train.x, ready.conv)
+    if ready.conv and data.features != ready.inputs:
+        raise UsageError(
+            f"The network takes images of {ready.inputs} channels, but the data has rows of the"
+            f" shape {list(data.train.x.shape[1:])}."
+        )
     if data.features != ready.inputs:
         raise UsageError(
             f"The network takes {ready.inputs} inputs, but the data has {data.features} features a"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress import devices, fitting, running, states
+from kancompress.checkpoint import HEAD
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset, Split
 from kancompress.errors import UsageError
@@ -21,11 +22,11 @@ from kancompress.nn.network import Network
 from kancompress.packed import PackedModel
 from kancompress.packed.state import outline
 from kancompress.parametrization import rounded, with_tensors
-from kancompress.recipes import FinetuneConfig, Machine, RunOptions
+from kancompress.recipes import FinetuneConfig, Machine, RunOptions, default_rate
 from kancompress.states import Facts, StateFile
 from kancompress.storage import encode
 
-GROUPS = ("norms", "biases")
+GROUPS = ("norms", "biases", "head")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -75,7 +76,9 @@ def tune(
 ) -> Finetuning:
     """Optimise the codebooks for the task loss; the result is never worse on validation rows.
 
-    Every epoch is measured with the codebooks rounded to their stored type.
+    Every epoch is measured with the codebooks rounded to their stored type. Dropout and batch
+    normalisation work as in training (section 3.3 of the paper), so the running statistics follow
+    what the packed layers put out.
 
     teacher : a network whose outputs take the place of labels, in training and validation
     options : what the tensors of another library's file do not tell
@@ -87,6 +90,8 @@ def tune(
     config = config or FinetuneConfig()
     ready = running.run(model, options)
     check_fit(ready, data)
+    if config.lr is None:
+        config = replace(config, lr=default_rate(conv=ready.conv))
     device = devices.find((machine or Machine()).device)
     tunable = _Running(model, ready.network.to(device), config.also, options)
     if teacher is not None:
@@ -137,7 +142,7 @@ def tune_codebooks(
 
     group = {
         "params": tunable.parameters,
-        "lr": config.lr,
+        "lr": default_rate() if config.lr is None else config.lr,
         "weight_decay": config.weight_decay,
     }
     history = fitting.fit(
@@ -209,6 +214,8 @@ def _select(network: Network, also: tuple[str, ...]) -> list[nn.Parameter]:
         chosen += network.norms()
     if chosen and "biases" in also:
         chosen += [layer.bias for layer in network.kan_layers() if layer.bias is not None]
+    if chosen and "head" in also and network.head is not None:
+        chosen += network.head.parameters()
     unique = list({id(parameter): parameter for parameter in chosen}.values())
     for parameter in unique:
         parameter.requires_grad_(True)
@@ -225,7 +232,8 @@ def _stored(model: PackedModel, network: Network) -> PackedModel:
             book = network.codebooks[packed.name]
             changes["codebook"] = rounded(book.centroids, packed.codebook)
         layers.append(replace(packed, **changes))
-    tuned = replace(model, layers=tuple(layers))
+    beside = {name: rounded(sides[name], t) for name, t in model.tensors.items() if name in HEAD}
+    tuned = replace(model, layers=tuple(layers), tensors=dict(model.tensors) | beside)
     return tuned if model.restore is None else with_tensors(tuned, _changed(model, sides))
 
 

@@ -92,7 +92,8 @@ class Images:
 def read_images(options: DataOptions) -> list[tuple[Images, Tensor]]:
     """Images and classes (rows,) int64 of the training and of the test rows.
 
-    options : names one of `IMAGE_SETS`; a shape (channels, height, width) is the size to see
+    options : names one of `IMAGE_SETS`; a shape (channels, height, width) is the size to see.
+              With `images` it is the images' own, and pixels run from -1 to 1 as in torch-conv-kan
     Raises InvalidFileError where they are missing or cannot be read.
     """
     from torchvision import datasets as sets
@@ -120,21 +121,23 @@ def read_images(options: DataOptions) -> list[tuple[Images, Tensor]]:
             f"{options.name} could not be {verb} in {options.directory}:"
             f" {' '.join(str(error).split()) or type(error).__name__}.",
         ) from None
-    shape = options.shape
-    size = (shape[1], shape[2]) if shape and len(shape) == 3 else (_SIDE, _SIDE)
     return [
         (
-            Images(
-                name=str(options.name),
-                pixels=_channels_first(part.data),
-                mean=kind.mean,
-                std=kind.std,
-                size=size,
-            ),
+            _seen(_channels_first(part.data), kind, options),
             torch.as_tensor(part.targets, dtype=torch.int64),
         )
         for part in parts
     ]
+
+
+def _seen(pixels: Tensor, kind: ImageSet, options: DataOptions) -> Images:
+    shape = options.shape
+    size = (shape[1], shape[2]) if shape and len(shape) == 3 else (_SIDE, _SIDE)
+    mean, std = kind.mean, kind.std
+    if options.images:
+        size = (pixels.shape[2], pixels.shape[3])
+        mean = std = (0.5,) * pixels.shape[1]
+    return Images(name=str(options.name), pixels=pixels, mean=mean, std=std, size=size)
 
 
 def _channels_first(data: Any) -> Tensor:

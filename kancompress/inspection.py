@@ -16,7 +16,12 @@ from kancompress.packed import PackedLayer, PackedModel
 from kancompress.specs import BasisSpec, Family
 from kancompress.storage import Record, read_record
 
-_BASES = {Family.KAN: "bspline", Family.FASTKAN: "gaussian", Family.GRAMKAN: "gram"}
+_BASES = {
+    Family.KAN: "bspline",
+    Family.FASTKAN: "gaussian",
+    Family.GRAMKAN: "gram",
+    Family.MLP: "linear",
+}
 
 
 Sizes = tuple[int, int]
@@ -84,13 +89,13 @@ def _predicted(sizes: Sizes | None) -> dict[str, int] | None:
 
 
 def _frame(container: Container, kind: str, record: Record | None) -> dict[str, Any]:
-    basis = record.basis if record else None
+    model = record.model if record else None
     return {
         "kind": kind,
         "file_bytes": container.file_size,
         "header_bytes": container.header_size,
         "payload_bytes": container.payload_size,
-        "model": basis.to_json() if basis else None,
+        "model": model.to_json() if model else None,
         "data": record.data.to_json() if record and record.data else None,
     }
 
@@ -144,7 +149,7 @@ def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]
     if source.dense is not None:
         ratios["dense_tensors"] = source.dense[0] / container.payload_size
         ratios["dense_file"] = source.dense[1] / container.file_size
-    if model.basis is not None and model.basis.family is Family.KAN:
+    if model.basis is not None and model.basis.family is Family.KAN and model.conv is None:
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
     return _frame(container, "packed", model) | {
         "source": source.to_json(),

@@ -1,19 +1,25 @@
-"""How to train and to fine-tune: the hyper-parameters of Tables 4 and 5 of the MetaCluster paper.
+"""How to train and to fine-tune: the hyper-parameters of Tables 4 to 7 of the MetaCluster paper.
 
-Where the paper is silent: weight decay 0.01, no schedule, and the norms and recurrence weights
-learn at the meta-learner's rate (plain networks have one rate).
+Where the paper is silent: weight decay 0.01, and in fully connected meta networks the norms and
+recurrence weights learn at the meta-learner's rate (plain networks have one rate). Convolutions
+have torch-conv-kan's schedule, in meta networks for all rates: Table 7 says that embeddings and
+meta-learner have one. An MLP, of which the paper gives no recipe, learns as FastKAN does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kancompress.specs import ModelName
 
 HIDDEN = (32,)
 CLUSTERS = 16
+# Channels of convolutions, centroids of their layers, and the factor of their rates every epoch.
+CHANNELS = (32, 64, 128, 256)
+CONV_CLUSTERS = 256
+CONV_DECAY = 0.975
 
 
 class CodebookDtype(StrEnum):
@@ -56,14 +62,16 @@ class Machine:
 class TrainConfig:
     """Options of one training run.
 
-    lr           : learning rate; for meta networks that of the meta-learner, the norms and betas
+    lr           : learning rate; for meta networks that of the meta-learner
     lr_embedding : learning rate of the embeddings of a meta network, else unused
+    lr_rest      : learning rate of all else in a meta network: norms, betas, the head; None is `lr`
     decay        : factor of all learning rates after every epoch (torch's ExponentialLR)
     patience     : epochs without a better validation score before training stops
     """
 
     lr: float
     lr_embedding: float | None = None
+    lr_rest: float | None = None
     decay: float = 1.0
     epochs: int = 50
     patience: int = 10
@@ -76,9 +84,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
-    """Options of one fine-tuning run; `also` names further groups that learn (norms, biases)."""
+    """Options of one fine-tuning run.
 
-    lr: float = 1e-4
+    lr   : learning rate; None is 1e-4, for convolutions 1e-5 (Tables 4 to 7)
+    also : further groups that learn beside the codebooks: norms, biases, head
+    """
+
+    lr: float | None = None
     epochs: int = 5
     patience: int = 3
     batch_size: int = 128
@@ -101,14 +113,15 @@ class Metric(StrEnum):
 class ClusterConfig:
     """Options of clustering.
 
-    clusters     : centroids of every layer, 1 to 65,536
+    clusters     : centroids of every layer, 1 to 65,536; None is 16, for convolutions of
+                   kancompress's own 256 (Tables 4 to 7)
     layers       : layer name to its own number of centroids
     force_pack   : pack layers that would grow, too
     target_bytes : take the largest number of clusters with which the whole file has at most so many
                    bytes; `clusters` is then not used
     """
 
-    clusters: int = CLUSTERS
+    clusters: int | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
     codebook_dtype: CodebookDtype = CodebookDtype.SOURCE
     seed: int = 0
@@ -117,22 +130,50 @@ class ClusterConfig:
     target_bytes: int | None = None
     metric: Metric = Metric.COEFFICIENTS
 
+    @property
+    def common(self) -> int:
+        """Centroids of the layers that have no number of their own."""
+        return CLUSTERS if self.clusters is None else self.clusters
 
-# (lr or lr_h, lr_e) of Tables 4 and 5
-_RATES: dict[ModelName, tuple[float, float | None]] = {
-    ModelName.KAN: (1e-4, None),
-    ModelName.FASTKAN: (1e-3, None),
-    ModelName.GRAMKAN: (1e-3, None),
-    ModelName.METAKAN: (5e-4, 5e-3),
-    ModelName.METAFASTKAN: (1e-3, 1e-2),
-    ModelName.METAGRAMKAN: (1e-4, 1e-3),
+    def of(self, layer: str) -> int:
+        """Centroids of the layer of this name."""
+        return self.layers.get(layer, self.common)
+
+    def settled(self, *, conv: bool) -> ClusterConfig:
+        """The same with the default number of clusters of our own networks filled in."""
+        if self.clusters is not None:
+            return self
+        return replace(self, clusters=CONV_CLUSTERS if conv else CLUSTERS)
+
+
+# lr or lr_h, lr_e and the global lr of Tables 4 to 7
+_RATES: dict[ModelName, tuple[float, float | None, float | None]] = {
+    ModelName.KAN: (1e-4, None, None),
+    ModelName.FASTKAN: (1e-3, None, None),
+    ModelName.GRAMKAN: (1e-3, None, None),
+    ModelName.METAKAN: (5e-4, 5e-3, None),
+    ModelName.METAFASTKAN: (1e-3, 1e-2, None),
+    ModelName.METAGRAMKAN: (1e-4, 1e-3, None),
+    ModelName.KANCONV: (1e-3, None, None),
+    ModelName.FASTKANCONV: (1e-3, None, None),
+    ModelName.GRAMKANCONV: (1e-3, None, None),
+    ModelName.METAKANCONV: (1e-4, 5e-3, 1e-3),
+    ModelName.METAFASTKANCONV: (1e-4, 5e-3, 5e-3),
+    ModelName.METAGRAMKANCONV: (1e-4, 5e-3, 5e-3),
+    ModelName.MLP: (1e-3, None, None),
 }
 
 
 def default_training(model: ModelName) -> TrainConfig:
     """The paper's recipe for `model`."""
-    lr, lr_embedding = _RATES[model]
-    return TrainConfig(lr=lr, lr_embedding=lr_embedding)
+    lr, lr_embedding, lr_rest = _RATES[model]
+    config = TrainConfig(lr=lr, lr_embedding=lr_embedding, lr_rest=lr_rest)
+    return replace(config, epochs=150, decay=CONV_DECAY) if model.is_conv else config
+
+
+def default_rate(*, conv: bool = False) -> float:
+    """The paper's learning rate for fine-tuning."""
+    return 1e-5 if conv else 1e-4
 
 
 class Activation(StrEnum):

@@ -269,7 +269,7 @@ def _cluster(
     vectors = group.vectors()
     if not len(vectors):
         return None, None, []
-    clusters = config.layers.get(group.name, config.clusters)
+    clusters = config.of(group.name)
     dtype = codebook_dtype(config, vectors.dtype)
     result, codebook, labels = pack_vectors(group.name, vectors, clusters, config, dtype, given)
     if result.clusters is None:

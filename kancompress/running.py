@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from kancompress.checkpoint import Checkpoint
+from kancompress.checkpoint import HEAD, Checkpoint, width_of
 from kancompress.errors import UsageError
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.forms import FormNetwork, dense_network, packed_network
@@ -18,13 +18,17 @@ Runnable = Checkpoint | PackedModel | ForeignCheckpoint
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Running:
-    """A network, its widths, the data it was trained for if the file says, and assumptions."""
+    """A network, its widths, the data it was trained for if the file says, and assumptions.
+
+    conv : whether it takes images (channels, rows, columns); `inputs` are then channels
+    """
 
     network: Network
     inputs: int
     outputs: int
     data: DataSpec | None = None
     notes: tuple[str, ...] = ()
+    conv: bool = False
 
 
 def run(record: Runnable, options: RunOptions | None = None) -> Running:
@@ -39,10 +43,17 @@ def run(record: Runnable, options: RunOptions | None = None) -> Running:
         return _foreign(packed_network(record, options))
     _refuse(options or RunOptions())
     if isinstance(record, PackedModel):
-        inputs, outputs = record.layers[0].shape[1], record.layers[-1].shape[0]
+        shapes = tuple(layer.shape for layer in record.layers)
     else:
-        inputs, outputs = record.shapes[0][1], record.shapes[-1][0]
-    return Running(network=build(record), inputs=inputs, outputs=outputs, data=record.data)
+        shapes = record.shapes
+    beside = {name: tuple(record.tensors[name].shape) for name in HEAD if name in record.tensors}
+    return Running(
+        network=build(record),
+        inputs=shapes[0][1],
+        outputs=width_of(shapes, beside),
+        data=record.data,
+        conv=record.conv is not None,
+    )
 
 
 def _foreign(network: FormNetwork) -> Running:

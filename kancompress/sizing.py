@@ -99,7 +99,7 @@ class Plan:
         """(header, payload) bytes of the file that `cluster` writes; None where it refuses."""
         codebooks: dict[str, Tensor | None] = {}
         for name, vectors in self.vectors.items():
-            k = vectors.stored(config.layers.get(name, config.clusters), config)
+            k = vectors.stored(config.of(name), config)
             dtype = codebook_dtype(config, vectors.default)
             codebooks[name] = None if k is None else _blank((k, vectors.coefficients), dtype)
         model = self.build(codebooks)
@@ -108,8 +108,7 @@ class Plan:
     def is_certain(self, config: ClusterConfig) -> bool:
         """Whether `size` is bound to be what clustering gives."""
         return all(
-            vectors.is_certain(config.layers.get(name, config.clusters), config)
-            for name, vectors in self.vectors.items()
+            vectors.is_certain(config.of(name), config) for name, vectors in self.vectors.items()
         )
 
 
@@ -169,7 +168,12 @@ def plan_native(checkpoint: Checkpoint, *, source_file_bytes: int) -> Plan:
             for layer in layers
         ]
         return PackedModel(
-            layers=tuple(packed), source=source, basis=checkpoint.basis, data=checkpoint.data
+            layers=tuple(packed),
+            source=source,
+            basis=checkpoint.basis,
+            data=checkpoint.data,
+            tensors={name: _like(tensor) for name, tensor in checkpoint.beside.items()},
+            conv=checkpoint.conv,
         )
 
     return Plan(vectors=vectors, build=build)
@@ -241,6 +245,7 @@ def pack_native(
 
     Raises UsageError when no k fits.
     """
+    config = config.settled(conv=checkpoint.conv is not None)
 
     def pack(chosen: ClusterConfig) -> Packed:
         check_numbers(chosen, [str(number) for number in range(len(checkpoint.shapes))])

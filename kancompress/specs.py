@@ -13,18 +13,22 @@ from typing import Any, NoReturn
 
 # Name of a data set that is the user's own file.
 FILE = "file"
+# How the name of a model of convolutions ends.
+CONV = "conv"
 
 
 class Family(StrEnum):
-    """The three plain networks; each is a basis with its place for the normalisation."""
+    """What an edge is: a basis with its place for the normalisation, or the MLP's one weight."""
 
     KAN = "kan"
     FASTKAN = "fastkan"
     GRAMKAN = "gramkan"
+    MLP = "mlp"
 
 
 class ModelName(StrEnum):
-    """What `train --model` takes: a family, plain or with coefficients from a meta-learner."""
+    """What `train --model` takes: a family, plain or with coefficients from a meta-learner, fully
+    connected or convolutional."""
 
     KAN = "kan"
     FASTKAN = "fastkan"
@@ -32,16 +36,28 @@ class ModelName(StrEnum):
     METAKAN = "metakan"
     METAFASTKAN = "metafastkan"
     METAGRAMKAN = "metagramkan"
+    KANCONV = "kanconv"
+    FASTKANCONV = "fastkanconv"
+    GRAMKANCONV = "gramkanconv"
+    METAKANCONV = "metakanconv"
+    METAFASTKANCONV = "metafastkanconv"
+    METAGRAMKANCONV = "metagramkanconv"
+    MLP = "mlp"
 
     @property
     def family(self) -> Family:
-        """The family without its meta-learner."""
-        return Family(self.value.removeprefix("meta"))
+        """What an edge is, whether a meta-learner makes it or not."""
+        return Family(self.value.removeprefix("meta").removesuffix(CONV))
 
     @property
     def is_meta(self) -> bool:
         """Whether a meta-learner generates the coefficients."""
         return self.value.startswith("meta")
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the layers are convolutions."""
+        return self.value.endswith(CONV)
 
 
 class DatasetName(StrEnum):
@@ -93,8 +109,8 @@ class BasisSpec:
     """A family's basis.
 
     grid   : (low, high, size): intervals of the B-splines, or centres of the Gaussians; None for
-             the Gram polynomials
-    degree : degree of the B-splines or polynomials; None for the Gaussians
+             the Gram polynomials and the MLP
+    degree : degree of the B-splines or polynomials; None for the Gaussians and the MLP
     """
 
     family: Family
@@ -111,38 +127,99 @@ class BasisSpec:
         if self.family is Family.FASTKAN:
             assert self.grid is not None
             return self.grid[2]
+        if self.family is Family.MLP:
+            return 0
         assert self.degree is not None
         return self.degree + 1
 
     @property
     def coefficients(self) -> int:
-        """|w| of the paper: basis coefficients and the base weight."""
+        """|w| of the paper: basis coefficients and the base weight; 1 for an MLP."""
         return self.size + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvSpec:
+    """What a network of convolutions has beside its basis; kernels are in the layers' shapes.
+
+    strides : of each layer, rows and columns alike
+    padding : zeros around the map of every basis function, on each side
+    dropout : shares of channels, in all layers but the first, and of the features before the head
+              that are dropped in training
+    """
+
+    strides: tuple[int, ...]
+    padding: int = 1
+    dropout: tuple[float, float] = (0.25, 0.5)
+
+
+# Of torch-conv-kan's four-layer network (mnist_conv.py, cifar.py), which the paper takes.
+_STRIDES = (1, 2, 2, 1)
+
+
+def default_conv(layers: int) -> ConvSpec:
+    """Strides 1, 2, 2, 1 and then 1, padding 1, dropout 0.25 and 0.5."""
+    return ConvSpec(strides=(_STRIDES + (1,) * layers)[:layers])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What a network computes, but for the shapes of its layers; conv is None where it is fully
+    connected."""
+
+    basis: BasisSpec
+    conv: ConvSpec | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document's `model`."""
-        record: dict[str, Any] = {"name": self.family.value}
-        if self.grid is not None:
-            record["grid"] = list(self.grid)
-        if self.degree is not None:
-            record["degree"] = self.degree
+        record: dict[str, Any] = {"name": self.basis.family.value}
+        if self.basis.grid is not None:
+            record["grid"] = list(self.basis.grid)
+        if self.basis.degree is not None:
+            record["degree"] = self.basis.degree
+        if self.conv is not None:
+            record["name"] += CONV
+            record["strides"] = list(self.conv.strides)
+            record["padding"] = self.conv.padding
+            record["dropout"] = list(self.conv.dropout)
         return record
 
     @classmethod
-    def from_json(cls, record: object) -> BasisSpec:
+    def from_json(cls, record: object) -> ModelSpec:
         """Read the document's `model`. Raises SpecError."""
-        if not isinstance(record, dict) or record.get("name") not in list(Family):
+        known = [name.value for name in ModelName if not name.is_meta]
+        if not isinstance(record, dict) or record.get("name") not in known:
             name = record.get("name") if isinstance(record, dict) else record
-            _fail("model.name", name, f"one of {', '.join(Family)}")
-        family = Family(record["name"])
-        keys = {"name"} | {key for key in ("grid", "degree") if _DEFAULTS[family][key] is not None}
+            _fail("model.name", name, f"one of {', '.join(known)}")
+        name = ModelName(record["name"])
+        family = name.family
+        defaults = _DEFAULTS[family]
+        keys = {"name"} | {key for key in ("grid", "degree") if defaults[key] is not None}
+        keys |= {"strides", "padding", "dropout"} if name.is_conv else set()
         record = _only(record, "model", keys, keys)
         grid = degree = None
         if "grid" in keys:
             grid = _grid(record["grid"], 2 if family is Family.FASTKAN else 1)
         if "degree" in keys:
             degree = _count("model.degree", record["degree"], 0, 16)
-        return cls(family=family, grid=grid, degree=degree)
+        basis = BasisSpec(family=family, grid=grid, degree=degree)
+        return cls(basis=basis, conv=_conv(record) if name.is_conv else None)
+
+
+def _conv(record: Mapping[str, Any]) -> ConvSpec:
+    strides, dropout = record["strides"], record["dropout"]
+    if not isinstance(strides, list) or not strides:
+        _fail("model.strides", strides, "a list of whole numbers, one for each layer")
+    if not isinstance(dropout, list) or len(dropout) != 2:
+        _fail("model.dropout", dropout, "two shares")
+    shares = [_number("model.dropout", share) for share in dropout]
+    if not all(0 <= share < 1 for share in shares):
+        _fail("model.dropout", dropout, "two shares from 0 to below 1")
+    return ConvSpec(
+        strides=tuple(_count("model.strides", stride, 1, 1024) for stride in strides),
+        padding=_count("model.padding", record["padding"], 0, 1024),
+        dropout=(shares[0], shares[1]),
+    )
 
 
 def _grid(value: object, fewest: int) -> tuple[float, float, int]:
@@ -154,17 +231,22 @@ def _grid(value: object, fewest: int) -> tuple[float, float, int]:
     return low, high, _count("model.grid", value[2], fewest, 65_536)
 
 
-# Tables 4 and 5 of the MetaCluster paper.
+# Tables 4 to 7 of the MetaCluster paper.
 _DEFAULTS: dict[Family, dict[str, Any]] = {
     Family.KAN: {"grid": (-1.0, 1.0, 5), "degree": 3},
     Family.FASTKAN: {"grid": (-2.0, 2.0, 8), "degree": None},
     Family.GRAMKAN: {"grid": None, "degree": 3},
+    Family.MLP: {"grid": None, "degree": None},
 }
+_CONV_GRID = (-3.0, 3.0)
 
 
-def default_basis(family: Family) -> BasisSpec:
-    """The basis of Tables 4 and 5 of the MetaCluster paper."""
-    return BasisSpec(family=family, **_DEFAULTS[family])
+def default_basis(family: Family, *, conv: bool = False) -> BasisSpec:
+    """The basis of Tables 4 and 5 of the MetaCluster paper, of Tables 6 and 7 for convolutions."""
+    basis = BasisSpec(family=family, **_DEFAULTS[family])
+    if not conv or basis.grid is None:
+        return basis
+    return replace(basis, grid=(*_CONV_GRID, basis.grid[2]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +255,15 @@ class MetaSpec:
 
     embedding: int = 1
     hidden: int = 32
+
+
+def default_meta(*, conv: bool = False) -> MetaSpec:
+    """Embedding size 1, and 2 for convolutions (Tables 5 and 7 of the paper).
+
+    Table 7 says 1 for the Gram basis. The paper's file sizes need 2 there as well: 387,936
+    embeddings of two float32 are 3,103,488 of MetaGramKANConv's 3,125,688 bytes on CIFAR-10.
+    """
+    return MetaSpec(embedding=2 if conv else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +379,8 @@ class DataOptions:
     test_split : share of the rows of `file` that tests, when it has no x_test and y_test
     shape      : of a row, such as (channels, height, width), to which images are resized; () leaves
                  the rows of `file` as they are there, None makes them flat
+    images     : rows (channels, height, width) as convolutions take them: named sets in their own
+                 size, pixels from -1 to 1 (digits: 0 to 1), the rows of `file` as they are there
     """
 
     name: str | None = None
@@ -296,3 +389,4 @@ class DataOptions:
     download: bool = False
     test_split: float | None = None
     shape: tuple[int, ...] | None = None
+    images: bool = False

@@ -10,13 +10,22 @@ from torch import nn
 from kancompress import devices, fitting, states
 from kancompress.checkpoint import Checkpoint
 from kancompress.compilation import compiled
-from kancompress.datasets import Dataset
+from kancompress.datasets import Dataset, check_rows
 from kancompress.fitting import OnBatch, OnEpoch, Schedule
 from kancompress.history import Epoch, Score
 from kancompress.nn.edges import MetaEdges
 from kancompress.nn.network import Network, initialise, to_checkpoint
-from kancompress.recipes import HIDDEN, Machine, TrainConfig, default_training
-from kancompress.specs import BasisSpec, MetaSpec, ModelName, default_basis
+from kancompress.recipes import CHANNELS, HIDDEN, Machine, TrainConfig, default_training
+from kancompress.specs import (
+    BasisSpec,
+    ConvSpec,
+    MetaSpec,
+    ModelName,
+    ModelSpec,
+    default_basis,
+    default_conv,
+    default_meta,
+)
 from kancompress.states import Facts, StateFile
 
 
@@ -36,33 +45,39 @@ def fit_network(
     config: TrainConfig | None = None,
     *,
     basis: BasisSpec | None = None,
-    hidden: tuple[int, ...] = HIDDEN,
+    hidden: tuple[int, ...] | None = None,
     meta: MetaSpec | None = None,
+    conv: ConvSpec | None = None,
     machine: Machine | None = None,
     state: StateFile | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Training:
-    """Train a network on `data` and keep its best validation epoch (section 4.1.1 of the paper).
+    """Train a network on `data` and keep its best validation epoch (section 4.1 of the paper).
 
-    The defaults are the recipe of Tables 4 and 5 for `model`; `config.epochs == 0` gives the
+    The defaults are the recipe of Tables 4 to 7 for `model`; `config.epochs == 0` gives the
     freshly drawn network.
 
+    hidden  : units, or channels of convolutions, of each layer
     machine : where to compute
     state   : where the run keeps its state, and the one it goes on from
+    Raises UsageError for data that does not fit.
     """
+    check_rows(data.train.x, model.is_conv)
     config = config or default_training(model)
-    basis = basis or default_basis(model.family)
+    basis = basis or default_basis(model.family, conv=model.is_conv)
+    hidden = hidden or (CHANNELS if model.is_conv else HIDDEN)
+    conv = (conv or default_conv(len(hidden))) if model.is_conv else None
+    meta = (meta or default_meta(conv=model.is_conv)) if model.is_meta else None
     widths = (data.features, *hidden, data.spec.outputs)
-    meta = (meta or MetaSpec()) if model.is_meta else None
     device = devices.find((machine or Machine()).device)
-    network = initialise(basis, widths, meta, config.seed).to(device)
+    network = initialise(basis, widths, meta, config.seed, conv=conv).to(device)
 
     def facts() -> Facts:
         return {
             "command": "train",
             "model": model.value,
-            "basis": basis.to_json(),
+            "basis": ModelSpec(basis=basis, conv=conv).to_json(),
             "hidden": list(hidden),
             "meta": meta and asdict(meta),
             **states.options_of(config),
@@ -89,7 +104,7 @@ def fit_network(
         on_batch=on_batch,
     )
     return Training(
-        checkpoint=to_checkpoint(network, basis, data.spec),
+        checkpoint=to_checkpoint(network, basis, data.spec, conv),
         history=history,
         validation=min((epoch.validation for epoch in history), key=Score.key),
         test=fitting.score(network, data.test),
@@ -97,18 +112,26 @@ def fit_network(
 
 
 def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
-    """One group for a plain network; embeddings and the rest apart for a meta network."""
-    embeddings: list[nn.Parameter] = []
-    for layer in network.kan_layers():
-        if isinstance(layer.edges, MetaEdges):
-            embeddings.append(layer.edges.embedding)
-    known = {id(parameter) for parameter in embeddings}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    groups = [{"params": rest, "lr": config.lr, "weight_decay": config.weight_decay}]
+    """Parameters by learning rate: one group for a plain network; for a meta network the
+    meta-learner, the rest where it has a rate of its own, and the embeddings."""
+    sources = [layer.edges for layer in network.kan_layers()]
+    embeddings = [edges.embedding for edges in sources if isinstance(edges, MetaEdges)]
+    learners = [edges.learner for edges in sources if isinstance(edges, MetaEdges)][:1]
+    apart = {id(parameter) for parameter in embeddings}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
+    made: list[tuple[list[nn.Parameter], float]] = [(others, config.lr)]
+    if learners and config.lr_rest is not None:
+        own = {id(parameter) for parameter in learners[0].parameters()}
+        made = [
+            ([parameter for parameter in others if id(parameter) in own], config.lr),
+            ([parameter for parameter in others if id(parameter) not in own], config.lr_rest),
+        ]
     if embeddings:
         rate = config.lr if config.lr_embedding is None else config.lr_embedding
-        groups.append({"params": embeddings, "lr": rate, "weight_decay": config.weight_decay})
-    return groups
+        made.append((embeddings, rate))
+    return [
+        {"params": params, "lr": lr, "weight_decay": config.weight_decay} for params, lr in made
+    ]
 
 
 __all__ = ["Training", "fit_network", "parameter_groups"]

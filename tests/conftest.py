@@ -8,7 +8,7 @@ import torch
 import kancompress
 from kancompress.checkpoint import Checkpoint
 from kancompress.nn.network import initialise, to_checkpoint
-from kancompress.specs import DataSpec, MetaSpec, ModelName, default_basis
+from kancompress.specs import DataSpec, ModelName, default_basis, default_conv, default_meta
 
 torch.set_num_threads(2)
 
@@ -16,10 +16,12 @@ torch.set_num_threads(2)
 def fresh(name: str, widths: tuple[int, ...] = (64, 32, 10), seed: int = 0) -> Checkpoint:
     """A freshly drawn checkpoint of a model, for digits."""
     model = ModelName(name)
-    basis = default_basis(model.family)
-    network = initialise(basis, widths, MetaSpec() if model.is_meta else None, seed)
+    basis = default_basis(model.family, conv=model.is_conv)
+    conv = default_conv(len(widths) - 2) if model.is_conv else None
+    meta = default_meta(conv=model.is_conv) if model.is_meta else None
+    network = initialise(basis, widths, meta, seed, conv=conv)
     data = DataSpec(name="digits", classes=widths[-1], mean=(0.0,), std=(1.0,))
-    return to_checkpoint(network, basis, data)
+    return to_checkpoint(network, basis, data, conv)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
         "packed.state",
         "packed.writer",
     },
-    {"nn", "nn.edges", "nn.layer", "nn.network"},
+    {"nn", "nn.edges", "nn.layer", "nn.network", "nn.window"},
     {"compression", "storage", "images"},
     {"datasets"},
     {"calibration", "states", "devices", "batches"},

@@ -24,7 +24,7 @@ from kancompress.checkpoint import side_shapes
 from kancompress.images import IMAGE_SETS
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.specs import BasisSpec, DataSpec, Family, SourceSizes, default_basis
+from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, SourceSizes, default_basis
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -101,10 +101,10 @@ bounds = st.floats(-1e6, 1e6).flatmap(
 def bases(draw: st.DrawFn) -> BasisSpec:
     family = draw(st.sampled_from(list(Family)))
     grid = degree = None
-    if family is not Family.GRAMKAN:
+    if family in (Family.KAN, Family.FASTKAN):
         size = draw(st.integers(2 if family is Family.FASTKAN else 1, 12))
         grid = (*draw(bounds), size)
-    if family is not Family.FASTKAN:
+    if family in (Family.KAN, Family.GRAMKAN):
         degree = draw(st.integers(0, 6))
     return BasisSpec(family=family, grid=grid, degree=degree)
 
@@ -135,15 +135,32 @@ def data_specs(draw: st.DrawFn, outputs: int) -> DataSpec:
     )
 
 
+def convolutions(count: int) -> st.SearchStrategy[ConvSpec]:
+    share = st.floats(0, 1, exclude_max=True)
+    return st.builds(
+        ConvSpec,
+        strides=st.lists(st.integers(1, 3), min_size=count, max_size=count).map(tuple),
+        padding=st.integers(0, 2),
+        dropout=st.tuples(share, share),
+    )
+
+
 @st.composite
 def native_models(draw: st.DrawFn) -> PackedModel:
     basis = draw(bases())
     widths = draw(st.lists(st.integers(1, 9), min_size=2, max_size=4))
     if draw(st.integers(0, 9)) == 0:
         widths = [2] * 13  # two digits: "10" sorts before "2"
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    conv, taps, beside, outputs = None, [], {}, widths[-1]
+    if basis.family is not Family.MLP and draw(st.booleans()):
+        conv = draw(convolutions(len(widths) - 1))
+        taps = draw(st.lists(st.integers(1, 3), min_size=2, max_size=2))
+        outputs = draw(st.integers(1, 9))
+        beside = {"head.weight": (outputs, widths[-1]), "head.bias": (outputs,)}
     layers: list[PackedLayer] = []
     for number in range(len(widths) - 1):
-        shape = (widths[number + 1], widths[number])
+        shape = (widths[number + 1], widths[number], *taps)
         lender = next((layer for layer in layers if layer.codebook is not None), None)
         layer = draw(packed_layers(str(number), shape, basis.coefficients, lender))
         layers.append(draw(with_sides(layer, side_shapes(basis, shape))))
@@ -151,7 +168,12 @@ def native_models(draw: st.DrawFn) -> PackedModel:
         layers=tuple(layers),
         source=draw(source_sizes),
         basis=basis,
-        data=draw(st.none() | data_specs(widths[-1])),
+        data=draw(st.none() | data_specs(outputs)),
+        tensors={
+            name: numbers(rng, shape, draw(st.sampled_from(FLOATS)))
+            for name, shape in beside.items()
+        },
+        conv=conv,
     )
 
 
@@ -301,6 +323,7 @@ def test_every_field_comes_back(model: PackedModel) -> None:
     again = loaded(raw)
     assert again.source == model.source
     assert again.basis == model.basis
+    assert again.conv == model.conv
     assert again.data == model.data
     assert again.restore == model.restore
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]

@@ -20,10 +20,13 @@ def expand(spec: BasisSpec, x: Tensor, z: Tensor, beta: Tensor | None = None) ->
     """Features of a layer (eq. 3 of the MetaCluster paper, base branch included).
 
     x       : (batch, in) input of the layer, seen by the base branch
-    z       : (batch, in) input of the basis (normalised, where the family does that)
+    z       : (batch, in) input of the basis: normalised, or between -1 and 1, where the family
+              does that
     beta    : (degree + 1,) recurrence weights of the Gram polynomials
     returns : (batch, coefficients, in)
     """
+    if spec.family is Family.MLP:
+        return x[:, None]
     if spec.family is Family.KAN:
         assert spec.grid is not None
         assert spec.degree is not None
@@ -34,5 +37,5 @@ def expand(spec: BasisSpec, x: Tensor, z: Tensor, beta: Tensor | None = None) ->
     else:
         assert spec.degree is not None
         assert beta is not None
-        planes = gram.planes(torch.tanh(z), spec.degree, beta)
+        planes = gram.planes(z, spec.degree, beta)
     return torch.cat([planes, torch.nn.functional.silu(x)[:, None]], dim=1)

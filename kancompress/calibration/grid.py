@@ -36,7 +36,7 @@ def cluster_on_grid(checkpoint: Checkpoint, config: ClusterConfig) -> dict[str, 
             edges: Tensor = layer.edges()
             weights = edges.float()
             blocks = shared.float().expand(weights.shape[1], -1, -1)
-            k = config.layers.get(name, config.clusters)
+            k = config.of(name)
             codebook = metric.start(
                 weights, blocks, k, seed=config.seed, iterations=config.max_iterations
             )

@@ -31,6 +31,7 @@ from kancompress.cli._run import command
 from kancompress.errors import UsageError
 from kancompress.recipes import (
     CLUSTERS,
+    CONV_CLUSTERS,
     CalibrationConfig,
     ClusterConfig,
     CodebookDtype,
@@ -54,7 +55,8 @@ def cluster(
             "--clusters",
             "-k",
             metavar="K|NAME=K|auto",
-            help=f"Centroids of every layer (default {CLUSTERS}), or of one layer; repeatable."
+            help=f"Centroids of every layer (default {CLUSTERS}, of convolutions {CONV_CLUSTERS}),"
+            " or of one layer; repeatable."
             " auto: chosen for each layer, with --calibrate and a target.",
             show_default=False,
         ),
@@ -185,7 +187,7 @@ def cluster(
     wishes.check_report(output, force=force, inputs=kept)
     found = _files.given(source)
     config = ClusterConfig(
-        clusters=CLUSTERS if common is None else common,
+        clusters=common,
         layers=layers,
         codebook_dtype=codebook_dtype,
         seed=seed,

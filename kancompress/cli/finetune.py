@@ -58,6 +58,7 @@ class Also(StrEnum):
 
     NORMS = "norms"
     BIASES = "biases"
+    HEAD = "head"
 
 
 @command
@@ -83,12 +84,19 @@ def finetune(
     also: Annotated[
         list[Also] | None,
         typer.Option(
-            help="What else learns: norms (scales, shifts, betas), biases; repeatable."
-            " With --distill both do.",
+            help="What else learns: norms (scales, shifts, betas), biases, the head behind"
+            " convolutions; repeatable. With --distill all do.",
             show_default=False,
         ),
     ] = None,
-    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-4,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Learning rate (default 1e-4, convolutions 1e-5).",
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Most epochs.")] = 5,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 3,
     batch_size: BatchOption = 128,

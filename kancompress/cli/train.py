@@ -47,6 +47,7 @@ from kancompress.specs import (
     MetaSpec,
     ModelName,
     default_basis,
+    default_meta,
 )
 
 
@@ -62,7 +63,14 @@ def train(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     download: DownloadOption = False,
     test_split: TestSplitOption = None,
-    hidden: Annotated[str, typer.Option(help="Hidden units of each layer: 32 or 64,32.")] = "32",
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            help="Hidden units of each layer, or channels of convolutions (default 32, or"
+            " 32,64,128,256).",
+            show_default=False,
+        ),
+    ] = None,
     grid_low: Annotated[float | None, typer.Option(help="Lower end of the grid.")] = None,
     grid_high: Annotated[float | None, typer.Option(help="Upper end of the grid.")] = None,
     grid_size: Annotated[
@@ -73,8 +81,14 @@ def train(
         int | None, typer.Option(min=0, max=16, help="Degree of the splines or polynomials.")
     ] = None,
     embedding: Annotated[
-        int, typer.Option(min=1, max=65_536, help="Embedding size of a meta network.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_536,
+            help="Embedding size of a meta network (default 1, with convolutions 2).",
+            show_default=False,
+        ),
+    ] = None,
     meta_hidden: Annotated[
         int, typer.Option(min=1, max=65_536, help="Hidden units of the meta-learner.")
     ] = 32,
@@ -88,7 +102,18 @@ def train(
     lr_decay: Annotated[
         float | None, typer.Option(min=0, help="Factor of the learning rates after every epoch.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Most epochs; 0 saves the new network.")] = 50,
+    lr_rest: Annotated[
+        float | None,
+        typer.Option(min=0, help="Learning rate of norms, betas and head of a meta network."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Most epochs (default 50, with convolutions 150); 0 saves the new network.",
+            show_default=False,
+        ),
+    ] = None,
     patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 10,
     batch_size: BatchOption = 128,
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
@@ -115,28 +140,32 @@ def train(
       kancompress train --model metakan --dataset mnist --download -o mnist.safetensors
       kancompress train --model kan --data my.npz --epochs 20 -o mine.safetensors
       kancompress train --resume mnist.safetensors.state --model metakan --dataset mnist -o ...
+      kancompress train --model metagramkanconv --dataset cifar10 -o cifar.safetensors
       kancompress train -o - | kancompress cluster - -o packed.safetensors
     """
     check_finite(
         lr=lr,
         lr_embedding=lr_embedding,
+        lr_rest=lr_rest,
         lr_decay=lr_decay,
         weight_decay=weight_decay,
         grid_low=grid_low,
         grid_high=grid_high,
     )
     options = data_options(data, data_dir, download, test_split, dataset)
-    basis = _basis(model.family, grid_low, grid_high, grid_size, degree)
-    widths = _widths(hidden)
+    basis = _basis(model, grid_low, grid_high, grid_size, degree)
+    widths = None if hidden is None else _widths(hidden)
     kept = _files.inputs(data)
     use_threads(threads)
+    defaults = default_training(model)
+    epochs = defaults.epochs if epochs is None else epochs
     conduct = Conduct(
         Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force), kept, epochs
     )
-    defaults = default_training(model)
     config = TrainConfig(
         lr=defaults.lr if lr is None else lr,
         lr_embedding=defaults.lr_embedding if lr_embedding is None else lr_embedding,
+        lr_rest=defaults.lr_rest if lr_rest is None else lr_rest,
         decay=defaults.decay if lr_decay is None else lr_decay,
         epochs=epochs,
         patience=patience,
@@ -153,7 +182,10 @@ def train(
             config,
             basis=basis,
             hidden=widths,
-            meta=MetaSpec(embedding=embedding, hidden=meta_hidden),
+            meta=MetaSpec(
+                embedding=embedding or default_meta(conv=model.is_conv).embedding,
+                hidden=meta_hidden,
+            ),
             machine=Machine(device=device),
             state=conduct.state,
             on_epoch=conduct.on_epoch,
@@ -199,17 +231,18 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _basis(
-    family: Family,
+    model: ModelName,
     low: float | None,
     high: float | None,
     size: int | None,
     degree: int | None,
 ) -> BasisSpec:
-    basis = default_basis(family)
+    family = model.family
+    basis = default_basis(family, conv=model.is_conv)
     if basis.grid is None and (low, high, size) != (None, None, None):
-        raise UsageError(f"{family.value} has no grid; leave --grid-low, -high and -size out.")
+        raise UsageError(f"{model.value} has no grid; leave --grid-low, -high and -size out.")
     if basis.degree is None and degree is not None:
-        raise UsageError(f"{family.value} has no degree; leave --degree out.")
+        raise UsageError(f"{model.value} has no degree; leave --degree out.")
     grid = basis.grid
     if grid is not None:
         grid = (
@@ -220,5 +253,5 @@ def _basis(
         if not grid[0] < grid[1]:
             raise UsageError(f"The grid from {grid[0]} to {grid[1]} is empty.")
         if family is Family.FASTKAN and grid[2] < 2:
-            raise UsageError("fastkan needs at least 2 RBFs; raise --grid-size.")
+            raise UsageError(f"{model.value} needs at least 2 RBFs; raise --grid-size.")
     return BasisSpec(family=family, grid=grid, degree=basis.degree if degree is None else degree)

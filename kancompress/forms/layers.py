@@ -128,7 +128,7 @@ class FormNetwork(Network):
         """What learns beside the edges, by the names of the file's tensors."""
         return {
             name: parameter
-            for layer in self.kan_layers()
+            for layer in self.form_layers()
             for name, parameter in layer.sides().items()
         }
 

@@ -3,7 +3,7 @@
 Each source is a module whose `forward()` gives the coefficients of one layer, shape
 (*shape, coefficients). They are made for the moment of use, so a packed network never holds
 the dense coefficients of two layers at once. In memory the coefficient axis stands before the
-input axis, which makes the matrix (out, coefficients * in) of a layer a view.
+axes of inputs and taps, which makes the matrix (out, coefficients * in) of a layer a view.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch.nn import functional
 
 
 def coefficient_major(values: Tensor) -> Tensor:
-    """The same tensor (out, in, coefficient), stored with the coefficient axis before `in`."""
-    out, inputs, size = values.shape
-    result = values.new_empty_strided((out, inputs, size), (inputs * size, 1, inputs))
-    return result.copy_(values)
+    """The same tensor (out, in, [rows, columns,] coefficient), the coefficient axis second in
+    memory."""
+    planes = values.movedim(-1, 1)
+    return planes.clone(memory_format=torch.contiguous_format).movedim(1, -1)
 
 
 class DenseEdges(nn.Module):
@@ -28,7 +28,7 @@ class DenseEdges(nn.Module):
         self.coefficients = nn.Parameter(coefficient_major(coefficients))
 
     def forward(self) -> Tensor:
-        """Coefficients (out, in, coefficient)."""
+        """Coefficients (*shape, coefficient)."""
         return self.coefficients
 
 
@@ -41,10 +41,13 @@ class MetaLearner(nn.Module):
         self.output = nn.Linear(hidden, coefficients)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Embeddings (out, in, embedding) to coefficients (out, in, coefficient)."""
-        hidden = functional.relu(self.hidden(embedding))  # (out, in, hidden)
+        """Embeddings (*shape, embedding) to coefficients (*shape, coefficient)."""
+        out, *rest, size = embedding.shape
+        flat = embedding.reshape(out, -1, size)
+        hidden = functional.relu(self.hidden(flat))  # (out, in, hidden)
         planes = torch.matmul(self.output.weight, hidden.transpose(1, 2))  # (out, coef, in)
-        return (planes + self.output.bias[:, None]).transpose(1, 2)
+        planes = planes + self.output.bias[:, None]
+        return planes.view(out, -1, *rest).movedim(1, -1)
 
 
 class MetaEdges(nn.Module):
@@ -56,7 +59,7 @@ class MetaEdges(nn.Module):
         self.learner = learner
 
     def forward(self) -> Tensor:
-        """Coefficients (out, in, coefficient)."""
+        """Coefficients (*shape, coefficient)."""
         result: Tensor = self.learner(self.embedding)
         return result
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.checkpoint import Checkpoint, side_shapes
+from kancompress.checkpoint import HEAD, Checkpoint, side_shapes
 from kancompress.nn.edges import (
     Codebook,
     CodebookEdges,
@@ -20,29 +21,36 @@ from kancompress.nn.edges import (
     new_embedding,
     new_learner,
 )
-from kancompress.nn.layer import EdgeLayer, KanLayer
+from kancompress.nn.layer import EdgeLayer, Head, KanLayer
+from kancompress.nn.window import Window
 from kancompress.packed import PackedLayer, PackedModel
-from kancompress.specs import BasisSpec, DataSpec, Family, MetaSpec
+from kancompress.packed.model import SIDE_ROLES
+from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, MetaSpec, ModelSpec
 
 
 class Network(nn.Module):
     """Layers applied one after another.
 
     codebooks : name of a packed layer to the codebook that it stores
+    head      : the dense layer behind convolutions
     """
 
     def __init__(
-        self, layers: Sequence[EdgeLayer], codebooks: Mapping[str, Codebook] | None = None
+        self,
+        layers: Sequence[EdgeLayer],
+        codebooks: Mapping[str, Codebook] | None = None,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.codebooks = dict(codebooks or {})
+        self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in) -> (batch, out)."""
+        """(batch, in), or (batch, channels, rows, columns) -> (batch, out)."""
         for layer in self.layers:
             x = layer(x)
-        return x
+        return x if self.head is None else self.head(x)
 
     def kan_layers(self) -> Iterator[EdgeLayer]:
         """The layers, typed."""
@@ -50,64 +58,126 @@ class Network(nn.Module):
             assert isinstance(layer, EdgeLayer)
             yield layer
 
-    def sides(self) -> dict[str, nn.Parameter]:
-        """What learns beside the edges, as files name it: biases, norms, recurrence weights."""
+    def sides(self) -> Mapping[str, Tensor]:
+        """What there is beside the edges, as files name it: biases, norms, the head and so on."""
+        head = () if self.head is None else (self.head.weight, self.head.bias)
         return {
-            f"{number}.{role}": parameter
+            f"{number}.{role}": tensor
             for number, layer in enumerate(self.kan_layers())
-            for role, parameter in layer.sides().items()
-        }
+            for role, tensor in layer.sides().items()
+        } | dict(zip(HEAD, head, strict=False))
 
     def norms(self) -> list[nn.Parameter]:
-        """The sides that fine-tuning may train: all but the biases of our own networks."""
-        return [p for name, p in self.sides().items() if not name.endswith(".bias")]
+        """Scales, shifts, betas and slopes, which fine-tuning may train."""
+        layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
+        return [parameter for layer in layers for parameter in layer.norms()]
 
 
 # --- new networks --------------------------------------------------------------------------
 
 
 def initialise(
-    basis: BasisSpec, widths: tuple[int, ...], meta: MetaSpec | None, seed: int
+    basis: BasisSpec,
+    widths: tuple[int, ...],
+    meta: MetaSpec | None,
+    seed: int,
+    *,
+    conv: ConvSpec | None = None,
 ) -> Network:
     """A freshly drawn network; the same seed gives the same network.
 
-    Plain networks start as their libraries start them (efficient-kan, fast-kan, torch-conv-kan),
-    meta networks near zero (`new_embedding`, `new_learner`).
+    widths : inputs of the first layer, then outputs of every layer. Of a network of convolutions
+             these are channels, and the last number counts the outputs of its head.
+
+    Plain networks start as their libraries start them (efficient-kan, fast-kan, torch-conv-kan,
+    torch.nn.Linear), meta networks near zero (`new_embedding`, `new_learner`).
     """
     generator = torch.Generator().manual_seed(seed)
     learner = None
     if meta:
         learner = new_learner(meta.embedding, meta.hidden, basis.coefficients, generator)
     layers = []
-    for inputs, out in pairwise(widths):
+    channels = widths if conv is None else widths[:-1]
+    for number, (inputs, out) in enumerate(pairwise(channels)):
+        shape = (out, inputs) if conv is None else (out, inputs, *_KERNEL)
         edges: nn.Module
         if meta and learner:
-            edges = MetaEdges(new_embedding((out, inputs), meta.embedding, generator), learner)
+            edges = MetaEdges(new_embedding(shape, meta.embedding, generator), learner)
         else:
-            edges = DenseEdges(_new_coefficients(basis, out, inputs, generator))
-        sides = side_shapes(basis, (out, inputs))
-        norm = torch.tensor([[1.0], [0.0]]).repeat(1, sides["norm"][1]) if "norm" in sides else None
-        beta = None
-        if "beta" in sides:
-            beta = torch.randn(sides["beta"], generator=generator) / (inputs * sides["beta"][0])
-        layers.append(KanLayer(basis, edges, norm=norm, beta=beta))
-    return Network(layers)
+            edges = DenseEdges(_new_coefficients(basis, shape, generator))
+        sides = _new_sides(basis, shape, generator)
+        place = _place(ModelSpec(basis=basis, conv=conv), shape, number, len(channels) - 1)
+        layers.append(KanLayer(basis, edges, **place, **sides))
+    head = None
+    if conv is not None:
+        weight = _uniform((widths[-1], widths[-2]), widths[-2] ** -0.5, generator)
+        bias = _uniform((widths[-1],), widths[-2] ** -0.5, generator)
+        head = Head(weight, bias, conv.dropout[1])
+    return Network(layers, head=head)
+
+
+_KERNEL = (3, 3)
+
+
+def _place(model: ModelSpec, shape: tuple[int, ...], number: int, count: int) -> dict[str, Any]:
+    """Arguments of layer `number` of `count`, given by its place in the network."""
+    if model.conv is None:
+        return {"last": number == count - 1}
+    window = Window(
+        kernel=(shape[2], shape[3]),
+        stride=model.conv.strides[number],
+        padding=model.conv.padding,
+    )
+    return {
+        "last": number == count - 1,
+        "window": window,
+        "dropout": model.conv.dropout[0] if number else 0.0,
+    }
+
+
+def _new_sides(
+    basis: BasisSpec, shape: tuple[int, ...], generator: torch.Generator
+) -> dict[str, Any]:
+    """Tensors beside the coefficients; only an MLP's layers start with a bias."""
+    shapes = side_shapes(basis, shape)
+    made: dict[str, Tensor] = {}
+    if "norm" in shapes:
+        rows, features = shapes["norm"]
+        made["norm"] = torch.tensor([1.0, 0.0, 0.0, 1.0])[:rows, None].repeat(1, features)
+    if "beta" in shapes:
+        std = 1 / (math.prod(shape[1:]) * shapes["beta"][0])
+        made["beta"] = torch.randn(shapes["beta"], generator=generator) * std
+    if "slope" in shapes:
+        made["slope"] = torch.full(shapes["slope"], 0.25)
+    if basis.family is Family.MLP:
+        made["bias"] = _uniform(shapes["bias"], shape[1] ** -0.5, generator)
+    return made
 
 
 def _new_coefficients(
-    basis: BasisSpec, out: int, inputs: int, generator: torch.Generator
+    basis: BasisSpec, shape: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
-    shape = (out, inputs, basis.size)
+    out, inputs, *taps = shape
+    full = (*shape, basis.size)
+    if taps:  # Kaiming's uniform bounds, that of polynomials as torch-conv-kan lays them out
+        fan = inputs * math.prod(taps)
+        spread = fan * basis.size * (out if basis.family is Family.GRAMKAN else 1)
+        curve = _uniform(full, math.sqrt(3 / spread), generator)
+        return torch.cat([curve, _uniform((*shape, 1), math.sqrt(3 / fan), generator)], dim=-1)
     if basis.family is Family.KAN:
-        curve = torch.randn(shape, generator=generator) * (0.01 / math.sqrt(inputs))
+        curve = torch.randn(full, generator=generator) * (0.01 / math.sqrt(inputs))
     elif basis.family is Family.FASTKAN:
-        curve = torch.randn(shape, generator=generator).clamp_(-2, 2) * 0.1
+        curve = torch.randn(full, generator=generator).clamp_(-2, 2) * 0.1
+    elif basis.family is Family.GRAMKAN:
+        curve = _uniform(full, math.sqrt(6 / ((inputs + out) * basis.size)), generator)
     else:
-        bound = math.sqrt(6 / ((inputs + out) * basis.size))
-        curve = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+        curve = torch.empty(full)
     base_bound = math.sqrt(6 / (inputs + out)) if basis.family is Family.GRAMKAN else inputs**-0.5
-    base = (torch.rand((out, inputs, 1), generator=generator) * 2 - 1) * base_bound
-    return torch.cat([curve, base], dim=2)
+    return torch.cat([curve, _uniform((*shape, 1), base_bound, generator)], dim=-1)
+
+
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
 
 # --- from records --------------------------------------------------------------------------
@@ -120,18 +190,26 @@ def build(record: Checkpoint | PackedModel) -> Network:
     tensors = {name: _own(tensor) for name, tensor in record.tensors.items()}
     learner = _learner_from(tensors) if record.kind == "meta" else None
     layers = []
-    for number in range(len(record.shapes)):
+    for number, shape in enumerate(record.shapes):
         edges: nn.Module
         if learner:
             edges = MetaEdges(tensors[f"{number}.embedding"], learner)
         else:
             edges = DenseEdges(tensors[f"{number}.coefficients"])
-        layers.append(KanLayer(record.basis, edges, **_sides(tensors, f"{number}.")))
-    return Network(layers)
+        place = _place(record.model, shape, number, len(record.shapes))
+        layers.append(KanLayer(record.basis, edges, **place, **_sides(tensors, f"{number}.")))
+    return Network(layers, head=_head(record.conv, tensors))
 
 
-def _sides(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor | None]:
-    found = {role: tensors.get(prefix + role) for role in ("bias", "norm", "beta")}
+def _head(conv: ConvSpec | None, tensors: Mapping[str, Tensor]) -> Head | None:
+    if conv is None:
+        return None
+    weight, bias = (_own(tensors[name]) for name in HEAD)
+    return Head(weight, bias, conv.dropout[1])
+
+
+def _sides(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    found = {role: tensors.get(prefix + role) for role in SIDE_ROLES}
     return {role: None if tensor is None else _own(tensor) for role, tensor in found.items()}
 
 
@@ -151,13 +229,14 @@ def _learner_from(tensors: Mapping[str, Tensor]) -> MetaLearner:
 
 
 def _from_packed(model: PackedModel) -> Network:
-    assert model.basis is not None
+    assert model.model is not None
     edges, codebooks = packed_edges(model)
-    layers = [
-        KanLayer(model.basis, edges[layer.name], **_sides(layer.sides, ""))
-        for layer in model.layers
-    ]
-    return Network(layers, codebooks)
+    layers = []
+    for number, layer in enumerate(model.layers):
+        place = _place(model.model, layer.shape, number, len(model.layers))
+        sides = _sides(layer.sides, "")
+        layers.append(KanLayer(model.model.basis, edges[layer.name], **place, **sides))
+    return Network(layers, codebooks, _head(model.conv, model.tensors))
 
 
 def packed_edges(
@@ -201,10 +280,12 @@ def _merged_index(model: PackedModel, layer: PackedLayer) -> Tensor:
 # --- to records ----------------------------------------------------------------------------
 
 
-def to_checkpoint(network: Network, basis: BasisSpec, data: DataSpec | None) -> Checkpoint:
+def to_checkpoint(
+    network: Network, basis: BasisSpec, data: DataSpec | None, conv: ConvSpec | None = None
+) -> Checkpoint:
     """The checkpoint of a plain or meta network."""
     tensors: dict[str, Tensor] = {name: p.detach() for name, p in network.sides().items()}
-    shapes: list[tuple[int, int]] = []
+    shapes: list[tuple[int, ...]] = []
     kind: str = "dense"
     for number, layer in enumerate(network.kan_layers()):
         edges = layer.edges
@@ -217,7 +298,7 @@ def to_checkpoint(network: Network, basis: BasisSpec, data: DataSpec | None) -> 
             assert isinstance(edges, DenseEdges)
             stored = edges.coefficients
             tensors[f"{number}.coefficients"] = stored.detach()
-        shapes.append((stored.shape[0], stored.shape[1]))
+        shapes.append(tuple(stored.shape[:-1]))
     copies = {
         name: tensor.cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -228,4 +309,5 @@ def to_checkpoint(network: Network, basis: BasisSpec, data: DataSpec | None) -> 
         shapes=tuple(shapes),
         data=data,
         tensors=copies,
+        conv=conv,
     )

@@ -9,14 +9,22 @@ from typing import Any
 from kancompress import bits
 from kancompress import container as containers
 from kancompress import document as documents
-from kancompress.checkpoint import chain_shapes, check_floats, check_outputs, side_shapes
+from kancompress.checkpoint import (
+    HEAD,
+    chain_shapes,
+    check_floats,
+    check_outputs,
+    head_shapes,
+    side_shapes,
+    width_of,
+)
 from kancompress.container import Container, element_count, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.kmeans import MAX_CLUSTERS
 from kancompress.packed.model import CODEBOOK_ROLES, SIDE_ROLES
 from kancompress.packed.restore import check_origins, check_restore
 from kancompress.packed.writer import ENCODING_OF_ROLE
-from kancompress.specs import BasisSpec, DataSpec, SourceSizes
+from kancompress.specs import DataSpec, ModelSpec, SourceSizes
 
 ROLES = (*CODEBOOK_ROLES, "coefficients", *SIDE_ROLES)
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_.]+")
@@ -30,7 +38,7 @@ class Header:
 
     shapes        : shape of each layer, by name
     shares        : layers without a codebook of their own, with the layer whose codebook they use
-    others        : names of the tensors that only `restore` explains
+    others        : names of the tensors that only `restore`, or the model, explains
     """
 
     def __init__(self, container: Container, document: Mapping[str, Any]) -> None:
@@ -42,7 +50,7 @@ class Header:
         self.groups: dict[str, int] = {}
         self.shares: dict[str, str] = {}
         self.others: set[str] = set()
-        self.basis: BasisSpec | None = None
+        self.model: ModelSpec | None = None
         self.data: DataSpec | None = None
         self.source: SourceSizes
 
@@ -52,7 +60,7 @@ class Header:
 
     def layer_names(self) -> list[str]:
         """Names of the layers, those of native networks in the order in which they are applied."""
-        if self.basis is None:
+        if self.model is None:
             return list(self.shapes)
         return [str(number) for number in range(len(self.shapes))]
 
@@ -74,8 +82,8 @@ class Header:
         self._check_encodings()
         for name in self.shapes:
             self._check_layer(name)
-        if self.basis is not None:
-            self._check_native(self.basis)
+        if self.model is not None:
+            self._check_native(self.model)
         else:
             self._check_foreign_sides()
         if "restore" in self.document:
@@ -119,7 +127,7 @@ class Header:
         document, where = self.document, self.where
         self.source = documents.spec(SourceSizes.from_json, document["source"], where)
         if "model" in document:
-            self.basis = documents.spec(BasisSpec.from_json, document["model"], where)
+            self.model = documents.spec(ModelSpec.from_json, document["model"], where)
         elif "restore" not in document:
             raise self.fail(Flaw.MISSING_KEY, "the document has neither 'model' nor 'restore'.")
         self.data = documents.data(document, where)
@@ -180,6 +188,8 @@ class Header:
         named: set[str] = set()
         if "restore" in self.document:
             named = check_restore(self.document["restore"], set(self.shapes), self.where)
+        if self.model is not None and self.model.conv is not None:
+            named |= set(HEAD)
         for name in self.entries:
             layer, _, role = name.rpartition(".")
             if layer in self.shapes and role in ROLES:
@@ -197,8 +207,9 @@ class Header:
                     Flaw.UNEXPLAINED_TENSOR, f"tensor {shown(name)} belongs to no layer."
                 )
         if missing := sorted(named - self.entries.keys()):
+            cause = "the model" if missing[0] in HEAD else "restore"
             raise self.fail(
-                Flaw.MISSING_TENSOR, f"tensor {shown(missing[0])}, which restore needs, is missing."
+                Flaw.MISSING_TENSOR, f"tensor {shown(missing[0])}, which {cause} needs, is missing."
             )
 
     def _check_encodings(self) -> None:
@@ -358,8 +369,9 @@ class Header:
         dense = self._shape(f"{name}.coefficients")
         return dense[-1] if dense else self.codebook_shape(name)[1]
 
-    def _check_native(self, basis: BasisSpec) -> None:
-        shapes = chain_shapes(self.document["layers"], self.where)
+    def _check_native(self, model: ModelSpec) -> None:
+        basis = model.basis
+        shapes = chain_shapes(self.document["layers"], model, self.where)
         for number, shape in enumerate(shapes):
             name = str(number)
             if (d := self._coefficients(name)) != basis.coefficients:
@@ -376,14 +388,21 @@ class Header:
                 elif present:
                     raise self.fail(
                         Flaw.UNEXPLAINED_TENSOR,
-                        f"tensor '{name}.{role}' has no place in a {basis.family.value} layer.",
+                        f"tensor '{name}.{role}' has no place in a layer of"
+                        f" {model.to_json()['name']}.",
                     )
-        check_outputs(self.data, shapes, self.where)
+        head = head_shapes(self.container, shapes) if model.conv is not None else {}
+        for name, expected in head.items():
+            check_floats(self.container, name)
+            self._expect(name, expected)
+        check_outputs(self.data, width_of(shapes, head), self.where)
 
     def _check_foreign_sides(self) -> None:
         for name, layer in self.shapes.items():
             if f"{name}.bias" in self.entries:
                 self._expect(f"{name}.bias", (layer[0],))
+            if f"{name}.slope" in self.entries:
+                self._expect(f"{name}.slope", (1,))
             norm, beta = self._shape(f"{name}.norm"), self._shape(f"{name}.beta")
             if norm is not None and (len(norm) != 2 or norm[0] not in (2, 4) or not norm[1]):
                 raise self.fail(

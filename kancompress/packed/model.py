@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kancompress import bits
 from kancompress.packed import state
-from kancompress.specs import BasisSpec, DataSpec, SourceSizes
+from kancompress.specs import BasisSpec, ConvSpec, DataSpec, ModelSpec, SourceSizes
 
 # Roles of tensors named <layer>.<role>, section 3.3.
 CODEBOOK_ROLES = ("codebook", "index", "kept_at", "kept")
-SIDE_ROLES = ("bias", "norm", "beta")
+SIDE_ROLES = ("bias", "norm", "beta", "slope")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -31,7 +31,7 @@ class PackedLayer:
     index        : packed indices of the packed edges, `bits.packed_size` bytes
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
     coefficients : (*shape, d) of a layer that stays dense
-    sides        : `bias`, `norm`, `beta`, where the layer has them
+    sides        : `bias`, `norm`, `beta`, `slope`, where the layer has them
     """
 
     name: str
@@ -64,6 +64,7 @@ class PackedModel:
                   checkpoints of other libraries, which `restore` gives back
     tensors     : tensors stored as they are, beside those of the layers
     restore     : section 8 of docs/packed-format.md, or None
+    conv        : of a native network of convolutions, whose head is in `tensors`
     """
 
     layers: tuple[PackedLayer, ...]
@@ -72,6 +73,12 @@ class PackedModel:
     data: DataSpec | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     restore: Mapping[str, Any] | None = None
+    conv: ConvSpec | None = None
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """What a native network computes."""
+        return None if self.basis is None else ModelSpec(basis=self.basis, conv=self.conv)
 
     def layer(self, name: str) -> PackedLayer:
         """The layer called `name`."""
@@ -127,9 +134,9 @@ class PackedModel:
 
         Of another library's checkpoint: its state dict, names in the source's order and as they
         were there, tensors that were tied one tensor, the packed ones made of their centroids.
-        Of a native network: for each layer `<number>.coefficients` (out, in, d), at least float32,
-        and what it has beside them (`bias`, `norm`, `beta`). The values are not copies where they
-        are stored as they are.
+        Of a native network: for each layer `<number>.coefficients` (*shape, d), at least float32,
+        and what it has beside them (`bias`, `norm`, `beta`, `slope`), and the head. The values are
+        not copies where they are stored as they are.
         """
         native = self.restore is None
         return state.native_tensors(self) if native else state.source_tensors(self)

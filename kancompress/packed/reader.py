@@ -32,13 +32,17 @@ def decode(container: Container, document: Mapping[str, Any]) -> PackedModel:
     for layer in layers:
         _check_index(layer, header)
     others = {name: container.tensor(name) for name in container.entries if name in header.others}
+    if header.model is not None:
+        for name, tensor in others.items():
+            check_finite(tensor, name, header.where)
     return PackedModel(
         layers=layers,
         source=header.source,
-        basis=header.basis,
+        basis=None if header.model is None else header.model.basis,
         data=header.data,
         tensors=others,
         restore=document.get("restore"),
+        conv=None if header.model is None else header.model.conv,
     )
 
 

@@ -34,7 +34,7 @@ def native_tensors(model: PackedModel) -> dict[str, Tensor]:
         wide = values if values.dtype == torch.float64 else values.float()
         tensors[f"{layer.name}.coefficients"] = wide
         tensors |= {f"{layer.name}.{role}": tensor for role, tensor in layer.sides.items()}
-    return tensors
+    return tensors | dict(model.tensors)
 
 
 def source_tensors(model: PackedModel) -> dict[str, Tensor]:

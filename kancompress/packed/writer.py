@@ -45,8 +45,8 @@ def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> 
         "encodings": _encodings(roles),
         "source": model.source.to_json(),
     }
-    if model.basis is not None:
-        result["model"] = model.basis.to_json()
+    if model.model is not None:
+        result["model"] = model.model.to_json()
     if model.data is not None:
         result["data"] = model.data.to_json()
     if model.restore is not None:

@@ -1,0 +1,328 @@
+"""Networks of convolutions against plain torch: explicit expansions, one conv2d, batch_norm."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import kancompress
+from conftest import fresh
+from kancompress import datasets, sizing
+from kancompress.bases import bspline
+from kancompress.checkpoint import Checkpoint
+from kancompress.nn.network import Network, build, initialise, to_checkpoint
+from kancompress.nn.window import Window
+from kancompress.recipes import default_training
+from kancompress.specs import (
+    ConvSpec,
+    DataOptions,
+    DataSpec,
+    Family,
+    MetaSpec,
+    ModelName,
+    default_basis,
+    default_conv,
+)
+
+CONVOLUTIONS = [name for name in ModelName if name.is_conv]
+PLAIN = [name for name in CONVOLUTIONS if not name.is_meta]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose time to a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def network(name: ModelName, widths: tuple[int, ...] = (2, 4, 6, 3), seed: int = 0) -> Network:
+    """A small network whose every tensor beside the edges has been moved from where it starts."""
+    basis = default_basis(name.family, conv=True)
+    meta = MetaSpec(embedding=2, hidden=8) if name.is_meta else None
+    conv = default_conv(len(widths) - 2)
+    found = initialise(basis, widths, meta, seed, conv=conv)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for layer in found.kan_layers():
+            layer.norm += 0.3 * torch.rand(layer.norm.shape, generator=generator)
+            layer.statistics += torch.rand(layer.statistics.shape, generator=generator)
+            if layer.beta is not None:
+                layer.beta += 0.01 * torch.randn(layer.beta.shape, generator=generator)
+    return found
+
+
+def checkpoint(name: ModelName, widths: tuple[int, ...] = (2, 4, 6, 3)) -> Checkpoint:
+    basis = default_basis(name.family, conv=True)
+    data = DataSpec(name="file", classes=widths[-1])
+    return to_checkpoint(network(name, widths), basis, data, default_conv(len(widths) - 2))
+
+
+def images(rows: int = 3, channels: int = 2, side: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(rows, channels, side, side, generator=generator) * 1.5
+
+
+# --- the reference -------------------------------------------------------------------------
+
+
+def cox_de_boor(x: Tensor, low: float, high: float, size: int, degree: int) -> Tensor:
+    """B-splines by the recursion, as a last axis."""
+    step = (high - low) / size
+    knots = low + step * (torch.arange(size + 2 * degree + 1) - degree)
+    x = x[..., None]
+    found = ((x >= knots[:-1]) & (x < knots[1:])).double()
+    for p in range(1, degree + 1):
+        left = (x - knots[: -p - 1]) / (knots[p:-1] - knots[: -p - 1])
+        right = (knots[p + 1 :] - x) / (knots[p + 1 :] - knots[1:-p])
+        found = left * found[..., :-1] + right * found[..., 1:]
+    return found
+
+
+def gram(z: Tensor, beta: Tensor) -> Tensor:
+    """silu of the Gram polynomials of docs/packed-format.md, section 5.1, as a last axis."""
+    found = [torch.ones_like(z), z]
+    for m in range(2, len(beta)):
+        factor = (2 * m - 1) * (m - 1) ** 2 / (m**2 / (4 * (m - 1) ** 2 - 1))
+        found.append(z * found[-1] - factor * beta[m - 1] * found[-2])
+    return functional.silu(torch.stack(found, dim=-1))
+
+
+def reference(record: Checkpoint, x: Tensor) -> Tensor:
+    """docs/packed-format.md, section 5.3, in float64: all features of the map, two convolutions."""
+    tensors = {name: t.double() for name, t in record.state_dict().items()}
+    x, conv, family = x.double(), record.conv, record.basis.family
+    assert conv is not None
+    for number, stride in enumerate(conv.strides):
+        own = {
+            name.removeprefix(f"{number}."): t
+            for name, t in tensors.items()
+            if name.startswith(f"{number}.")
+        }
+        scale, shift, mean, variance = (row[:, None, None] for row in own["norm"])
+
+        def norm(y: Tensor) -> Tensor:
+            return (y - mean) / torch.sqrt(variance + 1e-5) * scale + shift  # noqa: B023
+
+        if family is Family.KAN:
+            basis = cox_de_boor(x, *record.basis.grid, 3)
+        elif family is Family.FASTKAN:
+            low, high, size = record.basis.grid
+            centres = torch.linspace(low, high, size, dtype=torch.float64)
+            basis = torch.exp(-(((norm(x)[..., None] - centres) * (size - 1) / (high - low)) ** 2))
+        else:
+            basis = gram(torch.tanh(x), own["beta"])
+        features = basis.movedim(-1, 2).flatten(1, 2)  # (batch, in * basis, rows, columns)
+        coefficients = own["coefficients"]
+        curve = coefficients[..., :-1].movedim(-1, 2).flatten(1, 2)
+        y = functional.conv2d(features, curve, stride=stride, padding=conv.padding)
+        base = functional.silu(x)
+        y = y + functional.conv2d(base, coefficients[..., -1], stride=stride, padding=conv.padding)
+        if family is Family.KAN:
+            y = norm(y)
+            y = torch.where(y > 0, y, own["slope"] * y)
+        elif family is Family.GRAMKAN:
+            y = functional.silu(norm(y))
+        x = y
+    return x.mean((2, 3)) @ tensors["head.weight"].T + tensors["head.bias"]
+
+
+def dense(record: Checkpoint) -> Checkpoint:
+    """The same network with its coefficients written out: every vector a centroid."""
+    if record.kind == "dense":
+        return record
+    config = kancompress.ClusterConfig(clusters=65_536, force_pack=True)
+    return kancompress.expand(kancompress.cluster(record, config).model)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_forward_is_the_documented_one(name: ModelName) -> None:
+    record = checkpoint(name)
+    x = images()
+    found = build(record).eval()(x)
+    assert torch.allclose(found.double(), reference(dense(record), x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_packed_files_run_as_they_are_documented(name: ModelName) -> None:
+    packed = kancompress.cluster(checkpoint(name), kancompress.ClusterConfig(clusters=8)).model
+    again = kancompress.load(kancompress.encode(packed))
+    x = images()
+    found = build(again).eval()(x)
+    assert torch.allclose(found.double(), reference(kancompress.expand(again), x), atol=1e-5)
+
+
+# --- features a few images at a time -------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 2000, 1 << 22])
+@pytest.mark.parametrize("name", PLAIN)
+def test_chunks_change_neither_values_nor_gradients(
+    name: ModelName, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kancompress.nn.window._CHUNK", chunk)
+    layer = list(network(name).eval().double().kan_layers())[1]
+    x = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    whole = layer.finish(super(type(layer), layer).sums(x, layer.edges(), None))
+    pull = torch.randn_like(whole)
+    expected = torch.autograd.grad((whole * pull).sum(), inputs)
+    found = layer(x)
+    assert torch.allclose(found, whole, atol=1e-12)
+    slopes = torch.autograd.grad((found * pull).sum(), inputs)
+    for one, other in zip(slopes, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+def test_columns_are_the_patches_of_unfold() -> None:
+    window = Window(kernel=(3, 2), stride=2, padding=1)
+    planes = torch.randn(3, 6, 5, 4, 2)  # (batch, rows, columns, coefficient, in)
+    count = math.prod(window.places(6, 5))
+    maps = planes.permute(0, 3, 4, 1, 2).flatten(1, 2)
+    whole = functional.unfold(maps, (3, 2), padding=1, stride=2)
+    assert whole.shape[2] == count
+    places = torch.tensor([[0, count - 1], [3, 3], [1, 0]])
+    found = window.columns(planes, places).view(3, 2, 4, -1)
+    for image, row in enumerate(places):
+        for number, place in enumerate(row):
+            expected = whole[image, :, place].view(4, -1)
+            assert torch.equal(found[image, number], expected)
+
+
+# --- dropout and running statistics --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_dropout_falls_where_the_kind_has_it(name: ModelName) -> None:
+    found = initialise(
+        default_basis(name.family, conv=True),
+        (3, 64, 64, 5),
+        None,
+        0,
+        conv=ConvSpec(strides=(1, 1), dropout=(0.5, 0.5)),
+    ).train()
+    first, second = found.kan_layers()
+    torch.manual_seed(0)
+    x = torch.randn(4, 64, 5, 5)
+    assert torch.equal(first(x[:, :3]), first(x[:, :3]))  # none in the first layer
+    if name is ModelName.KANCONV:  # behind the activation
+        y = second(x)
+        share = (y.flatten(2) == 0).all(2).float().mean()
+    else:  # of what the basis sees, not of the base branch
+        planes = second.features(x)
+        assert torch.equal(planes[..., -1, :], functional.silu(x).permute(0, 2, 3, 1))
+        seen = planes[..., 1, :]  # the second function, constant where a channel is dropped
+        share = (seen.flatten(1, 2).std(1) < 1e-6).float().mean()
+    assert 0.35 < float(share) < 0.65
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_running_statistics_follow_the_batches_as_in_torch(name: ModelName) -> None:
+    layer = next(network(name).train().kan_layers())
+    before = layer.statistics.clone()
+    x = images(8)
+    seen = x if name is ModelName.FASTKANCONV else layer.sums(x, layer.edges(), None)
+    twin = torch.nn.BatchNorm2d(seen.shape[1])
+    twin.running_mean, twin.running_var = before[0].clone(), before[1].clone()
+    twin(seen.detach())
+    layer(x)
+    assert torch.allclose(layer.statistics[0], twin.running_mean, atol=1e-6)
+    assert torch.allclose(layer.statistics[1], twin.running_var, atol=1e-6)
+    stored = layer.sides()["norm"]
+    assert torch.equal(stored[2:], layer.statistics)
+
+
+# --- sizes of the paper's networks ---------------------------------------------------------
+
+CIFAR = (3, 32, 64, 128, 256, 10)
+
+
+# Edges, indices, codebooks and head as Table 2's sizes have them; norms with running statistics.
+@pytest.mark.parametrize(
+    ("name", "norms", "papers"),
+    [
+        ("metakanconv", 4 * (4 * 480 + 4), 445_788),
+        ("metafastkanconv", 4 * 4 * 227, 438_835),
+        ("metagramkanconv", 4 * (4 * 480 + 4 * 4), 429_445),
+    ],
+)
+def test_files_have_the_paper_s_sizes(name: str, norms: int, papers: int) -> None:
+    record = fresh(name, CIFAR)
+    assert sum(math.prod(shape) for shape in record.shapes) == 387_936
+    d = record.basis.coefficients
+    assert record.tensor_bytes == 4 * (387_936 * 2 + 32 * 3 + 32 * d + d) + 10_280 + norms
+    config = kancompress.ClusterConfig().settled(conv=True)
+    plan = sizing.plan_native(record, source_file_bytes=0)
+    header, payload = plan.size(config)
+    assert payload == 387_936 + 4 * 256 * d * 4 + 10_280 + norms
+    assert header < 2300
+    if name != "metafastkanconv":  # the paper's has no room for the running statistics
+        assert header + payload <= papers
+
+
+# --- from end to end -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> DataOptions:
+    """400 of scikit-learn's digits as images, and 100 that test."""
+    rows = datasets.load_for_training(DataOptions(images=True), seed=0)
+    file = tmp_path_factory.mktemp("few") / "digits.npz"
+    (x, y), (x_test, y_test) = ((p.x.numpy(), p.y.numpy()) for p in (rows.train, rows.test))
+    np.savez(file, x=x[:400], y=y[:400], x_test=x_test[:100], y_test=y_test[:100])
+    return DataOptions(file=file)
+
+
+@pytest.mark.parametrize("name", ["gramkanconv", "metafastkanconv"])
+def test_the_whole_way(name: str, few: DataOptions, tmp_path: Path) -> None:
+    config = replace(default_training(ModelName(name)), epochs=14, batch_size=32)
+    config = replace(config, lr=1e-2, lr_embedding=5e-2, lr_rest=1e-2)
+    done = kancompress.train(name, few, config, hidden=(8, 16, 16))
+    assert done.checkpoint.shapes == ((8, 1, 3, 3), (16, 8, 3, 3), (16, 16, 3, 3))
+    assert done.checkpoint.conv == ConvSpec(strides=(1, 2, 2))
+    assert done.test.accuracy > 0.3
+    file = tmp_path / "trained.safetensors"
+    kancompress.save(done.checkpoint, file)
+    packed = kancompress.cluster(file, kancompress.ClusterConfig(clusters=16))
+    tuning = kancompress.FinetuneConfig(lr=1e-2, epochs=2, batch_size=32)
+    tuned = kancompress.finetune(packed.model, few, replace(tuning, also=("norms", "head")))
+    assert tuned.validation.key() < tuned.validation_before.key()
+    again = kancompress.evaluate(kancompress.encode(tuned.model), few)
+    assert again.score.accuracy == tuned.test.accuracy
+    expanded = kancompress.expand(tuned.model)
+    assert torch.allclose(kancompress.evaluate(expanded, few).outputs, again.outputs, atol=1e-4)
+    # Codebooks alone: running statistics follow, no other side does.
+    tuned = kancompress.finetune(packed.model, few, tuning)
+    assert any(epoch.best for epoch in tuned.history[1:])
+    for before, after in zip(packed.model.layers, tuned.model.layers, strict=True):
+        assert torch.equal(before.sides["norm"][:2], after.sides["norm"][:2])
+        assert not torch.equal(before.sides["norm"][2:], after.sides["norm"][2:])
+        assert np.array_equal(before.index, after.index)
+    for head, tensor in packed.model.tensors.items():
+        assert torch.equal(tensor, tuned.model.tensors[head])
+
+
+def test_rows_that_are_no_images_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "flat.npz"
+    np.savez(file, x=np.zeros((40, 64), np.float32), y=np.arange(40) % 4)
+    with pytest.raises(kancompress.UsageError, match=r"\(rows, channels, height, width\)"):
+        kancompress.train("kanconv", DataOptions(file=file))
+    np.savez(file, x=np.zeros((40, 3, 8, 8), np.float32), y=np.arange(40) % 4)
+    trained = kancompress.train(
+        "kanconv", config=kancompress.TrainConfig(lr=1e-3, epochs=0), hidden=(4,)
+    )
+    with pytest.raises(kancompress.UsageError, match="images of 1 channels"):
+        kancompress.evaluate(trained.checkpoint, DataOptions(file=file))
+
+
+def test_closed_form_and_recursion_agree_in_float32() -> None:
+    x = torch.linspace(-3.5, 3.5, 1001)
+    closed = bspline.uniform_features(x[:, None], x[:, None], (-3.0, 3.0, 5), 3)[:, :-1, 0]
+    assert torch.allclose(closed.double(), cox_de_boor(x.double(), -3.0, 3.0, 5, 3), atol=1e-5)
