@@ -1,5 +1,6 @@
 """Small networks that many tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from kancompress.checkpoint import Checkpoint
 from kancompress.nn.network import initialise, to_checkpoint
 from kancompress.specs import DataSpec, ModelName, default_basis, default_conv, default_meta
 
-torch.set_num_threads(2)
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(2)
 
 
 def fresh(name: str, widths: tuple[int, ...] = (64, 32, 10), seed: int = 0) -> Checkpoint:
