@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import kancompress
-from kancompress import ClusterConfig, StateFile
+from kancompress import ClusterConfig, FinetuneConfig, StateFile
 from kancompress.specs import DataOptions
 from tests.benchmarks.cells import Recipe, machine, trained
 
@@ -25,7 +25,8 @@ def run(
     """Train where `work` has no checkpoint, cluster and fine-tune, through files; score all three.
 
     clusters : k, where it is not the recipe's
-    minutes  : of training at most, as for `trained`
+    minutes  : of training at most, as for `trained`; where they cut it off, fine-tuning has one
+               epoch
     """
     data = DataOptions(name=recipe.dataset, directory=directory)
     source, told = trained(recipe, directory, work, minutes)
@@ -35,7 +36,9 @@ def run(
         kancompress.save(kancompress.cluster(source, config).model, files[1])
         state = work / f"{recipe.stem}_{told['epochs']}_{clusters or ''}.tuning.state"
         going_on = StateFile(path=state, resume=state if state.exists() else None)
-        kancompress.save(kancompress.finetune(files[1], data, state=going_on).model, files[2])
+        tuning = FinetuneConfig() if told.get("complete", True) else FinetuneConfig(epochs=1)
+        tuned = kancompress.finetune(files[1], data, tuning, state=going_on)
+        kancompress.save(tuned.model, files[2])
         state.unlink()
         accuracies = [kancompress.evaluate(file, data).score.accuracy for file in files]
         sizes = [file.stat().st_size for file in files]
