@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from kancompress.packed import PackedLayer, PackedModel
 from kancompress.recipes import PlotConfig, Projection
 from kancompress.running import Runnable
 
+Points = npt.NDArray[np.floating]
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Cloud:
@@ -32,9 +35,9 @@ class Cloud:
 
     name: str
     shape: tuple[int, ...]
-    vectors: F64
+    vectors: Points
     labels: Labels
-    centroids: F64
+    centroids: Points
     counts: Labels
 
     @property
@@ -82,7 +85,7 @@ def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotCo
         raise UsageError(f"Layer {name!r} holds NaN or infinity, so it cannot be drawn.")
     if not len(points):
         return _cloud(name, shape, points)
-    found = kmeans.fit(points.astype(np.float32), config.clusters, seed=config.seed)
+    found = kmeans.fit(points, config.clusters, seed=config.seed)
     return _cloud(name, shape, points, found.labels, found.centroids)
 
 
@@ -100,9 +103,9 @@ def _packed_cloud(model: PackedModel, layer: PackedLayer) -> Cloud:
 def _cloud(
     name: str,
     shape: tuple[int, ...],
-    vectors: F64,
+    vectors: Points,
     labels: Labels | None = None,
-    centroids: F64 | None = None,
+    centroids: Points | None = None,
 ) -> Cloud:
     """Vectors with their centroids, or without any."""
     labels = np.full(len(vectors), -1) if labels is None else labels
@@ -113,9 +116,10 @@ def _cloud(
     )
 
 
-def _points(vectors: Tensor) -> F64:
-    flat: F64 = vectors.detach().double().reshape(-1, vectors.shape[-1]).cpu().numpy()
-    return flat
+def _points(vectors: Tensor) -> Points:
+    flat = vectors.detach().cpu().reshape(-1, vectors.shape[-1])
+    points: Points = (flat.float() if flat.itemsize < 4 else flat).numpy()
+    return points
 
 
 # --- into the plane -------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def project(cloud: Cloud, config: PlotConfig) -> Plane:
     )
 
 
-def _all_edges(cloud: Cloud) -> tuple[F64, F64]:
+def _all_edges(cloud: Cloud) -> tuple[Points, F64]:
     """Vectors that stand for all edges of the layer, and the number of edges of each."""
     if (cloud.labels >= 0).any():
         return cloud.vectors, np.ones(len(cloud.vectors))
@@ -169,16 +173,18 @@ def _all_edges(cloud: Cloud) -> tuple[F64, F64]:
     return vectors, np.concatenate([np.ones(len(cloud.vectors)), cloud.counts])
 
 
-def principal_components(vectors: F64, weights: F64) -> tuple[F64, F64, F64]:
+def principal_components(vectors: Points, weights: F64) -> tuple[F64, F64, F64]:
     """Mean (d,), first two principal directions (d, 2) and their shares of the variance (2,).
 
     vectors : (n, d), each counted `weights` (n,) times. The largest entry of a direction is
               positive, so that pictures do not flip.
     """
-    mean = weights @ vectors / weights.sum()
+    blocks = [slice(at, at + SUM_BLOCK) for at in range(0, len(vectors), SUM_BLOCK)]
+    mean = np.zeros(vectors.shape[1])
+    for block in blocks:
+        mean += weights[block] @ vectors[block].astype(np.float64) / weights.sum()
     spread = np.zeros((vectors.shape[1],) * 2)
-    for start in range(0, len(vectors), SUM_BLOCK):
-        block = slice(start, start + SUM_BLOCK)
+    for block in blocks:
         moved = vectors[block] - mean
         spread += moved.T @ (moved * weights[block, None])
     with one_thread():
@@ -191,7 +197,7 @@ def principal_components(vectors: F64, weights: F64) -> tuple[F64, F64, F64]:
     return mean, directions, shares
 
 
-def _tsne(vectors: F64, seed: int) -> F64:
+def _tsne(vectors: Points, seed: int) -> F64:
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
@@ -205,7 +211,7 @@ def _tsne(vectors: F64, seed: int) -> F64:
     return wide
 
 
-def _shares(cloud: Cloud, vectors: F64) -> F64:
+def _shares(cloud: Cloud, vectors: Points) -> F64:
     """Each number, and the percentage of all edges whose number is smaller."""
     numbers, edges = _all_edges(cloud)
     order = np.argsort(numbers[:, 0], kind="stable")
