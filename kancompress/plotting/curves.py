@@ -111,6 +111,7 @@ def _grid_features(layer: EdgeLayer) -> tuple[Tensor, Tensor, str, str]:
         return x, planes[:, :, 0], "input" if layer.before is None else "input of the basis", note
     assert isinstance(layer, KanLayer)
     x = torch.linspace(*(layer.spec.grid or _NO_GRID)[:2], _POINTS)
-    planes = bases.expand(layer.spec, x[:, None], x[:, None], layer.beta)
+    z = torch.tanh(x) if layer.spec.family is Family.GRAMKAN else x
+    planes = bases.expand(layer.spec, x[:, None], z[:, None], layer.beta)
     axis = "input, normalised" if layer.spec.family is Family.FASTKAN else "input"
     return x, planes[:, :, 0], axis, ""

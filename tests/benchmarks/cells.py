@@ -86,7 +86,8 @@ class Recipe:
         """The basis, None where it is the recipe's."""
         if self.grid is None:
             return None
-        basis = default_basis(ModelName(self.model).family)
+        name = ModelName(self.model)
+        basis = default_basis(name.family, conv=name.is_conv)
         assert basis.grid is not None
         return replace(basis, grid=(*basis.grid[:2], self.grid + 3))
 

@@ -225,7 +225,7 @@ def mlp(cells: Sequence[Cell], clusters: int = 16) -> str:
     rows = []
     for model in ("mlp", "gramkan", "kan", "fastkan"):
         own = of(mine, model=model)
-        width = 1 if model == "mlp" else default_basis(ModelName(model).family).coefficients
+        width = default_basis(ModelName(model).family).coefficients
         ratio = formula((784 * 32, 32 * 10), width, clusters)
         packed = size(own, 1)
         stages = [percent(accuracies(own, stage))[0] for stage in range(3)]
