@@ -264,12 +264,12 @@ class Projection(StrEnum):
 class PlotConfig:
     """Options of pictures.
 
-    clusters : centroids of each layer of a file that is not packed, for the colours
+    clusters : centroids of each layer of a file that is not packed, as of `ClusterConfig`
     sample   : most edges of a layer that are drawn as points
     seed     : of the sample, of k-means and of t-SNE
     """
 
     projection: Projection = Projection.PCA
-    clusters: int = CLUSTERS
+    clusters: int | None = None
     sample: int = 2000
     seed: int = 0

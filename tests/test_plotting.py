@@ -58,6 +58,16 @@ def test_a_checkpoint_is_coloured_as_cluster_clusters_it(name: str) -> None:
         assert cloud.edges == len(cloud.vectors) == layer.edges
 
 
+def test_convolutions_are_clustered_as_cluster_does() -> None:
+    source = fresh("gramkanconv", (3, 8, 16, 10))
+    model = kancompress.cluster(source).model
+    clouds = list(edge_clouds(source, PlotConfig()))
+    assert [cloud.shape for cloud in clouds] == [(8, 3, 3, 3), (16, 8, 3, 3)]
+    assert [len(cloud.centroids) for cloud in clouds] == [
+        model.clusters_of(layer) or 216 for layer in model.layers
+    ]
+
+
 def test_a_packed_file_shows_its_centroids_and_their_edges() -> None:
     model = packed("gramkan", 6)
     for cloud, layer, vectors in zip(
@@ -172,8 +182,10 @@ def function_of(name: str, w: np.ndarray, x: np.ndarray, beta: Tensor | None) ->
         step = 2 / 5
         knots = -1 + step * np.arange(-3, 9)
         return BSpline(knots, w[:8], 3)(np.clip(x, -1, 1 - 1e-9)) + w[8] * silu(x)
-    if name == "fastkan":
-        centres = np.linspace(-2, 2, 8)
+    if name == "mlp":
+        return w[0] * x
+    if name.startswith("fastkan"):
+        centres = np.linspace(-3, 3, 8) if name.endswith("conv") else np.linspace(-2, 2, 8)
         width = centres[1] - centres[0]
         return np.exp(-(((x[:, None] - centres) / width) ** 2)) @ w[:8] + w[8] * silu(x)
     assert beta is not None
@@ -185,13 +197,17 @@ def function_of(name: str, w: np.ndarray, x: np.ndarray, beta: Tensor | None) ->
     return planes @ w[:4] + w[4] * silu(x)
 
 
-@pytest.mark.parametrize("name", ["kan", "fastkan", "gramkan"])
+WIDTHS = {"fastkanconv": (2, 4, 6, 3)}
+GRIDS = {"kan": (-1, 1), "fastkan": (-2, 2)}
+
+
+@pytest.mark.parametrize("name", ["kan", "fastkan", "gramkan", "mlp", "fastkanconv"])
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_curves_are_the_functions_of_the_centroids(name: str, is_packed: bool) -> None:
-    source = fresh(name)
+    source = fresh(name, WIDTHS.get(name, (64, 32, 10)))
     model = kancompress.cluster(source, ClusterConfig(clusters=5)).model
     curves = centroid_curves(model if is_packed else source, PlotConfig(clusters=5))
-    assert [layer.shape for layer in curves] == [(32, 64), (10, 32)]
+    assert [layer.shape for layer in curves] == [layer.shape for layer in model.layers]
     for layer, stored in zip(curves, model.layers, strict=True):
         counts = np.bincount(model.indices_of(stored))
         order = np.argsort(-counts, kind="stable")
@@ -202,8 +218,7 @@ def test_curves_are_the_functions_of_the_centroids(name: str, is_packed: bool) -
             np.testing.assert_allclose(
                 row, function_of(name, w, layer.x, stored.sides.get("beta")), atol=2e-5
             )
-    low, high = {"kan": (-1, 1), "fastkan": (-2, 2), "gramkan": (-3, 3)}[name]
-    assert (layer.x[0], layer.x[-1]) == (low, high)
+    assert (curves[0].x[0], curves[0].x[-1]) == GRIDS.get(name, (-3, 3))
 
 
 def efficient_kan(grids: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
-from kancompress.recipes import CLUSTERS, PlotConfig, Projection, RunOptions
+from kancompress.recipes import PlotConfig, Projection, RunOptions
 
 _RATIOS = {
     "formula": "eq. 10: dense coefficients / (n log2 k / 8 + codebooks)",
@@ -47,7 +47,7 @@ def inspect(
             min=1,
             max=65_536,
             help="Size that the packed file of a checkpoint would have at this k; and the centroids"
-            " that pictures of it show (else 16).",
+            " that pictures of it show (else what cluster takes).",
             show_default=False,
         ),
     ] = None,
@@ -126,9 +126,7 @@ def inspect(
         clusters=clusters,
         layouts=layouts(layout or []),
     )
-    config = PlotConfig(
-        projection=projection, clusters=clusters or CLUSTERS, sample=sample, seed=seed
-    )
+    config = PlotConfig(projection=projection, clusters=clusters, sample=sample, seed=seed)
     plots = _draw(found, plot, plot_functions, config, layouts(layout or []), force, kept)
     if json_:
         _output.document(report | ({"plots": plots} if plots else {}))

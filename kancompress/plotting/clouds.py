@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from kancompress import kmeans
+from kancompress.checkpoint import Checkpoint
 from kancompress.compression import dense_coefficients
 from kancompress.errors import UsageError
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import gather, packable, recognise
 from kancompress.nearest import F64, SUM_BLOCK, Labels, one_thread
 from kancompress.packed import PackedLayer, PackedModel
-from kancompress.recipes import PlotConfig, Projection
+from kancompress.recipes import ClusterConfig, PlotConfig, Projection
 from kancompress.running import Runnable
 
 Points = npt.NDArray[np.floating]
@@ -50,6 +51,7 @@ def edge_clouds(
     record: Runnable, config: PlotConfig, layouts: Mapping[str, str] | None = None
 ) -> Iterator[Cloud]:
     """The edge vectors of each layer."""
+    config = settled(record, config)
     if isinstance(record, ForeignCheckpoint):
         yield from _foreign_clouds(record, config, layouts)
         return
@@ -78,6 +80,13 @@ def _foreign_clouds(
         yield clustered(layer.name, layer.shape, vectors, config)
 
 
+def settled(record: Runnable, config: PlotConfig) -> PlotConfig:
+    """The same with the number of clusters that `cluster` would take where it names none."""
+    conv = isinstance(record, Checkpoint) and record.conv is not None
+    clusters = ClusterConfig(clusters=config.clusters).settled(conv=conv).common
+    return replace(config, clusters=clusters)
+
+
 def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotConfig) -> Cloud:
     """The vectors of a layer that is not packed, with the centroids that `cluster` finds."""
     points = _points(vectors)
@@ -85,6 +94,7 @@ def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotCo
         raise UsageError(f"Layer {name!r} holds NaN or infinity, so it cannot be drawn.")
     if not len(points):
         return _cloud(name, shape, points)
+    assert config.clusters is not None
     found = kmeans.fit(points, config.clusters, seed=config.seed)
     return _cloud(name, shape, points, found.labels, found.centroids)
 

@@ -17,7 +17,7 @@ from kancompress.nearest import F64, Labels
 from kancompress.nn.edges import CodebookEdges
 from kancompress.nn.layer import EdgeLayer, KanLayer
 from kancompress.packed import PackedModel
-from kancompress.plotting.clouds import clustered
+from kancompress.plotting.clouds import clustered, settled
 from kancompress.recipes import PlotConfig, RunOptions
 from kancompress.running import Runnable
 from kancompress.specs import Family
@@ -55,6 +55,7 @@ def centroid_curves(
     except UsageError as error:  # which counsels `eval`
         reason = str(error).removesuffix(f" {OWN_CLASS}")
         raise UsageError(f"Its functions cannot be drawn: {reason}") from None
+    config = settled(record, config)
     found = []
     for number, layer in enumerate(ready.network.kan_layers()):
         if isinstance(record, PackedModel) and _codebook_edges(layer.edges) is None:
