@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kancompress.finetuning import Finetuning
     from kancompress.live import Compressed, compress
     from kancompress.modules import build_module
-    from kancompress.outputs import choose_clusters, cluster_by_outputs
+    from kancompress.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.packed import PackedLayer, PackedModel
     from kancompress.parametrization import Parametrization, parametrize
     from kancompress.plotting import check_picture_target, plot_edges, plot_functions
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
         Activation,
         CalibrationConfig,
         ClusterConfig,
-        CodebookDtype,
         Device,
         FinetuneConfig,
+        KMeans,
         Machine,
         Method,
         Metric,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Precision,
         Projection,
         RunOptions,
+        StoredDtype,
         Target,
         TrainConfig,
     )
@@ -77,15 +78,15 @@ _HOMES = {
     "kancompress.finetuning": ("Finetuning",),
     "kancompress.live": ("Compressed", "compress"),
     "kancompress.modules": ("build_module",),
-    "kancompress.outputs": ("choose_clusters", "cluster_by_outputs"),
+    "kancompress.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
     "kancompress.packed": ("PackedLayer", "PackedModel"),
     "kancompress.parametrization": ("Parametrization", "parametrize"),
     "kancompress.plotting": ("check_picture_target", "plot_edges", "plot_functions"),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
     "kancompress.recipes": (
-        "Activation", "CalibrationConfig", "ClusterConfig", "CodebookDtype", "Device",
-        "FinetuneConfig", "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection",
-        "RunOptions", "Target", "TrainConfig",
+        "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig", "KMeans",
+        "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection", "RunOptions",
+        "StoredDtype", "Target", "TrainConfig",
     ),
     "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
     "kancompress.states": ("StateFile",),
@@ -101,7 +102,6 @@ __all__ = [
     "CalibrationConfig",
     "Checkpoint",
     "ClusterConfig",
-    "CodebookDtype",
     "Compressed",
     "Compression",
     "DataOptions",
@@ -113,6 +113,7 @@ __all__ = [
     "Flaw",
     "Hooks",
     "InvalidFileError",
+    "KMeans",
     "KancompressError",
     "Machine",
     "MetaSpec",
@@ -127,6 +128,7 @@ __all__ = [
     "Projection",
     "RunOptions",
     "StateFile",
+    "StoredDtype",
     "Target",
     "TrainConfig",
     "Training",
@@ -139,6 +141,7 @@ __all__ = [
     "cluster",
     "cluster_by_outputs",
     "compress",
+    "compress_by_outputs",
     "encode",
     "evaluate",
     "expand",

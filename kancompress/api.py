@@ -20,8 +20,9 @@ from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageEr
 from kancompress.evaluation import Evaluation, evaluate_running
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
-from kancompress.foreign import ForeignCheckpoint, Skeleton, read_foreign, read_skeleton
-from kancompress.layouts import Recognition, format_layouts, parse_layouts, recognise
+from kancompress.foreign import ForeignCheckpoint, read_foreign
+from kancompress.gridded import foreign_given, native_given
+from kancompress.layouts import format_layouts, parse_layouts, recognise
 from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
 from kancompress.recipes import (
@@ -33,7 +34,7 @@ from kancompress.recipes import (
     TrainConfig,
 )
 from kancompress.restoration import Restored, restore
-from kancompress.running import Runnable
+from kancompress.running import Runnable, Running
 from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
 from kancompress.states import StateFile
 from kancompress.storage import Input, Source, called, is_native, open_container, read_record, sized
@@ -131,7 +132,10 @@ def cluster(
         foreign = read_foreign(source, name)
         unfit: list[str] = []
         found = recognise(foreign.tensors, layouts, unfit=unfit)
-        skeleton = _skeleton(source, foreign, found, unfit) if keep_extra else None
+        skeleton = extras.find_extra(source, foreign, found, unfit) if keep_extra else None
+        given_of, told = foreign_given(
+            foreign, found, config, layouts=layouts, keep_scaler=keep_scaler
+        )
         gains = {gain.tensor for layer in found.layers for gain in layer.gains}
         model, layers = sizing.pack_foreign(
             foreign,
@@ -140,11 +144,12 @@ def cluster(
             keep_scaler=keep_scaler,
             unfit=unfit,
             report=report,
+            given_of=given_of,
             finish=lambda model: extras.keep_extra(model, skeleton, gains, foreign.where),
         )
         _check_unchanged(source, before, foreign.where)
         notes = source_notes(foreign, found, kept=skeleton is not None)
-        return Compression(model=model, layers=layers, notes=notes)
+        return Compression(model=model, layers=layers, notes=(*notes, *told))
     if layouts or keep_scaler or keep_extra:
         raise UsageError(
             "Layouts, scalers and extras belong to other libraries' files; this one is ours."
@@ -155,7 +160,10 @@ def cluster(
             f"{called(source, name)} is packed already. To cluster it anew:"
             " kancompress expand FILE -o DENSE"
         )
-    model, layers = sizing.pack_native(record, config, source_file_bytes=size, report=report)
+    given = native_given(record)
+    model, layers = sizing.pack_native(
+        record, config, source_file_bytes=size, report=report, given_of=given
+    )
     _check_unchanged(source, before, called(source, name))
     return Compression(model=model, layers=layers)
 
@@ -181,7 +189,8 @@ def finetune(
     options : what the tensors of another library's file do not tell
     model   : the module whose state dict was packed, to run another library's file in; it is left
               with the result
-    teacher : the dense checkpoint, whose outputs then take the place of labels (distillation)
+    teacher : the dense checkpoint, whose outputs take the place of labels (distillation); data in a
+              file needs no y then
     machine : where to compute; a module of the user's own is moved there unless it is `auto`
     state   : where the run keeps its state, and the one it goes on from (docs/training.md)
     name    : what messages call the source, its path when None
@@ -197,13 +206,17 @@ def finetune(
             model, packed, rows, config, state=state, on_epoch=on_epoch, on_batch=on_batch
         )
     data = replace(data or DataOptions(), images=packed.conv is not None)
-    rows = datasets.load_for_model(packed.data, data)
+    dense = None if teacher is None else _teacher(teacher, packed, options)
+    if dense is not None and not datasets.has_labels(data):
+        rows = datasets.load_unlabelled(packed.data, data, dense.outputs)
+    else:
+        rows = datasets.load_for_model(packed.data, data)
     return tune(
         packed,
         rows,
         config,
         options=options,
-        teacher=None if teacher is None else _teacher(teacher, packed, options),
+        teacher=None if dense is None else dense.network,
         machine=machine,
         state=state,
         on_epoch=on_epoch,
@@ -217,7 +230,7 @@ def _move(model: nn.Module, machine: Machine | None) -> None:
         model.to(devices.find(machine.device))
 
 
-def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> nn.Module:
+def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> Running:
     """The network to learn from. Raises UsageError where its widths are others."""
     own, other = running.run(packed, options), running.run(_runnable(source, None), options)
     if (own.inputs, own.outputs) != (other.inputs, other.outputs):
@@ -226,7 +239,7 @@ def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> 
             f" packed network {own.inputs} and {own.outputs}; give the checkpoint it was packed"
             " from."
         )
-    return other.network
+    return other
 
 
 def _runnable(source: Input, name: str | None) -> Runnable:
@@ -374,29 +387,6 @@ def _check_unchanged(source: Input, before: tuple[int, ...], where: str) -> None
         raise KancompressError(
             f"{where} was changed while it was packed, so nothing was. Run it again."
         )
-
-
-def _skeleton(
-    source: Source, foreign: ForeignCheckpoint, found: Recognition, unfit: list[str]
-) -> Skeleton | None:
-    """What `keep_extra` keeps; where that cannot be, the reason is added to `unfit`."""
-    if any(layer.generator for layer in found.layers):
-        unfit.append(
-            f"{foreign.where} has generated layers, which come back as other tensors; --keep-extra"
-            " cannot put those into the source's structure."
-        )
-        return None
-    try:
-        skeleton = read_skeleton(source, foreign.where)
-    except UsageError as error:
-        unfit.append(str(error))
-        return None
-    if skeleton is None and foreign.dropped:
-        unfit.append(
-            f"{foreign.where} is an index of shards, of which only the model's tensors can be kept."
-            " Leave --keep-extra out."
-        )
-    return skeleton
 
 
 __all__ = [

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kancompress import bits, kmeans
 from kancompress.calibration.curves import TellProbe
-from kancompress.calibration.network import LayerSolution, Place, Tell
-from kancompress.calibration.run import Calibrated, Clusters, calibrate
+from kancompress.calibration.flow import Chain, Flow
+from kancompress.calibration.network import LayerSolution, Place
+from kancompress.calibration.run import Calibrated, Clusters, Tell, calibrate
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import (
     Given,
@@ -22,18 +23,21 @@ from kancompress.compression import (
     check_numbers,
     codebook_dtype,
     compress,
+    stored_side,
+    with_stored_sides,
 )
 from kancompress.errors import UsageError
 from kancompress.foreign import ForeignCheckpoint
-from kancompress.forms import FormNetwork
+from kancompress.forms import FormLayer
 from kancompress.generation import write_out
+from kancompress.hooked import Hooked
 from kancompress.layouts import Recognition
 from kancompress.nn.layer import EdgeLayer
 from kancompress.nn.network import build
 from kancompress.packed import PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.recipes import CalibrationConfig, ClusterConfig, Target
-from kancompress.repacking import group_layers, repack
+from kancompress.recipes import CalibrationConfig, ClusterConfig, StoredDtype, Target
+from kancompress.repacking import group_layers, repack, whole_vectors
 
 Packed = tuple[PackedModel, list[LayerClustering]]
 # Packs with clusterings that were found already; None stands for layers that stay dense.
@@ -54,20 +58,21 @@ class Subject:
     """A network whose layers can be clustered by what they put out, and how it is packed.
 
     layers     : in the order in which they run; places : what their packed forms can hold
+    flow       : of rows to calibrate on and of held-out rows through the network
     pack       : makes the packed model
     weigh      : bytes of its file; None where no layer would be packed but one has to be
     file_bytes : of the source
-    apart      : layers that are clustered by k-means all the same, as some of their edges are kept
-                 or shared
+    apart      : name of a layer that is clustered by k-means all the same, to the reason why
     bias_names : tensors that hold the biases of another library's layers
     """
 
     layers: Mapping[str, EdgeLayer]
     places: Mapping[str, Place]
+    flow: Callable[[Tensor, Tensor], Flow]
     pack: Pack
     weigh: Callable[[Mapping[str, Given | None]], int | None]
     file_bytes: int
-    apart: frozenset[str] = frozenset()
+    apart: Mapping[str, str] = field(default_factory=dict)
     bias_names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,69 +82,116 @@ def native_subject(
     """A checkpoint of ours; its packed layers may have biases."""
     network = build(checkpoint).eval()
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
-    place = Place(dtype=codebook_dtype(config, torch.float32), biased=True)
-
+    dtype = codebook_dtype(config, torch.float32)
+    places = dict.fromkeys(layers, Place(dtype=dtype, biased=True))
+    if config.side_dtype is not StoredDtype.SOURCE:
+        rounded = build(with_stored_sides(checkpoint, config)).eval()
+        for name, layer in zip(layers, rounded.kan_layers(), strict=True):
+            side_dtype = stored_side(torch.zeros(()), name, config).dtype
+            places[name] = replace(places[name], side_dtype=side_dtype, rounded=layer)
     pack = partial(compress, checkpoint, config, source_file_bytes=source_file_bytes)
     return Subject(
         layers=layers,
-        places=dict.fromkeys(layers, place),
+        places=places,
+        flow=partial(Chain, layers, places),
         pack=lambda given: pack(given=given, report=hooks.report),
         weigh=lambda given: sum(sizes(pack(given=given)[0])),
         file_bytes=source_file_bytes,
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class OwnModel:
+    """The user's module, in which a checkpoint's layers run.
+
+    modules : of the layers, by their names; apart : other layers, to why they have none
+    """
+
+    model: nn.Module
+    modules: Mapping[str, nn.Module]
+    apart: Mapping[str, str]
+
+
 def foreign_subject(
     source: ForeignCheckpoint,
     found: Recognition,
-    network: FormNetwork,
+    layers: Mapping[str, FormLayer],
     config: ClusterConfig,
     *,
     hooks: Hooks,
+    own: OwnModel | None = None,
 ) -> Subject:
-    """Another library's checkpoint, whose forward is known; biases go where layers have them."""
-    layers = {layer.name: layer for layer in network.form_layers()}
-    groups = {group.name: group for group in group_layers(*write_out(source, found))}
-    packed = {name: group.vectors() for name, group in groups.items() if name in layers}
+    """Another library's checkpoint; biases go where layers have them.
+
+    layers : whose forms are known, in the order in which they run: all of them without `own`, where
+             each feeds the next
+    own    : the module that runs them, which holds the source's tensors
+    """
+    written = write_out(source, found)
+    packed = {group.name: group.vectors() for group in group_layers(*written)}
+    whole = whole_vectors(*written)
     apart = {
-        name
+        name: "some of its edges are kept, or share their centroids with another layer's"
         for name in layers
-        if name not in groups
-        or len(groups[name].layers) > 1
-        or len(packed[name]) < layers[name].edges().shape[:2].numel()
+        if name not in whole
     }
+    solved = {name: layer for name, layer in layers.items() if name not in apart}
+    running = layers if own is None else solved
     bias_names = {
         name: tensor
-        for name, layer in layers.items()
+        for name, layer in solved.items()
         for tensor, parameter in layer.sides().items()
         if parameter is layer.bias and tensor in source.tensors
     }
-    types = {name: packed[name].dtype if name in packed else torch.float32 for name in layers}
     places = {
         name: Place(
             dtype=codebook_dtype(config, dtype),
             biased=name in bias_names,
             dense_itemsize=dtype.itemsize,
         )
-        for name, dtype in types.items()
+        for name in running
+        for dtype in [packed[name].dtype if name in packed else torch.float32]
+    }
+    rest = {
+        name: Given(clustering=_plain(name, vectors, config))
+        for name, vectors in packed.items()
+        if name not in solved and len(vectors)
     }
 
-    def pack(given: Mapping[str, Given | None], report: Report | None) -> Packed:
-        own = {name: value for name, value in given.items() if name not in apart}
-        return repack(source, found, config, given=own, report=report)
+    def pack(given: Mapping[str, Given | None], report: Report | None = None) -> Packed:
+        return repack(source, found, config, given={**given, **rest}, report=report)
 
     def weigh(given: Mapping[str, Given | None]) -> int | None:
-        packs = apart or any(value is not None for value in given.values())
-        return sum(sizes(pack(given, None)[0])) if packs else None
+        packs = rest or any(value is not None for value in given.values())
+        return sum(sizes(pack(given)[0])) if packs else None
 
+    def state(solutions: Mapping[str, LayerSolution]) -> Mapping[str, Tensor]:
+        given = {
+            name: _given(solutions[name], bias_names.get(name)) if name in solutions else None
+            for name in solved
+        }
+        return pack(given)[0].state_dict() if rest or solutions else source.tensors
+
+    flow: Callable[[Tensor, Tensor], Flow] = partial(Chain, layers, places)
+    if own is not None:
+        flow = partial(Hooked, own.model, solved, own.modules, places, state, source.tensors)
     return Subject(
-        layers=layers,
+        layers=running,
         places=places,
+        flow=flow,
         pack=lambda given: pack(given, hooks.report),
         weigh=weigh,
         file_bytes=source.file_bytes,
-        apart=frozenset(apart),
+        apart={**(own.apart if own else {}), **apart},
         bias_names=bias_names,
+    )
+
+
+def _plain(name: str, vectors: Tensor, config: ClusterConfig) -> kmeans.Clustering:
+    points = vectors.float() if vectors.dtype.itemsize < 4 else vectors
+    clusters = config.of(name)
+    return kmeans.fit(
+        points.numpy(), clusters, seed=config.seed, max_iterations=config.max_iterations
     )
 
 
@@ -200,15 +252,15 @@ def _calibrated(
         }
     elif subject.apart:
         raise UsageError(
-            f"The layer {min(subject.apart)!r} keeps some of its edges or shares them, so numbers"
-            " of clusters cannot be chosen; give them with --clusters."
+            f"The layer {min(subject.apart)!r} is clustered by plain k-means"
+            f" ({subject.apart[min(subject.apart)]}), so numbers of clusters cannot be chosen; give"
+            " them with --clusters."
         )
     elif target.ratio is not None:
         target = Target(bytes=int(subject.file_bytes / target.ratio))
     return calibrate(
-        subject.layers,
+        subject.flow,
         rows,
-        subject.places,
         clusters,
         calibration,
         target=target,

@@ -15,7 +15,7 @@ from kancompress.errors import KancompressError, UsageError, together
 from kancompress.nearest import SUM_BLOCK, one_thread
 from kancompress.nn.network import build
 from kancompress.packed import PackedLayer, PackedModel
-from kancompress.recipes import ClusterConfig, CodebookDtype
+from kancompress.recipes import ClusterConfig, StoredDtype
 from kancompress.specs import SourceSizes
 
 
@@ -41,9 +41,9 @@ class LayerClustering:
 
 
 _DTYPES = {
-    CodebookDtype.FLOAT32: torch.float32,
-    CodebookDtype.FLOAT16: torch.float16,
-    CodebookDtype.BFLOAT16: torch.bfloat16,
+    StoredDtype.FLOAT32: torch.float32,
+    StoredDtype.FLOAT16: torch.float16,
+    StoredDtype.BFLOAT16: torch.bfloat16,
 }
 
 Report = Callable[[LayerClustering], None]
@@ -86,9 +86,9 @@ def compress(
             layer, result = _kept(name, coefficients, k)
         else:
             layer, result = _pack_layer(name, coefficients, k, config, own)
-        sides = {role: tensor.clone() for role, tensor in side_tensors(checkpoint, number).items()}
+        sides = side_tensors(checkpoint, number, config)
         if own is not None and own.bias is not None and result.clusters is not None:
-            sides["bias"] = own.bias
+            sides["bias"] = stored_side(own.bias, f"{name}.bias", config)
         layers.append(replace(layer, sides=sides))
         results.append(result)
         files.release()
@@ -105,13 +105,37 @@ def compress(
     return model, results
 
 
-def side_tensors(checkpoint: Checkpoint, number: int) -> dict[str, Tensor]:
-    """What a layer has beside its coefficients, by role."""
+def side_tensors(checkpoint: Checkpoint, number: int, config: ClusterConfig) -> dict[str, Tensor]:
+    """What a layer has beside its coefficients, by role, copied into the type it is stored in.
+
+    Raises KancompressError where that is too narrow.
+    """
     return {
-        role: checkpoint.tensors[f"{number}.{role}"]
+        role: stored_side(checkpoint.tensors[f"{number}.{role}"], f"{number}.{role}", config)
         for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
         if f"{number}.{role}" in checkpoint.tensors
     }
+
+
+def stored_side(tensor: Tensor, name: str, config: ClusterConfig) -> Tensor:
+    """A copy of a tensor beside the edges in its stored type. Raises as `side_tensors`."""
+    narrow = tensor.to(_DTYPES.get(config.side_dtype, tensor.dtype), copy=True)
+    if not narrow.isfinite().all():
+        raise KancompressError(
+            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, too large for"
+            f" {config.side_dtype}; use --side-dtype float32."
+        )
+    return narrow
+
+
+def with_stored_sides(checkpoint: Checkpoint, config: ClusterConfig) -> Checkpoint:
+    """The checkpoint as its packed file will have it beside the edges."""
+    sides = {
+        f"{number}.{role}": tensor
+        for number in range(len(checkpoint.shapes))
+        for role, tensor in side_tensors(checkpoint, number, config).items()
+    }
+    return replace(checkpoint, tensors=checkpoint.tensors | sides)
 
 
 def source_sizes(checkpoint: Checkpoint, file_bytes: int) -> SourceSizes:
@@ -204,7 +228,7 @@ def _pack_layer(
 
 
 def codebook_dtype(config: ClusterConfig, source: torch.dtype) -> torch.dtype:
-    """The type of stored centroids; `source` is what CodebookDtype.SOURCE (the default) means."""
+    """The type of stored centroids; `source` is what StoredDtype.SOURCE (the default) means."""
     return _DTYPES.get(config.codebook_dtype, source)
 
 
@@ -225,7 +249,13 @@ def pack_vectors(
     half = vectors.dtype in (torch.float16, torch.bfloat16)
     points = (vectors.float() if half else vectors).numpy()
     if given is None:
-        found = kmeans.fit(points, clusters, seed=config.seed, max_iterations=config.max_iterations)
+        found = kmeans.fit(
+            points,
+            clusters,
+            seed=config.seed,
+            max_iterations=config.max_iterations,
+            by=config.kmeans,
+        )
         codebook, labels = _store(points, found, dtype, name)
     else:
         found = given.clustering

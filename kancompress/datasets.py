@@ -114,6 +114,26 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
     return _divide(replace(whole, spec=found))
 
 
+def has_labels(options: DataOptions) -> bool:
+    """Whether the data has labels: not a file of the user's own without an array y."""
+    return options.file is None or "y" in _read_arrays(options.file)
+
+
+def load_unlabelled(spec: DataSpec | None, options: DataOptions, outputs: int) -> Dataset:
+    """Rows x of a file of the user's own, divided for training and validation; none tests.
+
+    spec    : of the checkpoint, where it has one: it tells the kind of the outputs. Without it they
+              are real numbers
+    outputs : of the network
+    """
+    spec = replace(spec, name=FILE, test=None) if spec else DataSpec(name=FILE, targets=outputs)
+    x = _shaped(load_inputs(None, options), () if options.images else options.shape)
+    y = torch.zeros(len(x), outputs) if spec.is_regression else torch.zeros(len(x)).long()
+    rows = Split(x=x, y=y)
+    none = Split(x=x[:0], y=y[:0])
+    return _divide(_Whole(spec=spec, train=rows, test=none))
+
+
 def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
     """Training rows without labels, (rows, ...) float32, for calibration.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -9,9 +10,36 @@ import torch
 
 from kancompress.container import shown
 from kancompress.errors import UsageError
-from kancompress.foreign import Skeleton
+from kancompress.foreign import ForeignCheckpoint, Skeleton, read_skeleton
+from kancompress.layouts import Recognition
 from kancompress.packed import PackedModel
 from kancompress.packed.restore import pieces_of
+
+
+def find_extra(
+    source: str | os.PathLike[str] | bytes,
+    foreign: ForeignCheckpoint,
+    found: Recognition,
+    unfit: list[str],
+) -> Skeleton | None:
+    """What `keep_extra` keeps; where that cannot be, the reason is added to `unfit`."""
+    if any(layer.generator for layer in found.layers):
+        unfit.append(
+            f"{foreign.where} has generated layers, which come back as other tensors; --keep-extra"
+            " cannot put those into the source's structure."
+        )
+        return None
+    try:
+        skeleton = read_skeleton(source, foreign.where)
+    except UsageError as error:
+        unfit.append(str(error))
+        return None
+    if skeleton is None and foreign.dropped:
+        unfit.append(
+            f"{foreign.where} is an index of shards, of which only the model's tensors can be kept."
+            " Leave --keep-extra out."
+        )
+    return skeleton
 
 
 def keep_extra(

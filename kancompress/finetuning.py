@@ -33,6 +33,7 @@ GROUPS = ("norms", "biases", "head")
 class Finetuning:
     """Result of `tune`: scores before and after, on the rounded codebooks that are stored.
 
+    test_before, test : None where no rows test, as with data without labels
     notes : for another library's file, what was taken for granted that its tensors do not tell
     """
 
@@ -40,8 +41,8 @@ class Finetuning:
     history: list[Epoch]
     validation_before: Score
     validation: Score
-    test_before: Score
-    test: Score
+    test_before: Score | None
+    test: Score | None
     notes: tuple[str, ...] = ()
 
 
@@ -129,7 +130,7 @@ def tune_codebooks(
     """Tune any network and leave it in the state of its best epoch. Raises as `tune`."""
     if not tunable.parameters:
         raise UsageError("No layer of this file is packed, so there is no codebook to fine-tune.")
-    test_before = fitting.score(tunable.network, data.test)
+    test_before = fitting.score(tunable.network, data.test) if len(data.test) else None
 
     def facts() -> Facts:
         return {
@@ -168,7 +169,7 @@ def tune_codebooks(
         validation_before=history[0].validation,
         validation=tunable.score(data.validation),
         test_before=test_before,
-        test=tunable.score(data.test),
+        test=tunable.score(data.test) if len(data.test) else None,
     )
 
 

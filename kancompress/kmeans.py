@@ -7,6 +7,7 @@ seeded sample, then Lloyd's iterations on all vectors, with the assignment of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, near_order, one_thread
+from kancompress.recipes import KMeans
 
 MAX_CLUSTERS = 65_536
 # From this many centroids on, spans of neighbouring vectors are compared with few of them.
@@ -54,7 +56,12 @@ class LloydResult:
 
 
 def fit(
-    vectors: npt.NDArray[np.floating], clusters: int, *, seed: int = 0, max_iterations: int = 100
+    vectors: npt.NDArray[np.floating],
+    clusters: int,
+    *,
+    seed: int = 0,
+    max_iterations: int = 100,
+    by: KMeans = KMeans.OWN,
 ) -> Clustering:
     """Cluster `vectors`, shape (n, d), n >= 1, all finite, into at most `clusters` groups.
 
@@ -66,7 +73,8 @@ def fit(
     points, _, scale = _normalised(vectors)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
-    result = lloyd(points, start, max_iterations=max_iterations)
+    iterate = lloyd if by is KMeans.OWN else scikit_learn
+    result = iterate(points, start, max_iterations=max_iterations)
     del points
     means, labels = _compact(vectors, result.labels, clusters)
     return canonical(
@@ -121,6 +129,31 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     if order is not None:
         labels = _undo(order, labels)
     return LloydResult(centroids, labels, inertia, iterations, repaired)
+
+
+@one_thread()
+def scikit_learn(
+    points: F32, start: npt.NDArray[np.floating], *, max_iterations: int
+) -> LloydResult:
+    """The same by scikit-learn's KMeans, which moves empty clusters to far vectors by itself."""
+    from sklearn.cluster import KMeans as Estimator
+    from sklearn.exceptions import ConvergenceWarning
+
+    estimator = Estimator(
+        len(start),
+        init=start.astype(np.float32),
+        n_init=1,
+        max_iter=max_iterations,
+        tol=0,
+        algorithm="lloyd",
+    )
+    with warnings.catch_warnings():
+        # vectors that differ may be equal once scaled; their cluster is left out later
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(points)
+    centroids: F64 = estimator.cluster_centers_.astype(np.float64)
+    labels: Labels = estimator.labels_.astype(np.int64)
+    return LloydResult(centroids, labels, float(estimator.inertia_), int(estimator.n_iter_), 0)
 
 
 def _undo(order: Labels, values: Labels) -> Labels:

@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from kancompress import storage
+from kancompress.calibration.run import Calibrated
 from kancompress.compression import LayerClustering
 from kancompress.errors import UsageError
+from kancompress.gridded import foreign_given
 from kancompress.layouts import recognise
 from kancompress.modules import load_into, read_module
 from kancompress.notes import source_notes
@@ -23,11 +25,15 @@ from kancompress.sizing import pack_foreign
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Compressed:
-    """Result of `compress`: the packed model, what was done to each layer, what to know of it."""
+    """Result of `compress`: the packed model, what was done to each layer, what to know of it.
+
+    calibrated : what `compress_by_outputs` chose and measured
+    """
 
     model: PackedModel
     layers: list[LayerClustering]
     notes: tuple[str, ...] = ()
+    calibrated: Calibrated | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """The module's state dict with the packed coefficients; all else is bit-identical."""
@@ -77,13 +83,17 @@ def compress(
         )
     source = read_module(model)
     found = recognise(source.tensors, layouts)
+    config = _config(config, settings)
+    given_of, told = foreign_given(source, found, config, layouts=layouts, keep_scaler=keep_scaler)
     packed, layers = pack_foreign(
-        source, found, _config(config, settings), keep_scaler=keep_scaler, report=report
+        source, found, config, keep_scaler=keep_scaler, report=report, given_of=given_of
     )
     # Copies: the module may go on learning in place.
     tensors = {name: tensor.clone() for name, tensor in packed.tensors.items()}
     return Compressed(
-        model=replace(packed, tensors=tensors), layers=layers, notes=source_notes(source, found)
+        model=replace(packed, tensors=tensors),
+        layers=layers,
+        notes=(*source_notes(source, found), *told),
     )
 
 

@@ -96,6 +96,13 @@ def _called(module: Any, path: str, target: str) -> Any:
         return value()
 
 
+def row_like(model: nn.Module) -> Tensor:
+    """A tensor with the device and the floating point type that rows for the model should have:
+    those of its first parameter."""
+    floats = [p for p in model.parameters() if p.is_floating_point()]
+    return floats[0].detach() if floats else torch.empty(0)
+
+
 # --- a module as a checkpoint ---------------------------------------------------------------
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kancompress import datasets
 from kancompress.api import Compression
 from kancompress.calibrating import (
     Hooks,
+    OwnModel,
     Subject,
     choose,
     foreign_subject,
@@ -18,9 +21,12 @@ from kancompress.calibrating import (
 )
 from kancompress.calibration.run import Calibrated
 from kancompress.errors import UsageError
-from kancompress.foreign import read_foreign
-from kancompress.forms import dense_network
-from kancompress.layouts import recognise
+from kancompress.foreign import ForeignCheckpoint, read_foreign
+from kancompress.forms import dense_network, known_layers
+from kancompress.hooked import match_modules
+from kancompress.layouts import FoundLayer, Recognition, recognise
+from kancompress.live import Compressed
+from kancompress.modules import load_into, read_module
 from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
 from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
@@ -37,6 +43,7 @@ def cluster_by_outputs(
     *,
     target: Target | None = None,
     options: RunOptions | None = None,
+    model: nn.Module | None = None,
     name: str | None = None,
     hooks: Hooks | None = None,
 ) -> Compression:
@@ -47,17 +54,16 @@ def cluster_by_outputs(
     rows    : (n, in) inputs of the network, or where they lie; some thousands are enough
     target  : chooses the number of clusters of each layer instead of `config`
     options : what the tensors of another library's file do not tell
+    model   : the module whose state dict the source is, to run another library's file in; it is
+              left with the source's tensors. Rows then keep their shape (n, ...)
     name    : what messages call the source, its path when None
     hooks   : whom to tell of progress
     Raises as `cluster`, UsageError for rows that do not fit, and KancompressError for a target out
     of reach.
     """
-    config, hooks = config or ClusterConfig(), hooks or Hooks()
-    subject, spec, notes = _subject(source, config, options, name, hooks)
-    calibration = calibration or CalibrationConfig(seed=config.seed)
-    x = _inputs(rows, spec)
-    packed, found = pack_calibrated(subject, x, config, calibration, target=target, hooks=hooks)
-    return Compression(model=packed[0], layers=packed[1], notes=notes, calibrated=found)
+    work = _Work(config, calibration, options, hooks)
+    opened = work.open(source, rows, model, name)
+    return work.pack(opened, target)
 
 
 def choose_clusters(
@@ -68,14 +74,168 @@ def choose_clusters(
     calibration: CalibrationConfig | None = None,
     *,
     options: RunOptions | None = None,
+    model: nn.Module | None = None,
     name: str | None = None,
     hooks: Hooks | None = None,
 ) -> Calibrated:
     """The numbers of clusters that `cluster_by_outputs` would choose; packs nothing."""
-    config, hooks = config or ClusterConfig(), hooks or Hooks()
-    subject, spec, _ = _subject(source, config, options, name, hooks)
-    calibration = calibration or CalibrationConfig(seed=config.seed)
-    return choose(subject, _inputs(rows, spec), config, calibration, target=target, hooks=hooks)
+    work = _Work(config, calibration, options, hooks)
+    opened = work.open(source, rows, model, name)
+    return choose(
+        opened.subject,
+        opened.rows,
+        work.config,
+        work.calibration,
+        target=target,
+        hooks=work.hooks,
+    )
+
+
+def compress_by_outputs(
+    model: nn.Module,
+    rows: Tensor,
+    config: ClusterConfig | None = None,
+    calibration: CalibrationConfig | None = None,
+    *,
+    target: Target | None = None,
+    options: RunOptions | None = None,
+    hooks: Hooks | None = None,
+) -> Compressed:
+    """`compress` by what the KAN layers of a live module put out on unlabelled rows.
+
+    model : any architecture; hooks on its KAN layers see what they are called with. Its tensors
+            are as before in the end
+    rows  : (n, ...) inputs of the model, some thousands; they go in with the device and the
+            floating point type of its first parameter
+    The rest is as for `cluster_by_outputs`. Layers whose outputs cannot be had (a layout whose
+    basis is not known, a module that computes something else or is called more than once) are
+    clustered by plain k-means; `notes` says which and why.
+    Raises UsageError where that holds for all of them.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"compress_by_outputs takes a torch.nn.Module and was given {type(model).__name__};"
+            " files and checkpoints go to cluster_by_outputs."
+        )
+    work = _Work(config, calibration, options, hooks)
+    source = read_module(model)
+    # Copies: the module holds packed tensors for a while, and may go on learning in place.
+    source = replace(source, tensors={name: t.clone() for name, t in source.tensors.items()})
+    done = work.pack(work.in_model(source, model, rows, {}), target)
+    return Compressed(
+        model=done.model, layers=done.layers, notes=done.notes, calibrated=done.calibrated
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Opened:
+    """What is to be clustered, the rows that it runs on, and what the user should know."""
+
+    subject: Subject
+    rows: Tensor
+    notes: tuple[str, ...] = ()
+
+
+class _Work:
+    """The settings of one call."""
+
+    def __init__(
+        self,
+        config: ClusterConfig | None,
+        calibration: CalibrationConfig | None,
+        options: RunOptions | None,
+        hooks: Hooks | None,
+    ) -> None:
+        self.config = config or ClusterConfig()
+        self.calibration = calibration or CalibrationConfig(seed=self.config.seed)
+        self.options = options or RunOptions()
+        self.hooks = hooks or Hooks()
+
+    def open(
+        self,
+        source: Input,
+        rows: Tensor | DataOptions,
+        model: nn.Module | None,
+        name: str | None,
+    ) -> _Opened:
+        if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+            foreign = read_foreign(source, name)
+            if model is None:
+                return self._by_itself(foreign, _inputs(rows, None))
+            x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
+            return self.in_model(
+                foreign, model, x, load_into(model, foreign.tensors, foreign.where)
+            )
+        if model is not None:
+            raise UsageError(
+                f"{called(source, name)} holds a network of kancompress's own, which runs by"
+                " itself; leave --model out."
+            )
+        size, record = sized(source, name)
+        if isinstance(record, PackedModel):
+            raise UsageError(
+                f"{called(source, name)} is packed already. To cluster it anew:"
+                " kancompress expand FILE -o DENSE"
+            )
+        subject = native_subject(record, self.config, source_file_bytes=size, hooks=self.hooks)
+        return _Opened(subject=subject, rows=_inputs(rows, record.data))
+
+    def _by_itself(self, source: ForeignCheckpoint, rows: Tensor) -> _Opened:
+        """A checkpoint whose tensors determine the whole forward."""
+        found = recognise(source.tensors, self.options.layouts)
+        check_all(source, found, self.config)
+        network = dense_network(source, self.options).eval()
+        layers = {layer.name: layer for layer in network.form_layers()}
+        subject = foreign_subject(source, found, layers, self.config, hooks=self.hooks)
+        return _Opened(
+            subject=subject, rows=rows, notes=_notes(source, found, subject, network.notes)
+        )
+
+    def in_model(
+        self,
+        source: ForeignCheckpoint,
+        model: nn.Module,
+        rows: Tensor,
+        names: Mapping[str, str],
+    ) -> _Opened:
+        """A checkpoint whose layers run in a module that holds its tensors.
+
+        names : of the checkpoint's tensors to the module's, where they differ
+        """
+        found = recognise(source.tensors, self.options.layouts)
+        check_all(source, found, self.config)
+        known = known_layers(source, found, self.options)
+        paths = {
+            layer.name: _path(layer, names, known.modules[layer.name])
+            for layer in found.layers
+            if layer.name in known.layers
+        }
+        matched = match_modules(model, known.layers, paths, rows)
+        apart = {**known.refused, **matched.apart}
+        if not matched.modules:
+            first = min(apart)
+            raise UsageError(
+                f"No KAN layer of the model can be clustered by what it puts out; {first}:"
+                f" {apart[first]}. Leave --calibrate out for plain k-means."
+            )
+        own = OwnModel(model=model, modules=matched.modules, apart=apart)
+        layers = {name: known.layers[name] for name in matched.modules}
+        subject = foreign_subject(source, found, layers, self.config, hooks=self.hooks, own=own)
+        return _Opened(
+            subject=subject, rows=rows, notes=_notes(source, found, subject, known.notes)
+        )
+
+    def pack(self, opened: _Opened, target: Target | None) -> Compression:
+        packed, found = pack_calibrated(
+            opened.subject,
+            opened.rows,
+            self.config,
+            self.calibration,
+            target=target,
+            hooks=self.hooks,
+        )
+        model, layers = packed
+        return Compression(model=model, layers=layers, notes=opened.notes, calibrated=found)
 
 
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None) -> Tensor:
@@ -83,45 +243,33 @@ def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None) -> Tensor:
     return datasets.load_inputs(spec, rows).flatten(1) if isinstance(rows, DataOptions) else rows
 
 
-def _subject(
-    source: Input,
-    config: ClusterConfig,
-    options: RunOptions | None,
-    name: str | None,
-    hooks: Hooks,
-) -> tuple[Subject, DataSpec | None, tuple[str, ...]]:
-    """What is to be clustered, the data it was trained on if the file says, and notes."""
-    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        foreign = read_foreign(source, name)
-        found = recognise(foreign.tensors, options.layouts if options else None)
-        check_all(foreign, found, config)
-        network = dense_network(foreign, options)
-        network.eval()
-        subject = foreign_subject(foreign, found, network, config, hooks=hooks)
-        notes = (*source_notes(foreign, found), *(f"assumed {note}" for note in network.notes))
-        return subject, None, (*notes, *_unbiased(subject))
-    size, record = sized(source, name)
-    if isinstance(record, PackedModel):
-        raise UsageError(
-            f"{called(source, name)} is packed already. To cluster it anew:"
-            " kancompress expand FILE -o DENSE"
-        )
-    subject = native_subject(record, config, source_file_bytes=size, hooks=hooks)
-    return subject, record.data, ()
+def _path(layer: FoundLayer, names: Mapping[str, str], below: str) -> str:
+    """Name of a layer's module in the model, or of the one that is called `below` it."""
+    tensor = layer.tensors[0]
+    path = names.get(tensor, tensor).removesuffix(tensor.removeprefix(layer.name))
+    return ".".join(part for part in (path, below) if part)
 
 
-def _unbiased(subject: Subject) -> list[str]:
-    """What is to be said of layers that have no place for a bias, and of those left apart."""
-    without = [name for name, place in subject.places.items() if not place.biased]
-    notes = []
+def _notes(
+    source: ForeignCheckpoint, found: Recognition, subject: Subject, assumed: Sequence[str]
+) -> tuple[str, ...]:
+    """What was recognised and assumed, and layers without a bias or left to plain k-means."""
+    notes = [*source_notes(source, found), *(f"assumed {note}" for note in assumed)]
+    solved = {name: place for name, place in subject.places.items() if name not in subject.apart}
+    without = [name for name, place in solved.items() if not place.biased]
     if without:
         notes.append(
-            f"{len(without)} of {len(subject.places)} layers have no bias, so there the mean error"
+            f"{len(without)} of {len(solved)} layers have no bias, so there the mean error"
             " is not taken up"
         )
-    if subject.apart:
-        notes.append(f"clustered by plain k-means: {', '.join(sorted(subject.apart))}")
-    return notes
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in sorted(subject.apart.items()):
+        by_reason.setdefault(reason, []).append(name)
+    notes += [
+        f"clustered by plain k-means: {', '.join(names)}; {reason.removesuffix('.')}"
+        for reason, names in by_reason.items()
+    ]
+    return tuple(notes)
 
 
-__all__ = ["choose_clusters", "cluster_by_outputs"]
+__all__ = ["choose_clusters", "cluster_by_outputs", "compress_by_outputs"]

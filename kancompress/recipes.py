@@ -22,8 +22,8 @@ CONV_CLUSTERS = 256
 CONV_DECAY = 0.975
 
 
-class CodebookDtype(StrEnum):
-    """Type of the stored centroids; `source` is the type that the source's coefficients have."""
+class StoredDtype(StrEnum):
+    """Type of stored numbers; `source` is the type that they have in the source."""
 
     SOURCE = "source"
     FLOAT32 = "float32"
@@ -109,6 +109,13 @@ class Metric(StrEnum):
     GRID = "grid"
 
 
+class KMeans(StrEnum):
+    """Whose Lloyd iterations run. The start, greedy k-means++ on a seeded sample, is the same."""
+
+    OWN = "own"
+    SCIKIT_LEARN = "scikit-learn"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -116,6 +123,7 @@ class ClusterConfig:
     clusters     : centroids of every layer, 1 to 65,536; None is 16, for convolutions of
                    kancompress's own 256 (Tables 4 to 7)
     layers       : layer name to its own number of centroids
+    side_dtype   : of biases, normalisations and recurrence weights of kancompress's own networks
     force_pack   : pack layers that would grow, too
     target_bytes : take the largest number of clusters with which the whole file has at most so many
                    bytes; `clusters` is then not used
@@ -123,12 +131,14 @@ class ClusterConfig:
 
     clusters: int | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
-    codebook_dtype: CodebookDtype = CodebookDtype.SOURCE
+    codebook_dtype: StoredDtype = StoredDtype.SOURCE
+    side_dtype: StoredDtype = StoredDtype.SOURCE
     seed: int = 0
     max_iterations: int = 100
     force_pack: bool = False
     target_bytes: int | None = None
     metric: Metric = Metric.COEFFICIENTS
+    kmeans: KMeans = KMeans.OWN
 
     @property
     def common(self) -> int:

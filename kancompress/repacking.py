@@ -31,7 +31,7 @@ from kancompress.foreign import ForeignCheckpoint
 from kancompress.generation import twin_sizes, write_out
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
 from kancompress.packed import PackedLayer, PackedModel
-from kancompress.recipes import ClusterConfig
+from kancompress.recipes import ClusterConfig, StoredDtype
 from kancompress.remainder import rebuilt, store
 from kancompress.specs import SourceSizes
 
@@ -126,6 +126,13 @@ def check_all(
         replace(config, layers=numbers),
         [layer.name for layer in found.layers if not _is_tied(layer, source)],
     )
+    if config.side_dtype is not StoredDtype.SOURCE:
+        wrong.append(
+            UsageError(
+                f"--side-dtype {config.side_dtype} is for networks of kancompress's own; another"
+                " library's tensors come back in their own types. Leave it out."
+            )
+        )
     broken: list[KancompressError] = []
     for name in dict.fromkeys(name for layer in found.layers for name in layer.tensors):
         try:
@@ -260,6 +267,14 @@ def group_layers(
     for group in _groups(untied):
         layers = [replace(layer, gains=()) if keep_scaler else layer for layer in group]
         yield LayerGroup(source, layers, names)
+
+
+def whole_vectors(source: ForeignCheckpoint, found: Recognition) -> dict[str, Tensor]:
+    """Vectors (edges, coefficients) of the layers whose edges all have indices into a codebook
+    that is theirs alone."""
+    groups = {group.name: group for group in group_layers(source, found) if len(group.layers) == 1}
+    vectors = {name: group.vectors() for name, group in groups.items()}
+    return {name: t for name, t in vectors.items() if len(t) == groups[name].layers[0].edges}
 
 
 def _cluster(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from kancompress import bits, files
-from kancompress.calibration.grid import cluster_on_grid
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import (
+    Given,
     LayerClustering,
     Report,
     check_numbers,
@@ -36,7 +36,7 @@ from kancompress.kmeans import MAX_CLUSTERS, count_distinct, count_separate
 from kancompress.layouts import Recognition
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.recipes import ClusterConfig, Metric
+from kancompress.recipes import ClusterConfig
 from kancompress.repacking import PackedGroup, assemble, check_all, group_layers, repack, rest
 
 Size = tuple[int, int]
@@ -136,15 +136,18 @@ def _measured(vectors: Tensor, default: torch.dtype | None = None) -> Vectors:
     )
 
 
-def plan_native(checkpoint: Checkpoint, *, source_file_bytes: int) -> Plan:
-    """The plan of one of kancompress's own checkpoints, dense or meta."""
+def plan_native(checkpoint: Checkpoint, config: ClusterConfig, *, source_file_bytes: int) -> Plan:
+    """The plan of one of kancompress's own checkpoints, dense or meta; all numbers of clusters.
+
+    config : tells the type of what is beside the edges
+    """
     vectors: dict[str, Vectors] = {}
     layers: list[PackedLayer] = []
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         flat = coefficients.reshape(-1, coefficients.shape[-1])
         vectors[str(number)] = _measured(flat, torch.float32)
         files.release()
-        sides = side_tensors(checkpoint, number)
+        sides = side_tensors(checkpoint, number, config)
         layers.append(
             PackedLayer(
                 name=str(number),
@@ -232,6 +235,7 @@ def _described(group: PackedGroup) -> PackedGroup:
 
 Packed = tuple[PackedModel, list[LayerClustering]]
 Pack = Callable[[ClusterConfig], Packed]
+GivenOf = Callable[[ClusterConfig], Mapping[str, Given | None] | None]
 
 
 def pack_native(
@@ -240,16 +244,18 @@ def pack_native(
     *,
     source_file_bytes: int,
     report: Report | None = None,
+    given_of: GivenOf | None = None,
 ) -> Packed:
     """`compress`, with the largest common k that `config.target_bytes` allows where it is given.
 
+    given_of : clusterings in place of k-means' for a configuration
     Raises UsageError when no k fits.
     """
     config = config.settled(conv=checkpoint.conv is not None)
 
     def pack(chosen: ClusterConfig) -> Packed:
         check_numbers(chosen, [str(number) for number in range(len(checkpoint.shapes))])
-        given = cluster_on_grid(checkpoint, chosen) if chosen.metric is Metric.GRID else None
+        given = given_of(chosen) if given_of else None
         return compress(
             checkpoint, chosen, source_file_bytes=source_file_bytes, given=given, report=report
         )
@@ -257,7 +263,8 @@ def pack_native(
     if config.target_bytes is None:
         return pack(config)
     check_numbers(config, [str(number) for number in range(len(checkpoint.shapes))])
-    return _pack_within(plan_native(checkpoint, source_file_bytes=source_file_bytes), pack, config)
+    plan = plan_native(checkpoint, config, source_file_bytes=source_file_bytes)
+    return _pack_within(plan, pack, config)
 
 
 def pack_foreign(
@@ -269,21 +276,19 @@ def pack_foreign(
     unfit: Sequence[str] = (),
     report: Report | None = None,
     finish: Callable[[PackedModel], PackedModel] = lambda model: model,
+    given_of: GivenOf | None = None,
 ) -> Packed:
     """`repack`, with the largest common k that `config.target_bytes` allows where it is given.
 
-    finish : adds to the packed model what is kept beside it
+    finish   : adds to the packed model what is kept beside it
+    given_of : clusterings in place of k-means' for a configuration
     Raises UsageError when no k fits.
     """
 
-    if config.metric is Metric.GRID:
-        raise UsageError(
-            "--metric grid is for networks of kancompress's own; for others give --calibrate."
-        )
-
     def pack(chosen: ClusterConfig) -> Packed:
+        given = given_of(chosen) if given_of else None
         model, layers = repack(
-            source, found, chosen, keep_scaler=keep_scaler, unfit=unfit, report=report
+            source, found, chosen, keep_scaler=keep_scaler, unfit=unfit, given=given, report=report
         )
         return finish(model), layers
 
@@ -309,7 +314,7 @@ def predict_native(
     checkpoint: Checkpoint, config: ClusterConfig, *, source_file_bytes: int
 ) -> Size:
     """(header, payload) bytes of the file that `compress` gives."""
-    plan = plan_native(checkpoint, source_file_bytes=source_file_bytes)
+    plan = plan_native(checkpoint, config, source_file_bytes=source_file_bytes)
     pack = partial(compress, checkpoint, source_file_bytes=source_file_bytes)
     return _predict(plan, pack, config)
 

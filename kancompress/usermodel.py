@@ -18,7 +18,7 @@ from kancompress.evaluation import Evaluation
 from kancompress.finetuning import Finetuning, check_groups, tune_codebooks
 from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.history import Score
-from kancompress.modules import load_into, users_code
+from kancompress.modules import load_into, row_like, users_code
 from kancompress.packed import PackedModel
 from kancompress.parametrization import Parametrization
 from kancompress.recipes import FinetuneConfig
@@ -52,8 +52,7 @@ class Runner(nn.Module):
         self._held = [model]
         self._frozen = frozen or []
         self._data = data
-        floats = [p for p in model.parameters() if p.is_floating_point()]
-        self._like = floats[0].detach() if floats else torch.empty(0)
+        self._like = row_like(model)
 
     def train(self, mode: bool = True) -> Runner:
         """Set the module's mode, but that of what is frozen."""

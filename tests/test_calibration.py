@@ -2,31 +2,29 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kancompress import bases
+from kancompress import bases, kmeans
+from kancompress.calibrating import Hooks, native_subject, pack_calibrated
 from kancompress.calibration import allocation, metric, quadratic
 from kancompress.calibration.allocation import Curve
+from kancompress.calibration.flow import Chain
 from kancompress.calibration.grid import cluster_on_grid
 from kancompress.calibration.layer import Problem
 from kancompress.calibration.moments import measure
-from kancompress.calibration.network import (
-    Place,
-    solve_layer,
-    solve_network,
-    start,
-)
+from kancompress.calibration.network import Place, Streams, relative, solve_layer
 from kancompress.calibration.quadratic import Form
-from kancompress.calibration.run import calibrate, sample
+from kancompress.calibration.run import calibrate, sample, solve_network
+from kancompress.checkpoint import Checkpoint
 from kancompress.errors import KancompressError, UsageError
 from kancompress.nn.edges import DenseEdges
 from kancompress.nn.layer import EdgeLayer, KanLayer
-from kancompress.nn.network import Network, to_checkpoint
-from kancompress.recipes import CalibrationConfig, ClusterConfig, Method, Target
+from kancompress.recipes import CalibrationConfig, ClusterConfig, Method, StoredDtype, Target
 from kancompress.specs import Family, default_basis
 
 PLACE = Place(dtype=torch.float32, biased=True)
@@ -51,6 +49,11 @@ def features_of(layer: EdgeLayer, x: Tensor) -> np.ndarray:
     """(rows, in * d) float64, inputs outermost."""
     with torch.no_grad():
         return layer.features(x).transpose(1, 2).flatten(1).double().numpy()
+
+
+def start(rows: Tensor, held_out: Tensor) -> tuple[Streams, Streams]:
+    """Rows before the first layer."""
+    return Streams(dense=rows, packed=rows), Streams(dense=held_out, packed=held_out)
 
 
 def small_form(seed: int = 0, out: int = 5, m: int = 7, d: int = 3) -> Form:
@@ -211,13 +214,53 @@ def test_bias_takes_up_the_mean_error_and_error_is_what_it_says() -> None:
         assert error == pytest.approx((gap[rows] ** 2).sum() / spread, rel=1e-3)
 
 
+def test_norms_are_rounded_before_the_layers_are_solved() -> None:
+    """Errors are those against the network whose norms are not rounded, and bias is float16."""
+    spec = default_basis(Family.FASTKAN)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "0.coefficients": torch.randn(5, 8, 9, generator=generator),
+        "0.norm": torch.randn(2, 8, generator=generator),
+    }
+    checkpoint = Checkpoint(kind="dense", basis=spec, shapes=((5, 8),), data=None, tensors=tensors)
+    x = correlated(3000, 8)
+    config = ClusterConfig(clusters=4, side_dtype=StoredDtype.BFLOAT16)
+    subject = native_subject(checkpoint, config, source_file_bytes=1, hooks=Hooks())
+    (model, _), found = pack_calibrated(
+        subject, x, config, CalibrationConfig(), target=None, hooks=Hooks()
+    )
+    sides = model.layers[0].sides
+    assert {tensor.dtype for tensor in sides.values()} == {torch.bfloat16}
+    train, held_out = sample(x, CalibrationConfig().samples, 0)
+
+    def outputs(rows: Tensor, norm: Tensor, coefficients: Tensor) -> np.ndarray:
+        scale, shift = norm.double().numpy()
+        z = rows.double().numpy()
+        z = (z - z.mean(1, keepdims=True)) / np.sqrt(z.var(1, keepdims=True) + 1e-5)
+        z = z * scale + shift
+        centres = np.linspace(-2, 2, 8)
+        planes = np.exp(-(((z[..., None] - centres) * 7 / 4) ** 2))
+        base = rows.double().numpy() / (1 + np.exp(-rows.double().numpy()))
+        features = np.concatenate([planes, base[..., None]], axis=2)
+        return np.einsum("rid,oid->ro", features, coefficients.double().numpy())
+
+    assert found.solution is not None
+    layer = found.solution.layers["0"]
+    for rows, error in ((train, layer.error), (held_out, layer.held_out)):
+        dense = outputs(rows, tensors["0.norm"], tensors["0.coefficients"])
+        packed = outputs(rows, sides["norm"], model.coefficients_of(model.layers[0]))
+        gap = packed + sides["bias"].double().numpy() - dense
+        spread = ((dense - dense.mean(axis=0)) ** 2).sum()
+        assert error == pytest.approx((gap**2).sum() / spread, rel=1e-3)
+
+
 def test_a_layer_behind_a_packed_one_aims_at_the_dense_outputs() -> None:
     first, second = spline_layer(6, 10), spline_layer(4, 6, seed=1)
     x = correlated(5000, 10)
     layers = {"0": first, "1": second}
     config = CalibrationConfig()
     places = dict.fromkeys(layers, PLACE)
-    both = solve_network(layers, x[:4000], x[4000:], {"0": 8, "1": 8}, config, places)
+    both = solve_network(Chain(layers, places, x[:4000], x[4000:]), {"0": 8, "1": 8}, config)
     with torch.no_grad():
         alone = solve_layer(
             second, start(first(x[:4000]), first(x[4000:])), 8, config, PLACE
@@ -257,6 +300,45 @@ def test_degenerate_inputs_are_handled(degenerate: str) -> None:
     assert found.held_out <= found.plain_held_out
 
 
+def test_errors_on_constant_rows_are_relative_to_the_squares() -> None:
+    layer, x = spline_layer(5, 8), correlated(1, 8).expand(400, -1).contiguous()
+    config = CalibrationConfig(method=Method.KMEANS)
+    found = solve_layer(layer, start(x[:300], x[300:]), 4, config, PLACE)
+    features = features_of(layer, x[:1])
+    dense = features @ layer.edges().detach().double().numpy().reshape(5, -1).T
+    packed = features @ found.clustering.centroids[found.clustering.labels].reshape(5, -1).T
+    expected = ((packed - dense) ** 2).sum() / (dense**2).sum()
+    assert found.held_out == pytest.approx(expected, rel=1e-4)
+    assert solve_layer(layer, start(x[:300], x[300:]), 4, CalibrationConfig(), PLACE).error < 1e-9
+    zeros = torch.zeros(40, 3)
+    assert relative(zeros, zeros) == 0
+    assert relative(zeros + 2, zeros) == pytest.approx(4 * 120)
+
+
+def test_a_network_is_never_worse_than_with_plain_k_means() -> None:
+    """The layers' own errors may mislead; the network's outputs decide in the end."""
+
+    class Misled(Chain):
+        def errors(self) -> tuple[float, float]:
+            plain = all(found.method is Method.KMEANS for found in settled[-2:])
+            return (0.1, 0.2 if plain else 0.3)
+
+        def settle(self, name, found) -> None:
+            settled.append(found)
+            super().settle(name, found)
+
+    settled: list = []
+    layers: dict[str, EdgeLayer] = {"0": spline_layer(6, 10), "1": spline_layer(4, 6, seed=1)}
+    x = correlated(900, 10)
+    flow = Misled(layers, dict.fromkeys(layers, PLACE), x[:800], x[800:])
+    found = solve_network(flow, {"0": 4, "1": 4}, CalibrationConfig())
+    assert settled[0].method is Method.SWEEPS
+    assert found.held_out == 0.2
+    for name, layer in layers.items():
+        plain = kmeans.fit(layer.edges().detach().reshape(-1, 9).numpy(), 4)
+        assert np.array_equal(found.layers[name].clustering.labels, plain.labels)
+
+
 def test_rows_that_cannot_be_used_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 16 rows"):
         sample(torch.zeros(5, 3), 100, 0)
@@ -264,7 +346,7 @@ def test_rows_that_cannot_be_used_are_refused() -> None:
         sample(torch.full((50, 3), math.nan), 100, 0)
     layers = {"0": spline_layer(3, 4)}
     with pytest.raises(UsageError, match="takes 4 inputs"):
-        calibrate(layers, torch.zeros(50, 3), {"0": PLACE}, {"0": 2}, CalibrationConfig())
+        Chain(layers, {"0": PLACE}, torch.zeros(50, 3), torch.zeros(50, 3))
 
 
 def curve(edges: int, errors: dict[int, float]) -> Curve:
@@ -293,7 +375,7 @@ def test_the_frontier_has_the_best_choice_for_every_budget() -> None:
 
 def test_a_file_never_exceeds_its_target() -> None:
     layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
-    places = dict.fromkeys(layers, PLACE)
+    flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
     x = correlated(1200, 30)
 
     def weigh(clusters) -> int:
@@ -307,26 +389,22 @@ def test_a_file_never_exceeds_its_target() -> None:
 
     for target in (1300, 2000, 4000, 50_000):
         found = calibrate(
-            layers, x, places, None, CalibrationConfig(), target=Target(bytes=target), weigh=weigh
+            flow, x, None, CalibrationConfig(), target=Target(bytes=target), weigh=weigh
         )
         assert weigh(found.clusters) <= target
     with pytest.raises(KancompressError, match="the smallest has"):
-        calibrate(
-            layers, x, places, None, CalibrationConfig(), target=Target(bytes=750), weigh=weigh
-        )
-    wanted = calibrate(
-        layers, x, places, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh
-    )
+        calibrate(flow, x, None, CalibrationConfig(), target=Target(bytes=750), weigh=weigh)
+    wanted = calibrate(flow, x, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh)
     assert wanted.solution is not None
     assert wanted.solution.held_out <= 0.05
     told = calibrate(
-        layers, x, places, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh,
+        flow, x, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh,
         dry_run=True,
     )  # fmt: skip
     assert told.clusters == wanted.clusters
     with pytest.raises(KancompressError, match="output error of at most 1e-12; the least has"):
         calibrate(
-            layers, x, places, None, CalibrationConfig(), target=Target(error=1e-12),
+            flow, x, None, CalibrationConfig(), target=Target(error=1e-12),
             weigh=lambda clusters: weigh(clusters) if any(clusters.values()) else None,
         )  # fmt: skip
 
@@ -357,8 +435,9 @@ def test_the_grid_metric_is_the_distance_of_functions() -> None:
     spec = default_basis(Family.KAN)
     generator = torch.Generator().manual_seed(3)
     weights = torch.randn(12, 20, spec.coefficients, generator=generator)
-    checkpoint = to_checkpoint(Network([KanLayer(spec, DenseEdges(weights))]), spec, None)
-    found = cluster_on_grid(checkpoint, ClusterConfig(clusters=5))["0"].clustering
+    layers = {"0": KanLayer(spec, DenseEdges(weights))}
+    dtypes = {"0": torch.float32}
+    found = cluster_on_grid(layers, dtypes, ClusterConfig(clusters=5))["0"].clustering
     x = torch.linspace(-1, 1, 2001)
     planes = bases.expand(spec, x[:, None], x[:, None])[:, :, 0].double()
     functions = weights.reshape(-1, 9).double() @ planes.T

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 import kancompress
+from command import call
 from conftest import fresh
 from kancompress import bits, datasets, fitting
 from kancompress.checkpoint import Checkpoint
 from kancompress.nn.network import build
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.packed.writer import sizes
-from kancompress.recipes import ClusterConfig, CodebookDtype, FinetuneConfig
+from kancompress.recipes import ClusterConfig, FinetuneConfig, StoredDtype
 from kancompress.specs import SourceSizes, default_basis
 
 EMPTY = SourceSizes(tensors=1, file=1)
@@ -88,14 +89,14 @@ def test_not_finite_is_refused_by_name() -> None:
     assert caught.value.flaw is kancompress.Flaw.NOT_FINITE
 
 
-@pytest.mark.parametrize("dtype", list(CodebookDtype))
-def test_codebook_types(dtype: CodebookDtype, trained: Checkpoint) -> None:
+@pytest.mark.parametrize("dtype", list(StoredDtype))
+def test_codebook_types(dtype: StoredDtype, trained: Checkpoint) -> None:
     done = kancompress.cluster(trained, ClusterConfig(codebook_dtype=dtype))
     model = kancompress.load(kancompress.encode(done.model))
     assert isinstance(model, PackedModel)
     for layer, coefficients in zip(model.layers, _dense(trained), strict=True):
         assert layer.codebook is not None
-        name = "float32" if dtype is CodebookDtype.SOURCE else dtype.value
+        name = "float32" if dtype is StoredDtype.SOURCE else dtype.value
         assert str(layer.codebook.dtype) == f"torch.{name}"
         table = layer.codebook.double()
         nearest = torch.cdist(coefficients.reshape(-1, 9).double(), table).min(1).values
@@ -115,7 +116,50 @@ def test_too_large_for_float16_says_so() -> None:
     source = fresh("kan")
     source.tensors["0.coefficients"].mul_(1e7)
     with pytest.raises(kancompress.KancompressError, match="float32"):
-        kancompress.cluster(source, ClusterConfig(codebook_dtype=CodebookDtype.FLOAT16))
+        kancompress.cluster(source, ClusterConfig(codebook_dtype=StoredDtype.FLOAT16))
+
+
+def test_scikit_learn_may_do_the_clustering(trained: Checkpoint, tmp_path: Path) -> None:
+    source, files = tmp_path / "trained.st", [tmp_path / "own.st", tmp_path / "theirs.st"]
+    kancompress.save(trained, source)
+    for file, by in zip(files, ("own", "scikit-learn"), strict=True):
+        options = ["--kmeans", by, "--max-iterations", "5"]
+        assert call("cluster", source, *options, "-o", file).exit_code == 0
+    own, theirs = (
+        torch.cat([model.coefficients_of(layer).reshape(-1, 9) for layer in model.layers])
+        for model in map(kancompress.load, files)
+    )
+    dense = torch.cat([coefficients.reshape(-1, 9) for coefficients in _dense(trained)])
+    distances = [float((dense - packed).square().sum()) for packed in (own, theirs)]
+    assert distances[1] == pytest.approx(distances[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["metafastkan", "gramkan"])
+def test_what_is_beside_the_edges_is_rounded_to_its_type(name: str) -> None:
+    source = fresh(name)
+    generator = torch.Generator().manual_seed(1)
+    for number in "01":
+        norm = source.tensors[f"{number}.norm"]
+        norm += 0.3 * torch.randn(norm.shape, generator=generator)
+    done = kancompress.cluster(source, ClusterConfig(side_dtype=StoredDtype.FLOAT16))
+    model = kancompress.load(kancompress.encode(done.model))
+    assert isinstance(model, PackedModel)
+    for layer in model.layers:
+        for role, tensor in layer.sides.items():
+            values = source.tensors[f"{layer.name}.{role}"].numpy().astype(np.float16)
+            assert tensor.dtype == torch.float16
+            assert np.array_equal(tensor.numpy(), values)
+    assert source.tensors["0.norm"].dtype == torch.float32
+    assert model.source.tensors == source.tensor_bytes
+    tuned = kancompress.finetune(done.model, config=FinetuneConfig(epochs=1, also=("norms",)))
+    assert tuned.model.layers[0].sides["norm"].dtype == torch.float16
+
+
+def test_a_norm_too_large_for_float16_says_so() -> None:
+    source = fresh("fastkan")
+    source.tensors["1.norm"][0, 3] = 1e6
+    with pytest.raises(kancompress.KancompressError, match=r"1\.norm .*1e\+06.*--side-dtype"):
+        kancompress.cluster(source, ClusterConfig(side_dtype=StoredDtype.FLOAT16))
 
 
 _CLUSTER = """
@@ -189,9 +233,9 @@ def packed_bits(indices: np.ndarray, width: int) -> np.ndarray:
 # --- fine-tuning ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [CodebookDtype.FLOAT32, CodebookDtype.FLOAT16])
+@pytest.mark.parametrize("dtype", [StoredDtype.FLOAT32, StoredDtype.FLOAT16])
 def test_tuning_changes_codebooks_alone_and_is_never_worse(
-    trained: Checkpoint, dtype: CodebookDtype
+    trained: Checkpoint, dtype: StoredDtype
 ) -> None:
     model = kancompress.cluster(trained, ClusterConfig(clusters=4, codebook_dtype=dtype)).model
     given = kancompress.encode(model)

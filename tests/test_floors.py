@@ -41,6 +41,7 @@ FLOORS: list[set[str]] = [
     {"modules"},
     {"parametrization"},
     {"forms"},
+    {"hooked", "gridded"},
     {"calibrating"},
     {"fitting", "compilation", "running"},
     {"training", "finetuning", "evaluation", "inspection"},

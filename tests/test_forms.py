@@ -646,7 +646,7 @@ def test_finetune_changes_only_packed_tensors(regression: kancompress.DataOption
 
 def test_finetune_rounds_to_the_stored_type(regression: kancompress.DataOptions) -> None:
     config = ClusterConfig(
-        clusters=4, force_pack=True, codebook_dtype=kancompress.CodebookDtype.FLOAT16
+        clusters=4, force_pack=True, codebook_dtype=kancompress.StoredDtype.FLOAT16
     )
     model = kancompress.cluster(encoded(efficient_kan()), config).model
     tune = kancompress.FinetuneConfig(lr=1e-2, epochs=2)

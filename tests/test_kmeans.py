@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from kancompress import kmeans
+from kancompress.recipes import KMeans as Choice
 
 
 def curve(count: int, seed: int = 0, noise: float = 0.02) -> np.ndarray:
@@ -33,6 +34,23 @@ def test_lloyd_equals_scikit_learn_from_the_same_start(clusters: int) -> None:
     ).fit(points.astype(np.float64))
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
     assert (ours.labels == theirs.labels_).mean() > 0.99
+
+
+def test_scikit_learn_is_a_choice() -> None:
+    points = curve(5000, seed=2)
+    found = kmeans.fit(points, 20, seed=3, max_iterations=30, by=Choice.SCIKIT_LEARN)
+    moved = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    scaled = (moved / np.abs(moved).max()).astype(np.float32)
+    start = kmeans.plus_plus(scaled, 20, np.random.Generator(np.random.PCG64(3)))
+    theirs = KMeans(20, init=start, n_init=1, max_iter=30, tol=0).fit(scaled)
+    assert found.iterations == theirs.n_iter_
+    same = found.labels[:, None] == np.arange(20)
+    pairs = [theirs.labels_[members] for members in same.T]
+    assert all(len(set(members)) == 1 for members in pairs)
+    for cluster, members in enumerate(same.T):
+        assert np.allclose(found.centroids[cluster], points[members].mean(axis=0), atol=1e-5)
+    own = kmeans.fit(points, 20, seed=3, max_iterations=30)
+    assert found.inertia == pytest.approx(own.inertia, rel=1e-3)
 
 
 @pytest.mark.parametrize("clusters", [8, 16, 64])
@@ -115,18 +133,20 @@ def test_laws_hold_for_any_shape(n: int, d: int, k: int, levels: int, seed: int)
 
 
 _DIGEST = """
-import hashlib, numpy as np
+import hashlib, sys, numpy as np
 from kancompress import kmeans
+from kancompress.recipes import KMeans
 points = np.random.default_rng(5).standard_normal((30000, 9)).astype(np.float32)
-found = kmeans.fit(points, 100, max_iterations=12)
+found = kmeans.fit(points, 100, max_iterations=12, by=KMeans(sys.argv[1]))
 print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdigest())
 """
 
 
-def test_threads_do_not_change_a_bit() -> None:
+@pytest.mark.parametrize("by", list(Choice))
+def test_threads_do_not_change_a_bit(by: Choice) -> None:
     digests = {
         subprocess.run(
-            [sys.executable, "-c", _DIGEST],
+            [sys.executable, "-c", _DIGEST, by],
             env=os.environ | {"OMP_NUM_THREADS": threads},
             capture_output=True, text=True, check=True,
         ).stdout

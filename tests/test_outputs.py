@@ -1,12 +1,15 @@
 """`cluster --calibrate` and `finetune --distill` from files to files, of ours and of others."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import BSpline
+from torch.nn import functional
 
 import kancompress
 from command import call
@@ -58,6 +61,8 @@ def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_p
     options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500"]
     told = run(*options, "--dry-run", "--json", "-o", output)
     assert not output.exists()
+    assert json.loads(run(*options, "--dry-run", "--json").stdout) == json.loads(told.stdout)
+    assert "name it with --output" in run(*options, code=2).stderr
     done = run(*options, "--json", "-o", output)
     assert output.stat().st_size <= 3500
     first, second = (json.loads(each.stdout)["calibration"] for each in (told, done))
@@ -103,6 +108,7 @@ def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
         (["--calibrate", "digits", "-k", "auto", "-k", "4"], "leave other numbers out"),
         (["--calibrate", "digits", "--keep-scaler"], "does not go with --calibrate"),
         (["--calibrate", "digits", "--metric", "grid"], "does not go with --calibrate"),
+        (["--calibrate", "digits", "--kmeans", "scikit-learn"], "does not go with --calibrate"),
         (["--samples", "64"], "needs rows to measure on"),
         (["--method", "metric"], "needs rows to measure on"),
     ],
@@ -193,6 +199,128 @@ def test_a_layer_without_a_bias_says_so_and_gets_none(tmp_path: Path) -> None:
     assert done.calibrated is not None
     assert any("2 of 2 layers have no bias" in note for note in done.notes)
     assert all(layer.bias is None for layer in done.calibrated.solution.layers.values())
+
+
+def test_distillation_needs_no_labels(dense: Path, tmp_path: Path) -> None:
+    packed, rows = tmp_path / "packed.st", tmp_path / "rows.npz"
+    run("cluster", dense, "-k", "6", "-o", packed)
+    x = np.random.default_rng(0).random((600, 64)).astype(np.float32)
+    np.savez(rows, x=x)
+    options = ["--distill", dense, "--data", rows, "--lr", "1e-3", "--epochs", "2", "--json"]
+    done = run("finetune", packed, *options, "-o", tmp_path / "tuned.st")
+    told = json.loads(done.stdout)
+    assert (told["test_before"], told["test"]) == (None, None)
+    assert told["validation"]["divergence"] < told["validation_before"]["divergence"]
+    done = run("finetune", packed, "--data", rows, "-o", tmp_path / "none.st", code=3)
+    assert "no array 'y'" in done.stderr
+    source, small = tmp_path / "fast.pt", tmp_path / "small.st"
+    foreign(source)
+    np.savez(rows, x=x[:, :12])
+    run("cluster", source, "-k", "4", "-o", small)
+    options = ["--distill", source, "--data", rows, "--lr", "1e-2", "--epochs", "2", "--json"]
+    told = json.loads(run("finetune", small, *options, "-o", tmp_path / "better.st").stdout)
+    assert told["validation"]["rmse"] < told["validation_before"]["rmse"]
+
+
+def fast_functions(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Functions of the first layer's edges on even z of the grid, (out, in, z)."""
+    z = torch.linspace(-2, 2, 301)
+    gaussians = torch.exp(-((z[:, None] - torch.linspace(-2, 2, 8)) * 7 / 4).square())
+    base = state["layers.0.base_linear.weight"][..., None] * functional.silu(z)
+    return state["layers.0.spline_linear.weight"].reshape(10, 12, 8) @ gaussians.T + base
+
+
+def chebyshev_functions(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    angles = torch.acos(torch.linspace(-1, 1, 301))
+    planes = torch.cos(torch.arange(5) * angles[:, None])
+    return state["0.cheby_coeffs"] @ planes.T
+
+
+def spline_functions(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Every input has a grid of its own."""
+    found = []
+    for knots, weights, base in zip(
+        state["layers.0.grid"].double().numpy(),
+        state["layers.0.spline_weight"].transpose(0, 1),
+        state["layers.0.base_weight"].T,
+        strict=True,
+    ):
+        z = np.linspace(knots[3], knots[-4], 301)[:-1]
+        planes = torch.from_numpy(BSpline.design_matrix(z, knots, 3).toarray()).float()
+        silu = functional.silu(torch.from_numpy(z).float())
+        found.append(weights @ planes.T + base[:, None] * silu)
+    return torch.stack(found)
+
+
+def chebyshev(path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.save({"0.cheby_coeffs": torch.randn(12, 10, 5, generator=generator)}, path)
+
+
+def splines(path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ends = 0.2 + torch.rand(12, 1, generator=generator) * 3
+    state = {
+        "layers.0.grid": torch.arange(-3, 9) * 0.4 * ends - ends,
+        "layers.0.spline_weight": torch.randn(10, 12, 8, generator=generator),
+        "layers.0.base_weight": torch.randn(10, 12, generator=generator),
+    }
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("make", "functions"),
+    [(foreign, fast_functions), (chebyshev, chebyshev_functions), (splines, spline_functions)],
+)
+def test_the_grid_metric_compares_functions_of_other_libraries(
+    make: Callable[[Path], object],
+    functions: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    source, errors = tmp_path / "model.pt", []
+    make(source)
+    dense = functions(torch.load(source, weights_only=True))
+    for metric in ("coefficients", "grid"):
+        packed = tmp_path / f"{metric}.st"
+        run("cluster", source, "-k", "6", "--metric", metric, "--force-pack", "-o", packed)
+        gap = functions(kancompress.load(packed).state_dict()) - dense
+        errors.append(float(gap.square().mean()))
+    assert errors[1] < 0.97 * errors[0]
+
+
+def test_the_grid_metric_needs_a_known_basis(tmp_path: Path) -> None:
+    source = tmp_path / "jacobi.pt"
+    torch.save({"0.jacobi_coeffs": torch.randn(12, 10, 5)}, source)
+    done = run("cluster", source, "--metric", "grid", "-o", tmp_path / "a.st", code=2)
+    assert "alpha and beta" in " ".join(done.stderr.split())
+
+
+def test_norms_in_float16_leave_bytes_for_centroids(dense: Path, tmp_path: Path) -> None:
+    options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500"]
+    errors = {}
+    for dtype in ("source", "float16"):
+        output = tmp_path / f"{dtype}.safetensors"
+        done = run(*options, "--side-dtype", dtype, "--json", "-o", output)
+        assert output.stat().st_size <= 3500
+        errors[dtype] = json.loads(done.stdout)["calibration"]["held_out_error"]
+        sides = [
+            tensor for layer in kancompress.load(output).layers for tensor in layer.sides.values()
+        ]
+        assert {tensor.dtype for tensor in sides} == {
+            torch.float16 if dtype == "float16" else torch.float32
+        }
+    assert errors["float16"] < errors["source"]
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_another_library_s_tensors_keep_their_types(tmp_path: Path, calibrated: bool) -> None:
+    source, rows = tmp_path / "fast.pt", tmp_path / "rows.npz"
+    foreign(source)
+    np.savez(rows, x=np.zeros((300, 12), np.float32))
+    options = ["--calibrate", rows] if calibrated else []
+    output = tmp_path / "packed.safetensors"
+    done = run("cluster", source, *options, "--side-dtype", "float16", "-o", output, code=2)
+    assert "come back in their own types" in " ".join(done.stderr.split())
 
 
 @pytest.fixture(scope="module")

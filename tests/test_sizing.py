@@ -13,7 +13,7 @@ from test_repacking import CASES, choices, efficient_kan
 import kancompress
 from command import call, done, only_line
 from conftest import fresh
-from kancompress import ClusterConfig, CodebookDtype
+from kancompress import ClusterConfig, StoredDtype
 from kancompress.foreign import read_foreign
 from kancompress.kmeans import count_distinct
 from kancompress.layouts import recognise
@@ -28,7 +28,7 @@ CHECKPOINTS = [
     if path.parent.name != "traps" and not path.stem.endswith("io")
 ]
 NUMBERS = (1, 2, 3, 5, 8, 9, 16, 33, 128, 1000)
-WIDE = (CodebookDtype.SOURCE, CodebookDtype.FLOAT32)
+WIDE = (StoredDtype.SOURCE, StoredDtype.FLOAT32)
 
 
 def written(source: object, config: ClusterConfig, **options: object) -> int | None:
@@ -59,17 +59,18 @@ def test_size_of_a_foreign_file_is_known_to_the_byte(path: Path) -> None:
         config = ClusterConfig(clusters=k, force_pack=force)
         assert plan.is_certain(config)
         assert total(plan.size(config)) == written(path, config, layouts=layouts), k
-    half = ClusterConfig(clusters=4, codebook_dtype=CodebookDtype.FLOAT16, force_pack=True)
+    half = ClusterConfig(clusters=4, codebook_dtype=StoredDtype.FLOAT16, force_pack=True)
     assert total(plan.size(half)) == written(path, half, layouts=layouts)
 
 
 @pytest.mark.parametrize("name", list(ModelName))
-@pytest.mark.parametrize("dtype", list(CodebookDtype))
-def test_size_of_a_native_file_is_known_to_the_byte(name: str, dtype: CodebookDtype) -> None:
+@pytest.mark.parametrize("dtype", list(StoredDtype))
+def test_size_of_a_native_file_is_known_to_the_byte(name: str, dtype: StoredDtype) -> None:
     checkpoint = fresh(name, (20, 9, 4))
-    plan = plan_native(checkpoint, source_file_bytes=len(checkpoint.encode()))
+    sides = ClusterConfig(side_dtype=dtype)
+    plan = plan_native(checkpoint, sides, source_file_bytes=len(checkpoint.encode()))
     for k in NUMBERS:
-        config = ClusterConfig(clusters=k, codebook_dtype=dtype)
+        config = ClusterConfig(clusters=k, codebook_dtype=dtype, side_dtype=dtype)
         assert plan.is_certain(config) or dtype not in WIDE or "meta" in name
         if plan.is_certain(config) or k < 10:
             assert total(plan.size(config)) == written(checkpoint, config)
@@ -77,7 +78,7 @@ def test_size_of_a_native_file_is_known_to_the_byte(name: str, dtype: CodebookDt
 
 def test_layers_may_have_numbers_of_their_own() -> None:
     checkpoint = fresh("kan", (20, 9, 4))
-    plan = plan_native(checkpoint, source_file_bytes=len(checkpoint.encode()))
+    plan = plan_native(checkpoint, ClusterConfig(), source_file_bytes=len(checkpoint.encode()))
     config = ClusterConfig(clusters=5, layers={"1": 17})
     assert total(plan.size(config)) == written(checkpoint, config)
 
@@ -91,7 +92,7 @@ def largest_that_fits(size: Callable[[int], int | None], target: int, last: int)
 @pytest.mark.parametrize("name", ["kan", "metagramkan"])
 def test_target_takes_the_largest_number_that_fits(name: str) -> None:
     checkpoint = fresh(name, (12, 8, 3))
-    plan = plan_native(checkpoint, source_file_bytes=len(checkpoint.encode()))
+    plan = plan_native(checkpoint, ClusterConfig(), source_file_bytes=len(checkpoint.encode()))
 
     def size(k: int) -> int | None:
         return total(plan.size(ClusterConfig(clusters=k)))

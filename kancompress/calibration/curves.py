@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
-from torch import Tensor
-
 from kancompress.calibration.allocation import PROBES, Curve
+from kancompress.calibration.flow import Flow
 from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import (
-    LayerSolution,
-    Place,
-    Streams,
-    advance,
-    pose,
-    relative,
-    solve_layer,
-    start,
-)
+from kancompress.calibration.network import Place, pose, solve_layer
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Method
 
@@ -29,43 +19,40 @@ TellProbe = Callable[[str, int, float], None]
 
 
 def measure_curves(
-    layers: Mapping[str, EdgeLayer],
-    rows: Tensor,
-    held_out: Tensor,
+    flow: Flow,
     config: CalibrationConfig,
-    places: Mapping[str, Place],
     *,
     most_bytes: int | None,
     tell: TellProbe | None = None,
 ) -> tuple[dict[str, Curve], Problem | None]:
     """Curves of all layers, errors on the held-out rows, and the first layer's problem.
 
+    flow       : nothing of it settled; it is restarted in the end
     most_bytes : numbers of centroids that alone would take more are not tried
     """
     quick = replace(config, rounds=min(_ROUNDS, config.rounds))
     if config.method is Method.SWEEPS:
         quick = replace(quick, method=Method.FEEDBACK)
-    streams = start(rows, held_out)
-    names = list(layers)
-    ends = _outputs(layers, held_out)
     curves: dict[str, Curve] = {}
     first: Problem | None = None
-    for number, (name, layer) in enumerate(layers.items()):
-        problem = pose(layer, streams[0], quick, places[name])
+    for name, layer in flow.layers.items():
+        streams, place = flow.seen(name), flow.places[name]
+        problem = pose(layer, streams[0], quick, place)
         first = first or problem
-        curves[name] = _curve(layer, problem, config, places[name])
+        curves[name] = _curve(layer, problem, place)
         errors: dict[int, float] = {}
         for k in _probes(curves[name], most_bytes):
-            found = solve_layer(layer, streams, k, quick, places[name], problem)
-            errors[k] = _at_the_end(layers, names[number:], streams[1], found, ends)
+            found = solve_layer(layer, streams, k, quick, place, problem)
+            errors[k] = flow.alone(name, found)
             if tell:
                 tell(name, k, errors[k])
         curves[name] = replace(curves[name], errors=errors)
-        streams = (advance(layer, streams[0], None), advance(layer, streams[1], None))
+        flow.settle(name, None)
+    flow.restart()
     return curves, first
 
 
-def _curve(layer: EdgeLayer, problem: Problem, config: CalibrationConfig, place: Place) -> Curve:
+def _curve(layer: EdgeLayer, problem: Problem, place: Place) -> Curve:
     edges = problem.out * problem.inputs
     return Curve(
         edges=edges,
@@ -83,23 +70,3 @@ def _probes(curve: Curve, most_bytes: int | None) -> list[int]:
         # the fewest stay, so that a budget out of reach is told the smallest file there is
         found = [k for k in found if k == found[0] or curve.bytes_at(k) <= most_bytes]
     return found
-
-
-def _outputs(layers: Mapping[str, EdgeLayer], x: Tensor) -> Tensor:
-    stream = Streams(dense=x, packed=x)
-    for layer in layers.values():
-        stream = advance(layer, stream, None)
-    return stream.dense
-
-
-def _at_the_end(
-    layers: Mapping[str, EdgeLayer],
-    names: list[str],
-    rows: Streams,
-    found: LayerSolution,
-    ends: Tensor,
-) -> float:
-    """Error of the network's output with the first of `names` clustered."""
-    for number, name in enumerate(names):
-        rows = advance(layers[name], rows, found if number == 0 else None)
-    return relative(rows.packed, ends)

@@ -1,14 +1,14 @@
-"""A network clustered layer by layer by what its layers put out.
+"""One layer of a network clustered by what it puts out.
 
-Each layer sees what the packed layers before it put out and aims at what the dense network puts
-out, so that later layers repair what earlier ones left.
+It sees what the packed layers before it put out and aims at what the dense network puts out, so
+that later layers repair what earlier ones left.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,11 +37,6 @@ class Streams:
     packed: Tensor
 
 
-def start(rows: Tensor, held_out: Tensor) -> tuple[Streams, Streams]:
-    """The streams before the first layer."""
-    return Streams(dense=rows, packed=rows), Streams(dense=held_out, packed=held_out)
-
-
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LayerSolution:
     """What calibration chose for one layer.
@@ -49,8 +44,9 @@ class LayerSolution:
     bias            : (out,) float32 to add to the sum over the edges, the layer's own included;
                       None where there is no place for one
     error           : mean squared error of the layer's outputs over the calibration rows, relative
-                      to the spread of what the dense layer puts out; `held_out` on rows that were
-                      not used, `plain` and `plain_held_out` the same for plain k-means
+                      as `relative` has it; `held_out` on rows that were not used, `plain` and
+                      `plain_held_out` the same for plain k-means
+    fallback        : the solution of plain k-means where this one is another
     seconds         : that it took, moments included
     """
 
@@ -62,6 +58,11 @@ class LayerSolution:
     plain: float
     plain_held_out: float
     seconds: float
+    fallback: LayerSolution | None = None
+
+    def coefficients(self, weights: Tensor) -> Tensor:
+        """The centroid of every edge, in the shape of the dense coefficients."""
+        return _coefficients(self.clustering, weights)
 
     @property
     def index_entropy(self) -> float:
@@ -74,18 +75,24 @@ class Place:
     """What a packed layer can hold: the type of its centroids, and whether it may have a bias.
 
     dense_itemsize : bytes of a coefficient in the source
+    side_dtype     : type of the bias
+    rounded        : the layer with what is beside its edges as it will be stored, where that is
+                     other than what it is
     """
 
     dtype: torch.dtype
     biased: bool
     dense_itemsize: int = 4
+    side_dtype: torch.dtype = torch.float32
+    rounded: EdgeLayer | None = None
 
 
 def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
     """Measure what a layer sees, for any number of clusters."""
     weights = layer.edges().detach().float()
     centred = place.biased and config.method is not Method.METRIC
-    moments = measure(_batches(layer, weights, rows), centred=centred, memory=config.memory)
+    batches = _batches(layer, weights, rows, place)
+    moments = measure(batches, centred=centred, memory=config.memory)
     # No second moment is larger than those on the diagonal.
     if not all(group.hessian.diagonal().isfinite().all() for group in moments.groups):
         raise UsageError(_TOO_LARGE)
@@ -120,26 +127,32 @@ def solve_layer(
         codebook = _round(found.codebook, dtype)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found), bias))
-    tried = [(method, c, _with_own(bias, layer.bias)) for method, c, bias in candidates]
-    errors = [output_errors(layer, weights, s, [t[1:] for t in tried]) for s in streams]
-    scored = [(errors[1][i], errors[0][i], *t) for i, t in enumerate(tried)]
-    best = min(scored, key=lambda entry: entry[0])
-    return LayerSolution(
-        clustering=best[3],
-        bias=None if best[4] is None else best[4].float(),
-        method=best[2],
-        error=best[1],
-        held_out=best[0],
-        plain=scored[0][1],
-        plain_held_out=scored[0][0],
-        seconds=time.perf_counter() - begin,
-    )
+    tried = [
+        (clustering, _stored_bias(bias, layer.bias, place)) for _, clustering, bias in candidates
+    ]
+    errors, held_out = (output_errors(layer, weights, s, tried, place) for s in streams)
+    solutions = [
+        LayerSolution(
+            clustering=clustering,
+            bias=bias,
+            method=candidates[number][0],
+            error=errors[number],
+            held_out=held_out[number],
+            plain=errors[0],
+            plain_held_out=held_out[0],
+            seconds=time.perf_counter() - begin,
+        )
+        for number, (clustering, bias) in enumerate(tried)
+    ]
+    best = min(solutions, key=lambda solution: solution.held_out)
+    return best if best is solutions[0] else replace(best, fallback=solutions[0])
 
 
-def _with_own(bias: Tensor | None, own: nn.Parameter | None) -> Tensor | None:
-    if own is None:
-        return bias
-    return own.detach().double() if bias is None else bias + own.detach().double()
+def _stored_bias(bias: Tensor | None, own: nn.Parameter | None, place: Place) -> Tensor | None:
+    """The whole bias as it is stored: what calibration found and the layer's own."""
+    if own is not None:
+        bias = own.detach().double() + (0.0 if bias is None else bias)
+    return None if bias is None else _round(bias, place.side_dtype)
 
 
 def _plain(weights: Tensor, clusters: int, config: CalibrationConfig) -> kmeans.Clustering:
@@ -177,16 +190,18 @@ def _clustering(codebook: Tensor, found: Solution) -> kmeans.Clustering:
     )
 
 
-def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams) -> Batches:
+def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> Batches:
     """Features of the packed stream and outputs of the dense layer, without its bias."""
     matrix = weights.transpose(1, 2).flatten(1)
+    packed = place.rounded or layer
+    same = packed is layer and rows.dense is rows.packed
 
     def walk() -> Iterator[tuple[Tensor, Tensor]]:
         with torch.no_grad():
             for start in range(0, len(rows.dense), ROWS):
-                features = layer.features(rows.packed[start : start + ROWS]).float()
+                features = packed.features(rows.packed[start : start + ROWS]).float()
                 own = features
-                if rows.dense is not rows.packed:
+                if not same:
                     own = layer.features(rows.dense[start : start + ROWS]).float()
                 yield features, own.flatten(1) @ matrix.T
 
@@ -198,8 +213,9 @@ def output_errors(
     weights: Tensor,
     rows: Streams,
     candidates: list[tuple[kmeans.Clustering, Tensor | None]],
+    place: Place,
 ) -> list[float]:
-    """Mean squared errors of the sums over the edges, relative to the spread of the dense ones.
+    """Squared errors of the sums over the edges, as `relative` has them.
 
     candidates : clusterings, each with the bias (out,) that goes with it
     """
@@ -208,15 +224,14 @@ def output_errors(
     shifts = [(0.0 if bias is None else bias.double()) - own for _, bias in candidates]
     errors = [0.0] * len(candidates)
     outputs = []
-    for features, targets in _batches(layer, weights, rows)():
+    for features, targets in _batches(layer, weights, rows, place)():
         flat = features.flatten(1)
         for number, (matrix, shift) in enumerate(zip(matrices, shifts, strict=True)):
             gap = (flat @ matrix).double() + shift - targets.double()
             errors[number] += float(gap.square().sum())
         outputs.append(targets.double())
-    targets = torch.cat(outputs)
-    spread = max(float((targets - targets.mean(0)).square().sum()), 1e-30)
-    return [error / spread for error in errors]
+    scale = _scale(torch.cat(outputs))
+    return [error / scale for error in errors]
 
 
 def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
@@ -224,19 +239,8 @@ def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
     return functional.embedding(torch.from_numpy(found.labels), codebook).view_as(weights)
 
 
-def advance(layer: EdgeLayer, rows: Streams, found: LayerSolution | None) -> Streams:
-    """What both streams are behind a layer; without a solution the layer stays dense."""
-    weights = layer.edges().detach().float()
-    dense = _through(layer, rows.dense, weights, layer.bias)
-    if found is None and rows.packed is rows.dense:
-        return Streams(dense=dense, packed=dense)
-    if found is None:
-        return Streams(dense=dense, packed=_through(layer, rows.packed, weights, layer.bias))
-    packed = _coefficients(found.clustering, weights)
-    return Streams(dense=dense, packed=_through(layer, rows.packed, packed, found.bias))
-
-
-def _through(layer: EdgeLayer, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+def through(layer: EdgeLayer, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer with other coefficients and another bias, a block of rows at a time."""
     matrix = weights.transpose(1, 2).flatten(1)
     parts = []
     with torch.no_grad():
@@ -246,59 +250,22 @@ def _through(layer: EdgeLayer, x: Tensor, weights: Tensor, bias: Tensor | None) 
     return torch.cat(parts)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class NetworkSolution:
-    """Solutions by layer name, and the error of the network's outputs.
-
-    error, held_out : as in LayerSolution, of the last layer's finished outputs
-    """
-
-    layers: Mapping[str, LayerSolution]
-    error: float
-    held_out: float
-
-
-Tell = Callable[[str, LayerSolution], None]
-
-
-def solve_network(
-    layers: Mapping[str, EdgeLayer],
-    rows: Tensor,
-    held_out: Tensor,
-    clusters: Mapping[str, int | None],
-    config: CalibrationConfig,
-    places: Mapping[str, Place],
-    *,
-    first: Problem | None = None,
-    tell: Tell | None = None,
-) -> NetworkSolution:
-    """Cluster layers one after another; those whose number of clusters is None stay dense.
-
-    rows, held_out : (n, in) inputs of the first layer
-    first          : the first layer's problem, where it is at hand
-    """
-    streams = start(rows, held_out)
-    solutions: dict[str, LayerSolution] = {}
-    for number, (name, layer) in enumerate(layers.items()):
-        k = clusters[name]
-        solution = None
-        if k is not None:
-            solution = solve_layer(
-                layer, streams, k, config, places[name], first if number == 0 else None
-            )
-            solutions[name] = solution
-            if tell:
-                tell(name, solution)
-        streams = (
-            advance(layer, streams[0], solution),
-            advance(layer, streams[1], solution),
-        )
-    errors = [relative(stream.packed, stream.dense) for stream in streams]
-    return NetworkSolution(layers=solutions, error=errors[0], held_out=errors[1])
+# Outputs whose spread is below this share of their squares are equal but for rounding.
+_EQUAL = 1e-10
 
 
 def relative(outputs: Tensor, targets: Tensor) -> float:
-    """Squared distance of outputs from targets, relative to the spread of the targets."""
+    """Squared distance of outputs from targets, relative to the spread of the targets.
+
+    Where the targets are the same for all rows it is relative to their squares, and where they are
+    zero it is the squared distance itself.
+    """
     wide = targets.double()
-    spread = float((wide - wide.mean(0)).square().sum())
-    return float((outputs.double() - wide).square().sum()) / max(spread, 1e-30)
+    return float((outputs.double() - wide).square().sum()) / _scale(wide)
+
+
+def _scale(targets: Tensor) -> float:
+    """What squared errors are compared with; (rows, ...) float64."""
+    spread = float((targets - targets.mean(0)).square().sum())
+    squares = float(targets.square().sum())
+    return spread if spread > _EQUAL * squares else squares or 1.0

@@ -11,10 +11,10 @@ from torch import Tensor
 from kancompress.calibration import allocation
 from kancompress.calibration.allocation import Choice, Curve
 from kancompress.calibration.curves import TellProbe, measure_curves
+from kancompress.calibration.flow import Flow
 from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import NetworkSolution, Place, Tell, solve_network
+from kancompress.calibration.network import LayerSolution, solve_layer
 from kancompress.errors import KancompressError, UsageError
-from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Target
 
 # The share of rows that are held out, and the most of them.
@@ -23,6 +23,19 @@ _HELD_OUT, _MOST_HELD_OUT = 8, 2048
 _ATTEMPTS = 5
 
 Clusters = Mapping[str, int | None]
+Tell = Callable[[str, LayerSolution], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class NetworkSolution:
+    """Solutions by layer name, and the error of the network's outputs.
+
+    error, held_out : as in LayerSolution, of the network's outputs
+    """
+
+    layers: Mapping[str, LayerSolution]
+    error: float
+    held_out: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -58,10 +71,50 @@ def sample(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return chosen[0], chosen[1]
 
 
+def solve_network(
+    flow: Flow,
+    clusters: Clusters,
+    config: CalibrationConfig,
+    *,
+    first: Problem | None = None,
+    tell: Tell | None = None,
+) -> NetworkSolution:
+    """Cluster layers one after another; those whose number of clusters is None stay dense.
+
+    Where the network's outputs come nearer to the dense ones on held-out rows with plain k-means
+    in all layers, that is the result.
+
+    flow  : restarted first
+    first : the first layer's problem, where it is at hand
+    """
+    flow.restart()
+    solutions: dict[str, LayerSolution] = {}
+    for number, (name, layer) in enumerate(flow.layers.items()):
+        k = clusters[name]
+        if k is not None:
+            own = first if number == 0 else None
+            solutions[name] = solve_layer(layer, flow.seen(name), k, config, flow.places[name], own)
+            if tell:
+                tell(name, solutions[name])
+        flow.settle(name, solutions.get(name))
+    found = _measured(flow, solutions)
+    if all(solution.fallback is None for solution in solutions.values()):
+        return found
+    plain = {name: solution.fallback or solution for name, solution in solutions.items()}
+    flow.restart()
+    for name in flow.layers:
+        flow.settle(name, plain.get(name))
+    return min(found, _measured(flow, plain), key=lambda solution: solution.held_out)
+
+
+def _measured(flow: Flow, solutions: Mapping[str, LayerSolution]) -> NetworkSolution:
+    error, held_out = flow.errors()
+    return NetworkSolution(layers=solutions, error=error, held_out=held_out)
+
+
 def calibrate(
-    layers: Mapping[str, EdgeLayer],
+    open_flow: Callable[[Tensor, Tensor], Flow],
     rows: Tensor,
-    places: Mapping[str, Place],
     clusters: Clusters | None,
     config: CalibrationConfig,
     *,
@@ -73,32 +126,28 @@ def calibrate(
 ) -> Calibrated:
     """Cluster the layers of a network in their order by what they put out.
 
-    rows     : (n, in) inputs of the first layer
-    clusters : centroids of each layer, None where it stays dense; or None to choose them for
-               `target`, with `weigh` telling the bytes of the file for any choice
-    dry_run  : choose only
+    open_flow : makes the flow of rows to calibrate on and rows that are held out
+    rows      : (n, ...) inputs of the network
+    clusters  : centroids of each layer, None where it stays dense; or None to choose them for
+                `target`, with `weigh` telling the bytes of the file for any choice
+    dry_run   : choose only
     Raises UsageError for rows that do not fit, KancompressError for a target out of reach.
     """
-    names = list(layers)
-    _check_width(layers[names[0]], rows)
-    train, held_out = sample(rows, config.samples, config.seed)
+    flow = open_flow(*sample(rows, config.samples, config.seed))
     if clusters is not None:
-        solution = solve_network(layers, train, held_out, clusters, config, places, tell=tell)
+        solution = solve_network(flow, clusters, config, tell=tell)
         return Calibrated(clusters=clusters, curves={}, predicted=None, solution=solution)
     if target is None or weigh is None:
         raise UsageError("To choose numbers of clusters, a target is needed: bytes or an error.")
-    curves, first = measure_curves(
-        layers, train, held_out, config, places, most_bytes=target.bytes, tell=tell_probe
-    )
+    curves, first = measure_curves(flow, config, most_bytes=target.bytes, tell=tell_probe)
     choices = allocation.frontier(list(curves.values()))
+    names = list(curves)
 
     def solve(choice: Choice, first: Problem | None = first) -> Calibrated:
         chosen = dict(zip(names, choice.clusters, strict=True))
         solution = None
         if not dry_run or target.error is not None:  # an error is known when it is measured
-            solution = solve_network(
-                layers, train, held_out, chosen, config, places, first=first, tell=tell
-            )
+            solution = solve_network(flow, chosen, config, first=first, tell=tell)
         return Calibrated(clusters=chosen, curves=curves, predicted=choice.error, solution=solution)
 
     if target.bytes is not None:
@@ -150,13 +199,12 @@ def _reach(
     )
 
 
-def _check_width(layer: EdgeLayer, rows: Tensor) -> None:
-    inputs = layer.edges().shape[1]
-    if rows.dim() != 2 or rows.shape[1] != inputs:
-        raise UsageError(
-            f"The network takes {inputs} inputs, but the rows to calibrate on have the shape"
-            f" {list(rows.shape)}."
-        )
-
-
-__all__ = ["Calibrated", "Clusters", "calibrate", "sample"]
+__all__ = [
+    "Calibrated",
+    "Clusters",
+    "NetworkSolution",
+    "Tell",
+    "calibrate",
+    "sample",
+    "solve_network",
+]

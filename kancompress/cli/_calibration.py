@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import kancompress
 from kancompress import files
-from kancompress.cli import _files, _output
+from kancompress.cli import _files, _model, _output
 from kancompress.errors import UsageError
 from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
 from kancompress.specs import DataOptions, DatasetName
@@ -29,6 +29,8 @@ class Wishes:
 
     options: RunOptions
     calibrate: str | None
+    model: str | None
+    input_shape: str | None
     auto: bool
     target_bytes: int | None
     target_ratio: float | None
@@ -48,6 +50,8 @@ class Wishes:
                 "--rbf-denominator": self.options.rbf_denominator is not None,
                 "--grid-range": self.options.grid_range is not None,
                 "--spline-order": self.options.spline_order is not None,
+                "--model": self.model is not None,
+                "--input-shape": self.input_shape is not None,
                 "--clusters auto": self.auto,
                 "--target-ratio": self.target_ratio is not None,
                 "--target-error": self.target_error is not None,
@@ -77,13 +81,14 @@ class Wishes:
         given = self.calibrate is not None and self.calibrate not in list(DatasetName)
         return Path(str(self.calibrate)) if given else None
 
-    def check_report(self, output: str, *, force: bool, inputs: list[Path]) -> None:
+    def check_report(self, output: str | None, *, force: bool, inputs: list[Path]) -> None:
         """Refuse, before any work, a report that cannot be written or replaces another file."""
         if self.report is None:
             return
         if str(self.report) == _files.DASH:
             raise UsageError("--report needs a file; --json prints the same to standard output.")
-        if output != _files.DASH and self.report.resolve() == Path(output).resolve():
+        written = None if output in (None, _files.DASH) else Path(str(output)).resolve()
+        if self.report.resolve() == written:
             raise UsageError("--report and --output name the same file; give two names.")
         files.check_target(self.report, force=force, inputs=inputs)
 
@@ -94,16 +99,17 @@ class Wishes:
         return Target(bytes=self.target_bytes, ratio=self.target_ratio, error=self.target_error)
 
     def rows(self, directory: Path) -> DataOptions:
-        """Where the rows lie."""
+        """Where the rows lie, and what shape they have."""
         assert self.calibrate is not None
+        shape = _model.row_shape(self.model, self.input_shape)
         if self.calibrate in list(DatasetName):
-            return DataOptions(name=self.calibrate, directory=directory)
+            return DataOptions(name=self.calibrate, directory=directory, shape=shape)
         if not Path(self.calibrate).exists():
             raise UsageError(
                 f"--calibrate {self.calibrate} is neither a file nor a data set; data sets are"
                 f" {', '.join(DatasetName)}."
             )
-        return DataOptions(file=Path(self.calibrate))
+        return DataOptions(file=Path(self.calibrate), shape=shape)
 
 
 def run(
@@ -115,16 +121,18 @@ def run(
     report: Report,
 ) -> Compression:
     """Cluster by outputs, telling of every step."""
-    return kancompress.cluster_by_outputs(
-        found.source,
-        rows,
-        config,
-        calibration,
-        target=wishes.target(),
-        options=wishes.options,
-        name=found.name,
-        hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
-    )
+    with _model.own_model(wishes.model) as model:
+        return kancompress.cluster_by_outputs(
+            found.source,
+            rows,
+            config,
+            calibration,
+            target=wishes.target(),
+            options=wishes.options,
+            model=model,
+            name=found.name,
+            hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
+        )
 
 
 def choose(
@@ -137,17 +145,18 @@ def choose(
     """The numbers of clusters that a run would take."""
     target = wishes.target()
     assert target is not None
-    hooks = kancompress.Hooks(probed=probed)
-    return kancompress.choose_clusters(
-        found.source,
-        rows,
-        target,
-        config,
-        calibration,
-        options=wishes.options,
-        name=found.name,
-        hooks=hooks,
-    )
+    with _model.own_model(wishes.model) as model:
+        return kancompress.choose_clusters(
+            found.source,
+            rows,
+            target,
+            config,
+            calibration,
+            options=wishes.options,
+            model=model,
+            name=found.name,
+            hooks=kancompress.Hooks(probed=probed),
+        )
 
 
 def solved(name: str, layer: LayerSolution) -> None:

@@ -27,6 +27,16 @@ OutputOption = Annotated[
         show_default=False,
     ),
 ]
+OptionalOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="File to write, or - for standard output. --dry-run needs none.",
+        show_default=False,
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 JsonOption = Annotated[
     bool,

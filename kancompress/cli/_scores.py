@@ -27,6 +27,16 @@ def score_text(score: Score) -> str:
     return f"rmse {score.rmse:.6g}, loss {score.loss:.6g}"
 
 
+def json_of(score: Score | None) -> dict[str, Any] | None:
+    """`score_json`, where there is a score."""
+    return None if score is None else score_json(score)
+
+
+def text_of(score: Score | None) -> str:
+    """`score_text`, where there is a score."""
+    return "no labels" if score is None else score_text(score)
+
+
 def epoch_text(epoch: Epoch, total: int) -> str:
     """One line of the history."""
     star = "  best" if epoch.best else ""

@@ -18,9 +18,11 @@ from kancompress.cli._options import (
     ForceOption,
     GridRangeOption,
     InputArgument,
+    InputShapeOption,
     JsonOption,
     LayoutOption,
-    OutputOption,
+    ModuleOption,
+    OptionalOutput,
     RbfDenominatorOption,
     SeedOption,
     SplineOrderOption,
@@ -34,9 +36,10 @@ from kancompress.recipes import (
     CONV_CLUSTERS,
     CalibrationConfig,
     ClusterConfig,
-    CodebookDtype,
+    KMeans,
     Method,
     Metric,
+    StoredDtype,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ _DEFAULTS = CalibrationConfig()
 @command
 def cluster(
     source: InputArgument,
-    output: OutputOption,
+    output: OptionalOutput = None,
     clusters: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,9 +75,16 @@ def cluster(
         ),
     ] = None,
     codebook_dtype: Annotated[
-        CodebookDtype, typer.Option(help="Type of the stored centroids.")
-    ] = CodebookDtype.SOURCE,
+        StoredDtype, typer.Option(help="Type of the stored centroids.")
+    ] = StoredDtype.SOURCE,
+    side_dtype: Annotated[
+        StoredDtype,
+        typer.Option(help="Type of stored biases, norms and recurrence weights (own networks)."),
+    ] = StoredDtype.SOURCE,
     max_iterations: Annotated[int, typer.Option(min=1, help="Most k-means iterations.")] = 100,
+    kmeans: Annotated[
+        KMeans, typer.Option(help="Whose k-means runs; the start is the same.")
+    ] = KMeans.OWN,
     metric: Annotated[
         Metric,
         typer.Option(help="What k-means measures: coefficients, or functions on their grid."),
@@ -92,6 +102,8 @@ def cluster(
         ),
     ] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    model: ModuleOption = None,
+    input_shape: InputShapeOption = None,
     method: Annotated[
         Method, typer.Option(help="How far to go with --calibrate (docs/clustering.md).")
     ] = Method.SWEEPS,
@@ -164,6 +176,8 @@ def cluster(
     wishes = _calibration.Wishes(
         options=options,
         calibrate=calibrate,
+        model=model,
+        input_shape=input_shape,
         auto=auto,
         target_bytes=target_bytes,
         target_ratio=target_ratio,
@@ -180,20 +194,26 @@ def cluster(
         "--keep-scaler": keep_scaler,
         "--keep-extra": keep_extra,
         "--metric grid": metric is Metric.GRID,
+        "--kmeans scikit-learn": kmeans is KMeans.SCIKIT_LEARN,
     }
     wishes.check(needing, excluded)
+    if output is None and not dry_run:
+        raise UsageError("The file to write is missing; name it with --output OUT.")
     kept = _files.inputs(source, wishes.file())
-    _files.check_output(output, force=force, inputs=kept)
+    if output is not None:
+        _files.check_output(output, force=force, inputs=kept)
     wishes.check_report(output, force=force, inputs=kept)
     found = _files.given(source)
     config = ClusterConfig(
         clusters=common,
         layers=layers,
         codebook_dtype=codebook_dtype,
+        side_dtype=side_dtype,
         seed=seed,
         max_iterations=max_iterations,
         force_pack=force_pack,
         metric=metric,
+        kmeans=kmeans,
         target_bytes=None if calibrate else target_bytes,
     )
     if calibrate is None:
@@ -224,6 +244,7 @@ def cluster(
         packed = _calibration.run(found, rows, wishes, config, calibration, _tell)
         assert packed.calibrated is not None
         _calibration.tell(packed.calibrated, report, force=force)
+    assert output is not None
     for note in packed.notes:
         _output.note(note)
     written = _files.write_record(packed.model, output, force=force, inputs=kept)

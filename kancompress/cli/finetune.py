@@ -174,8 +174,8 @@ def finetune(
     _output.table(
         ["", "validation", "test"],
         [
-            ["before", *map(_scores.score_text, (done.validation_before, done.test_before))],
-            [f"epoch {best}", *map(_scores.score_text, (done.validation, done.test))],
+            ["before", *map(_scores.text_of, (done.validation_before, done.test_before))],
+            [f"epoch {best}", *map(_scores.text_of, (done.validation, done.test))],
         ],
     )
     if json_:
@@ -186,8 +186,8 @@ def finetune(
                 "best_epoch": best,
                 "validation_before": _scores.score_json(done.validation_before),
                 "validation": _scores.score_json(done.validation),
-                "test_before": _scores.score_json(done.test_before),
-                "test": _scores.score_json(done.test),
+                "test_before": _scores.json_of(done.test_before),
+                "test": _scores.json_of(done.test),
                 "notes": list(done.notes),
                 "history": _scores.history_json(done.history),
             },

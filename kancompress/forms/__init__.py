@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from kancompress.forms.building import dense_network, packed_network
+from kancompress.forms.building import KnownLayers, dense_network, known_layers, packed_network
 from kancompress.forms.catalogue import FORMS
 from kancompress.forms.layers import FormLayer, FormNetwork
 
-__all__ = ["FORMS", "FormLayer", "FormNetwork", "dense_network", "packed_network"]
+__all__ = [
+    "FORMS",
+    "FormLayer",
+    "FormNetwork",
+    "KnownLayers",
+    "dense_network",
+    "known_layers",
+    "packed_network",
+]

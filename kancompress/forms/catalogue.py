@@ -262,6 +262,21 @@ FORMS: dict[str, Form] = {
     "inkan": Form(expansion=_starts),
 }
 
+
+def _patch_splines(setting: Setting) -> Expansion:
+    """convkan: a KAN layer that is called with the patches of each group."""
+    if setting.found.groups > 1:
+        setting.refuse("the groups of a convolution see different inputs")
+    knots = setting.tensor("kan_layer.grid").flatten(0, -2)
+    return BSplines(knots, knots.shape[1] - setting.size - 1)
+
+
+_PATCHES = Form(expansion=_patch_splines, module="kan_layer")
+
+# Layers of convolutions whose own module is called with patches: they are no chain by themselves,
+# and run in the user's model alone.
+PATCH_FORMS: dict[str, Form] = {"convkan": _PATCHES, "convkan-ungrouped": _PATCHES}
+
 _LKAN_FFT = "versions of its class read the axes of coeff in different orders"
 
 # Why other layouts of fully connected layers have no form.

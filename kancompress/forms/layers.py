@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kancompress.forms.modules import ACTIVATIONS, BSplines, Expansion
+from kancompress.forms.modules import ACTIVATIONS, INVERSES, Act, BSplines, Expansion
 from kancompress.nn.edges import Codebook
 from kancompress.nn.layer import EdgeLayer
 from kancompress.nn.network import Network
 from kancompress.recipes import Activation
+
+# Numbers of features on the grid, 16 MB in float32.
+_NUMBERS = 1 << 22
 
 
 class ScaledEdges(nn.Module):
@@ -91,6 +94,22 @@ class FormLayer(EdgeLayer):
         if self.base is None:
             return planes
         return torch.cat([planes, ACTIVATIONS[self.base](x)[:, None]], dim=1)
+
+    def features_on_grid(self, count: int) -> Tensor:
+        """As of `EdgeLayer`; evenly on what the basis sees, behind a tanh or sigmoid."""
+        inputs = self.shape[1]
+        count = min(count, max(256, _NUMBERS // (self.edges().shape[-1] * inputs)))
+        spans = torch.tensor([self.expansion.span])
+        if isinstance(self.expansion, BSplines):
+            spans = self.expansion.spans
+        low, high = spans.to(self.dtype).expand(inputs, 2).T
+        # Between the ends, where inverses are finite.
+        steps = (torch.arange(count, dtype=self.dtype)[:, None] + 0.5) / count
+        z = low + (high - low) * steps
+        undo = INVERSES.get(self.before.name) if isinstance(self.before, Act) else None
+        features = self.expanded(z, z if self.inner or undo is None else undo(z))
+        first = features[:, :, :1]
+        return first if torch.equal(first.expand_as(features), features) else features
 
     def finish(self, y: Tensor) -> Tensor:
         """Normalisation, activation and the like after the sum."""

@@ -23,6 +23,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Inverses of the activations that some layers put before their basis.
+INVERSES: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.TANH: torch.atanh,
+    Activation.SIGMOID: torch.logit,
+}
+
+
 class Act(nn.Module):
     """An activation by its name."""
 
@@ -101,13 +108,17 @@ class BSplines(nn.Module):
     @property
     def span(self) -> tuple[float, float]:
         """Ends of the first input's grid."""
+        low, high = self.spans[0].tolist()
+        return low, high
+
+    @property
+    def spans(self) -> Tensor:
+        """Ends of every input's grid, (in, 2)."""
         if self.knots is not None:
-            row = self.knots[0]
-            return float(row[self.degree]), float(row[len(row) - self.degree - 1])
+            return self.knots[:, [self.degree, -1 - self.degree]]
         assert self.low is not None
         assert self.step is not None
-        low = float(self.low[0])
-        return low, low + self.size * float(self.step[0])
+        return torch.stack([self.low, self.low + self.size * self.step], dim=1)
 
     @property
     def _grid(self) -> tuple[float, float, int]:

@@ -170,6 +170,8 @@ class Form:
     inner      : whether the base branch sees the input after `before`
     bias       : added to the sum, where the file has it
     after      : steps after the sum
+    module     : the module of the user's model that is called with what the expansion takes, below
+                 the layer's own
     """
 
     expansion: Callable[[Setting], modules.Expansion]
@@ -178,6 +180,7 @@ class Form:
     inner: bool = False
     bias: str = ""
     after: tuple[Step, ...] = ()
+    module: str = ""
 
 
 Forms = Mapping[str, Form]

@@ -61,6 +61,14 @@ class EdgeLayer(nn.Module):
         features = self.features(x)
         return features if self.window is None else self.window.columns(features, places)
 
+    def features_on_grid(self, count: int) -> Tensor:
+        """Features of at most `count` values of an input, spaced evenly on the grid of the basis.
+
+        (count, coefficient, in), or (count, coefficient, 1) where all inputs have the same grid.
+        The base branch sees what the basis sees.
+        """
+        raise NotImplementedError
+
     def finish(self, y: Tensor) -> Tensor:
         """What the layer does to the sums over its edges; the shape stays."""
         return y
@@ -133,18 +141,15 @@ class KanLayer(EdgeLayer):
         return expand_map(partial(bases.expand, self.spec), x, z, self.beta)
 
     def features_on_grid(self, count: int) -> Tensor:
-        """Features of `count` inputs of the basis, spaced evenly on its grid, (count, coefficient).
-
-        Gram polynomials, and the one weight of an MLP, are taken evenly on (-1, 1), polynomials
-        behind their tanh; the base branch sees what the basis sees.
-        """
+        """As of `EdgeLayer`; Gram polynomials, and the one weight of an MLP, are taken evenly on
+        (-1, 1), polynomials behind their tanh."""
         low, high = (-1.0, 1.0) if self.spec.grid is None else self.spec.grid[:2]
         z = torch.linspace(low, high, count)
         x = z
         if self.spec.family is Family.GRAMKAN:
             z = torch.linspace(low, high, count + 2)[1:-1]
             x = torch.atanh(z)
-        return bases.expand(self.spec, x[:, None], z[:, None], self.beta)[:, :, 0]
+        return bases.expand(self.spec, x[:, None], z[:, None], self.beta)
 
     def sums(self, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
         """As of `EdgeLayer`; features of a convolution exist for a few images at a time."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import kancompress
-from kancompress import CalibrationConfig, ClusterConfig, CodebookDtype, Method, Target
+from kancompress import CalibrationConfig, ClusterConfig, Method, StoredDtype, Target
 from kancompress.specs import DataOptions
 from tests.benchmarks.cells import Recipe, finished, keep, machine, ran_with, trained
 from tests.benchmarks.paper.published import TABLE1
@@ -36,15 +36,21 @@ def rungs(dataset: str, model: str) -> dict[str, dict[str, Any]]:
         f"{method}, k = 16": {"method": method} for method in Method
     }
     paper = TABLE1[dataset][model][2][1] * 1024
-    return common | {
+    budgets: dict[str, dict[str, Any]] = {
         f"k per layer, {share} of the paper's bytes": {"bytes": int(share * paper)}
         for share in SHARES
     }
+    half = f"k per layer, {SHARES[-1]} of the paper's bytes, float16 norms"
+    narrow = {"bytes": int(SHARES[-1] * paper), "side_dtype": StoredDtype.FLOAT16}
+    return common | budgets | {half: narrow}
 
 
 def run_cell(source: Path, options: DataOptions, wish: dict[str, Any]) -> dict[str, Any]:
     """Cluster in one way through a file, and score it."""
-    config = ClusterConfig(codebook_dtype=CodebookDtype.FLOAT16)
+    config = ClusterConfig(
+        codebook_dtype=StoredDtype.FLOAT16,
+        side_dtype=wish.get("side_dtype", StoredDtype.SOURCE),
+    )
     start = time.perf_counter()
     if wish.get("method") is Method.KMEANS:
         done = kancompress.cluster(source, config)

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.libraries --data-dir DIR [--cases ...] [--seeds 0]
 
 Each case trains a network, saves its state dict as the library's `torch.save` does, and goes
-through files as the commands do: `cluster` with plain k-means, `expand`, `finetune`. Scores are
-those of the files, read back: accuracy on MNIST's test rows, or the root mean squared error. Each
-is appended to the results file when it is done and is not run again; --table only prints.
+through files as the commands do: `cluster` with plain k-means and with --calibrate, `expand`,
+`finetune`. Scores are those of the files, read back: accuracy on MNIST's test rows, or the root
+mean squared error. Each is appended to the results file when it is done and is not run again;
+trained checkpoints are kept in --work. --table only prints.
 
 efficient-kan and fast-kan are not on PyPI: native twins are trained and their tensors written
 under the library's names (tests/test_golden.py has that the twins compute what the libraries do).
@@ -179,8 +180,28 @@ def scored(made: Made, path: Path) -> float:
     return found.accuracy if found.rmse is None else found.rmse
 
 
-def run_case(name: str, data: DataOptions, seed: int) -> list[dict[str, Any]]:
-    """Every stage of a case."""
+Stage = tuple[str, int | None]
+STAGES: list[Stage] = [
+    ("trained", None),
+    *((stage, k) for k in CLUSTERS for stage in ("packed", "fine-tuned", "by outputs")),
+]
+
+
+def trained_case(name: str, data: DataOptions, seed: int, work: Path) -> Made:
+    """A case's checkpoint, from an earlier run where `work` has one and only the weights matter."""
+    path = work / f"{name}_{seed}.pt"
+    if path.exists() and name not in ("pykan", "torch-conv-kan"):
+        return Made(torch.load(path, weights_only=True), data)
+    made = CASES[name](data, seed)
+    work.mkdir(parents=True, exist_ok=True)
+    torch.save(made.state, path)
+    return made
+
+
+def run_case(
+    name: str, data: DataOptions, seed: int, work: Path, done: set[Stage]
+) -> list[dict[str, Any]]:
+    """Every stage of a case that is not done."""
     machine = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -190,9 +211,11 @@ def run_case(name: str, data: DataOptions, seed: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         local = replace(data, directory=place) if name == "pykan" else data
-        made = CASES[name](local, seed)
+        made = trained_case(name, local, seed, work)
 
         def note(stage: str, clusters: int | None, path: Path) -> None:
+            if (stage, clusters) in done:
+                return
             row = {"case": name, "seed": seed, "stage": stage, "clusters": clusters}
             row |= {"score": scored(made, path), "accuracy": name != "pykan"}
             row |= {"file": path.stat().st_size, "tensors": tensor_bytes(path)}
@@ -209,6 +232,19 @@ def run_case(name: str, data: DataOptions, seed: int) -> list[dict[str, Any]]:
         torch.save(made.state, source)
         note("trained", None, source)
         for clusters in CLUSTERS:
+            if ("by outputs", clusters) not in done:
+                better = place / f"better{clusters}.safetensors"
+                rows_of = replace(made.data, shape=made.data.shape or (() if made.build else None))
+                by_outputs = kancompress.cluster_by_outputs(
+                    source,
+                    rows_of,
+                    ClusterConfig(clusters=clusters),
+                    model=made.build() if made.build else None,
+                )
+                kancompress.save(by_outputs.model, better)
+                note("by outputs", clusters, better)
+            if {("packed", clusters), ("fine-tuned", clusters)} <= done:
+                continue
             packed = place / f"packed{clusters}.safetensors"
             kancompress.save(
                 kancompress.cluster(source, ClusterConfig(clusters=clusters)).model, packed
@@ -237,7 +273,16 @@ def table() -> str:
         "| checkpoint | seed | stage | k | test | file B | smaller | tensors B | smaller |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    rows = finished()
+    order = {stage: number for number, stage in enumerate(STAGES)}
+    cases = list(CASES)
+    rows = sorted(
+        finished(),
+        key=lambda row: (
+            cases.index(row["case"]),
+            row["seed"],
+            order[row["stage"], row["clusters"]],
+        ),
+    )
     for row in rows:
         dense = next(
             other
@@ -263,13 +308,17 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--cases", nargs="+", choices=sorted(CASES), default=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"))
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     data = DataOptions(name="mnist", directory=options.data_dir)
-    done = {(row["case"], row["seed"]) for row in finished()}
     pending = [(case, seed) for seed in options.seeds for case in options.cases]
-    for case, seed in [] if options.table else [each for each in pending if each not in done]:
-        rows = run_case(case, data, seed)
+    for case, seed in [] if options.table else pending:
+        mine = [row for row in finished() if (row["case"], row["seed"]) == (case, seed)]
+        done: set[Stage] = {(row["stage"], row["clusters"]) for row in mine}
+        if done.issuperset(STAGES):
+            continue
+        rows = run_case(case, data, seed, options.work, done)
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

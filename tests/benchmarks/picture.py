@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import kancompress
-from kancompress import ClusterConfig, CodebookDtype, DataOptions, Target
+from kancompress import ClusterConfig, DataOptions, StoredDtype, Target
 
 COMMON = (2, 4, 8, 16, 32, 64)
 BUDGETS = (0.45, 0.55, 0.65, 0.75, 0.9, 1.1, 1.4)
@@ -31,7 +31,7 @@ def measure(source: Path, data: DataOptions) -> dict[str, Points]:
         return len(kancompress.encode(done.model)), 100 * accuracy
 
     def config(k: int) -> ClusterConfig:
-        return ClusterConfig(clusters=k, codebook_dtype=CodebookDtype.FLOAT16)
+        return ClusterConfig(clusters=k, codebook_dtype=StoredDtype.FLOAT16)
 
     plain = [point(kancompress.cluster(source, config(k))) for k in COMMON]
     aware = [point(kancompress.cluster_by_outputs(source, data, config(k))) for k in COMMON]

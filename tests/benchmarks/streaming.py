@@ -1,18 +1,17 @@
 """Peak memory of `kancompress cluster` on a large checkpoint, beside the size of its file.
 
-    python tests/benchmarks/streaming.py [--megabytes 1000] [--layers 8] [--clusters 16]
+    python -m tests.benchmarks.streaming [--megabytes 1000] [--layers 8] [--clusters 16]
 
 Makes checkpoints with random edges in a temporary directory and packs each in a process of its
-own. The peak is that of the resident set, as the kernel counts it (ru_maxrss): pages of a mapped
-file count while they are there. What importing torch costs, whatever the file, is the peak of a
-run on a file of a few kilobytes.
+own. The peak is that of the resident set, as the kernel counts it: pages of a mapped file count
+while they are there. What importing torch costs, whatever the file, is the peak of a run on a file
+of a few kilobytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 import kancompress
 from kancompress.checkpoint import Checkpoint
 from kancompress.specs import Family, default_basis
+from tests.benchmarks import peaks
 
 COEFFICIENTS = 9  # of an edge, spline and base together
 
@@ -81,26 +81,12 @@ def make(kind: str, path: Path, megabytes: float, layers: int) -> None:
         save_file(state, path)
 
 
-# Runs a command and prints its peak. What a parent holds when it starts a child counts for the
-# child, so the parent is a Python that has imported next to nothing.
-MEASURE = """
-import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=sys.stderr)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(done.returncode)
-"""
-
-
 def peak(path: Path, clusters: int, iterations: int) -> int:
     """Most bytes of memory that `kancompress cluster` held."""
     command = [sys.executable, "-m", "kancompress", "cluster", str(path), "--force"]
     command += ["-o", str(path.with_name("packed.safetensors")), "-k", str(clusters)]
     command += ["--max-iterations", str(iterations), "--force-pack"]
-    measure = [sys.executable, "-c", MEASURE, *command]
-    done = subprocess.run(measure, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"cluster ended with {done.returncode}")
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    return peaks.run(command)[0]
 
 
 def main() -> None:
