@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kancompress.calibration.run import Calibrated
     from kancompress.checkpoint import Checkpoint
     from kancompress.devices import use_threads
+    from kancompress.distributed import joined
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.evaluation import Evaluation
     from kancompress.finetuning import Finetuning
@@ -73,6 +74,7 @@ _HOMES = {
     "kancompress.calibration.run": ("Calibrated",),
     "kancompress.checkpoint": ("Checkpoint",),
     "kancompress.devices": ("use_threads",),
+    "kancompress.distributed": ("joined",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
     "kancompress.evaluation": ("Evaluation",),
     "kancompress.finetuning": ("Finetuning",),
@@ -147,6 +149,7 @@ __all__ = [
     "expand",
     "finetune",
     "inspect",
+    "joined",
     "load",
     "parametrize",
     "plot_edges",

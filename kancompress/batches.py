@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kancompress import distributed
 from kancompress.datasets import Split
 
 # Rows of at most so many bytes lie on the device as a whole.
@@ -30,7 +31,12 @@ class Feed:
     def __len__(self) -> int:
         return len(self._x)
 
-    def epoch(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """x and y of each batch, with rows in the order of their numbers `order` (rows,)."""
+    def epoch(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor, int, float]]:
+        """x and y of each batch, the rows of the whole of it, and the share that x has in their
+        mean: all, but where several processes divide a batch among them.
+
+        order : (rows,) numbers of the rows in the order in which they are taken
+        """
         for rows in torch.split(order.to(self._x.device), self._batch_size):
-            yield self._x[rows].to(self.device), self._y[rows].to(self.device)
+            own, share = distributed.part(rows)
+            yield self._x[own].to(self.device), self._y[own].to(self.device), len(rows), share

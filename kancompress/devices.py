@@ -9,16 +9,18 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from kancompress import launch
 from kancompress.errors import UsageError
 from kancompress.recipes import Device, Precision
 
 
-def find(device: Device, number: int = 0) -> torch.device:
+def find(device: Device) -> torch.device:
     """The device that is meant; `auto` is cuda, else mps, else cpu, whichever there is.
 
-    number : which of several CUDA devices
+    Of the processes that torchrun starts on a machine each has a CUDA device of its own.
     Raises UsageError for a device that is not there.
     """
+    number = launch.local_number()
     if device == Device.AUTO:
         available = [d for d in (Device.CUDA, Device.MPS) if _is_there(d)]
         device = available[0] if available else Device.CPU
@@ -40,7 +42,7 @@ def find(device: Device, number: int = 0) -> torch.device:
 def _is_there(device: Device) -> bool:
     if device == Device.CUDA:
         return torch.cuda.is_available()
-    return device != Device.MPS or torch.backends.mps.is_available()
+    return device != Device.MPS or (torch.backends.mps.is_available() and launch.processes() == 1)
 
 
 def use_threads(count: int) -> None:

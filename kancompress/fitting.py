@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress import devices
+from kancompress import devices, distributed
 from kancompress.batches import Feed
 from kancompress.datasets import Split
 from kancompress.errors import KancompressError, UsageError
@@ -66,11 +66,9 @@ def predict(network: nn.Module, x: Tensor) -> Tensor:
     network.eval()
     device = devices.of(network)
     with torch.no_grad():  # what a module keeps for later must be fit for training
-        parts = [
-            network(x[start : start + EVALUATION_BATCH].to(device))
-            for start in range(0, len(x), EVALUATION_BATCH)
-        ]
-    return torch.cat(parts).cpu()
+        blocks = torch.split(x, EVALUATION_BATCH)
+        own = {n: network(blocks[n].to(device)).cpu() for n in distributed.own(len(blocks))}
+    return distributed.gathered(own, [len(block) for block in blocks])
 
 
 def score_outputs(output: Tensor, y: Tensor, *, soft: bool = False) -> Score:
@@ -125,8 +123,8 @@ def fit(
                         " (--lr)."
                     )
                 break
-            run.judge(mean, measure(), begin)
-            if keeper:
+            run.judge(mean, _agreed(measure()), begin)
+            if keeper and distributed.number() == 0:
                 keeper.save(run.state())
             _tell(on_epoch, run.history[-1])
     network.load_state_dict(run.best)
@@ -148,11 +146,12 @@ class _Run:
         self.schedule = schedule
         self.history: list[Epoch] = []
         self.best = _copied(network.state_dict())
-        self._running = running
         self._optimizer = torch.optim.AdamW(groups, fused=True)
         self._parameters = [p for g in self._optimizer.param_groups for p in g["params"]]
         self._generator = torch.Generator().manual_seed(schedule.seed)
-        self._feed = Feed(train, schedule.batch_size, devices.of(network))
+        device = devices.of(network)
+        self._running = distributed.parallel(network, running, train.x[:1].to(device))
+        self._feed = Feed(train, schedule.batch_size, device)
         self._soft = train.soft
         self._rates = self._current_rates()
 
@@ -162,7 +161,8 @@ class _Run:
         """Measure the network as it was given, or go on from a state."""
         state = keeper.load(self._like()) if keeper else None
         if state is None:
-            self.history = [Epoch(number=0, train_loss=None, validation=measure(), best=True)]
+            found = _agreed(measure())
+            self.history = [Epoch(number=0, train_loss=None, validation=found, best=True)]
             _tell(on_epoch, self.history[-1])
         else:
             self._restore(state)
@@ -177,23 +177,24 @@ class _Run:
         """One pass over the rows in random order; returns the mean loss."""
         self.network.train()
         number = len(self.history)
-        torch.manual_seed(_mixed(self.schedule.seed, number))
+        torch.manual_seed(_mixed(self.schedule.seed, number, distributed.number()))
         self._rates = self._current_rates()
         order = torch.randperm(len(self._feed), generator=self._generator)
         total = torch.zeros((), device=self._feed.device)
-        for batch, (x, y) in enumerate(self._feed.epoch(order), 1):
+        for batch, (x, y, rows, share) in enumerate(self._feed.epoch(order), 1):
             self._optimizer.zero_grad()
-            with devices.autocast(self._feed.device, self.schedule.precision):
+            precision = devices.autocast(self._feed.device, self.schedule.precision)
+            with precision, distributed.forward_pass():
                 output = self._running(x)
             loss = loss_of(_wide(output), y.to(output.device), soft=self._soft)
-            loss.backward()  # type: ignore[no-untyped-call]
+            distributed.weighted(loss, share).backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
-            total += loss.detach() * len(x)
+            total += loss.detach() * (share * rows)
             if on_batch:
                 on_batch(batch, self._feed.batches)
         for group in self._optimizer.param_groups:
             group["lr"] *= self.schedule.decay
-        return float(total) / len(self._feed)
+        return float(distributed.summed(total)) / len(self._feed)
 
     def judge(self, train_loss: float, found: Score, begin: float) -> None:
         """Write down an epoch, and keep its network where it is the best so far."""
@@ -263,6 +264,12 @@ class _Run:
 def _tell(on_epoch: OnEpoch | None, epoch: Epoch) -> None:
     if on_epoch:
         on_epoch(epoch)
+
+
+def _agreed(score: Score) -> Score:
+    """The first process's score, so that all decide the same."""
+    loss, accuracy = distributed.from_first([score.loss, score.accuracy or 0.0])
+    return replace(score, loss=loss, accuracy=None if score.accuracy is None else accuracy)
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kancompress import container as containers
-from kancompress import files
+from kancompress import distributed, files
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.history import Epoch, Score
 from kancompress.recipes import FinetuneConfig, TrainConfig
@@ -137,15 +137,18 @@ def _epoch_to_json(epoch: Epoch) -> dict[str, Any]:
 # --- reading -------------------------------------------------------------------------------
 
 
-def load(path: Path, run: Facts, place: Facts, like: State) -> tuple[State, str | None]:
-    """The state in a file, and what has changed around the run, if anything has, in a sentence.
+def load(
+    where: str, data: memoryview, run: Facts, place: Facts, like: State
+) -> tuple[State, str | None]:
+    """The state in the bytes of a file, and in a sentence what has changed around the run, if
+    anything has.
 
-    like : a state of the same run whose tensors have the right shapes and types; moments that it
-           lacks may be missing, too
+    where : what messages call it
+    like  : a state of the same run whose tensors have the right shapes and types; moments that it
+            lacks may be missing, too
     Raises UsageError for the state of another run, InvalidFileError for what is no sound state.
     """
-    where = str(path)
-    container = containers.parse(files.read(path), where)
+    container = containers.parse(data, where)
     document = _document(container)
     _check_same(where, document["run"], run)
     payload = container.data[container.header_size :]
@@ -303,9 +306,12 @@ class Keeper:
 
     def load(self, like: State) -> State | None:
         """The state to go on from; None for a run that starts. Raises as `load`."""
-        if self.file.resume is None:
+        resume = self.file.resume
+        if not distributed.from_first([resume is not None])[0]:
             return None
-        state, change = load(self.file.resume, self.run, self.place, like)
+        raw = files.read(resume) if resume and distributed.number() == 0 else None
+        data = distributed.bytes_from_first(raw)
+        state, change = load(str(resume), data, self.run, self.place, like)
         if change and self.file.on_change:
             self.file.on_change(change)
         if self.file.on_resume:
@@ -320,5 +326,9 @@ def keeper(file: StateFile | None, run: Callable[[], Facts], device: torch.devic
     """
     if file is None:
         return None
-    place = {"torch": torch.__version__, "device": device.type}
+    place = {
+        "torch": torch.__version__,
+        "device": device.type,
+        "number of processes": distributed.count(),
+    }
     return Keeper(file=file, run={"kancompress": __version__, **run()}, place=place)

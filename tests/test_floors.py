@@ -8,7 +8,18 @@ import kancompress
 PACKAGE = Path(kancompress.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"errors", "warnings", "specs", "recipes", "bits", "files", "nearest", "history", "version"},
+    {
+        "errors",
+        "warnings",
+        "specs",
+        "recipes",
+        "bits",
+        "files",
+        "nearest",
+        "history",
+        "version",
+        "launch",
+    },
     {
         "container",
         "kmeans",
@@ -20,7 +31,7 @@ FLOORS: list[set[str]] = [
         "bases.radial",
     },
     {"layouts", "foreign"},
-    {"document"},
+    {"document", "distributed"},
     {"checkpoint"},
     {
         "packed",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kancompress
-from kancompress import files
+from kancompress import files, launch
 from kancompress.cli import _streams
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 
@@ -40,6 +40,8 @@ def given(argument: str) -> Given:
     if argument != DASH:
         path = files.located(Path(argument))
         return Given(path, argument if path == Path(argument) else str(path))
+    if launch.processes() > 1:
+        raise UsageError("Several processes cannot share standard input; name a file.")
     if sys.stdin.isatty():
         raise UsageError("Standard input is a terminal; pipe a file into it or name one.")
     try:
@@ -82,14 +84,24 @@ def write_record(
     force: bool,
     inputs: Iterable[Path] = (),
 ) -> int:
-    """Write a record to a path or to standard output; returns its bytes."""
+    """Write a record to a path or to standard output; returns its bytes.
+
+    Of several processes the first one writes, others return 0.
+    """
+    if not launch.is_first():
+        return 0
     if output != DASH:
         return kancompress.save(record, output, force=force, inputs=inputs)
     return write_bytes(kancompress.encode(record), output, force=force)
 
 
 def write_bytes(data: bytes, output: str, *, force: bool) -> int:
-    """Write a whole file to a path, atomically and verified, or to standard output."""
+    """Write a whole file to a path, atomically and verified, or to standard output.
+
+    Of several processes the first one writes, others return 0.
+    """
+    if not launch.is_first():
+        return 0
     if output != DASH:
         return files.write(Path(output), [data], force=force)
     write_stdout(data)

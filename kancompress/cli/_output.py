@@ -26,13 +26,19 @@ _UNSAFE = re.compile(
 )
 # Most characters of a line and of a cell of a table; JSON is never shortened.
 _LINE, _CELL = 4000, 160
-_quiet = False
+_quiet = _silent = False
 
 
 def set_quiet(quiet: bool) -> None:
     """Silence progress and notes: with --json stderr must stay clean for what reads it."""
     global _quiet
     _quiet = quiet
+
+
+def set_silent(silent: bool) -> None:
+    """Silence all but errors: one of several processes prints."""
+    global _silent
+    _silent = silent
 
 
 def printable(text: str) -> str:
@@ -50,11 +56,13 @@ def _escaped(code: int) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def _write(text: str, stream: TextIO, *, needed: bool = False) -> None:
+def _write(text: str, stream: TextIO, *, needed: bool = False, is_error: bool = False) -> None:
     def action() -> None:
         stream.write(text)
         stream.flush()
 
+    if _silent and not is_error:
+        return
     if stream is sys.stdout:
         _streams.guarded(action)
         return
@@ -79,7 +87,7 @@ def note(text: str) -> None:
 
 def error(text: str) -> None:
     """The sentence of an error, on stderr."""
-    _write(f"kancompress: {shortened(printable(text), _LINE)}\n", sys.stderr)
+    _write(f"kancompress: {shortened(printable(text), _LINE)}\n", sys.stderr, is_error=True)
 
 
 def result(text: str) -> None:
@@ -186,7 +194,7 @@ class Bar:
 @contextmanager
 def bar() -> Iterator[Bar]:
     """A progress bar on stderr while a command trains."""
-    if _quiet or not sys.stderr.isatty():
+    if _quiet or _silent or not sys.stderr.isatty():
         yield Bar()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

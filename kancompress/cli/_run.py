@@ -12,13 +12,15 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
+import kancompress
+from kancompress import launch
 from kancompress.cli import _output, _streams
 from kancompress.errors import KancompressError
 from kancompress.warnings import KancompressWarning
@@ -74,35 +76,48 @@ def _parse_error(error: Any) -> str:
 
 
 def command(function: Command) -> Command:
-    """Wrap a command: it gives its own result or ends with a sentence and a code."""
+    """Wrap a command: it gives its own result or ends with a sentence and a code.
 
+    Of the processes that torchrun starts, the first one alone runs it.
+    """
+    return _wrapped(function, shared=False)
+
+
+def shared_command(function: Command) -> Command:
+    """Wrap a command whose work the processes of torchrun share; the first writes and prints."""
+    return _wrapped(function, shared=True)
+
+
+def _wrapped(function: Command, *, shared: bool) -> Command:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
+        if not shared and not launch.is_first():
+            return
         debug = bool(kwargs.get("debug"))
         _output.set_quiet(bool(kwargs.get("json_")))
+        _output.set_silent(not launch.is_first())
         _catch_signals()
         warnings.showwarning = _warn
         warnings.simplefilter("default" if debug else "ignore")
         warnings.simplefilter("always", KancompressWarning)
         try:
-            function(*args, **kwargs)
-            _output.flush()
+            together = shared and launch.processes() > 1
+            with kancompress.joined() if together else contextlib.nullcontext():
+                function(*args, **kwargs)
+                _output.flush()
         except KeyboardInterrupt:
-            _fail("Interrupted; nothing was left half-written.", 130, debug)
+            _fail(["Interrupted; nothing was left half-written."], 130, debug)
         except _StoppedError as stop:
-            _fail("Stopped; nothing was left half-written.", 128 + stop.number, debug)
+            _fail(["Stopped; nothing was left half-written."], 128 + stop.number, debug)
         except _streams.ClosedPipeError:
             raise typer.Exit(_CLOSED_PIPE) from None
         except KancompressError as error:
-            *first, last = error.sentences
-            for text in first:
-                _output.error(text)
-            _fail(last, error.exit_code, debug)
+            _fail(error.sentences, error.exit_code, debug)
         except typer.Exit:
             raise
         except Exception as error:
             # The last door: a bug must not show a traceback to somebody who did not ask for one.
-            _fail(_last_words(error), 1, debug)
+            _fail([_last_words(error)], 1, debug)
 
     return wrapper  # type: ignore[return-value]
 
@@ -135,8 +150,10 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise _StoppedError(number)
 
 
-def _fail(message: str, code: int, debug: bool) -> NoReturn:
+def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    _output.error(message)
+    if launch.is_first_to_fail():
+        for text in sentences:
+            _output.error(text)
     raise typer.Exit(code)

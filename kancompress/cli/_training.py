@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import kancompress
-from kancompress import files
+from kancompress import files, launch
 from kancompress.cli import _files, _output, _scores
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 
@@ -93,7 +93,7 @@ class Wishes:
         path = Path(self.resume)
         if not path.is_file() or kancompress.StateFile.beside(path).is_file():
             path = kancompress.StateFile.beside(path)  # the output was named
-        if not path.is_file():
+        if not path.is_file() and launch.is_first():  # which reads it
             raise InvalidFileError(
                 Flaw.MISSING,
                 f"{self.resume} does not exist, so there is no run to go on with. Leave --resume"
@@ -147,7 +147,7 @@ class Conduct:
     def on_epoch(self, epoch: Epoch) -> None:
         """Tell an epoch, and write it down."""
         self._bar.epoch(epoch.number, _scores.epoch_text(epoch, self._epochs))
-        if self._log:
+        if self._log and launch.is_first():
             self._log.write([epoch])
 
     def _tell_resumed(self, history: list[Epoch]) -> None:
@@ -156,12 +156,12 @@ class Conduct:
             history[-1].number,
             f"resumed after epoch {history[-1].number}/{self._epochs}, the best so far is {best}",
         )
-        if self._log:
+        if self._log and launch.is_first():
             self._log.write(history)
 
     def finish(self) -> None:
         """Take the state away, when the output has been written."""
-        if self.state and self._wishes.keep is not Keep.ALWAYS:
+        if self.state and self._wishes.keep is not Keep.ALWAYS and launch.is_first():
             with contextlib.suppress(OSError):
                 self.state.path.unlink()
 

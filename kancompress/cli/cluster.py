@@ -29,7 +29,7 @@ from kancompress.cli._options import (
     layouts,
     run_options,
 )
-from kancompress.cli._run import command
+from kancompress.cli._run import shared_command
 from kancompress.errors import UsageError
 from kancompress.recipes import (
     CLUSTERS,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _DEFAULTS = CalibrationConfig()
 
 
-@command
+@shared_command
 def cluster(
     source: InputArgument,
     output: OptionalOutput = None,

@@ -40,7 +40,7 @@ from kancompress.cli._options import (
     run_options,
     use_threads,
 )
-from kancompress.cli._run import command
+from kancompress.cli._run import shared_command
 from kancompress.cli._training import (
     Conduct,
     Keep,
@@ -61,7 +61,7 @@ class Also(StrEnum):
     HEAD = "head"
 
 
-@command
+@shared_command
 def finetune(
     source: InputArgument,
     output: OutputOption,

@@ -28,7 +28,7 @@ from kancompress.cli._options import (
     data_options,
     use_threads,
 )
-from kancompress.cli._run import command
+from kancompress.cli._run import shared_command
 from kancompress.cli._training import (
     Conduct,
     Keep,
@@ -51,7 +51,7 @@ from kancompress.specs import (
 )
 
 
-@command
+@shared_command
 def train(
     output: OutputOption,
     model: Annotated[ModelName, typer.Option(help="Which network.")] = ModelName.METAFASTKAN,

@@ -1,0 +1,222 @@
+"""Two processes of torchrun on the CPU: what they learn, write and print as one."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import kancompress
+from command import ENVIRONMENT, done
+from kancompress import datasets, distributed, launch
+from kancompress.specs import DataOptions
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+BATCH = 68  # of 1293 rows, so that the last batch has a single row for two processes
+
+NETWORK = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.last = nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, 10)
+        self.unused = nn.Parameter(torch.ones(3))
+    def forward(self, x):
+        return self.last(torch.tanh(self.norm(self.first(x))))
+"""
+
+LIBRARY = f"""
+import os, sys
+from pathlib import Path
+{NETWORK}
+import kancompress
+from kancompress import datasets, fitting
+from kancompress.specs import DataOptions
+torch.set_num_threads(1)
+place, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+
+def stop(epoch):
+    if epoch.number == 1:
+        raise InterruptedError
+
+with kancompress.joined():
+    config = kancompress.TrainConfig(lr=1e-3, epochs=3, batch_size={BATCH})
+    uncut = kancompress.train("fastkan", config=config, hidden=(4,))
+    state = kancompress.StateFile(path=place / "state")
+    try:
+        kancompress.train("fastkan", config=config, hidden=(4,), state=state, on_epoch=stop)
+    except InterruptedError:
+        pass
+    # the first process alone reads
+    there = place / ("missing" if rank else "state")
+    state = kancompress.StateFile(path=place / "state", resume=there)
+    cut = kancompress.train("fastkan", config=config, hidden=(4,), state=state)
+    (place / f"uncut.{{rank}}").write_bytes(kancompress.encode(uncut.checkpoint))
+    (place / f"cut.{{rank}}").write_bytes(kancompress.encode(cut.checkpoint))
+
+    rows = datasets.load_for_training(DataOptions(), seed=0)
+    network, gradients = Net(), []
+    def step(optimizer):  # nothing is learnt, so that all gradients are of the same network
+        found = [parameter.grad for parameter in network.parameters()]
+        gradients.append([None if slope is None else slope.clone() for slope in found])
+    torch.optim.AdamW.step = step
+    schedule = fitting.Schedule(epochs=1, patience=9, batch_size={BATCH}, seed=0)
+    history = fitting.fit(
+        network, [{{"params": network.parameters(), "lr": 0.1}}], rows.train, schedule,
+        measure=lambda: fitting.score(network, rows.validation),
+        on_epoch=lambda epoch: torch.save(network.state_dict(), place / f"statistics.{{rank}}"),
+    )
+    scores = [(e.validation.loss, e.validation.accuracy) for e in history]
+    torch.save((gradients, history[1].train_loss, scores), place / f"gradients.{{rank}}")
+"""
+
+
+def torchrun(script: str, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    file = place / "script.py"
+    file.write_text(textwrap.dedent(script))
+    return subprocess.run(
+        [*TORCHRUN, str(file), *arguments],
+        cwd=place, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes of a script of the user's own left behind."""
+    place = tmp_path_factory.mktemp("two")
+    result = torchrun(LIBRARY, place, str(place))
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    return place
+
+
+def test_gradients_are_those_of_one_process_on_the_same_batches(place: Path) -> None:
+    found: list[tuple[list[list[Tensor | None]], float, list[Any]]] = [
+        torch.load(place / f"gradients.{rank}") for rank in range(2)
+    ]
+    names: dict[str, Any] = {}
+    exec(NETWORK, names)
+    network: nn.Module = names["Net"]()
+    rows = datasets.load_for_training(DataOptions(), seed=0).train
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    batches = torch.split(order, BATCH)
+    assert len(batches[-1]) == 1 < 2 < BATCH
+    losses = []
+    network.norm.eval()  # a batch of one row has no spread; torch refuses to train on it
+    for number, batch in enumerate(batches):
+        network.norm.train(len(batch) > 1)
+        network.zero_grad()
+        loss = functional.cross_entropy(network(rows.x[batch]), rows.y[batch])
+        loss.backward()
+        losses.append(loss.item() * len(batch))
+        if len(batch) == 1:
+            continue
+        for process in range(2):
+            for parameter, gradient in zip(
+                network.parameters(), found[process][0][number], strict=True
+            ):
+                if parameter.grad is None:
+                    assert gradient is None
+                    continue
+                assert gradient is not None
+                torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert found[0][1] == found[1][1] == pytest.approx(sum(losses) / len(rows), rel=1e-3)
+    assert found[0][2] == found[1][2]
+
+
+def test_every_process_ends_with_the_same_network_and_resuming_changes_nothing(
+    place: Path,
+) -> None:
+    names = ("uncut.0", "uncut.1", "cut.0", "cut.1")
+    files = [(place / name).read_bytes() for name in names]
+    assert len(set(files)) == 1
+    alone = kancompress.train(
+        "fastkan", config=kancompress.TrainConfig(lr=1e-3, epochs=3, batch_size=BATCH), hidden=(4,)
+    )
+    together = kancompress.load(files[0])
+    for name, tensor in alone.checkpoint.tensors.items():
+        # Adam turns the rounding of a gradient near zero into a part of a step of 1e-3
+        torch.testing.assert_close(together.tensors[name], tensor, rtol=0, atol=4e-3)
+
+
+def test_one_process_of_the_command_line_writes_and_prints(tmp_path: Path) -> None:
+    script = """
+    import contextlib, sys
+    from kancompress.cli.main import main
+    train = "train --hidden 4 --epochs 2 -o out.st --log out.log --json"
+    for line in (train, "inspect out.st --json"):  # the second is not shared
+        sys.argv[1:] = line.split()
+        with contextlib.suppress(SystemExit):
+            main()
+    """
+    result = torchrun(script, tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.split("}\n{")
+    report, shown = json.loads(first + "}"), json.loads("{" + second)
+    assert shown["kind"] == "meta"
+    lines = [json.loads(line) for line in (tmp_path / "out.log").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.log", "out.st", "script.py"]
+    score = json.loads(done("eval", tmp_path / "out.st", "--json").stdout)
+    assert score["loss"] == pytest.approx(report["test"]["loss"], rel=1e-5)
+
+
+def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    script = """
+    import os, sys
+    from kancompress import fitting
+    from kancompress.cli.main import main
+    from kancompress.errors import KancompressError
+    train = fitting._Run.train
+    def fail(run, on_batch):
+        if os.environ["RANK"] == "1" and len(run.history) == 2:
+            raise KancompressError("The disk is on fire.")
+        return train(run, on_batch)
+    fitting._Run.train = fail
+    sys.argv[1:] = ["train", "--hidden", "4", "--epochs", "9", "-o", "out.st"]
+    main()
+    """
+    result = torchrun(script, tmp_path)
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith("kancompress: ")]
+    assert told == ["kancompress: The disk is on fire."]
+    assert (tmp_path / "out.st.state").exists()
+    assert not (tmp_path / "out.st").exists()
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what a batch system sets does not make a run of several processes
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert (launch.processes(), launch.number(), launch.is_first()) == (1, 0, True)
+    assert launch.is_first_to_fail()
+    with distributed.joined():
+        assert (distributed.count(), distributed.number()) == (1, 0)
+    rows = torch.arange(5)
+    assert distributed.part(rows) == (rows, 1.0)
+    assert os.environ["WORLD_SIZE"] == "4"
+
+
+def test_a_batch_is_divided_in_order_and_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 3)
+    for length in range(1, 9):
+        shares = []
+        for number in range(3):
+            monkeypatch.setattr(distributed, "number", lambda number=number: number)
+            shares.append(distributed.part(torch.arange(length)))
+        assert sum(share for _, share in shares) == pytest.approx(1)
+        if length < 3:
+            assert all(rows.tolist() == list(range(length)) for rows, _ in shares)
+        else:
+            assert torch.cat([rows for rows, _ in shares]).tolist() == list(range(length))
+            assert all(share == len(rows) / length for rows, share in shares)
