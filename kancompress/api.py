@@ -203,7 +203,14 @@ def finetune(
         rows = datasets.load_for_model(None, data)
         _move(model, machine)
         return tune_module(
-            model, packed, rows, config, state=state, on_epoch=on_epoch, on_batch=on_batch
+            model,
+            packed,
+            rows,
+            config,
+            state=state,
+            workers=machine.workers if machine else 0,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
         )
     data = replace(data or DataOptions(), images=packed.conv is not None)
     dense = None if teacher is None else _teacher(teacher, packed, options)

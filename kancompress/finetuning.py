@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kancompress import devices, fitting, running, states
+from kancompress import augmentation, devices, fitting, running, states
 from kancompress.checkpoint import HEAD
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset, Split
@@ -93,11 +93,22 @@ def tune(
     check_fit(ready, data)
     if config.lr is None:
         config = replace(config, lr=default_rate(conv=ready.conv))
-    device = devices.find((machine or Machine()).device)
+    machine = machine or Machine()
+    device = devices.find(machine.device)
     tunable = _Running(model, ready.network.to(device), config.also, options)
     if teacher is not None:
         data = taught(data, teacher.to(device))
-    done = tune_codebooks(tunable, data, config, state=state, on_epoch=on_epoch, on_batch=on_batch)
+    augment = augmentation.is_wanted(config.augment, data.train, conv=ready.conv)
+    config = replace(config, augment=augment)
+    done = tune_codebooks(
+        tunable,
+        data,
+        config,
+        state=state,
+        workers=machine.workers,
+        on_epoch=on_epoch,
+        on_batch=on_batch,
+    )
     return replace(done, notes=ready.notes)
 
 
@@ -124,6 +135,7 @@ def tune_codebooks(
     config: FinetuneConfig,
     *,
     state: StateFile | None = None,
+    workers: int = 0,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
@@ -156,10 +168,12 @@ def tune_codebooks(
             batch_size=config.batch_size,
             seed=config.seed,
             precision=config.precision,
+            augment=augmentation.is_wanted(config.augment, data.train, conv=False),
         ),
         measure=lambda: tunable.score(data.validation),
         step=compiled(tunable.network) if config.compile else None,
         keeper=states.keeper(state, facts, devices.of(tunable.network)),
+        workers=workers,
         on_epoch=on_epoch,
         on_batch=on_batch,
     )

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress import devices, distributed
+from kancompress import devices, distributed, seeds
+from kancompress.augmentation import Augmenter
 from kancompress.batches import Feed
 from kancompress.datasets import Split
 from kancompress.errors import KancompressError, UsageError
@@ -36,7 +36,8 @@ OnBatch = Callable[[int, int], None]
 class Schedule:
     """How to train: at most `epochs`, and `patience` more after the best one.
 
-    decay : factor of all learning rates after every epoch
+    decay   : factor of all learning rates after every epoch
+    augment : whether the rows are images to be augmented (`augmentation`)
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class Schedule:
     seed: int
     decay: float = 1.0
     precision: Precision = Precision.FLOAT32
+    augment: bool = False
 
 
 def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
@@ -95,6 +97,7 @@ def fit(
     measure: Callable[[], Score],
     step: nn.Module | None = None,
     keeper: Keeper | None = None,
+    workers: int = 0,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> list[Epoch]:
@@ -104,6 +107,7 @@ def fit(
     measure : gives the validation score of the network as it now stands
     step    : a compiled twin of `network` for the training passes, sharing its parameters
     keeper  : keeps the state after every epoch, and gives the one to go on from
+    workers : processes that prepare augmented rows
     What a module draws from torch's own generators, as dropout does, is seeded by epoch; the
     generators are left as they were found.
     Raises KancompressError when the loss becomes NaN before any epoch was better than none.
@@ -111,7 +115,10 @@ def fit(
     device = devices.of(network)
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(forked):
-        run = _Run(network, groups, train, schedule, network if step is None else step)
+        running = network if step is None else step
+        augmenter = Augmenter(train, schedule.seed, workers) if schedule.augment else None
+        feed = Feed(train, schedule.batch_size, device, augmenter)
+        run = _Run(network, groups, feed, schedule, running)
         run.start(measure, keeper, on_epoch)
         while run.goes_on():
             begin = time.perf_counter()
@@ -138,7 +145,7 @@ class _Run:
         self,
         network: nn.Module,
         groups: Iterable[dict[str, Any]],
-        train: Split,
+        feed: Feed,
         schedule: Schedule,
         running: nn.Module,
     ) -> None:
@@ -149,10 +156,8 @@ class _Run:
         self._optimizer = torch.optim.AdamW(groups, fused=True)
         self._parameters = [p for g in self._optimizer.param_groups for p in g["params"]]
         self._generator = torch.Generator().manual_seed(schedule.seed)
-        device = devices.of(network)
-        self._running = distributed.parallel(network, running, train.x[:1].to(device))
-        self._feed = Feed(train, schedule.batch_size, device)
-        self._soft = train.soft
+        self._running = distributed.parallel(network, running, feed.sample)
+        self._feed = feed
         self._rates = self._current_rates()
 
     def start(
@@ -177,16 +182,16 @@ class _Run:
         """One pass over the rows in random order; returns the mean loss."""
         self.network.train()
         number = len(self.history)
-        torch.manual_seed(_mixed(self.schedule.seed, number, distributed.number()))
+        torch.manual_seed(seeds.mixed(self.schedule.seed, number, distributed.number()))
         self._rates = self._current_rates()
         order = torch.randperm(len(self._feed), generator=self._generator)
         total = torch.zeros((), device=self._feed.device)
-        for batch, (x, y, rows, share) in enumerate(self._feed.epoch(order), 1):
+        for batch, (x, y, rows, share) in enumerate(self._feed.epoch(number, order), 1):
             self._optimizer.zero_grad()
             precision = devices.autocast(self._feed.device, self.schedule.precision)
             with precision, distributed.forward_pass():
                 output = self._running(x)
-            loss = loss_of(_wide(output), y.to(output.device), soft=self._soft)
+            loss = loss_of(_wide(output), y.to(output.device), soft=self._feed.soft)
             distributed.weighted(loss, share).backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             total += loss.detach() * (share * rows)
@@ -279,8 +284,3 @@ def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _wide(output: Tensor) -> Tensor:
     """Outputs in float32 at least."""
     return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1

@@ -67,6 +67,7 @@ class TrainConfig:
     lr_rest      : learning rate of all else in a meta network: norms, betas, the head; None is `lr`
     decay        : factor of all learning rates after every epoch (torch's ExponentialLR)
     patience     : epochs without a better validation score before training stops
+    augment      : whether to augment images; None: where convolutions learn from an image data set
     """
 
     lr: float
@@ -80,14 +81,16 @@ class TrainConfig:
     seed: int = 0
     compile: bool = False
     precision: Precision = Precision.FLOAT32
+    augment: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
     """Options of one fine-tuning run.
 
-    lr   : learning rate; None is 1e-4, for convolutions 1e-5 (Tables 4 to 7)
-    also : further groups that learn beside the codebooks: norms, biases, head
+    lr      : learning rate; None is 1e-4, for convolutions 1e-5 (Tables 4 to 7)
+    also    : further groups that learn beside the codebooks: norms, biases, head
+    augment : as for `TrainConfig`
     """
 
     lr: float | None = None
@@ -99,6 +102,7 @@ class FinetuneConfig:
     also: tuple[str, ...] = field(default=())
     compile: bool = False
     precision: Precision = Precision.FLOAT32
+    augment: bool | None = None
 
 
 class Metric(StrEnum):

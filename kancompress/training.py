@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from kancompress import devices, fitting, states
+from kancompress import augmentation, devices, fitting, states
 from kancompress.checkpoint import Checkpoint
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset, check_rows
@@ -70,7 +70,8 @@ def fit_network(
     conv = (conv or default_conv(len(hidden))) if model.is_conv else None
     meta = (meta or default_meta(conv=model.is_conv)) if model.is_meta else None
     widths = (data.features, *hidden, data.spec.outputs)
-    device = devices.find((machine or Machine()).device)
+    machine = machine or Machine()
+    device = devices.find(machine.device)
     network = initialise(basis, widths, meta, config.seed, conv=conv).to(device)
 
     def facts() -> Facts:
@@ -96,10 +97,12 @@ def fit_network(
             seed=config.seed,
             decay=config.decay,
             precision=config.precision,
+            augment=augmentation.is_wanted(config.augment, data.train, conv=model.is_conv),
         ),
         measure=lambda: fitting.score(network, data.validation),
         step=compiled(network) if config.compile else None,
         keeper=states.keeper(state, facts, device),
+        workers=machine.workers,
         on_epoch=on_epoch,
         on_batch=on_batch,
     )

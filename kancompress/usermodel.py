@@ -115,6 +115,7 @@ def tune_module(
     config: FinetuneConfig | None = None,
     *,
     state: StateFile | None = None,
+    workers: int = 0,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
@@ -122,7 +123,7 @@ def tune_module(
 
     Nothing else learns, but with `also=("norms",)` the parameters and running statistics of
     normalisation layers. Without it these stay in evaluation mode. `state` is as for
-    `tune`. Raises as `tune_codebooks`.
+    `tune`, `workers` as for `fitting.fit`. Raises as `tune_codebooks`.
     """
     config = config or FinetuneConfig()
     check_groups(config.also)
@@ -135,7 +136,13 @@ def tune_module(
         place = stack.enter_context(Parametrization(model, packed))
         tunable = _Live(model, place, data.spec, config.also)
         return tune_codebooks(
-            tunable, data, config, state=state, on_epoch=on_epoch, on_batch=on_batch
+            tunable,
+            data,
+            config,
+            state=state,
+            workers=workers,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
         )
 
 

@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
         "history",
         "version",
         "launch",
+        "seeds",
     },
     {
         "container",
@@ -45,7 +46,8 @@ FLOORS: list[set[str]] = [
     {"nn", "nn.edges", "nn.layer", "nn.network", "nn.window"},
     {"compression", "storage", "images"},
     {"datasets"},
-    {"calibration", "states", "devices", "batches"},
+    {"calibration", "states", "devices", "augmentation"},
+    {"batches"},
     {"restoration", "extras", "generation", "remainder", "notes"},
     {"repacking"},
     {"sizing"},

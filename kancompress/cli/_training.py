@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,6 +48,24 @@ KeepStateOption = Annotated[
         " always (to resume with more --epochs), or never saved."
     ),
 ]
+AugmentOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--augment/--no-augment",
+        help="Augment images, as torch-conv-kan does (default: for convolutions).",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        max=1024,
+        help="Processes that prepare augmented images (default: one a core but one, at most 4).",
+        show_default=False,
+    ),
+]
 LogOption = Annotated[
     Path | None,
     typer.Option(
@@ -57,6 +76,14 @@ LogOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def worker_count(choice: int | None) -> int:
+    """Processes for augmented images; every process of torchrun starts as many."""
+    if choice is not None:
+        return choice
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(4, cores - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

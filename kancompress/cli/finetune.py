@@ -42,12 +42,15 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import shared_command
 from kancompress.cli._training import (
+    AugmentOption,
     Conduct,
     Keep,
     KeepStateOption,
     LogOption,
     ResumeOption,
     Wishes,
+    WorkersOption,
+    worker_count,
 )
 from kancompress.history import best_epoch
 from kancompress.recipes import Device, FinetuneConfig, Machine, Precision
@@ -103,6 +106,8 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
+    augment: AugmentOption = None,
+    workers: WorkersOption = None,
     precision: PrecisionOption = Precision.FLOAT32,
     device: DeviceOption = Device.AUTO,
     threads: ThreadsOption = None,
@@ -151,6 +156,7 @@ def finetune(
         also=tuple(also or (tuple(Also) if distill else ())),
         compile=compile_,
         precision=precision,
+        augment=augment,
     )
     with conduct.bar() as bar, _model.own_model(model) as module:
         done = kancompress.finetune(
@@ -161,7 +167,7 @@ def finetune(
             model=module,
             teacher=distill,
             name=found.name,
-            machine=Machine(device=device),
+            machine=Machine(device=device, workers=worker_count(workers)),
             state=conduct.state,
             on_epoch=conduct.on_epoch,
             on_batch=bar.batch,

@@ -30,12 +30,15 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import shared_command
 from kancompress.cli._training import (
+    AugmentOption,
     Conduct,
     Keep,
     KeepStateOption,
     LogOption,
     ResumeOption,
     Wishes,
+    WorkersOption,
+    worker_count,
 )
 from kancompress.errors import UsageError
 from kancompress.history import best_epoch
@@ -119,6 +122,8 @@ def train(
     weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
     seed: SeedOption = 0,
     compile_: CompileOption = False,
+    augment: AugmentOption = None,
+    workers: WorkersOption = None,
     precision: PrecisionOption = Precision.FLOAT32,
     device: DeviceOption = Device.AUTO,
     threads: ThreadsOption = None,
@@ -174,6 +179,7 @@ def train(
         seed=seed,
         compile=compile_,
         precision=precision,
+        augment=augment,
     )
     with conduct.bar() as bar:
         done = kancompress.train(
@@ -186,7 +192,7 @@ def train(
                 embedding=embedding or default_meta(conv=model.is_conv).embedding,
                 hidden=meta_hidden,
             ),
-            machine=Machine(device=device),
+            machine=Machine(device=device, workers=worker_count(workers)),
             state=conduct.state,
             on_epoch=conduct.on_epoch,
             on_batch=bar.batch,
