@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -93,7 +94,7 @@ def native_subject(
     return Subject(
         layers=layers,
         places=places,
-        flow=partial(Chain, layers, places),
+        flow=partial(Chain, layers, places, head=network.head),
         pack=lambda given: pack(given=given, report=hooks.report),
         weigh=lambda given: sum(sizes(pack(given=given)[0])),
         file_bytes=source_file_bytes,
@@ -279,10 +280,10 @@ def _shrinking(
     layer: EdgeLayer, clusters: int, subject: Subject, config: ClusterConfig, name: str
 ) -> int | None:
     """The number of clusters, None where the packed layer would be no smaller than the dense."""
-    out, inputs, d = layer.edges().shape
-    place = subject.places[name]
-    packed = bits.layer_bytes(out * inputs, d, place.dtype.itemsize, clusters)
-    shrinks = packed < out * inputs * d * place.dense_itemsize
+    *shape, d = layer.edges().shape
+    place, edges = subject.places[name], math.prod(shape)
+    packed = bits.layer_bytes(edges, d, place.dtype.itemsize, clusters)
+    shrinks = packed < edges * d * place.dense_itemsize
     return clusters if shrinks or config.force_pack else None
 
 
@@ -291,18 +292,18 @@ def _pretended(subject: Subject, clusters: Clusters) -> dict[str, Given | None]:
     made: dict[str, Given | None] = {}
     for name, layer in subject.layers.items():
         k = clusters[name]
-        out, inputs, d = layer.edges().shape
+        *shape, d = layer.edges().shape
         if k is None:
             made[name] = None
             continue
         clustering = kmeans.Clustering(
             centroids=np.zeros((k, d)),
-            labels=np.arange(out * inputs, dtype=np.int64) % k,
+            labels=np.arange(math.prod(shape), dtype=np.int64) % k,
             inertia=0.0,
             iterations=0,
             exact=False,
             repaired=0,
         )
-        bias = torch.zeros(out) if subject.places[name].biased else None
+        bias = torch.zeros(shape[0]) if subject.places[name].biased else None
         made[name] = Given(clustering=clustering, bias=bias)
     return made

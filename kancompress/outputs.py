@@ -178,7 +178,8 @@ class _Work:
                 " kancompress expand FILE -o DENSE"
             )
         subject = native_subject(record, self.config, source_file_bytes=size, hooks=self.hooks)
-        return _Opened(subject=subject, rows=_inputs(rows, record.data))
+        images = record.conv is not None
+        return _Opened(subject=subject, rows=_inputs(rows, record.data, images=images))
 
     def _by_itself(self, source: ForeignCheckpoint, rows: Tensor) -> _Opened:
         """A checkpoint whose tensors determine the whole forward."""
@@ -238,9 +239,12 @@ class _Work:
         return Compression(model=model, layers=layers, notes=opened.notes, calibrated=found)
 
 
-def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None) -> Tensor:
-    # images become rows of features, as for training
-    return datasets.load_inputs(spec, rows).flatten(1) if isinstance(rows, DataOptions) else rows
+def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:
+    """Rows of features, as for training, or images where the network takes them."""
+    if not isinstance(rows, DataOptions):
+        return rows
+    x = datasets.load_inputs(spec, replace(rows, images=images))
+    return x if images else x.flatten(1)
 
 
 def _path(layer: FoundLayer, names: Mapping[str, str], below: str) -> str:

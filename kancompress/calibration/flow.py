@@ -5,11 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from kancompress.calibration.network import LayerSolution, Place, Streams, relative, through
+from kancompress.calibration.network import (
+    PLACES,
+    LayerSolution,
+    Place,
+    Streams,
+    relative,
+    through,
+)
 from kancompress.errors import UsageError
 from kancompress.nn.layer import EdgeLayer
+
+# Images are taken at least, where there are so many.
+_IMAGES = 1024
 
 
 class Flow(ABC):
@@ -52,7 +63,9 @@ class Flow(ABC):
 class Chain(Flow):
     """Layers that feed each other.
 
-    rows, held_out : (n, in) inputs of the first layer
+    rows, held_out : (n, in), or (n, channels, rows, columns), inputs of the first layer. Of images
+                     fewer are taken, as each gives many sums
+    head           : what follows the last layer, or None
     Raises UsageError for rows of another width.
     """
 
@@ -62,16 +75,22 @@ class Chain(Flow):
         places: Mapping[str, Place],
         rows: Tensor,
         held_out: Tensor,
+        head: nn.Module | None = None,
     ) -> None:
         self.layers = layers
         self.places = places
         self._names = list(layers)
-        inputs = layers[self._names[0]].edges().shape[1]
-        if rows.dim() != 2 or rows.shape[1] != inputs:
+        self._head = head
+        first = layers[self._names[0]]
+        inputs, conv = first.edges().shape[1], first.window is not None
+        if rows.dim() != (4 if conv else 2) or rows.shape[1] != inputs:
+            what = f"images of {inputs} channels" if conv else f"{inputs} inputs"
             raise UsageError(
-                f"The network takes {inputs} inputs, but the rows to calibrate on have the shape"
+                f"The network takes {what}, but the rows to calibrate on have the shape"
                 f" {list(rows.shape)}."
             )
+        if conv:
+            rows, held_out = (x[: max(_IMAGES, len(x) // PLACES)] for x in (rows, held_out))
         self._rows = (rows, held_out)
         self.restart()
 
@@ -95,8 +114,14 @@ class Chain(Flow):
     def errors(self) -> tuple[float, float]:
         """As of `Flow`."""
         assert self._next == len(self._names)
-        rows, held_out = (relative(stream.packed, stream.dense) for stream in self._streams)
+        rows, held_out = (self._error(stream) for stream in self._streams)
         return rows, held_out
+
+    def _error(self, stream: Streams) -> float:
+        if self._head is None:
+            return relative(stream.packed, stream.dense)
+        with torch.no_grad():
+            return relative(self._head(stream.packed), self._head(stream.dense))
 
     def alone(self, name: str, found: LayerSolution) -> float:
         """As of `Flow`."""
@@ -104,12 +129,13 @@ class Chain(Flow):
         for number, other in enumerate(self._names[self._next :]):
             own = found if number == 0 else None
             stream = advance(self.layers[other], stream, own, self.places[other])
-        return relative(stream.packed, stream.dense)
+        return self._error(stream)
 
 
 def advance(layer: EdgeLayer, rows: Streams, found: LayerSolution | None, place: Place) -> Streams:
     """What both streams are behind a layer; without a solution its edges stay dense."""
-    weights = layer.edges().detach().float()
+    edges: Tensor = layer.edges()
+    weights = edges.detach().float()
     dense = through(layer, rows.dense, weights, layer.bias)
     stored = place.rounded or layer
     if found is not None:

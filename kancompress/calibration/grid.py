@@ -38,7 +38,7 @@ def cluster_on_grid(
 
 def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterConfig) -> Given:
     edges: Tensor = layer.edges()
-    weights = edges.float()
+    weights = edges.float().flatten(1, -2)
     blocks = metrics(layer)
     own = len(blocks) > 1
     if not own:

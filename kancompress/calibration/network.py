@@ -87,9 +87,20 @@ class Place:
     rounded: EdgeLayer | None = None
 
 
+# Rows, images of convolutions, and sums of an image that are looked at together.
+IMAGES = 64
+PLACES = 8
+
+
+def flat_edges(layer: EdgeLayer) -> Tensor:
+    """Coefficients (out, edges of an output, d): of a convolution inputs and taps together."""
+    edges: Tensor = layer.edges()
+    return edges.detach().float().flatten(1, -2)
+
+
 def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
     """Measure what a layer sees, for any number of clusters."""
-    weights = layer.edges().detach().float()
+    weights = flat_edges(layer)
     centred = place.biased and config.method is not Method.METRIC
     batches = _batches(layer, weights, rows, place)
     moments = measure(batches, centred=centred, memory=config.memory)
@@ -113,7 +124,7 @@ def solve_layer(
     problem : what `pose` made of the same layer and rows, where it is at hand
     """
     begin = time.perf_counter()
-    weights = layer.edges().detach().float()
+    weights = flat_edges(layer)
     dtype = place.dtype
     candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
     plain = _plain(weights, clusters, config)
@@ -198,14 +209,29 @@ def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> 
 
     def walk() -> Iterator[tuple[Tensor, Tensor]]:
         with torch.no_grad():
-            for start in range(0, len(rows.dense), ROWS):
-                features = packed.features(rows.packed[start : start + ROWS]).float()
+            for part in _parts(layer, rows.dense):
+                places = _places(layer, rows.dense[part], part.start)
+                features = packed.columns(rows.packed[part], places).float()
                 own = features
                 if not same:
-                    own = layer.features(rows.dense[start : start + ROWS]).float()
+                    own = layer.columns(rows.dense[part], places).float()
                 yield features, own.flatten(1) @ matrix.T
 
     return walk
+
+
+def _parts(layer: EdgeLayer, x: Tensor) -> list[slice]:
+    """The rows a block at a time."""
+    step = ROWS if layer.window is None else IMAGES
+    return [slice(start, start + step) for start in range(0, len(x), step)]
+
+
+def _places(layer: EdgeLayer, x: Tensor, seed: int) -> Tensor:
+    """Numbers of the sums of each row that are looked at, (rows, at most PLACES)."""
+    count = layer.places(x)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(x), count, generator=generator).argsort(1)
+    return order[:, :PLACES]
 
 
 def output_errors(
@@ -239,15 +265,10 @@ def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
     return functional.embedding(torch.from_numpy(found.labels), codebook).view_as(weights)
 
 
-def through(layer: EdgeLayer, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+def through(layer: EdgeLayer, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
     """The layer with other coefficients and another bias, a block of rows at a time."""
-    matrix = weights.transpose(1, 2).flatten(1)
-    parts = []
     with torch.no_grad():
-        for start in range(0, len(x), ROWS):
-            features = layer.features(x[start : start + ROWS]).float().flatten(1)
-            parts.append(layer.finish(functional.linear(features, matrix, bias)))
-    return torch.cat(parts)
+        return torch.cat([layer.run(x[part], coefficients, bias) for part in _parts(layer, x)])
 
 
 # Outputs whose spread is below this share of their squares are equal but for rounding.
