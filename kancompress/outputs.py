@@ -177,8 +177,9 @@ class _Work:
                 f"{called(source, name)} is packed already. To cluster it anew:"
                 " kancompress expand FILE -o DENSE"
             )
-        subject = native_subject(record, self.config, source_file_bytes=size, hooks=self.hooks)
         images = record.conv is not None
+        self.config = self.config.settled(conv=images)
+        subject = native_subject(record, self.config, source_file_bytes=size, hooks=self.hooks)
         return _Opened(subject=subject, rows=_inputs(rows, record.data, images=images))
 
     def _by_itself(self, source: ForeignCheckpoint, rows: Tensor) -> _Opened:

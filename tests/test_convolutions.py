@@ -15,6 +15,7 @@ import kancompress
 from conftest import fresh
 from kancompress import datasets, sizing
 from kancompress.bases import bspline
+from kancompress.calibration.run import sample
 from kancompress.checkpoint import Checkpoint
 from kancompress.nn.network import Network, build, initialise, to_checkpoint
 from kancompress.nn.window import Window
@@ -326,3 +327,55 @@ def test_closed_form_and_recursion_agree_in_float32() -> None:
     x = torch.linspace(-3.5, 3.5, 1001)
     closed = bspline.uniform_features(x[:, None], x[:, None], (-3.0, 3.0, 5), 3)[:, :-1, 0]
     assert torch.allclose(closed.double(), cox_de_boor(x.double(), -3.0, 3.0, 5, 3), atol=1e-5)
+
+
+# --- clustering by outputs -----------------------------------------------------------------
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    gap = (found.double() - wanted.double()).square().sum()
+    return float(gap / (wanted.double() - wanted.double().mean(0)).square().sum())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_columns_times_coefficients_are_the_sums(name: ModelName) -> None:
+    layer = list(network(name).eval().kan_layers())[1]
+    x = torch.randn(3, 4, 7, 6)
+    sums = layer.sums(x, layer.edges(), None).flatten(2)  # (batch, out, place)
+    places = torch.tensor([[0, 5], [11, 2], [3, 3]])
+    columns = layer.columns(x, places)
+    found = torch.einsum("ncm,omc->no", columns, layer.edges().flatten(1, -2))
+    expected = torch.stack([sums[n, :, p] for n, row in enumerate(places) for p in row])
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gramkanconv", "metakanconv"])
+def test_errors_that_calibration_tells_are_those_of_the_file(name: str) -> None:
+    record = checkpoint(ModelName(name), (2, 6, 8, 5))
+    x = torch.randn(160, 2, 9, 9, generator=torch.Generator().manual_seed(3))
+    config = kancompress.ClusterConfig(clusters=12)
+    done = kancompress.cluster_by_outputs(record, x, config)
+    assert done.calibrated.clusters == {"0": 12, "1": 12}
+    rows, held_out = sample(x, kancompress.CalibrationConfig().samples, 0)
+    dense, packed = build(record).eval(), build(done.model).eval()
+    with torch.no_grad():
+        for part, told in (
+            (rows, done.calibrated.solution.error),
+            (held_out, done.calibrated.solution.held_out),
+        ):
+            assert relative(packed(part), dense(part)) == pytest.approx(told, rel=1e-3)
+        plain = build(kancompress.cluster(record, config).model).eval()
+        assert relative(packed(rows), dense(rows)) < 0.5 * relative(plain(rows), dense(rows))
+    assert all(layer.sides["bias"].shape == (layer.shape[0],) for layer in done.model.layers)
+
+
+def test_numbers_of_clusters_are_chosen_for_a_size(few: DataOptions) -> None:
+    record = kancompress.train(
+        "fastkanconv", few, kancompress.TrainConfig(lr=1e-3, epochs=0), hidden=(6, 8)
+    ).checkpoint
+    target = kancompress.Target(bytes=7000)
+    done = kancompress.cluster_by_outputs(record, few, target=target)
+    assert len(kancompress.encode(done.model)) <= 7000
+    assert kancompress.evaluate(done.model, few).outputs.isfinite().all()
+    grid = kancompress.ClusterConfig(clusters=8, metric=kancompress.Metric.GRID)
+    assert kancompress.cluster(record, grid).layers[1].clusters == 8

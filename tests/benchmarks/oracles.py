@@ -51,6 +51,42 @@ class CoxDeBoorLayer(nn.Module):
         return branch + functional.linear(self.basis(x).flatten(1), spline.flatten(1))
 
 
+class EagerConvolution(nn.Module):
+    """A convolution of cubic B-splines, expanded as torch-conv-kan's KANConv expands it: the
+    recursion over the whole map in eager mode, then one convolution of the splines and one of the
+    base branch; batch normalisation, PReLU, dropout. Padding 1, grid -3 ... 3 with 5 intervals.
+    """
+
+    def __init__(self, inputs: int, out: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.base = nn.Conv2d(inputs, out, 3, stride, 1, bias=False)
+        self.spline = nn.Conv2d(8 * inputs, out, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out)
+        self.activation = nn.PReLU()
+        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.knots: Tensor
+        self.register_buffer("knots", torch.arange(-3, 9) * (6 / 5) - 3)
+
+    def basis(self, x: Tensor) -> Tensor:
+        """(batch, in, rows, columns) -> (batch, in, rows, columns, 8)."""
+        # a row of knots for every pixel, as there
+        grid = self.knots.expand(*x.shape[1:], -1).contiguous()
+        x = x.unsqueeze(-1)
+        values = ((x >= grid[..., :-1]) & (x < grid[..., 1:])).to(x.dtype)
+        for order in range(1, 4):
+            low, high = grid[..., : -(order + 1)], grid[..., order:-1]
+            after, behind = grid[..., order + 1 :], grid[..., 1:-order]
+            left = (x - low) / (high - low) * values[..., :-1]
+            values = left + (after - x) / (after - behind) * values[..., 1:]
+        return values.contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, rows, columns) -> (batch, out, rows, columns)."""
+        planes = self.basis(x).movedim(-1, 2).flatten(1, 2)
+        y = self.base(functional.silu(x)) + self.spline(planes)
+        return self.dropout(self.activation(self.norm(y)))
+
+
 class FloorLayer(nn.Module):
     """The matrix product over 9 features an input, with no basis at all: the floor of any KAN."""
 
