@@ -98,8 +98,8 @@ def figure2_cells(options: Options) -> Cells:
 
 
 def mlp_cells(options: Options) -> Cells:
-    """An MLP, and Table 1's plain networks of the same shape."""
-    for model in ("mlp", "gramkan", "kan", "fastkan"):
+    """An MLP, and Table 1's networks of the same shape."""
+    for model in tables.MLP_BESIDE:
         yield from _seeds(options, model, "mnist")
 
 
