@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress import bits, files, kmeans
+from kancompress import bits, distributed, files, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
 from kancompress.errors import KancompressError, UsageError, together
 from kancompress.nearest import SUM_BLOCK, one_thread
@@ -77,6 +78,13 @@ def compress(
     """
     names = [str(number) for number in range(len(checkpoint.shapes))]
     check_numbers(config, names)
+    ready: Mapping[str, kmeans.Clustering] = {}
+    if given is None:
+        sizes = {
+            name: math.prod(shape) for name, shape in zip(names, checkpoint.shapes, strict=True)
+        }
+        flat = (part.reshape(-1, part.shape[-1]) for part in dense_coefficients(checkpoint))
+        ready = divided(sizes, zip(names, flat, strict=True), config)
     layers, results = [], []
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         name = names[number]
@@ -85,7 +93,7 @@ def compress(
         if given is not None and own is None:
             layer, result = _kept(name, coefficients, k)
         else:
-            layer, result = _pack_layer(name, coefficients, k, config, own)
+            layer, result = _pack_layer(name, coefficients, k, config, own, ready.get(name))
         sides = side_tensors(checkpoint, number, config)
         if own is not None and own.bias is not None and result.clusters is not None:
             sides["bias"] = stored_side(own.bias, f"{name}.bias", config)
@@ -214,12 +222,17 @@ def _kept(name: str, coefficients: Tensor, clusters: int) -> tuple[PackedLayer, 
 
 
 def _pack_layer(
-    name: str, coefficients: Tensor, clusters: int, config: ClusterConfig, given: Given | None
+    name: str,
+    coefficients: Tensor,
+    clusters: int,
+    config: ClusterConfig,
+    given: Given | None,
+    ready: kmeans.Clustering | None,
 ) -> tuple[PackedLayer, LayerClustering]:
     shape = tuple(coefficients.shape[:-1])
     vectors = coefficients.reshape(-1, coefficients.shape[-1])
     dtype = codebook_dtype(config, torch.float32)
-    result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype, given)
+    result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype, given, ready)
     if result.clusters is None:
         layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.clone())
         return layer, result
@@ -239,23 +252,18 @@ def pack_vectors(
     config: ClusterConfig,
     dtype: torch.dtype,
     given: Given | None = None,
+    ready: kmeans.Clustering | None = None,
 ) -> tuple[LayerClustering, Tensor, np.ndarray]:
     """Cluster vectors (n, d): what was done, the codebook (k, d) in `dtype`, and labels (n,).
 
     given : a clustering to take in place of k-means'
+    ready : what k-means gives, where it has run already (`divided`)
 
     `LayerClustering.clusters` is None where the packed form would be no smaller.
     """
-    half = vectors.dtype in (torch.float16, torch.bfloat16)
-    points = (vectors.float() if half else vectors).numpy()
+    points = _points(vectors)
     if given is None:
-        found = kmeans.fit(
-            points,
-            clusters,
-            seed=config.seed,
-            max_iterations=config.max_iterations,
-            by=config.kmeans,
-        )
+        found = ready or _fit(points, clusters, config)
         codebook, labels = _store(points, found, dtype, name)
     else:
         found = given.clustering
@@ -278,6 +286,62 @@ def pack_vectors(
         dense_bytes=dense_bytes,
     )
     return result, codebook, labels
+
+
+def _points(vectors: Tensor) -> np.ndarray:
+    half = vectors.dtype in (torch.float16, torch.bfloat16)
+    return (vectors.float() if half else vectors).numpy()
+
+
+def _fit(points: np.ndarray, clusters: int, config: ClusterConfig) -> kmeans.Clustering:
+    return kmeans.fit(
+        points,
+        clusters,
+        seed=config.seed,
+        max_iterations=config.max_iterations,
+        by=config.kmeans,
+    )
+
+
+def divided(
+    sizes: Mapping[str, int], layers: Iterable[tuple[str, Tensor]], config: ClusterConfig
+) -> dict[str, kmeans.Clustering]:
+    """k-means of each layer, the layers divided among the processes; nothing in a single one.
+
+    sizes  : number of vectors of each layer
+    layers : name and vectors (n, d) of those that have any, in the same order everywhere
+    """
+    if distributed.count() == 1:
+        return {}
+    owner = dict(zip(sizes, distributed.owners(list(sizes.values())), strict=True))
+    found: dict[str, kmeans.Clustering | None] = {}
+    for name, vectors in layers:
+        if len(vectors):
+            own = owner[name] == distributed.number()
+            found[name] = _fit(_points(vectors), config.of(name), config) if own else None
+    return {name: _told(own, owner[name]) for name, own in found.items()}
+
+
+def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:
+    """A clustering that one process has found, everywhere."""
+    facts = torch.zeros(7, dtype=torch.float64)
+    if found is not None:
+        numbers = (found.iterations, found.exact, found.repaired, found.inertia)
+        facts[:] = torch.tensor([*found.centroids.shape, len(found.labels), *numbers])
+    k, d, rows, iterations, exact, repaired, inertia = distributed.from_owner(facts, owner).tolist()
+    centroids = torch.empty(int(k), int(d), dtype=torch.float64)
+    labels = torch.empty(int(rows), dtype=torch.int64)
+    if found is not None:
+        centroids.copy_(torch.from_numpy(found.centroids))
+        labels.copy_(torch.from_numpy(found.labels))
+    return kmeans.Clustering(
+        centroids=distributed.from_owner(centroids, owner).numpy(),
+        labels=distributed.from_owner(labels, owner).numpy(),
+        inertia=inertia,
+        iterations=int(iterations),
+        exact=bool(exact),
+        repaired=int(repaired),
+    )
 
 
 def _store(

@@ -201,6 +201,28 @@ def gathered(done: Mapping[int, Tensor], rows: Sequence[int]) -> Tensor:
     return summed(whole)
 
 
+def owners(sizes: Sequence[int]) -> list[int]:
+    """Which process does each task, so that all have about as much to do; the same everywhere."""
+    loads = [0] * count()
+    chosen = [0] * len(sizes)
+    for task in sorted(range(len(sizes)), key=lambda task: (-sizes[task], task)):
+        chosen[task] = loads.index(min(loads))
+        loads[chosen[task]] += sizes[task]
+    return chosen
+
+
+def from_owner(value: Tensor, owner: int) -> Tensor:
+    """The tensor that process `owner` has, in place; the others' has its shape and type."""
+    if count() > 1:
+        import torch.distributed as dist
+
+        own = value.contiguous()
+        dist.broadcast(own, owner)
+        if own is not value:
+            value.copy_(own)
+    return value
+
+
 # --- what all processes know ---------------------------------------------------------------
 
 

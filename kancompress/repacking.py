@@ -15,13 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kancompress import bits, files
+from kancompress import bits, distributed, files, kmeans
 from kancompress.checkpoint import check_finite
 from kancompress.compression import (
     Given,
     LayerClustering,
     Report,
     codebook_dtype,
+    divided,
     pack_vectors,
     wrong_numbers,
 )
@@ -63,10 +64,21 @@ def repack(
     groups: list[PackedGroup] = []
     results: list[LayerClustering] = []
     packed: list[PackedLayer] = []
-    for group in group_layers(source, found, keep_scaler=keep_scaler):
+    made = list(group_layers(source, found, keep_scaler=keep_scaler))
+    plain = {
+        group.name: group
+        for group in made
+        if group.name not in (given or {}) and distributed.count() > 1
+    }
+    sizes = {name: sum(layer.edges for layer in group.layers) for name, group in plain.items()}
+    vectors = ((name, group.vectors()) for name, group in plain.items())
+    ready = divided(sizes, vectors, config)
+    for group in made:
         if given and group.name in given and given[group.name] is None:
             continue
-        result, described, layers = _cluster(group, config, (given or {}).get(group.name))
+        result, described, layers = _cluster(
+            group, config, (given or {}).get(group.name), ready.get(group.name)
+        )
         if described:
             groups.append(described)
             packed += layers
@@ -278,7 +290,10 @@ def whole_vectors(source: ForeignCheckpoint, found: Recognition) -> dict[str, Te
 
 
 def _cluster(
-    group: LayerGroup, config: ClusterConfig, given: Given | None
+    group: LayerGroup,
+    config: ClusterConfig,
+    given: Given | None,
+    ready: kmeans.Clustering | None,
 ) -> tuple[LayerClustering | None, PackedGroup | None, list[PackedLayer]]:
     """What was done to a group, and its layers; nothing of the latter where it stays dense."""
     vectors = group.vectors()
@@ -286,7 +301,9 @@ def _cluster(
         return None, None, []
     clusters = config.of(group.name)
     dtype = codebook_dtype(config, vectors.dtype)
-    result, codebook, labels = pack_vectors(group.name, vectors, clusters, config, dtype, given)
+    result, codebook, labels = pack_vectors(
+        group.name, vectors, clusters, config, dtype, given, ready
+    )
     if result.clusters is None:
         return result, None, []
     described = group.described()

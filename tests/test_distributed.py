@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from test_repacking import efficient_kan
 from torch import Tensor, nn
 from torch.nn import functional
 
 import kancompress
 from command import ENVIRONMENT, done
+from conftest import fresh
 from kancompress import datasets, distributed, launch
 from kancompress.specs import DataOptions
 
@@ -34,6 +36,39 @@ class Net(nn.Module):
         return self.last(torch.tanh(self.norm(self.first(x))))
 """
 
+CLUSTERINGS = """
+import torch
+import kancompress
+from kancompress.calibration import moments
+from kancompress.recipes import CalibrationConfig, ClusterConfig
+def clusterings(place):
+    # several tiles, so that there is something to divide
+    tile, moments.TILE = moments.TILE, 200
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        dense, rows = place / "dense.st", torch.load(place / "rows.pt")
+        calibration = CalibrationConfig(samples=300)
+        found = {
+            "native": kancompress.cluster(place / "meta.st", ClusterConfig(clusters=8)),
+            "halves": kancompress.cluster(
+                dense, ClusterConfig(clusters=8, codebook_dtype="float16")
+            ),
+            "target": kancompress.cluster(dense, ClusterConfig(target_bytes=6000)),
+            "foreign": kancompress.cluster(place / "foreign.pt", ClusterConfig(clusters=5)),
+            "outputs": kancompress.cluster_by_outputs(
+                dense, rows, ClusterConfig(clusters=4), calibration
+            ),
+            "chosen": kancompress.cluster_by_outputs(
+                dense, rows, None, calibration, target=kancompress.Target(bytes=4000)
+            ),
+        }
+    finally:
+        moments.TILE = tile
+        torch.set_num_threads(threads)
+    return {name: kancompress.encode(done.model) for name, done in found.items()}
+"""
+
 LIBRARY = f"""
 import os, sys
 from pathlib import Path
@@ -48,7 +83,10 @@ def stop(epoch):
     if epoch.number == 1:
         raise InterruptedError
 
+{CLUSTERINGS}
 with kancompress.joined():
+    for name, data in clusterings(place).items():
+        (place / f"{{name}}.{{rank}}").write_bytes(data)
     config = kancompress.TrainConfig(lr=1e-3, epochs=3, batch_size={BATCH})
     uncut = kancompress.train("fastkan", config=config, hidden=(4,))
     state = kancompress.StateFile(path=place / "state")
@@ -93,6 +131,10 @@ def torchrun(script: str, place: Path, *arguments: str) -> subprocess.CompletedP
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes of a script of the user's own left behind."""
     place = tmp_path_factory.mktemp("two")
+    kancompress.save(fresh("metakan"), place / "meta.st")
+    kancompress.save(fresh("fastkan", (64, 16, 16, 10)), place / "dense.st")
+    torch.save(efficient_kan(), place / "foreign.pt")
+    torch.save(datasets.load_for_training(DataOptions(), seed=0).train.x[:400], place / "rows.pt")
     result = torchrun(LIBRARY, place, str(place))
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
@@ -146,6 +188,25 @@ def test_every_process_ends_with_the_same_network_and_resuming_changes_nothing(
     for name, tensor in alone.checkpoint.tensors.items():
         # Adam turns the rounding of a gradient near zero into a part of a step of 1e-3
         torch.testing.assert_close(together.tensors[name], tensor, rtol=0, atol=4e-3)
+
+
+@pytest.mark.parametrize("name", ["native", "halves", "target", "foreign", "outputs", "chosen"])
+def test_clustering_gives_the_bytes_of_one_process(name: str, place: Path, alone: Any) -> None:
+    for rank in range(2):
+        assert (place / f"{name}.{rank}").read_bytes() == alone[name]
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path) -> Any:
+    names: dict[str, Any] = {}
+    exec(CLUSTERINGS, names)
+    return names["clusterings"](place)
+
+
+def test_layers_are_divided_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    assert distributed.owners([5, 9, 4, 1]) == [1, 0, 1, 0]
+    assert distributed.owners([]) == []
 
 
 def test_one_process_of_the_command_line_writes_and_prints(tmp_path: Path) -> None:

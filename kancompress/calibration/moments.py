@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kancompress import distributed
+
 # Rows whose features are added at a time, and columns of a tile of the moments.
 ROWS = 2048
 TILE = 4096
@@ -108,14 +110,21 @@ def _second(
     shift = mean[members].float().reshape(-1)
     offset = target.float()
     hessian = torch.zeros(size, size, device=shift.device)
+    starts = range(0, size, TILE)
+    # Several processes divide the tiles, never the rows of a sum: its bits are those of one.
+    owners = distributed.owners([size - start for start in starts])
     cross = torch.zeros(len(target), size, device=shift.device)
     for features, targets in batches():
         block = features.transpose(1, 2)[:, members].reshape(len(features), -1).sub_(shift)
         cross.addmm_((targets - offset).T, block)
-        for start in range(0, size, TILE):
+        for start, owner in zip(starts, owners, strict=True):
+            if owner != distributed.number():
+                continue
             stop = min(start + TILE, size)
             # The upper triangle only; the lower is its mirror image.
             hessian[start:stop, start:].addmm_(block[:, start:stop].T, block[:, start:])
+    for start, owner in zip(starts, owners, strict=True):
+        distributed.from_owner(hessian[start : start + TILE, start:], owner)
     hessian /= rows
     for start in range(0, size, TILE):
         stop = min(start + TILE, size)

@@ -216,4 +216,4 @@ def tell(found: Calibrated, report: Path | None, *, force: bool) -> None:
         )
     if report is not None:
         text = json.dumps(record(found), indent=2) + "\n"
-        files.write(report, [text.encode()], force=force)
+        _files.write_bytes(text.encode(), str(report), force=force)

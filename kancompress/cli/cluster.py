@@ -26,8 +26,10 @@ from kancompress.cli._options import (
     RbfDenominatorOption,
     SeedOption,
     SplineOrderOption,
+    ThreadsOption,
     layouts,
     run_options,
+    use_threads,
 )
 from kancompress.cli._run import shared_command
 from kancompress.errors import UsageError
@@ -147,6 +149,7 @@ def cluster(
         ),
     ] = False,
     seed: SeedOption = 0,
+    threads: ThreadsOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -203,6 +206,7 @@ def cluster(
     if output is not None:
         _files.check_output(output, force=force, inputs=kept)
     wishes.check_report(output, force=force, inputs=kept)
+    use_threads(threads)
     found = _files.given(source)
     config = ClusterConfig(
         clusters=common,
