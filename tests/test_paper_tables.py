@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -147,8 +148,9 @@ def test_table_9_takes_the_convolutions_own_size_from_table_2() -> None:
 def test_figure_2_is_a_row_for_each_k() -> None:
     recipe = Recipe(model="fastkan", dataset="cifar10")
     found = [
-        cell(recipe, 0.5, 0.2, 0.3, clusters=16),
+        cell(recipe, 0.5, 0.2, 0.3),  # Table 1's own, k = 16
         cell(recipe, 0.5, 0.1, 0.2, clusters=4, bytes_=(900, 30, 10)),
+        cell(Recipe(model="kan", dataset="cifar10"), 0.5, 0.2, 0.3),
     ]
     rows = rows_of(tables.figure2(found))
     assert [(row["k"], row["clustered %"], row["bytes"]) for row in rows] == [
@@ -216,6 +218,10 @@ def test_tables_share_their_networks(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_figure_2_runs_each_k_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(start(monkeypatch, "figure2")) == 16
     assert start(monkeypatch, "figure2", "--rows", "4", "8") == []
+    assert start(monkeypatch, "table1", "--dataset", "cifar10", "--models", "fastkan") == []
+    picture = folder / "figure2.svg"
+    assert start(monkeypatch, "figure2", "--pictures", str(folder)) == []
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
 def test_a_cell_that_was_cut_off_goes_on_and_its_last_record_counts(

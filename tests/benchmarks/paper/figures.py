@@ -51,25 +51,22 @@ def draw(cells: Sequence[tables.Cell], path: Path) -> None:
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
-    for number, model in enumerate(dict.fromkeys(cell["model"] for cell in cells)):
-        by_k: dict[int, list[tables.Cell]] = {}
-        for cell in tables.of(cells, model=model):
-            by_k.setdefault(cell["clusters"], []).append(cell)
+    found = tables.by_clusters(cells)
+    for number, (model, by_k) in enumerate(found.items()):
         for stage, style in ((1, "--"), (2, "-")):
             points = [
-                (k, statistics.median(tables.accuracies(own, stage)))
-                for k, own in sorted(by_k.items())
+                (k, statistics.median(tables.accuracies(own, stage))) for k, own in by_k.items()
             ]
             axes.plot(
                 *zip(*points, strict=True), style, marker="o", markersize=4, color=f"C{number}",
                 label=f"{model}, {STAGES[stage]}",
             )  # fmt: skip
-    ticks = sorted({cell["clusters"] for cell in cells})
+    ticks = sorted({k for by_k in found.values() for k in by_k})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.set_xlabel("clusters of each layer, k")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title("[2352, 32, 10] on CIFAR-10", fontsize=11)
+    axes.set_title("CIFAR-10", fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})

@@ -40,7 +40,9 @@ def run(
         tuned = kancompress.finetune(files[1], data, tuning, state=going_on)
         kancompress.save(tuned.model, files[2])
         state.unlink()
-        accuracies = [kancompress.evaluate(file, data).score.accuracy for file in files]
+        assert tuned.test_before is not None  # of the clustered file, which was read back
+        before, after = (kancompress.evaluate(file, data).score for file in (source, files[2]))
+        accuracies = [score.accuracy for score in (before, tuned.test_before, after)]
         sizes = [file.stat().st_size for file in files]
     chosen = {} if clusters is None else {"clusters": clusters}
     peak = {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # Linux: KB
