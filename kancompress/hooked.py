@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kancompress.calibration.flow import Flow
+from kancompress.calibration.flow import Flow, few_images
 from kancompress.calibration.network import LayerSolution, Place, Streams, relative
 from kancompress.errors import UsageError
 from kancompress.forms import FormLayer
@@ -104,12 +104,17 @@ class Matched:
 
 
 def match_modules(
-    model: nn.Module, layers: Mapping[str, FormLayer], paths: Mapping[str, str], rows: Tensor
+    model: nn.Module,
+    layers: Mapping[str, FormLayer],
+    paths: Mapping[str, str],
+    sums: Mapping[str, str],
+    rows: Tensor,
 ) -> Matched:
     """Run a few rows through the model and hold its modules against the layers' forms.
 
-    paths : name of each layer's module in the model. Raises UsageError where the model does not
-    run.
+    paths : name of each layer's module in the model
+    sums  : name of the module that is called with a layer's sums, where its own gives others
+    Raises UsageError where the model does not run.
     """
     named = dict(model.named_modules())
     there = {name: named[path] for name, path in paths.items() if path in named}
@@ -118,8 +123,17 @@ def match_modules(
         for name in layers
         if name not in there
     }
-    with in_evaluation(model), torch.no_grad(), _watched(there, outputs=True) as seen:
+    behind = {name: named[path] for name, path in sums.items() if path in named}
+    with (
+        in_evaluation(model),
+        torch.no_grad(),
+        _watched(there, outputs=True) as seen,
+        _watched(behind, outputs=False) as summed,
+    ):
         run(model, rows[:_PROBE])
+    for name, found in summed.items():
+        if name in seen:
+            seen[name].outputs = found.inputs
     for name in there:
         calls = len(seen[name].inputs) if name in seen else 0
         if calls != 1:
@@ -135,15 +149,22 @@ def _misfit(layer: FormLayer, seen: _Seen) -> str:
     """Why a module does not compute the form, empty where it does."""
     x, given = seen.inputs[0], seen.outputs[0]
     out, inputs = layer.shape
-    if x.dim() < 2 or x.shape[-1] != inputs or given.shape[-1:] != (out,):
+    conv = layer.window is not None
+    axis, ranks = (1, {4}) if conv else (-1, {2, 3, 4, 5, 6})
+    fits = x.dim() in ranks and given.dim() in ranks
+    if not fits or (x.shape[axis], given.shape[axis]) != (inputs, out):
+        form = f"(rows, {inputs}, ...)" if conv else f"(..., {inputs})"
         return (
-            f"its module maps {list(x.shape)} to {list(given.shape)}, and (..., {inputs}) to"
-            f" (..., {out}) was expected"
+            f"its module maps {list(x.shape)} to {list(given.shape)}; {inputs} and {out} features"
+            f" as in {form} were expected"
         )
     with torch.no_grad():
-        flat = x.reshape(-1, inputs)
+        flat = x if conv else x.reshape(-1, inputs)
         sums = layer.sums(flat, layer.edges(), layer.bias)
-        made = min(relative(y, given.reshape(-1, out)) for y in (sums, layer.finish(sums)))
+        if sums.numel() != given.numel():
+            return f"its module puts out {list(given.shape)} where {list(sums.shape)} was expected"
+        given = given.reshape(sums.shape)
+        made = min(relative(y, given) for y in (sums, layer.finish(sums)))
     if made <= _NEAR:
         return ""
     return (
@@ -191,7 +212,8 @@ class Hooked(Flow):
         self._modules = modules
         self._state = state
         self._dense = dense
-        self._rows = (rows, held_out)
+        conv = any(layer.window is not None for layer in layers.values())
+        self._rows = (few_images(rows), few_images(held_out)) if conv else (rows, held_out)
         self._settled: dict[str, LayerSolution] = {}
         with in_evaluation(model), torch.no_grad():
             self._targets = [run(model, part) for part in self._rows]
@@ -231,15 +253,18 @@ class Hooked(Flow):
             return relative(run(self._model, self._rows[number]), self._targets[number])
 
     def _inputs(self, name: str, rows: Tensor) -> Tensor:
-        """What a layer's module is called with, (n, in) float32: positions of a sequence that it is
-        called with together are rows of their own, as many as there are rows."""
+        """What a layer's module is called with: maps, or (n, in) float32, where positions of a
+        sequence that it is called with together are rows of their own, as many as there are rows.
+        """
         watched = {name: self._modules[name]}
-        inputs = self.layers[name].edges().shape[1]
+        layer = self.layers[name]
+        inputs = layer.edges().shape[1]
         parts = []
         with in_evaluation(self._model), torch.no_grad(), _watched(watched, outputs=False) as seen:
             for number, batch in enumerate(torch.split(rows, BATCH)):
                 run(self._model, batch)
-                flat = seen.pop(name).inputs[0].reshape(-1, inputs)
+                flat = seen.pop(name).inputs[0]
+                flat = flat.reshape(-1, inputs) if layer.window is None else flat
                 if len(flat) > len(batch):  # the same positions for dense and packed
                     generator = torch.Generator().manual_seed(number)
                     flat = flat[torch.randperm(len(flat), generator=generator)[: len(batch)]]

@@ -206,13 +206,14 @@ class _Work:
         """
         found = recognise(source.tensors, self.options.layouts)
         check_all(source, found, self.config)
-        known = known_layers(source, found, self.options)
-        paths = {
-            layer.name: _path(layer, names, known.modules[layer.name])
-            for layer in found.layers
-            if layer.name in known.layers
-        }
-        matched = match_modules(model, known.layers, paths, rows)
+        own_paths = {layer.name: _path(layer, names) for layer in found.layers}
+        modules = dict(model.named_modules())
+        known = known_layers(source, found, self.options, lambda name: modules.get(own_paths[name]))
+        paths, sums = (
+            {name: ".".join(filter(None, (own_paths[name], below))) for name, below in some.items()}
+            for some in (known.modules, known.sums)
+        )
+        matched = match_modules(model, known.layers, paths, sums, rows)
         apart = {**known.refused, **matched.apart}
         if not matched.modules:
             first = min(apart)
@@ -248,11 +249,10 @@ def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool =
     return x if images else x.flatten(1)
 
 
-def _path(layer: FoundLayer, names: Mapping[str, str], below: str) -> str:
-    """Name of a layer's module in the model, or of the one that is called `below` it."""
+def _path(layer: FoundLayer, names: Mapping[str, str]) -> str:
+    """Name of a layer's module in the model."""
     tensor = layer.tensors[0]
-    path = names.get(tensor, tensor).removesuffix(tensor.removeprefix(layer.name))
-    return ".".join(part for part in (path, below) if part)
+    return names.get(tensor, tensor).removesuffix(tensor.removeprefix(layer.name))
 
 
 def _notes(

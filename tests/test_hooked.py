@@ -14,6 +14,7 @@ import kancompress
 from command import done, refused
 from conftest import fresh
 from kancompress import CalibrationConfig, ClusterConfig, Target, UsageError
+from tests.benchmarks.convolutional import SimpleConvKagn
 
 MODELS = '''
 import torch
@@ -86,6 +87,55 @@ class Tokens(nn.Module):
 
 def gelu():
     return Net(Gelu)
+
+
+class ConvKan(nn.Module):
+    """torch-conv-kan's KANConv2d: basis channels (in coef), GELU, InstanceNorm, PReLU."""
+
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.base_conv = nn.ModuleList([nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)])
+        self.spline_conv = nn.ModuleList(
+            [nn.Conv2d(inputs * 8, outputs, 3, stride, 1, bias=False)]
+        )
+        self.layer_norm = nn.ModuleList([nn.InstanceNorm2d(outputs)])
+        self.prelus = nn.ModuleList([nn.PReLU()])
+
+    def forward(self, x):
+        t = torch.arange(-3, 9) * 0.4 - 1
+        z = x[..., None]
+        planes = ((z >= t[:-1]) & (z < t[1:])).to(x.dtype)
+        for k in range(1, 4):
+            left = (z - t[: -k - 1]) / (t[k:-1] - t[: -k - 1]) * planes[..., :-1]
+            right = (t[k + 1 :] - z) / (t[k + 1 :] - t[1:-k]) * planes[..., 1:]
+            planes = left + right
+        planes = planes.movedim(-1, 2).flatten(1, 2)
+        sums = self.spline_conv[0](planes) + self.base_conv[0](functional.gelu(x))
+        return self.prelus[0](self.layer_norm[0](sums))
+
+
+class FastConvKan(nn.Module):
+    """torch-conv-kan's FastKANConv2d: Gaussians of the normalised map, and SiLU of the map."""
+
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.base_conv = nn.ModuleList([nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)])
+        self.spline_conv = nn.ModuleList(
+            [nn.Conv2d(inputs * 8, outputs, 3, stride, 1, bias=False)]
+        )
+        self.layer_norm = nn.ModuleList([nn.InstanceNorm2d(inputs)])
+        self.rbf = nn.Module()
+        self.rbf.grid = nn.Parameter(torch.linspace(-2, 2, 8), requires_grad=False)
+
+    def forward(self, x):
+        z = self.layer_norm[0](x)[..., None]
+        planes = torch.exp(-(((z - self.rbf.grid) * 7 / 4) ** 2))
+        planes = planes.movedim(-1, 2).flatten(1, 2)
+        return self.spline_conv[0](planes) + self.base_conv[0](functional.silu(x))
+
+
+def images(layer):
+    return nn.Sequential(layer(2, 6), layer(6, 5, 2), nn.Flatten())
 '''
 
 
@@ -229,6 +279,34 @@ def test_positions_are_rows(models) -> None:
 def test_a_network_of_our_own_needs_no_model(models) -> None:
     with pytest.raises(UsageError, match="runs by itself"):
         kancompress.cluster_by_outputs(fresh("kan"), torch.zeros(20, 64), model=make(models.Net))
+
+
+@pytest.mark.parametrize("kind", ["ConvKan", "FastConvKan", "KagnConv"])
+def test_convolutions_of_torch_conv_kan(models, kind: str) -> None:
+    x = functional.avg_pool2d(torch.randn(500, 2, 9, 9), 3, stride=1) * 2
+
+    def build() -> nn.Module:
+        if kind == "KagnConv":
+            return SimpleConvKagn(widths=(6, 5, 4, 4), channels=2)
+        return models.images(getattr(models, kind))
+
+    model = make(build)
+    config = ClusterConfig(clusters=6, force_pack=True)
+    found = kancompress.compress_by_outputs(model, x[:400], config)
+    assert not any("plain k-means" in note for note in found.notes)
+    packed, plain = make(build), make(build)
+    found.apply_to(packed)
+    kancompress.compress(model, config).apply_to(plain)
+    assert error(model, packed, x[400:]) < 0.8 * error(model, plain, x[400:])
+
+
+def test_a_convolution_that_is_not_square_is_refused(models) -> None:
+    model = make(models.images, models.ConvKan)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding = (1, 0)
+    with pytest.raises(UsageError, match="equal in both directions"):
+        kancompress.compress_by_outputs(model, images(100))
 
 
 def test_patches_of_convkan_are_rows() -> None:

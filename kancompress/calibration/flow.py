@@ -23,6 +23,11 @@ from kancompress.nn.layer import EdgeLayer
 _IMAGES = 1024
 
 
+def few_images(images: Tensor) -> Tensor:
+    """As many images as give the sums that are wanted, each giving PLACES of them."""
+    return images[: max(_IMAGES, len(images) // PLACES)]
+
+
 class Flow(ABC):
     """A network, rows to calibrate on and rows that are held out, each as the dense network and
     as the packed one have them.
@@ -90,7 +95,7 @@ class Chain(Flow):
                 f" {list(rows.shape)}."
             )
         if conv:
-            rows, held_out = (x[: max(_IMAGES, len(x) // PLACES)] for x in (rows, held_out))
+            rows, held_out = few_images(rows), few_images(held_out)
         self._rows = (rows, held_out)
         self.restart()
 

@@ -11,6 +11,7 @@ from kancompress.forms.modules import ACTIVATIONS, INVERSES, Act, BSplines, Expa
 from kancompress.nn.edges import Codebook
 from kancompress.nn.layer import EdgeLayer
 from kancompress.nn.network import Network
+from kancompress.nn.window import Window
 from kancompress.recipes import Activation
 
 # Numbers of features on the grid, 16 MB in float32.
@@ -52,6 +53,7 @@ class FormLayer(EdgeLayer):
     inner      : whether the base branch sees the input after `before`
     after      : steps after the sum
     side_names : names in the file of the parameters that learn beside the edges
+    window     : how the edges of a convolution lie over a map
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class FormLayer(EdgeLayer):
         after: Sequence[nn.Module] = (),
         bias: nn.Parameter | None = None,
         side_names: Mapping[str, nn.Parameter] | None = None,
+        window: Window | None = None,
     ) -> None:
-        super().__init__(edges, bias)
+        super().__init__(edges, bias, window)
         self.name = name
         self.shape = shape
         self.dtype = dtype
@@ -81,10 +84,14 @@ class FormLayer(EdgeLayer):
         self.side_names = dict(side_names or {})
 
     def features(self, x: Tensor) -> Tensor:
-        """(batch, in) -> (batch, coefficient, in), the base branch last."""
+        """As of `EdgeLayer`, the base branch last."""
         x = x.to(self.dtype)
         z = x if self.before is None else self.before(x)
-        return self.expanded(z, z if self.inner else x)
+        if self.window is None:
+            return self.expanded(z, z if self.inner else x)
+        z, x = z.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        planes = self.expanded(z.flatten(0, 2), (z if self.inner else x).flatten(0, 2))
+        return planes.view(*x.shape[:3], *planes.shape[1:])
 
     def expanded(self, z: Tensor, x: Tensor) -> Tensor:
         """Basis of z and base branch of x, each (batch, in) -> (batch, coefficient, in)."""

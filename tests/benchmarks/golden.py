@@ -77,7 +77,8 @@ def main() -> None:
             continue
         found = kancompress.inspect(next(case.glob("state.*")))
         edges = found["totals"]["edges"]
-        print(f"| {case.name} | {edges} | {plain:.3g} | {better:.3g} | {plain / better:.1f} |")
+        ratio = f"{plain / better:.1f}" if better else ""
+        print(f"| {case.name} | {edges} | {plain:.3g} | {better:.3g} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":
