@@ -307,6 +307,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--cases", nargs="+", choices=sorted(CASES), default=list(CASES))
+    names = list(dict.fromkeys(name for name, _ in STAGES))
+    parser.add_argument("--stages", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--work", type=Path, default=Path("checkpoints"))
     parser.add_argument("--table", action="store_true", help="only print the table")
@@ -316,6 +318,7 @@ def main() -> None:
     for case, seed in [] if options.table else pending:
         mine = [row for row in finished() if (row["case"], row["seed"]) == (case, seed)]
         done: set[Stage] = {(row["stage"], row["clusters"]) for row in mine}
+        done |= {stage for stage in STAGES if stage[0] not in options.stages}
         if done.issuperset(STAGES):
             continue
         rows = run_case(case, data, seed, options.work, done)
