@@ -149,7 +149,7 @@ def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
             what = f"has x of shape {list(x.shape)} and type {x.dtype}"
             raise _bad(options.file, f"{what}; numbers (rows, features) were expected")
         return _floats(options.file, x, "x")
-    if spec is not None and options.name == spec.name:
+    if spec is not None and options.name in (None, spec.name):
         return load_for_model(spec, options).train.x
     return _whole(options).train.x
 

@@ -189,6 +189,44 @@ GRAM = Draft(
     },
 )
 
+# 1 -> 2 channels, kernels of 1 x 2, and a head of three outputs.
+CONV = Draft(
+    document(
+        model={
+            "name": "kanconv",
+            "grid": [-3.0, 3.0, 1],
+            "degree": 1,
+            "strides": [2],
+            "padding": 1,
+            "dropout": [0.25, 0.5],
+        },
+        data={"name": "file", "seed": 0, "classes": 3},
+        layers={"0": {"shape": [2, 1, 1, 2]}},
+        encodings={"bits": ["index"], "plain": ["codebook", "norm", "slope"]},
+    ),
+    {
+        "0.codebook": ("F32", [2, 3], ramp(6)),
+        "0.index": ("U8", [1], bytes([0b0101])),
+        "0.norm": ("F32", [4, 2], ramp(8)),
+        "0.slope": ("F32", [1], ramp(1)),
+        "head.weight": ("F32", [3, 2], ramp(6)),
+        "head.bias": ("F32", [3], ramp(3)),
+    },
+)
+
+MLP = Draft(
+    document(
+        model={"name": "mlp"},
+        layers={"0": {"shape": [2, 2]}},
+        encodings={"bits": ["index"], "plain": ["bias", "codebook"]},
+    ),
+    {
+        "0.codebook": ("F32", [2, 1], ramp(2)),
+        "0.index": ("U8", [1], bytes([0b0101])),
+        "0.bias": ("F32", [2], ramp(2)),
+    },
+)
+
 # Convolutions of another library that share a codebook, a dense layer, and every kind of origin.
 FOREIGN = Draft(
     document(
@@ -257,4 +295,12 @@ META = Draft(
     },
 )
 
-HONEST = {"kan": KAN, "gramkan": GRAM, "foreign": FOREIGN, "dense": DENSE, "meta": META}
+HONEST = {
+    "kan": KAN,
+    "gramkan": GRAM,
+    "kanconv": CONV,
+    "mlp": MLP,
+    "foreign": FOREIGN,
+    "dense": DENSE,
+    "meta": META,
+}

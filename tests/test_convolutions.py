@@ -1,5 +1,6 @@
 """Networks of convolutions against plain torch: explicit expansions, one conv2d, batch_norm."""
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import kancompress
+from command import done, refused
 from conftest import fresh
 from kancompress import datasets, sizing
 from kancompress.bases import bspline
@@ -379,3 +381,44 @@ def test_numbers_of_clusters_are_chosen_for_a_size(few: DataOptions) -> None:
     assert kancompress.evaluate(done.model, few).outputs.isfinite().all()
     grid = kancompress.ClusterConfig(clusters=8, metric=kancompress.Metric.GRID)
     assert kancompress.cluster(record, grid).layers[1].clusters == 8
+
+
+def test_inspection_counts_what_table_2_counts(tmp_path: Path) -> None:
+    file = tmp_path / "dense.safetensors"
+    kancompress.save(fresh("gramkanconv", CIFAR), file)
+    report = kancompress.inspect(file)
+    assert report["model"] == {
+        "name": "gramkanconv",
+        "degree": 3,
+        "strides": [1, 2, 2, 1],
+        "padding": 1,
+        "dropout": [0.25, 0.5],
+    }
+    assert report["totals"]["edges"] == 387_936
+    assert report["totals"]["dense_bytes"] == 387_936 * 5 * 4
+    assert {row["name"]: row["bytes"] for row in report["other"]}["head.weight"] == 10_240
+    assert [row["shape"] for row in report["layers"]][1] == [64, 32, 3, 3]
+
+
+def test_commands_take_convolutions_as_they_take_other_networks(
+    few: DataOptions, tmp_path: Path
+) -> None:
+    dense, packed, tuned = (tmp_path / f"{name}.st" for name in ("dense", "packed", "tuned"))
+    options = ["--model", "metagramkanconv", "--data", few.file, "--hidden", "16,16"]
+    done("train", *options, "--epochs", "1", "--lr-rest", "1e-3", "-o", dense)
+    sizes = json.loads(done("inspect", dense, "--clusters", "256", "--json").stdout)
+    report = json.loads(done("cluster", dense, "-o", packed, "--json").stdout)
+    assert [layer["requested"] for layer in report["layers"]] == [256, 256]
+    assert report["file_bytes"] == sizes["predicted"]["file_bytes"]
+    small = tmp_path / "small.st"
+    done("cluster", dense, "--target-bytes", "7000", "-o", small)
+    assert small.stat().st_size <= 7000
+    done("cluster", dense, "--calibrate", few.file, "-k", "8", "-o", small, "--force")
+    also = ["--also", "norms", "--also", "head", "--also", "biases"]
+    done("finetune", small, "--data", few.file, "--epochs", "1", *also, "-o", tuned)
+    score = json.loads(done("eval", tuned, "--data", few.file, "--json").stdout)
+    assert score["examples"] == 100
+    assert "gramkanconv" in done("inspect", tuned).stdout
+    flat = tmp_path / "flat.npz"
+    np.savez(flat, x=np.zeros((40, 64), np.float32), y=np.arange(40) % 10)
+    assert "(rows, channels, height, width)" in refused(2, "eval", tuned, "--data", flat)

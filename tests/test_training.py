@@ -1,6 +1,7 @@
 """Training: recipes, seeds, the meta-learner, and what is saved."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,3 +182,40 @@ def test_regression_has_rmse(tmp_path: object) -> None:
     by_hand = np.sqrt(((found.outputs.numpy() - expected) ** 2).mean())
     assert found.score.rmse == pytest.approx(by_hand, rel=1e-5)
     assert found.score.rmse < 0.3
+
+
+def test_mlp_is_plain_linear_layers(tmp_path: Path) -> None:
+    """Through clustering, packing, fine-tuning and calibration like the rest; |w| = 1 (eq. 5)."""
+    done = kancompress.train("mlp", config=replace(QUICK, epochs=3, batch_size=32))
+    tensors = done.checkpoint.state_dict()
+    rows = datasets.load_for_model(done.checkpoint.data, None)
+    x = rows.test.x.double()
+    hidden = torch.relu(
+        x @ tensors["0.coefficients"][..., 0].double().T + tensors["0.bias"].double()
+    )
+    expected = hidden @ tensors["1.coefficients"][..., 0].double().T + tensors["1.bias"].double()
+    found = kancompress.evaluate(done.checkpoint)
+    assert torch.allclose(found.outputs.double(), expected, atol=1e-4)
+    assert found.score.accuracy > 0.8
+    packed = kancompress.cluster(done.checkpoint, kancompress.ClusterConfig(clusters=16))
+    assert [layer.coefficients for layer in packed.layers] == [1, 1]
+    # eq. 5: n log2(k) / 8 bytes of indices and 4 k of codebook, beside 4 n dense
+    assert [layer.packed_bytes for layer in packed.layers] == [
+        64 * 32 // 2 + 64,
+        32 * 10 // 2 + 64,
+    ]
+    tuned = kancompress.finetune(packed.model, config=kancompress.FinetuneConfig(epochs=1))
+    assert tuned.validation.key() <= tuned.validation_before.key()
+    by_outputs = kancompress.cluster_by_outputs(
+        done.checkpoint, DataOptions(), kancompress.ClusterConfig(clusters=4)
+    )
+    plain = kancompress.cluster(done.checkpoint, kancompress.ClusterConfig(clusters=4))
+    dense = found.outputs
+
+    def error(model: kancompress.PackedModel) -> float:
+        return float((kancompress.evaluate(model).outputs - dense).square().mean())
+
+    assert error(by_outputs.model) < error(plain.model)
+    file = tmp_path / "packed.safetensors"
+    kancompress.save(packed.model, file)
+    assert kancompress.inspect(file)["layers"][0]["basis"] == "linear"

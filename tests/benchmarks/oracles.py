@@ -65,7 +65,7 @@ class EagerConvolution(nn.Module):
         self.activation = nn.PReLU()
         self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.knots: Tensor
-        self.register_buffer("knots", torch.arange(-3, 9) * (6 / 5) - 3)
+        self.register_buffer("knots", (torch.arange(-3, 9).double() * (6 / 5) - 3).float())
 
     def basis(self, x: Tensor) -> Tensor:
         """(batch, in, rows, columns) -> (batch, in, rows, columns, 8)."""
