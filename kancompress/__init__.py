@@ -58,7 +58,15 @@ if TYPE_CHECKING:
         Target,
         TrainConfig,
     )
-    from kancompress.specs import BasisSpec, DataOptions, DataSpec, MetaSpec, ModelName
+    from kancompress.specs import (
+        BasisSpec,
+        ConvSpec,
+        DataOptions,
+        DataSpec,
+        MetaSpec,
+        ModelName,
+        ModelSpec,
+    )
     from kancompress.states import StateFile
     from kancompress.storage import encode, load, save
     from kancompress.training import Training
@@ -90,7 +98,9 @@ _HOMES = {
         "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection", "RunOptions",
         "StoredDtype", "Target", "TrainConfig",
     ),
-    "kancompress.specs": ("BasisSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName"),
+    "kancompress.specs": (
+        "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
+    ),
     "kancompress.states": ("StateFile",),
     "kancompress.storage": ("encode", "load", "save"),
     "kancompress.training": ("Training",),
@@ -106,6 +116,7 @@ __all__ = [
     "ClusterConfig",
     "Compressed",
     "Compression",
+    "ConvSpec",
     "DataOptions",
     "DataSpec",
     "Device",
@@ -122,6 +133,7 @@ __all__ = [
     "Method",
     "Metric",
     "ModelName",
+    "ModelSpec",
     "PackedLayer",
     "PackedModel",
     "Parametrization",

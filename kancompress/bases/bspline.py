@@ -23,6 +23,8 @@ from torch.nn import functional
 # Numbers of a block of scratch, 1 MB in float32: small enough for the caches, large enough that
 # the calls do not count.
 _SCRATCH = 1 << 18
+# Other devices want few large kernels instead.
+_SCRATCH_ON_DEVICE = 1 << 24
 _ROOT = 6 ** (-1 / 3)
 
 
@@ -164,7 +166,8 @@ class _CubicFeatures(torch.autograd.Function):
         scaled = (z - low).mul_(_ROOT * size / (high - low))
         centres = _scaled_centres(size, x.dtype, x.device)
         reach = _reach(x.dtype, x.device)
-        block = max(1, _SCRATCH // max(1, basis * width))
+        most = _SCRATCH if x.device.type == "cpu" else _SCRATCH_ON_DEVICE
+        block = max(1, most // max(1, basis * width))
         near, nearer = _scratch(x, 2 * min(rows, block) * basis * width).view(
             2, min(rows, block), basis, width
         )
