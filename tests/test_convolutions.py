@@ -32,6 +32,7 @@ from kancompress.specs import (
     default_basis,
     default_conv,
 )
+from kancompress.training import parameter_groups
 
 CONVOLUTIONS = [name for name in ModelName if name.is_conv]
 PLAIN = [name for name in CONVOLUTIONS if not name.is_meta]
@@ -268,6 +269,51 @@ def test_files_have_the_paper_s_sizes(name: str, norms: int, papers: int) -> Non
     assert header < 2300
     if name != "metafastkanconv":  # the paper's has no room for the running statistics
         assert header + payload <= papers
+
+
+# --- recipes -------------------------------------------------------------------------------
+
+
+# Tables 6 and 7 of the paper: lr or lr_h, lr_e, global lr, |w|.
+@pytest.mark.parametrize(
+    ("name", "rates", "coefficients"),
+    [
+        ("kanconv", [1e-3], 9),
+        ("fastkanconv", [1e-3], 9),
+        ("gramkanconv", [1e-3], 5),
+        ("metakanconv", [1e-4, 1e-3, 5e-3], 9),
+        ("metafastkanconv", [1e-4, 5e-3, 5e-3], 9),
+        ("metagramkanconv", [1e-4, 5e-3, 5e-3], 5),
+    ],
+)
+def test_recipes_are_the_papers(name: str, rates: list[float], coefficients: int) -> None:
+    model = ModelName(name)
+    config = default_training(model)
+    assert (config.epochs, config.patience, config.batch_size) == (150, 10, 128)
+    assert config.decay == 0.975
+    basis = default_basis(model.family, conv=True)
+    assert basis.coefficients == coefficients
+    assert basis.grid is None or basis.grid[:2] == (-3.0, 3.0)
+    found = network(model)
+    groups = parameter_groups(found, config)
+    assert [group["lr"] for group in groups] == rates
+    assert sum(len(group["params"]) for group in groups) == len(list(found.parameters()))
+    if model.is_meta:  # the meta-learner, the rest, the embeddings
+        embeddings = {tuple(p.shape) for p in groups[2]["params"]}
+        assert embeddings == {(4, 2, 3, 3, 2), (6, 4, 3, 3, 2)}
+        learner = next(found.kan_layers()).edges.learner
+        assert {id(p) for p in groups[0]["params"]} == {id(p) for p in learner.parameters()}
+
+
+def test_generated_vectors_belong_to_edges() -> None:
+    """Each (out, in, row, column) is made of one embedding: eq. 6 in numpy."""
+    record = checkpoint(ModelName.METAGRAMKANCONV)
+    tensors = {name: tensor.double().numpy() for name, tensor in record.tensors.items()}
+    layer = list(build(record).kan_layers())[1]
+    hidden = tensors["1.embedding"] @ tensors["meta.hidden.weight"].T + tensors["meta.hidden.bias"]
+    expected = np.maximum(hidden, 0) @ tensors["meta.output.weight"].T + tensors["meta.output.bias"]
+    assert expected.shape == (6, 4, 3, 3, 5)
+    assert np.allclose(layer.edges().detach().numpy(), expected, atol=1e-6)
 
 
 # --- from end to end -----------------------------------------------------------------------
