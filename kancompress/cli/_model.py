@@ -30,7 +30,7 @@ def row_shape(target: str | None, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None if target is None else ()
     if target is None:
-        raise UsageError("--input-shape is for --model; other networks tell by themselves what rows they take.")
+        raise UsageError("--input-shape is for --model; other files tell what rows they take.")
     parts = text.split(",")
     if not all(re.fullmatch("[1-9][0-9]{0,9}", part) for part in parts):
         raise UsageError(f"--input-shape {text} is no shape; write sizes as in 3,32,32.")
