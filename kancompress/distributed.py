@@ -7,6 +7,7 @@ normalisation sees the global batch, too.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,15 +39,22 @@ def joined() -> Iterator[None]:
     import torch.distributed as dist
 
     with _watched():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            atexit.register(_leave)
         _joined = True
         try:
             yield
             dist.barrier()
         finally:
             _joined = False
-            with contextlib.suppress(RuntimeError):
-                dist.destroy_process_group()
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    with contextlib.suppress(RuntimeError, AssertionError):
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -87,6 +87,11 @@ def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.Mon
         run_script(block, tmp_path)
 
 
+def test_the_page_on_training_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    run_script(blocks("bash", page)[0], tmp_path)
+
+
 def test_json_keys_are_documented(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     path = tmp_path / "packed.safetensors"

@@ -1,12 +1,10 @@
 """Runs that are killed and go on: the same bytes as without the kill, or a clear word why not."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from torch import nn
 
 import kancompress
-from command import ENVIRONMENT, call, done, refused
+from command import ENVIRONMENT, done, refused
 from conftest import fresh
 from kancompress import container, datasets, fitting, states
 from kancompress.fitting import Schedule
@@ -324,42 +322,3 @@ def test_what_stops_a_run_is_followed_by_how_to_go_on(here: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert rest[-2] == "To go on with the run: --resume out.st.state\n"
     assert names(here) == {"out.st.state"}
-
-
-# --- devices -------------------------------------------------------------------------------
-
-
-def test_a_device_that_is_not_there_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    kancompress.save(fresh("kan"), "kan.st")
-    for command in (("train", "-o", "out.st"), ("eval", "kan.st")):
-        assert "--device cuda was asked for" in refused(2, *command, "--device", "cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert "--device mps was asked for" in refused(2, "eval", "kan.st", "--device", "mps")
-    auto = done("eval", "kan.st", "--json")
-    cpu = done("eval", "kan.st", "--json", "--device", "cpu")
-    assert json.loads(auto.stdout)["loss"] == json.loads(cpu.stdout)["loss"]
-
-
-def test_threads_are_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    kancompress.save(fresh("kan"), "kan.st")
-    try:
-        done("eval", "kan.st", "--threads", "3")
-        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, "3")
-    finally:
-        kancompress.use_threads(before)
-    assert "--threads" in call("eval", "kan.st", "--threads", "0").stderr
-
-
-@pytest.mark.parametrize("model", ["kan", "metafastkan", "gramkan"])
-def test_bfloat16_trains_float32_parameters(model: str) -> None:
-    config = kancompress.TrainConfig(lr=1e-2, lr_embedding=1e-2, epochs=3, batch_size=32)
-    full = kancompress.train(model, config=config)
-    half = kancompress.train(model, config=replace(config, precision="bfloat16"))
-    assert all(t.dtype == torch.float32 for t in half.checkpoint.tensors.values())
-    assert full.test.accuracy is not None
-    assert half.test.accuracy is not None
-    assert full.test.accuracy != half.test.accuracy or full.test.loss != half.test.loss
-    assert half.test.accuracy > full.test.accuracy - 0.1
