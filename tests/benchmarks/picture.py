@@ -1,6 +1,6 @@
 """The picture of docs/clustering.md: accuracy against bytes for three ways of clustering.
 
-    pip install matplotlib
+    pip install '.[plot]'
     python -m tests.benchmarks.picture --source DENSE --data-dir DIR [-o docs/clustering.svg]
 
 Plain k-means and output-aware clustering at a common k, and output-aware clustering with k per
