@@ -69,7 +69,7 @@ USAGE = {
     "nonsense": "No such command",
     "inspect packed.st --chek": "--check",
     "train": "--output",
-    "cluster dense.st": "kancompress cluster --help",
+    "cluster dense.st": "name it with --output OUT",
     "eval": "IN",
     "inspect packed.st dense.st": "dense.st",
     "train --model resnet -o out": "metafastkan",

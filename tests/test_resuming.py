@@ -4,8 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from itertools import takewhile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -307,18 +306,3 @@ def test_logs_hold_every_epoch_and_nothing_else_is_overwritten(here: Path) -> No
     line = refused(2, *run, "-o", "d.st", "--resume", "c.st", "--log", "notes.txt")
     assert "notes.txt is not the log" in line
     assert (here / "notes.txt").read_text() == "not to be lost\n"
-
-
-def test_what_stops_a_run_is_followed_by_how_to_go_on(here: Path) -> None:
-    run = [sys.executable, "-m", "kancompress", "train", "--hidden", "4", "--epochs", "1000000",
-           "--patience", "1000000", "-o", "out.st"]  # fmt: skip
-    with subprocess.Popen(run, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        lines: Iterator[str] = iter(process.stderr)
-        for _ in takewhile(lambda line: not line.startswith("epoch 2/"), lines):
-            pass
-        process.send_signal(signal.SIGTERM)
-        rest = list(lines)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert rest[-2] == "To go on with the run: --resume out.st.state\n"
-    assert names(here) == {"out.st.state"}
