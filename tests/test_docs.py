@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import kancompress
+from command import done
 from conftest import fresh
 from kancompress.cli.reference import COMMANDS, reference
 
@@ -107,6 +109,39 @@ def test_json_keys_are_documented(tmp_path: Path) -> None:
     }
     assert keys <= documented
     assert json.loads(json.dumps(report)) == report
+
+
+def keys_of(document: object) -> Iterator[str]:
+    """All keys in a JSON document but those that are names of layers or settings of the network."""
+    if isinstance(document, list):
+        for item in document:
+            yield from keys_of(item)
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            yield key
+            if key not in ("model", "data", "clusters", "curves"):
+                by_name = isinstance(value, dict) and key == "layers"
+                yield from keys_of(list(value.values()) if by_name else value)
+
+
+def test_json_keys_of_every_command_are_documented(tmp_path: Path) -> None:
+    dense, packed, tuned, back, log = (tmp_path / name for name in ("d", "p", "t", "b", "log"))
+    digits = ("--calibrate", "digits", "--samples", "64", "-k", "4")
+    run = ("--model", "gramkanconv", "--hidden", "2,3", "--epochs", "1", "--batch-size", "512")
+    documents = [
+        done("train", *run, "-o", dense, "--log", log, "--json").stdout,
+        done("cluster", dense, *digits, "-o", packed, "--json").stdout,
+        done("finetune", packed, "--epochs", "1", "-o", tuned, "--json").stdout,
+        done("eval", tuned, "--json").stdout,
+        done("expand", tuned, "-o", back, "--json").stdout,
+        done("inspect", dense, "--clusters", "4", "--json").stdout,
+        done("inspect", tuned, "--json").stdout,
+        done("inspect", tuned, "--check", "--json").stdout,
+        *log.read_text().splitlines(),
+    ]
+    documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "json.md").read_text()))
+    for document in documents:
+        assert set(keys_of(json.loads(document))) <= documented
 
 
 def test_version_is_one_everywhere() -> None:
