@@ -151,6 +151,7 @@ def decode(
     tensors = container.tensors(mapped=mapped)
     for name, tensor in tensors.items():
         check_finite(tensor, name, where)
+        check_variance(tensor, name, where)
         if mapped:
             files.release()
     return Checkpoint(
@@ -316,4 +317,14 @@ def check_finite(tensor: Tensor, name: str, where: str) -> None:
             Flaw.NOT_FINITE,
             f"{where}: tensor {name!r} holds {bad} numbers that are NaN or infinite;"
             " finite numbers were expected. The training run may have diverged.",
+        )
+
+
+def check_variance(tensor: Tensor, name: str, where: str) -> None:
+    """Refuse running statistics `<layer>.norm` (4, features) with a negative variance."""
+    if name.endswith(".norm") and len(tensor) == 4 and bool((tensor[3] < 0).any()):
+        raise InvalidFileError(
+            Flaw.BAD_VALUE,
+            f"{where}: tensor {name!r} holds a negative running variance in its last row;"
+            " 0 or more was expected. Copy the file again from its source.",
         )

@@ -206,6 +206,10 @@ class ModelSpec:
         return cls(basis=basis, conv=_conv(record) if name.is_conv else None)
 
 
+# Padding enlarges the maps, and so the memory, whatever a small file's kernels are.
+_MOST_PADDING = 16
+
+
 def _conv(record: Mapping[str, Any]) -> ConvSpec:
     strides, dropout = record["strides"], record["dropout"]
     if not isinstance(strides, list) or not strides:
@@ -217,7 +221,7 @@ def _conv(record: Mapping[str, Any]) -> ConvSpec:
         _fail("model.dropout", dropout, "two shares from 0 to below 1")
     return ConvSpec(
         strides=tuple(_count("model.strides", stride, 1, 1024) for stride in strides),
-        padding=_count("model.padding", record["padding"], 0, 1024),
+        padding=_count("model.padding", record["padding"], 0, _MOST_PADDING),
         dropout=(shares[0], shares[1]),
     )
 

@@ -207,7 +207,7 @@ CONV = Draft(
     {
         "0.codebook": ("F32", [2, 3], ramp(6)),
         "0.index": ("U8", [1], bytes([0b0101])),
-        "0.norm": ("F32", [4, 2], ramp(8)),
+        "0.norm": ("F32", [4, 2], floats(-1, 1, 0, 0.5, 0.25, 0, 0, 2)),
         "0.slope": ("F32", [1], ramp(1)),
         "head.weight": ("F32", [3, 2], ramp(6)),
         "head.bias": ("F32", [3], ramp(3)),

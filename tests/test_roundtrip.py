@@ -88,6 +88,8 @@ def with_sides(
         for role, shape in shapes.items()
         if role != "bias" or draw(st.booleans())
     }
+    if len(sides.get("norm", ())) == 4:
+        sides["norm"][3].abs_()  # running variances
     fields = {name: getattr(layer, name) for name in layer.__slots__}
     return PackedLayer(**fields | {"sides": sides})
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress import bits
-from kancompress.checkpoint import check_finite
+from kancompress.checkpoint import check_finite, check_variance
 from kancompress.container import Container, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.packed.header import ROLES, Header
@@ -83,6 +83,8 @@ def _read_layer(name: str, header: Header) -> PackedLayer:
         if full in header.entries:
             tensors[role] = header.container.tensor(full)
             check_finite(tensors[role], full, header.where)
+            if header.model is not None:
+                check_variance(tensors[role], full, header.where)
     index: npt.NDArray[np.uint8] | None = None
     if "index" in tensors:
         index = tensors["index"].numpy()
