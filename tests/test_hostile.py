@@ -307,6 +307,8 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(CONV, tensor("0.norm", "F32", [2, 2]))),
     ("variance-negative", Flaw.BAD_VALUE, "negative running variance",
      made(CONV, tensor("0.norm", "F32", [4, 2], hostile.floats(1, 1, 0, 0, 0, 0, 1, -1)))),
+    ("groups-of-a-native-network", Flaw.BAD_VALUE, "layer '0' should have no groups",
+     made(CONV, put("layers/0/groups", 2))),
     ("slope-of-each-channel", Flaw.WRONG_SHAPE, "0.slope",
      made(CONV, tensor("0.slope", "F32", [2]))),
     ("grid-of-an-mlp", Flaw.BAD_VALUE, "model.grid",

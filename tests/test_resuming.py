@@ -257,6 +257,8 @@ def test_damaged_states_and_other_files_are_refused(stopped: Path) -> None:
     Path("out.st.state").write_bytes(raw[:-9])
     assert "too early" in resume(code=3)
     kancompress.save(fresh("kan"), "kan.st")
+    assert "is no file; name the state" in resume("--resume", "-")
+    assert "is no file; name the state" in resume("--resume", ".")
     assert "kan.st is not the state of a run" in resume("--resume", "kan.st", code=3)
     assert "missing does not exist" in resume("--resume", "missing", code=3)
 

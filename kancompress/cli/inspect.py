@@ -240,6 +240,5 @@ def _shape(shape: list[int]) -> str:
 
 
 def _pairs(record: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in record.items() if key != "name").join(
-        [f"{record['name']} (", ")"]
-    )
+    pairs = ", ".join(f"{key} {value}" for key, value in record.items() if key != "name")
+    return f"{record['name']} ({pairs})" if pairs else str(record["name"])

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from kancompress.errors import UsageError
+
 # Rows of x and z, (rows, in) each, and what all rows share, to features (rows, coefficient, in).
 Expand = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -34,11 +36,17 @@ class Window:
     padding: int
 
     def places(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the output map."""
+        """Rows and columns of the output map. Raises UsageError where the kernel finds no place."""
         rows, columns = (
             (size + 2 * self.padding - taps) // self.stride + 1
             for size, taps in zip((height, width), self.kernel, strict=True)
         )
+        if rows < 1 or columns < 1:
+            down, right = self.kernel
+            raise UsageError(
+                f"A convolution's kernel of {down} x {right} has no place in a map of {height} x"
+                f" {width} with padding {self.padding}; give larger images."
+            )
         return rows, columns
 
     def columns(self, planes: Tensor, places: Tensor) -> Tensor:
@@ -71,6 +79,7 @@ class Window:
         Features exist for a few images at a time, in the backward pass as well, where they are
         computed again: of a whole batch they would take coefficient times the memory of x.
         """
+        self.places(*x.shape[2:])
         weight = coefficients.movedim(-1, 1).flatten(1, 2)
         if torch.compiler.is_compiling():
             planes = _channels(expand_map(expand, _last(x), _last(z), shared))

@@ -340,9 +340,8 @@ class Header:
         if self.entries[f"{name}.kept_at"].dtype != "I64":
             raise self.fail(Flaw.WRONG_DTYPE, f"tensor '{name}.kept_at' should be I64.")
         if len(found) != 1 or not 0 < found[0] < element_count(self.shapes[name]):
-            raise self.fail(
-                Flaw.WRONG_SHAPE, f"tensor '{name}.kept_at' has the shape {list(found)}."
-            )
+            shape = shown(list(found))
+            raise self.fail(Flaw.WRONG_SHAPE, f"tensor '{name}.kept_at' has the shape {shape}.")
         self._expect(f"{name}.kept", (found[0], d))
         return found[0]
 
@@ -374,6 +373,8 @@ class Header:
         shapes = chain_shapes(self.document["layers"], model, self.where)
         for number, shape in enumerate(shapes):
             name = str(number)
+            if self.groups[name] > 1:
+                raise self.fail(Flaw.BAD_VALUE, f"layer {name!r} should have no groups.")
             if (d := self._coefficients(name)) != basis.coefficients:
                 raise self.fail(
                     Flaw.WRONG_SHAPE,
