@@ -474,7 +474,5 @@ def test_images_smaller_than_a_kernel_are_refused() -> None:
     window = Window(kernel=(3, 2), stride=1, padding=0)
     assert window.places(3, 2) == (1, 1)
     x = torch.zeros(1, 1, 2, 5)
-    with pytest.raises(
-        kancompress.UsageError, match="kernel of 3 x 2 has no place in a map of 2 x 5"
-    ):
+    with pytest.raises(kancompress.UsageError, match="3 x 2 has no place in a map of 2 x 5"):
         window.sums(lambda x, z, shared: x[:, None], torch.zeros(1, 1, 3, 2, 1), x, x, None)
