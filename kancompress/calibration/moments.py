@@ -8,7 +8,7 @@ cross moments are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from kancompress import distributed
 
-# Rows whose features are added at a time, and columns of a tile of the moments.
+# Rows whose products are added at a time, rows whose features are taken at a time, and columns of a
+# tile of the moments.
 ROWS = 2048
-TILE = 4096
+STEP = 256
+TILE = 1024
 
 # Gives, anew at each call, features (rows, coefficient, in) and target outputs (rows, out).
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -103,6 +105,27 @@ def _group_size(inputs: int, d: int, memory: int) -> int:
     return -(-inputs // count)
 
 
+def _blocks(batches: Batches, members: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features (rows, m * d) of some inputs and targets (rows, out), ROWS rows at a time.
+
+    The products want many rows, but features of few at a time stay in memory that is at hand. The
+    block is the same memory every time.
+    """
+    block, filled, targets = torch.empty(0), 0, list[Tensor]()
+    for features, wanted in batches():
+        chosen = features.transpose(1, 2)[:, members].flatten(1)
+        if filled + len(chosen) > len(block):
+            if filled:
+                yield block[:filled], torch.cat(targets)
+            filled, targets = 0, []
+            if len(chosen) > len(block):
+                block = chosen.new_empty(max(ROWS, len(chosen)), chosen.shape[1])
+        block[filled : filled + len(chosen)] = chosen
+        filled += len(chosen)
+        targets.append(wanted)
+    yield block[:filled], torch.cat(targets)
+
+
 def _second(
     batches: Batches, members: Tensor, mean: Tensor, target: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
@@ -114,8 +137,8 @@ def _second(
     # Several processes divide the tiles, never the rows of a sum: its bits are those of one.
     owners = distributed.owners([size - start for start in starts])
     cross = torch.zeros(len(target), size, device=shift.device)
-    for features, targets in batches():
-        block = features.transpose(1, 2)[:, members].reshape(len(features), -1).sub_(shift)
+    for block, targets in _blocks(batches, members):
+        block.sub_(shift)
         cross.addmm_((targets - offset).T, block)
         for start, owner in zip(starts, owners, strict=True):
             if owner != distributed.number():

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from kancompress import bits, kmeans
 from kancompress.calibration.layer import Problem, Solution
-from kancompress.calibration.moments import ROWS, Batches, measure
+from kancompress.calibration.moments import STEP, Batches, measure
 from kancompress.errors import UsageError
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Method
@@ -222,7 +222,7 @@ def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> 
 
 def _parts(layer: EdgeLayer, x: Tensor) -> list[slice]:
     """The rows a block at a time."""
-    step = ROWS if layer.window is None else IMAGES
+    step = STEP if layer.window is None else IMAGES
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
