@@ -93,6 +93,8 @@ USAGE = {
     "train --grid-size 65537 -o out": "--grid-size",
     "train --grid-size 1 -o out": "at least 2",
     "train --embedding 99999999999999999999 -o out": "--embedding",
+    "train --model kan --embedding 2 -o out": "kan has no meta-learner",
+    "train --model gramkanconv --lr-rest 0.1 -o out": "gramkanconv has no meta-learner",
     "train --meta-hidden 99999999999999999999 -o out": "--meta-hidden",
     "train --batch-size 99999999999999999999 -o out": "--batch-size",
     "train --model gramkan --grid-low 0 -o out": "has no grid",

@@ -93,8 +93,14 @@ def train(
         ),
     ] = None,
     meta_hidden: Annotated[
-        int, typer.Option(min=1, max=65_536, help="Hidden units of the meta-learner.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_536,
+            help="Hidden units of the meta-learner (default 32).",
+            show_default=False,
+        ),
+    ] = None,
     lr: Annotated[
         float | None,
         typer.Option(min=0, help="Learning rate; of the meta-learner in a meta network."),
@@ -159,6 +165,7 @@ def train(
     )
     options = data_options(data, data_dir, download, test_split, dataset)
     basis = _basis(model, grid_low, grid_high, grid_size, degree)
+    meta = _meta(model, embedding, meta_hidden, lr_embedding, lr_rest)
     widths = None if hidden is None else _widths(hidden)
     kept = _files.inputs(data)
     use_threads(threads)
@@ -188,10 +195,7 @@ def train(
             config,
             basis=basis,
             hidden=widths,
-            meta=MetaSpec(
-                embedding=embedding or default_meta(conv=model.is_conv).embedding,
-                hidden=meta_hidden,
-            ),
+            meta=meta,
             machine=Machine(device=device, workers=worker_count(workers)),
             state=conduct.state,
             on_epoch=conduct.on_epoch,
@@ -224,6 +228,24 @@ def train(
             },
             to_stderr=output == _files.DASH,
         )
+
+
+def _meta(
+    model: ModelName,
+    embedding: int | None,
+    hidden: int | None,
+    lr_embedding: float | None,
+    lr_rest: float | None,
+) -> MetaSpec | None:
+    if model.is_meta:
+        default = default_meta(conv=model.is_conv)
+        return MetaSpec(embedding=embedding or default.embedding, hidden=hidden or default.hidden)
+    if (embedding, hidden, lr_embedding, lr_rest) != (None,) * 4:
+        raise UsageError(
+            f"{model.value} has no meta-learner; leave --embedding, --meta-hidden, --lr-embedding"
+            " and --lr-rest out."
+        )
+    return None
 
 
 def _widths(text: str) -> tuple[int, ...]:
