@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import kancompress
-from command import ENVIRONMENT, done, refused
+from command import ENVIRONMENT, done, refused, spawn
 from conftest import fresh
 from kancompress import container, datasets, fitting, states
 from kancompress.fitting import Schedule
@@ -49,6 +49,13 @@ def killed(place: Path, what: str, count: int, *arguments: str) -> None:
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
 
 
+def apart(*arguments: str) -> Any:
+    """A command that ends well in a process of its own, with as many threads as those killed."""
+    result = spawn(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
 def log_of(path: Path) -> list[dict[str, Any]]:
     """Lines of a log, without their times."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -67,7 +74,7 @@ def names(place: Path) -> set[str]:
 
 
 def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(here: Path) -> None:
-    uncut = json.loads(done(*RUN, "-o", "uncut.st", "--log", "uncut.log", "--json").stdout)
+    uncut = json.loads(apart(*RUN, "-o", "uncut.st", "--log", "uncut.log", "--json").stdout)
     last = uncut["history"][-1]["epoch"]
     assert last == uncut["best_epoch"] + 4 < 30  # patience has ended it
     run = (*RUN, "-o", "cut.st", "--log", "cut.log", "--resume", "auto")
@@ -79,7 +86,7 @@ def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(her
     assert len(log_of(here / "cut.log")) == last  # epoch 0 has a line, too
     killed(here, "rename", 2, *run)  # behind the last epoch, before the output is in place
     assert names(here) == {"uncut.st", "uncut.log", "cut.log", "cut.st.state"}
-    cut = json.loads(done(*run, "--json").stdout)
+    cut = json.loads(apart(*run, "--json").stdout)
     assert (here / "cut.st").read_bytes() == (here / "uncut.st").read_bytes()
     assert log_of(here / "cut.log") == log_of(here / "uncut.log")
     assert {**cut, "output": ""} == {**uncut, "output": ""}
@@ -93,10 +100,10 @@ def test_a_fine_tuning_that_was_killed_ends_with_the_same_bytes(here: Path) -> N
     )
     kancompress.save(dense, "dense.st")
     run = ("finetune", "p.st", "--distill", "dense.st", "--lr", "1e-2", "--epochs", "4")
-    done(*run, "-o", "uncut.st")
+    apart(*run, "-o", "uncut.st")
     killed(here, "step", 15, *run, "-o", "cut.st")
     assert "cut.st.state" in names(here)
-    done(*run, "-o", "cut.st", "--resume", "cut.st.state")
+    apart(*run, "-o", "cut.st", "--resume", "cut.st.state")
     assert Path("cut.st").read_bytes() == Path("uncut.st").read_bytes()
     assert "cut.st.state" not in names(here)
 
