@@ -169,8 +169,9 @@ class _Run:
             found = _agreed(measure())
             self.history = [Epoch(number=0, train_loss=None, validation=found, best=True)]
             _tell(on_epoch, self.history[-1])
-        else:
+        elif keeper:
             self._restore(state)
+            keeper.tell(state)
 
     def goes_on(self) -> bool:
         """Whether another epoch is due."""

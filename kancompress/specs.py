@@ -98,9 +98,9 @@ def _only(record: object, name: str, known: set[str], required: set[str]) -> Map
     if not isinstance(record, dict):
         _fail(name, record, "an object")
     for key in record.keys() - known:
-        _fail(f"{name}.{key}", record[key], "no such key")
+        raise SpecError(f"{name}.{key}", f"{name}.{key} is a key that this record does not have")
     for key in required - record.keys():
-        _fail(f"{name}.{key}", None, "this key")
+        raise SpecError(f"{name}.{key}", f"{name}.{key} is missing")
     return record
 
 

@@ -314,9 +314,12 @@ class Keeper:
         state, change = load(str(resume), data, self.run, self.place, like)
         if change and self.file.on_change:
             self.file.on_change(change)
+        return state
+
+    def tell(self, state: State) -> None:
+        """Say that the run goes on from `state`."""
         if self.file.on_resume:
             self.file.on_resume(state.history)
-        return state
 
 
 def keeper(file: StateFile | None, run: Callable[[], Facts], device: torch.device) -> Keeper | None:

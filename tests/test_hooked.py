@@ -235,7 +235,9 @@ def test_rows_of_a_named_data_set_have_the_shape_that_is_told(models) -> None:
     torch.save(make(Small).state_dict(), "model.pt")
     options = ["--calibrate", "digits", "--model", "hooked_models:Small"]
     shape = ["--input-shape", "1,8,8"]
-    done("cluster", "model.pt", *options, *shape, "--method", "metric", "-o", "packed.st")
+    told = done("cluster", "model.pt", *options, *shape, "--method", "metric", "-o", "packed.st")
+    assert "metric" in told.stderr
+    assert kancompress.inspect("packed.st")["layers"]
 
 
 def test_modules_that_compute_something_else_are_left_to_k_means(models) -> None:

@@ -348,7 +348,9 @@ def test_strange_names_are_drawn(tmp_path: Path) -> None:
     }
     save_file(state, tmp_path / "net.st")
     for plot in ("--plot", "--plot-functions"):
-        done("inspect", tmp_path / "net.st", plot, tmp_path / f"{plot}.svg")
+        picture = tmp_path / f"{plot}.svg"
+        done("inspect", tmp_path / "net.st", plot, picture)
+        check_picture(picture.read_bytes(), ".svg")
 
 
 def test_pictures_that_cannot_be_are_refused_before_any_work(

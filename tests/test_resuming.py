@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import kancompress
-from command import ENVIRONMENT, done, refused, spawn
+from command import ENVIRONMENT, call, done, refused, spawn
 from conftest import fresh
 from kancompress import container, datasets, fitting, states
 from kancompress.fitting import Schedule
@@ -266,6 +266,7 @@ def test_damaged_states_and_other_files_are_refused(stopped: Path) -> None:
     kancompress.save(fresh("kan"), "kan.st")
     assert "is no file; name the state" in resume("--resume", "-")
     assert "is no file; name the state" in resume("--resume", ".")
+    assert "is no file; name the state" in resume("--resume", "/dev/null")
     assert "kan.st is not the state of a run" in resume("--resume", "kan.st", code=3)
     assert "missing does not exist" in resume("--resume", "missing", code=3)
 
@@ -289,6 +290,9 @@ def test_more_epochs_can_be_asked_for_later(here: Path) -> None:
     done(*run, "-o", "out.st", "--epochs", "4", "--resume", "auto", "--force")
     assert Path("out.st").read_bytes() == Path("long.st").read_bytes()
     # a state that is elsewhere is read and left where it is
+    fewer = call(*run, "-o", "out.st", "--epochs", "1", "--resume", "auto", "--force")
+    assert fewer.exit_code == 2
+    assert "resumed" not in fewer.stderr  # nothing is told, or logged, of a run that cannot go on
     done(*run, "-o", "other.st", "--epochs", "4", "--resume", "out.st", "--keep-state", "stopped")
     assert names(here) == {"long.st", "long.st.state", "out.st", "out.st.state", "other.st"}
 

@@ -118,7 +118,7 @@ class Wishes:
         if self.resume == AUTO:
             return self.own if self.own.exists() else None
         path = Path(self.resume)
-        if self.resume == _files.DASH or path.is_dir():
+        if self.resume == _files.DASH or (path.exists() and not path.is_file()):
             raise UsageError(f"--resume {self.resume} is no file; name the state OUT.state.")
         if not path.is_file() or kancompress.StateFile.beside(path).is_file():
             path = kancompress.StateFile.beside(path)  # the output was named
