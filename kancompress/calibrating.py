@@ -24,6 +24,7 @@ from kancompress.compression import (
     check_numbers,
     codebook_dtype,
     compress,
+    plainly,
     stored_side,
     with_stored_sides,
 )
@@ -154,7 +155,7 @@ def foreign_subject(
         for dtype in [packed[name].dtype if name in packed else torch.float32]
     }
     rest = {
-        name: Given(clustering=_plain(name, vectors, config))
+        name: Given(clustering=plainly(vectors, config.of(name), config))
         for name, vectors in packed.items()
         if name not in solved and len(vectors)
     }
@@ -185,14 +186,6 @@ def foreign_subject(
         file_bytes=source.file_bytes,
         apart={**(own.apart if own else {}), **apart},
         bias_names=bias_names,
-    )
-
-
-def _plain(name: str, vectors: Tensor, config: ClusterConfig) -> kmeans.Clustering:
-    points = vectors.float() if vectors.dtype.itemsize < 4 else vectors
-    clusters = config.of(name)
-    return kmeans.fit(
-        points.numpy(), clusters, seed=config.seed, max_iterations=config.max_iterations
     )
 
 

@@ -293,6 +293,11 @@ def _points(vectors: Tensor) -> np.ndarray:
     return (vectors.float() if half else vectors).numpy()
 
 
+def plainly(vectors: Tensor, clusters: int, config: ClusterConfig) -> kmeans.Clustering:
+    """k-means over coefficients of any type, (n, d), as `config` wants it."""
+    return _fit(_points(vectors), clusters, config)
+
+
 def _fit(points: np.ndarray, clusters: int, config: ClusterConfig) -> kmeans.Clustering:
     return kmeans.fit(
         points,
@@ -318,7 +323,7 @@ def divided(
     for name, vectors in layers:
         if len(vectors):
             own = owner[name] == distributed.number()
-            found[name] = _fit(_points(vectors), config.of(name), config) if own else None
+            found[name] = plainly(vectors, config.of(name), config) if own else None
     return {name: _told(own, owner[name]) for name, own in found.items()}
 
 
