@@ -87,7 +87,7 @@ class Place:
     rounded: EdgeLayer | None = None
 
 
-# Rows, images of convolutions, and sums of an image that are looked at together.
+# Images of convolutions that are looked at together, and the most sums of each.
 IMAGES = 64
 PLACES = 8
 
