@@ -75,7 +75,8 @@ class Codebook(nn.Module):
 class CodebookEdges(nn.Module):
     """Coefficients gathered from a codebook by the index of every edge.
 
-    index : (edges,) position of each edge's vector in the codebook followed by `kept`
+    index : (edges,) position of each edge's vector in the codebook followed by `kept`; held in one
+            or two bytes where they suffice
     kept  : (r, coefficient) vectors of edges that were not packed, or None
     """
 
@@ -86,15 +87,44 @@ class CodebookEdges(nn.Module):
         self.codebook = codebook
         self.index: Tensor
         self.kept: Tensor | None
-        self.register_buffer("index", index.reshape(shape).to(torch.int32))
+        self._vectors = len(codebook.centroids) + (0 if kept is None else len(kept))
+        self.register_buffer("index", index.reshape(shape).to(_index_dtype(self._vectors)))
         self.register_buffer("kept", kept)
 
     def forward(self) -> Tensor:
         """Coefficients (*shape, coefficient)."""
+        return functional.embedding(self.index.int(), self._table())
+
+    def prefers_products(self, rows: int) -> bool:
+        """Whether `row_sums` takes less memory than the coefficients, for as many rows of input.
+
+        Beside a product of every input and vector, eight bytes of an edge's index and four of its
+        product exist at a time.
+        """
+        outputs, size = len(self.index), self.codebook.centroids.shape[1]
+        return rows == 1 and self._vectors + 3 * outputs <= size * outputs
+
+    def row_sums(self, features: Tensor) -> Tensor:
+        """Sums over the edges of a fully connected layer for one row of features.
+
+        Every input's features are multiplied with every vector of the codebook, and each edge
+        takes its product: k products of an input instead of one for each output.
+
+        features : (1, coefficient, in); returns (1, out)
+        """
+        table = self._table()
+        products = features[0].T.to(table.dtype) @ table.T  # (in, k)
+        return products.gather(1, self.index.T.long()).sum(0, keepdim=True, dtype=table.dtype)
+
+    def _table(self) -> Tensor:
         table: Tensor = self.codebook.centroids
-        if self.kept is not None:
-            table = torch.cat([table, self.kept.to(table.dtype)])
-        return functional.embedding(self.index, table)
+        return table if self.kept is None else torch.cat([table, self.kept.to(table.dtype)])
+
+
+def _index_dtype(vectors: int) -> torch.dtype:
+    if vectors <= 1 << 8:
+        return torch.uint8
+    return torch.int16 if vectors <= 1 << 15 else torch.int32
 
 
 EMBEDDING_STD = 0.03

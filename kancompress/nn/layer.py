@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kancompress import bases
+from kancompress.nn.edges import CodebookEdges
 from kancompress.nn.window import Window, expand_map
 from kancompress.specs import BasisSpec, Family
 
@@ -81,6 +82,9 @@ class EdgeLayer(nn.Module):
         """Sums over edges with these coefficients: (batch, out), or (batch, out, rows, columns)."""
         features = self.features(x).to(coefficients.dtype)
         if self.window is None:
+            if coefficients.is_contiguous() and len(x) < len(coefficients):
+                rows = features.transpose(1, 2).flatten(1)  # fewer to write anew than coefficients
+                return functional.linear(rows, coefficients.flatten(1), bias)
             matrix = coefficients.movedim(-1, 1).flatten(1)  # (out, coefficient * in)
             return functional.linear(features.flatten(1), matrix, bias)
         weight = coefficients.movedim(-1, 1).flatten(1, 2)
@@ -93,7 +97,11 @@ class EdgeLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out), or (batch, in, rows, columns) -> (batch, out, ...)."""
-        return self.run(x, self.edges(), self.bias)
+        edges, linear = self.edges, self.window is None
+        if linear and isinstance(edges, CodebookEdges) and edges.prefers_products(len(x)):
+            y = edges.row_sums(self.features(x))
+            return self.finish(y if self.bias is None else y + self.bias)
+        return self.run(x, edges(), self.bias)
 
 
 class KanLayer(EdgeLayer):
