@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, near_order, one_thread
+from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, one_thread
 from kancompress.recipes import KMeans
 
 MAX_CLUSTERS = 65_536
@@ -110,9 +110,9 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     order = None
     bounds = len(rows.spans) * len(start)
     if len(start) >= _MANY and len(points) >= 16 * SPAN and bounds <= _MOST_BOUNDS:
-        order = near_order(labels, rows.distances(centroids, labels))
+        squared = rows.distances(centroids, labels)
         del rows  # two of them would be the peak of memory
-        rows = Rows(points[order], len(start), near=True)
+        rows, order = Rows.near(points, centroids, labels, squared)
         labels = labels[order]
     sums = _Sums(rows.points, labels, len(start))
     repaired = iterations = 0

@@ -7,10 +7,10 @@ by one thread with single-threaded BLAS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,13 @@ from torch.nn import functional
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
+_T = TypeVar("_T")
 
 # Rows times centroids of a batch: 4 MB of float32 products, near enough to the cache and large
 # enough that the calls do not count.
 _BATCH_CELLS = 1 << 20
 # Rows of a span, and of a block of sums.
 SPAN = 512
-NEAR_SPAN = 512
 SUM_BLOCK = 1 << 16
 
 
@@ -51,25 +51,48 @@ class Rows:
     row). Its largest number for each row is found by a max-pooling over all centroids, the one
     reduction of torch that is vectorised and tells the position; ties go to the first.
 
-    With `near`, rows are in an order in which neighbours are about equally far from the same
-    centroid. Then each span keeps a lower bound of its rows' distance to every centroid, the
-    distance when it was last measured less what the centroid has moved since, and is compared only
-    with those that could be nearest to one of its rows (Elkan 2003, with spans for rows).
+    `near` rows stand in an order in which neighbours are about equally far from the same centroid.
+    Then each span keeps a lower bound of its rows' distance to every centroid, the distance when it
+    was last measured less what the centroid has moved since, and is compared only with those that
+    could be nearest to one of its rows (Elkan 2003, with spans for rows).
     """
 
-    def __init__(self, points: F32, clusters: int, *, near: bool = False) -> None:
+    def __init__(self, points: F32, clusters: int) -> None:
         self.points = points
         n = len(points)
-        longest = NEAR_SPAN if near else SPAN
-        self.length = min(longest, n, max(16, _BATCH_CELLS // clusters))
+        self.length = span_length(n, clusters)
         count = -(-n // self.length)
         self.spans = torch.from_numpy(_cut(points, count, self.length))
         self.labels = torch.zeros(count, self.length, dtype=torch.int64)
-        self._least: Tensor | None = torch.zeros(count, clusters) if near else None
-        self._far = torch.full((count, self.length), torch.inf) if near else torch.empty(0)
+        self._least: Tensor | None = None
+        self._far = torch.empty(0)
         # What rounding may do to a squared distance, by span: bounds give way by as much.
         self._slack = -2e-6 * self.spans[:, -1].amin(1, keepdim=True)
-        self._last: Tensor | None = None
+        self._last = torch.empty(0)
+
+    @classmethod
+    def near(cls, points: F32, centroids: F64, labels: Labels, squared: F64) -> tuple[Rows, Labels]:
+        """The rows in such an order, and the order.
+
+        centroids : (k, d) to which `labels` and squared distances of the rows are known, (n,) each
+        """
+        distances = np.sqrt(squared)
+        order = np.argsort(labels + distances / (2 * distances.max() + 1e-30))
+        length = span_length(len(points), len(centroids))
+        least, far = _first_bounds(centroids, labels[order], distances[order], length)
+        # Spans that are compared with equally many stand together; one that is not full stays last.
+        compared = (least <= far.max(1, keepdims=True)).sum(1)
+        turn = np.argsort(compared[: len(points) // length], kind="stable")
+        turn = np.append(turn, np.arange(len(turn), len(compared)))
+        whole = len(points) // length * length
+        front = order[:whole].reshape(-1, length)[turn[: whole // length]]
+        order = np.append(front, order[whole:])
+        rows = cls(points[order], len(centroids))
+        rows._least, rows._far = torch.from_numpy(least[turn]), torch.from_numpy(far[turn])
+        rows.labels.view(-1)[: len(order)] = torch.from_numpy(labels[order])
+        rows.labels.view(-1)[len(order) :] = int(labels[order[-1]])
+        rows._last = torch.from_numpy(centroids)
+        return rows, order
 
     def assign(self, centroids: F64) -> Labels:
         """Nearest centroid of every vector, (n,)."""
@@ -77,11 +100,11 @@ class Rows:
         ends = torch.stack([-(narrow**2).sum(1), torch.ones(len(narrow))], dim=1)
         table = torch.cat([2 * narrow, ends], dim=1)
         self._follow(torch.from_numpy(centroids))
-        candidates, counts = self._candidates(len(narrow))
+        candidates = self._candidates(len(narrow))
 
         def work(batch: _Batch) -> None:
             first, last, width = batch
-            chosen = candidates[first:last, :width]
+            chosen = candidates.of(first, last, width)
             cells = torch.bmm(functional.embedding(chosen, table), self.spans[first:last])
             image = cells[:, :, None].permute(0, 3, 1, 2)  # (span, row, centroid, 1), rows last
             best, found = functional.max_pool2d(image, (width, 1), return_indices=True)
@@ -91,64 +114,74 @@ class Rows:
                 self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -slack))
                 self._far[first:last] = _root(best.view(-1, self.length), slack)
 
-        _in_threads(work, list(self._batches(counts.tolist())))
+        _in_threads(work, list(_batches(candidates.counts, _BATCH_CELLS // self.length)))
         return self.labels.view(-1)[: len(self.points)].numpy().copy()
 
     def _follow(self, centroids: Tensor) -> None:
         """Move the bounds by as much as the centroids have moved."""
         if self._least is not None:
-            if self._last is not None:
-                moved = (centroids - self._last).norm(dim=1).float()
-                self._least -= moved
-                self._far += moved[self.labels]
+            moved = (centroids - self._last).norm(dim=1).float()
+            self._least -= moved
+            flat = self._far.view(-1)
+            flat += moved.index_select(0, self.labels.view(-1))
             self._last = centroids.clone()
 
-    def _candidates(self, clusters: int) -> tuple[Tensor, Tensor]:
-        """Centroids that each span is compared with, (span, widest), and how many they are.
-
-        Rows with fewer than the widest repeat their last one, which changes no result.
-        """
-        count = len(self.spans)
+    def _candidates(self, clusters: int) -> _Candidates:
+        """Centroids that each span is compared with."""
         if self._least is None:
-            return torch.arange(clusters).expand(count, -1), torch.full((count,), clusters)
+            return _Candidates(np.ones((len(self.spans), clusters), np.bool_))
         # The slack covers the rounding of the float32 comparison.
         reach = self._far.amax(1, keepdim=True) * (1 + 1e-4) + 1e-6
-        of_span, found = (self._least <= reach).nonzero(as_tuple=True)
-        counts = torch.bincount(of_span, minlength=count)
-        firsts = counts.cumsum(0) - counts
-        places = torch.arange(int(counts.max())).minimum(counts[:, None] - 1)
-        return found[firsts[:, None] + places], counts
-
-    def _batches(self, counts: list[int]) -> Iterator[_Batch]:
-        """Runs of spans whose products with their candidates fit into the cache."""
-        start, widest = 0, 0
-        for number, count in enumerate(counts):
-            wider = max(widest, count)
-            if number > start and (number + 1 - start) * wider * self.length > _BATCH_CELLS:
-                yield _Batch(start, number, widest)
-                start, wider = number, count
-            widest = wider
-        yield _Batch(start, len(counts), widest)
+        return _Candidates((self._least <= reach).numpy())
 
     def distances(self, centroids: F64, labels: Labels) -> F64:
         """Squared distance of every vector to its centroid, (n,)."""
         result = np.empty(len(labels))
-        for start in range(0, len(labels), SUM_BLOCK):
+
+        def work(start: int) -> None:
             block = slice(start, start + SUM_BLOCK)
             offsets = self.points[block] - centroids[labels[block]]
             result[block] = np.einsum("nd,nd->n", offsets, offsets)
+
+        _in_threads(work, range(0, len(labels), SUM_BLOCK))
         return result
 
 
-def near_order(labels: Labels, distances: F64) -> Labels:
-    """Order of rows in which neighbours are about equally far from the same centroid, and spans
-    that reach equally far stand together."""
-    order: Labels = np.argsort(labels + distances / (2 * distances.max() + 1e-30))
-    whole = len(order) // NEAR_SPAN * NEAR_SPAN
-    spans = order[:whole].reshape(-1, NEAR_SPAN)
-    farthest = distances[spans].max(axis=1)
-    spans = spans[np.argsort(farthest, kind="stable")]
-    return np.concatenate([spans.reshape(-1), order[whole:]])
+def span_length(rows: int, clusters: int) -> int:
+    """Rows of a span."""
+    return min(SPAN, rows, max(16, _BATCH_CELLS // clusters))
+
+
+def _first_bounds(centroids: F64, labels: Labels, distances: F64, length: int) -> tuple[F32, F32]:
+    """Lower bounds (span, centroid) of the distances between rows and centroids, and the rows'
+    distances to their own, (span, length).
+
+    A row is at least as far from a centroid as that is from the row's own one, less the row's
+    distance to its own. Rows are ordered by their labels, so a span has few of them.
+    """
+    clusters, count = len(centroids), -(-len(labels) // length)
+    fill = (0, count * length - len(labels))
+    own = np.pad(labels, fill, mode="edge")
+    far = np.pad(distances, fill, mode="edge")
+    spans = np.arange(count).repeat(length)
+    # Where a span or a label begins, and the largest distance of the rows from there on.
+    starts = np.flatnonzero(np.diff(spans * clusters + own, prepend=-1))
+    spans, own, radii = spans[starts], own[starts], np.maximum.reduceat(far, starts)
+    least = np.empty((count, clusters), np.float32)
+    step = max(1, _BATCH_CELLS // (clusters * int(np.bincount(spans).max())))
+    for first in range(0, count, step):
+        part = slice(*np.searchsorted(spans, (first, first + step)))
+        apart = _distances(centroids[own[part]], centroids) - radii[part, None]
+        edges = np.flatnonzero(np.diff(spans[part], prepend=-1))
+        least[first : first + step] = np.minimum.reduceat(apart, edges, axis=0) - 1e-6
+    return least, far.reshape(count, length).astype(np.float32) * np.float32(1 + 1e-6)
+
+
+def _distances(points: F64, others: F64) -> F64:
+    """Euclidean distances, (n, d), (m, d) -> (n, m)."""
+    squares = np.einsum("nd,nd->n", points, points)[:, None] + np.einsum("md,md->m", others, others)
+    result: F64 = np.sqrt(np.maximum(squares - 2 * points @ others.T, 0))
+    return result
 
 
 def _root(negative: Tensor, slack: Tensor) -> Tensor:
@@ -171,6 +204,23 @@ def _cut(points: F32, count: int, length: int) -> F32:
     return spans
 
 
+class _Candidates:
+    """Centroids that could be nearest to a row of each span, from a table (span, centroid)."""
+
+    def __init__(self, table: npt.NDArray[np.bool_]) -> None:
+        counts = table.sum(1)
+        self._found = torch.from_numpy(np.flatnonzero(table) % table.shape[1])
+        self._firsts = torch.from_numpy(counts.cumsum() - counts)[:, None]
+        self._lasts = torch.from_numpy(counts - 1)[:, None]
+        self.counts: list[int] = counts.tolist()
+
+    def of(self, first: int, last: int, width: int) -> Tensor:
+        """Those of spans `first ... last - 1`, (span, width); a span with fewer repeats its last
+        one, which changes no result."""
+        places = torch.arange(width).minimum(self._lasts[first:last])
+        return self._found[self._firsts[first:last] + places]
+
+
 class _Batch(NamedTuple):
     """Spans `first ... last - 1`, compared with `width` centroids each."""
 
@@ -179,7 +229,19 @@ class _Batch(NamedTuple):
     width: int
 
 
-def _in_threads(work: Callable[[_Batch], None], batches: list[_Batch]) -> None:
+def _batches(counts: list[int], most: int) -> Iterator[_Batch]:
+    """Runs of spans of which `most` pairs with centroids are compared at a time, or one span."""
+    start, widest = 0, 0
+    for number, count in enumerate(counts):
+        wider = count if count > widest else widest
+        if (number + 1 - start) * wider > most and number > start:
+            yield _Batch(start, number, widest)
+            start, wider = number, count
+        widest = wider
+    yield _Batch(start, len(counts), widest)
+
+
+def _in_threads(work: Callable[[_T], None], batches: Sequence[_T]) -> None:
     """Run `work` on each batch, shared among threads; who does what changes nothing."""
     threads = max(1, min(_thread_count(), len(batches)))
     queue = iter(batches)

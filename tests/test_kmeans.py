@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from kancompress import kmeans
+from kancompress.nearest import Rows
 from kancompress.recipes import KMeans as Choice
 
 
@@ -135,6 +136,7 @@ def test_laws_hold_for_any_shape(n: int, d: int, k: int, levels: int, seed: int)
 _DIGEST = """
 import hashlib, sys, numpy as np
 from kancompress import kmeans
+from kancompress.nearest import Rows
 from kancompress.recipes import KMeans
 points = np.random.default_rng(5).standard_normal((30000, 9)).astype(np.float32)
 found = kmeans.fit(points, 100, max_iterations=12, by=KMeans(sys.argv[1]))
@@ -168,3 +170,25 @@ def test_bounds_change_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = kmeans.lloyd(points, start, max_iterations=12)
     assert (bounded.labels == compared.labels).mean() > 0.999
     assert bounded.inertia == pytest.approx(compared.inertia, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "clusters"), [(1500, 7), (1024, 100), (700, 300)])
+def test_rows_near_each_other_know_where_they_belong(n: int, clusters: int) -> None:
+    """Bounds from known labels leave out no centroid that becomes the nearest."""
+    rng = np.random.default_rng(n)
+    points = rng.random((n, 3)).astype(np.float32)
+    centroids = rng.random((clusters, 3))
+    for _ in range(2):
+        squares = ((points[:, None] - centroids) ** 2).sum(-1)
+        labels = squares.argmin(1)
+        rows, order = Rows.near(points, centroids, labels, squares.min(1))
+        assert sorted(order) == list(range(n))
+        assert np.array_equal(rows.points, points[order])
+        for reach in (0.0, 0.001, 0.1):
+            moved = centroids + reach * rng.standard_normal(centroids.shape)
+            expected = ((points[order][:, None] - moved) ** 2).sum(-1)
+            found = rows.assign(moved)
+            np.testing.assert_allclose(
+                expected[np.arange(n), found], expected.min(1), rtol=1e-5, atol=1e-6
+            )
+        points[n // 2 :] = points[: n - n // 2]  # duplicates
