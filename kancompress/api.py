@@ -27,7 +27,6 @@ from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
 from kancompress.recipes import (
     ClusterConfig,
-    Device,
     FinetuneConfig,
     Machine,
     RunOptions,
@@ -201,7 +200,7 @@ def finetune(
         if teacher is not None:
             raise UsageError("--distill runs the dense file natively; it does not go with --model.")
         rows = datasets.load_for_model(None, data)
-        _move(model, machine)
+        devices.move(model, machine)
         return tune_module(
             model,
             packed,
@@ -229,12 +228,6 @@ def finetune(
         on_epoch=on_epoch,
         on_batch=on_batch,
     )
-
-
-def _move(model: nn.Module, machine: Machine | None) -> None:
-    """Move a module of the user's own, but only where a device was asked for."""
-    if machine is not None and machine.device != Device.AUTO:
-        model.to(devices.find(machine.device))
 
 
 def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> Running:
@@ -277,10 +270,10 @@ def evaluate(
         _check_own_model(record, options, called(source, name))
         tensors = record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
         rows = datasets.load_for_model(None, data)
-        _move(model, machine)
+        devices.move(model, machine)
         return evaluate_module(model, tensors, rows, called(source, name))
     ready = running.run(record, options)
-    ready.network.to(devices.find((machine or Machine()).device))
+    devices.put(ready.network, devices.find((machine or Machine()).device))
     data = replace(data or DataOptions(), images=ready.conv)
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress import bits, kmeans
+from kancompress import bits, devices, kmeans
 from kancompress.calibration.curves import TellProbe
 from kancompress.calibration.flow import Chain, Flow
 from kancompress.calibration.network import LayerSolution, Place
@@ -60,6 +60,7 @@ class Subject:
     """A network whose layers can be clustered by what they put out, and how it is packed.
 
     layers     : in the order in which they run; places : what their packed forms can hold
+    device     : where they are
     flow       : of rows to calibrate on and of held-out rows through the network
     pack       : makes the packed model
     weigh      : bytes of its file; None where no layer would be packed but one has to be
@@ -70,6 +71,7 @@ class Subject:
 
     layers: Mapping[str, EdgeLayer]
     places: Mapping[str, Place]
+    device: torch.device
     flow: Callable[[Tensor, Tensor], Flow]
     pack: Pack
     weigh: Callable[[Mapping[str, Given | None]], int | None]
@@ -79,15 +81,20 @@ class Subject:
 
 
 def native_subject(
-    checkpoint: Checkpoint, config: ClusterConfig, *, source_file_bytes: int, hooks: Hooks
+    checkpoint: Checkpoint,
+    config: ClusterConfig,
+    *,
+    source_file_bytes: int,
+    device: torch.device,
+    hooks: Hooks,
 ) -> Subject:
-    """A checkpoint of ours; its packed layers may have biases."""
-    network = build(checkpoint).eval()
+    """A checkpoint of ours, to run on `device`; its packed layers may have biases."""
+    network = build(checkpoint).eval().to(device)
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     dtype = codebook_dtype(config, torch.float32)
     places = dict.fromkeys(layers, Place(dtype=dtype, biased=True))
     if config.side_dtype is not StoredDtype.SOURCE:
-        rounded = build(with_stored_sides(checkpoint, config)).eval()
+        rounded = build(with_stored_sides(checkpoint, config)).eval().to(device)
         for name, layer in zip(layers, rounded.kan_layers(), strict=True):
             side_dtype = stored_side(torch.zeros(()), name, config).dtype
             places[name] = replace(places[name], side_dtype=side_dtype, rounded=layer)
@@ -95,6 +102,7 @@ def native_subject(
     return Subject(
         layers=layers,
         places=places,
+        device=device,
         flow=partial(Chain, layers, places, head=network.head),
         pack=lambda given: pack(given=given, report=hooks.report),
         weigh=lambda given: sum(sizes(pack(given=given)[0])),
@@ -120,13 +128,14 @@ def foreign_subject(
     layers: Mapping[str, FormLayer],
     config: ClusterConfig,
     *,
+    device: torch.device,
     hooks: Hooks,
     own: OwnModel | None = None,
 ) -> Subject:
     """Another library's checkpoint; biases go where layers have them.
 
-    layers : whose forms are known, in the order in which they run: all of them without `own`, where
-             each feeds the next
+    layers : whose forms are known, on `device`, in the order in which they run: all of them
+             without `own`, where each feeds the next
     own    : the module that runs them, which holds the source's tensors
     """
     written = write_out(source, found)
@@ -180,6 +189,7 @@ def foreign_subject(
     return Subject(
         layers=running,
         places=places,
+        device=device,
         flow=flow,
         pack=lambda given: pack(given, hooks.report),
         weigh=weigh,
@@ -252,17 +262,18 @@ def _calibrated(
         )
     elif target.ratio is not None:
         target = Target(bytes=int(subject.file_bytes / target.ratio))
-    return calibrate(
-        subject.flow,
-        rows,
-        clusters,
-        calibration,
-        target=target,
-        weigh=lambda choice: subject.weigh(_pretended(subject, choice)),
-        dry_run=dry_run,
-        tell=hooks.solved,
-        tell_probe=hooks.probed,
-    )
+    with devices.repeatable(subject.device):
+        return calibrate(
+            subject.flow,
+            rows,
+            clusters,
+            calibration,
+            target=target,
+            weigh=lambda choice: subject.weigh(_pretended(subject, choice)),
+            dry_run=dry_run,
+            tell=hooks.solved,
+            tell_probe=hooks.probed,
+        )
 
 
 def _given(solution: LayerSolution, bias_name: str | None) -> Given:

@@ -95,7 +95,8 @@ def tune(
         config = replace(config, lr=default_rate(conv=ready.conv))
     machine = machine or Machine()
     device = devices.find(machine.device)
-    tunable = _Running(model, ready.network.to(device), config.also, options)
+    devices.put(ready.network, device)
+    tunable = _Running(model, ready.network, config.also, options)
     if teacher is not None:
         data = taught(data, teacher.to(device))
     augment = augmentation.is_wanted(config.augment, data.train, conv=ready.conv)

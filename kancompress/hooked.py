@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kancompress import devices
 from kancompress.calibration.flow import Flow, few_images
 from kancompress.calibration.network import LayerSolution, Place, Streams, relative
 from kancompress.errors import UsageError
@@ -159,12 +160,12 @@ def _misfit(layer: FormLayer, seen: _Seen) -> str:
             f" as in {form} were expected"
         )
     with torch.no_grad():
-        flat = x if conv else x.reshape(-1, inputs)
+        flat = (x if conv else x.reshape(-1, inputs)).to(devices.of(layer))
         sums = layer.sums(flat, layer.edges(), layer.bias)
         if sums.numel() != given.numel():
             return f"its module puts out {list(given.shape)} where {list(sums.shape)} was expected"
         given = given.reshape(sums.shape)
-        made = min(relative(y, given) for y in (sums, layer.finish(sums)))
+        made = min(relative(y.cpu(), given) for y in (sums, layer.finish(sums)))
     if made <= _NEAR:
         return ""
     return (

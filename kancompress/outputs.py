@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
-from kancompress import datasets
+from kancompress import datasets, devices
 from kancompress.api import Compression
 from kancompress.calibrating import (
     Hooks,
@@ -29,7 +30,14 @@ from kancompress.live import Compressed
 from kancompress.modules import load_into, read_module
 from kancompress.notes import source_notes
 from kancompress.packed import PackedModel
-from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
+from kancompress.recipes import (
+    CalibrationConfig,
+    ClusterConfig,
+    Device,
+    Machine,
+    RunOptions,
+    Target,
+)
 from kancompress.repacking import check_all
 from kancompress.specs import DataOptions, DataSpec
 from kancompress.storage import Input, called, is_native, sized
@@ -44,6 +52,7 @@ def cluster_by_outputs(
     target: Target | None = None,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
+    machine: Machine | None = None,
     name: str | None = None,
     hooks: Hooks | None = None,
 ) -> Compression:
@@ -56,12 +65,14 @@ def cluster_by_outputs(
     options : what the tensors of another library's file do not tell
     model   : the module whose state dict the source is, to run another library's file in; it is
               left with the source's tensors. Rows then keep their shape (n, ...)
+    machine : where to compute; `auto` is cuda where there is one, else the CPU. A module of the
+              user's own is moved to a device that was asked for, else the work goes where it is
     name    : what messages call the source, its path when None
     hooks   : whom to tell of progress
     Raises as `cluster`, UsageError for rows that do not fit, and KancompressError for a target out
     of reach.
     """
-    work = _Work(config, calibration, options, hooks)
+    work = _Work(config, calibration, options, machine, hooks)
     opened = work.open(source, rows, model, name)
     return work.pack(opened, target)
 
@@ -75,11 +86,12 @@ def choose_clusters(
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
+    machine: Machine | None = None,
     name: str | None = None,
     hooks: Hooks | None = None,
 ) -> Calibrated:
     """The numbers of clusters that `cluster_by_outputs` would choose; packs nothing."""
-    work = _Work(config, calibration, options, hooks)
+    work = _Work(config, calibration, options, machine, hooks)
     opened = work.open(source, rows, model, name)
     return choose(
         opened.subject,
@@ -99,6 +111,7 @@ def compress_by_outputs(
     *,
     target: Target | None = None,
     options: RunOptions | None = None,
+    machine: Machine | None = None,
     hooks: Hooks | None = None,
 ) -> Compressed:
     """`compress` by what the KAN layers of a live module put out on unlabelled rows.
@@ -117,7 +130,8 @@ def compress_by_outputs(
             f"compress_by_outputs takes a torch.nn.Module and was given {type(model).__name__};"
             " files and checkpoints go to cluster_by_outputs."
         )
-    work = _Work(config, calibration, options, hooks)
+    work = _Work(config, calibration, options, machine, hooks)
+    devices.move(model, machine)
     source = read_module(model)
     # Copies: the module holds packed tensors for a while, and may go on learning in place.
     source = replace(source, tensors={name: t.clone() for name, t in source.tensors.items()})
@@ -144,11 +158,13 @@ class _Work:
         config: ClusterConfig | None,
         calibration: CalibrationConfig | None,
         options: RunOptions | None,
+        machine: Machine | None,
         hooks: Hooks | None,
     ) -> None:
         self.config = config or ClusterConfig()
         self.calibration = calibration or CalibrationConfig(seed=self.config.seed)
         self.options = options or RunOptions()
+        self.machine = machine
         self.hooks = hooks or Hooks()
 
     def open(
@@ -162,6 +178,7 @@ class _Work:
             foreign = read_foreign(source, name)
             if model is None:
                 return self._by_itself(foreign, _inputs(rows, None))
+            devices.move(model, self.machine)
             x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
             return self.in_model(
                 foreign, model, x, load_into(model, foreign.tensors, foreign.where)
@@ -179,16 +196,30 @@ class _Work:
             )
         images = record.conv is not None
         self.config = self.config.settled(conv=images)
-        subject = native_subject(record, self.config, source_file_bytes=size, hooks=self.hooks)
+        subject = native_subject(
+            record,
+            self.config,
+            source_file_bytes=size,
+            device=self._device(),
+            hooks=self.hooks,
+        )
         return _Opened(subject=subject, rows=_inputs(rows, record.data, images=images))
+
+    def _device(self) -> torch.device:
+        """Where networks that kancompress builds run; sums in float64 make `mps` a slow default."""
+        return devices.find((self.machine or Machine()).device, auto=(Device.CUDA,))
 
     def _by_itself(self, source: ForeignCheckpoint, rows: Tensor) -> _Opened:
         """A checkpoint whose tensors determine the whole forward."""
         found = recognise(source.tensors, self.options.layouts)
         check_all(source, found, self.config)
         network = dense_network(source, self.options).eval()
+        device = self._device()
+        devices.put(network, device)
         layers = {layer.name: layer for layer in network.form_layers()}
-        subject = foreign_subject(source, found, layers, self.config, hooks=self.hooks)
+        subject = foreign_subject(
+            source, found, layers, self.config, device=device, hooks=self.hooks
+        )
         return _Opened(
             subject=subject, rows=rows, notes=_notes(source, found, subject, network.notes)
         )
@@ -213,6 +244,9 @@ class _Work:
             {name: ".".join(filter(None, (own_paths[name], below))) for name, below in some.items()}
             for some in (known.modules, known.sums)
         )
+        device = devices.of(model)
+        for layer in known.layers.values():
+            devices.put(layer, device)
         matched = match_modules(model, known.layers, paths, sums, rows)
         apart = {**known.refused, **matched.apart}
         if not matched.modules:
@@ -223,7 +257,9 @@ class _Work:
             )
         own = OwnModel(model=model, modules=matched.modules, apart=apart)
         layers = {name: known.layers[name] for name in matched.modules}
-        subject = foreign_subject(source, found, layers, self.config, hooks=self.hooks, own=own)
+        subject = foreign_subject(
+            source, found, layers, self.config, device=device, hooks=self.hooks, own=own
+        )
         return _Opened(
             subject=subject, rows=rows, notes=_notes(source, found, subject, known.notes)
         )

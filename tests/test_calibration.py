@@ -225,7 +225,8 @@ def test_norms_are_rounded_before_the_layers_are_solved() -> None:
     checkpoint = Checkpoint(kind="dense", basis=spec, shapes=((5, 8),), data=None, tensors=tensors)
     x = correlated(3000, 8)
     config = ClusterConfig(clusters=4, side_dtype=StoredDtype.BFLOAT16)
-    subject = native_subject(checkpoint, config, source_file_bytes=1, hooks=Hooks())
+    cpu = torch.device("cpu")
+    subject = native_subject(checkpoint, config, source_file_bytes=1, device=cpu, hooks=Hooks())
     (model, _), found = pack_calibrated(
         subject, x, config, CalibrationConfig(), target=None, hooks=Hooks()
     )

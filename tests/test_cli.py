@@ -233,6 +233,7 @@ def test_missing_data_set_is_not_fetched(name: str, tmp_path: Path, offline: Non
     [
         (MemoryError(), "Not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), "Not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "The device has not enough"),
     ],
 )
 def test_memory(error: Exception, words: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

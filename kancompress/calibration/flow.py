@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kancompress import devices
 from kancompress.calibration.network import (
     PLACES,
     LayerSolution,
@@ -126,7 +127,11 @@ class Chain(Flow):
         if self._head is None:
             return relative(stream.packed, stream.dense)
         with torch.no_grad():
-            return relative(self._head(stream.packed), self._head(stream.dense))
+            packed, dense = (
+                self._head(x.to(devices.of(self._head))).cpu()
+                for x in (stream.packed, stream.dense)
+            )
+            return relative(packed, dense)
 
     def alone(self, name: str, found: LayerSolution) -> float:
         """As of `Flow`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kancompress import devices
 from kancompress.calibration import metric, quadratic
 from kancompress.calibration.moments import Moments
 from kancompress.calibration.quadratic import Form
@@ -54,12 +55,12 @@ class Problem:
 
     def _aimed(self, weights: Tensor, hessian: Tensor, cross: Tensor, damping: float) -> Tensor:
         """Weights whose outputs come nearest to the targets, held to the given ones by damping."""
-        flat = weights.flatten(1).double()
-        square = hessian.double()
+        flat = devices.wide(weights.flatten(1))
+        square = devices.wide(hessian)
         ridge = quadratic.damped(square.clone(), damping)
-        moved = torch.linalg.solve(ridge, (cross.double() - flat @ square).T).T
+        moved = torch.linalg.solve(ridge, (devices.wide(cross) - flat @ square).T).T
         aimed: Tensor = (flat + moved).float()
-        return aimed.view_as(weights)
+        return aimed.to(weights.device).view_as(weights)
 
     def solve(self, clusters: int, method: Method) -> Solution:
         """Cluster into at most `clusters` centroids by `method`."""
@@ -113,8 +114,8 @@ class Problem:
         """What the mean of the outputs lacks, (out,); None where nothing was centred."""
         if not self.moments.centred:
             return None
-        sums = torch.zeros(self.out, dtype=torch.float64, device=labels.device)
+        sums = torch.zeros_like(self.moments.target)
         for q in range(0, self.inputs, 256):
-            part = codebook[labels[:, q : q + 256]].double()
+            part = devices.wide(codebook[labels[:, q : q + 256]])
             sums += torch.einsum("oid,id->o", part, self.moments.mean[q : q + 256])
         return self.moments.target - sums

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kancompress import kmeans
+from kancompress import devices, kmeans
 
 # Numbers of a block of distances, 4 MB in float32.
 _CELLS = 1 << 20
@@ -21,9 +21,9 @@ def start(weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iteratio
     weights : (out, in, d); blocks : (in, d, d)
     """
     d = weights.shape[2]
-    mean = blocks.double().mean(0).cpu()
+    mean = devices.wide(blocks).mean(0).cpu()
     root = torch.linalg.cholesky(mean + 1e-9 * mean.diagonal().mean() * torch.eye(d))
-    turned = weights.reshape(-1, d).double().cpu() @ root
+    turned = weights.reshape(-1, d).cpu().double() @ root
     found = kmeans.fit(turned.float().numpy(), clusters, seed=seed, max_iterations=iterations)
     centroids = torch.from_numpy(found.centroids)
     result: Tensor = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
@@ -49,12 +49,13 @@ def update(weights: Tensor, blocks: Tensor, codebook: Tensor, labels: Tensor) ->
     """Mean of each cluster weighted by its edges' metrics; empty ones stay where they are."""
     k, d = codebook.shape
     totals = metric_sums(blocks, labels, k)
-    weighted = torch.einsum("oid,ide->oie", weights, blocks).double()
-    sums = torch.zeros(k, d, dtype=torch.float64, device=weights.device)
-    sums.index_add_(0, labels.reshape(-1), weighted.reshape(-1, d))
-    gap = sums - (totals @ codebook.double()[:, :, None])[:, :, 0]
-    moved: Tensor = codebook.double() + torch.linalg.solve(regular(totals), gap)
-    return moved.float()
+    weighted = devices.wide(torch.einsum("oid,ide->oie", weights, blocks))
+    wide = devices.wide(codebook)
+    sums = torch.zeros(k, d, dtype=torch.float64, device=wide.device)
+    sums.index_add_(0, labels.reshape(-1).to(wide.device), weighted.reshape(-1, d))
+    gap = sums - (totals @ wide[:, :, None])[:, :, 0]
+    moved: Tensor = wide + torch.linalg.solve(regular(totals), gap)
+    return moved.float().to(codebook.device)
 
 
 def metric_sums(blocks: Tensor, labels: Tensor, clusters: int) -> Tensor:
@@ -62,8 +63,8 @@ def metric_sums(blocks: Tensor, labels: Tensor, clusters: int) -> Tensor:
     inputs, d, _ = blocks.shape
     cells = labels * inputs + torch.arange(inputs, device=labels.device)
     counts = torch.bincount(cells.reshape(-1), minlength=clusters * inputs)
-    counts = counts.view(clusters, inputs).double()
-    return (counts @ blocks.double().flatten(1)).view(clusters, d, d)
+    counts = devices.wide(counts.view(clusters, inputs))
+    return (counts @ devices.wide(blocks).flatten(1)).view(clusters, d, d)
 
 
 def regular(blocks: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kancompress import distributed
+from kancompress import devices, distributed
 
 # Rows whose products are added at a time, rows whose features are taken at a time, and columns of a
 # tile of the moments.
@@ -63,16 +63,20 @@ class Moments:
         return bool(self.mean.any())
 
 
-def measure(batches: Batches, *, centred: bool, memory: int) -> Moments:
+def measure(
+    batches: Batches, *, centred: bool, memory: int, device: torch.device | None = None
+) -> Moments:
     """Accumulate the moments of a layer, blocks of rows in float32 around the exact mean.
 
     memory : bytes that the second moments and their factor may take together
+    device : where the features are, the CPU when None; so are the second moments, and the means
+             where `devices.wide` has them
     """
     mean, square, target, target_square, rows = _means(batches)
     variance = (square - mean**2).clamp_min(0).sum(1)
     spread = float((target_square - target**2).clamp_min(0).sum())
     inputs, d = mean.shape
-    order = torch.argsort(variance, stable=True)
+    order = torch.argsort(variance, stable=True).to(device)
     zeros = torch.zeros_like
     shift, offset = (mean, target) if centred else (zeros(mean), zeros(target))
     groups = []
@@ -88,10 +92,10 @@ def _means(batches: Batches) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     for features, targets in batches():
         rows += len(features)
         parts = [
-            features.sum(0, dtype=torch.float64).T,
-            features.square().sum(0, dtype=torch.float64).T,
-            targets.sum(0, dtype=torch.float64),
-            targets.square().sum(0, dtype=torch.float64),
+            devices.wide_sum(features, 0).T,
+            devices.wide_sum(features.square(), 0).T,
+            devices.wide_sum(targets, 0),
+            devices.wide_sum(targets.square(), 0),
         ]
         sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
     mean, square, target, target_square = (total / rows for total in sums)
@@ -130,13 +134,14 @@ def _second(
     batches: Batches, members: Tensor, mean: Tensor, target: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
     size = len(members) * mean.shape[1]
-    shift = mean[members].float().reshape(-1)
-    offset = target.float()
-    hessian = torch.zeros(size, size, device=shift.device)
+    device = members.device
+    shift = mean[members.to(mean.device)].float().reshape(-1).to(device)
+    offset = target.float().to(device)
+    hessian = torch.zeros(size, size, device=device)
     starts = range(0, size, TILE)
     # Several processes divide the tiles, never the rows of a sum: its bits are those of one.
     owners = distributed.owners([size - start for start in starts])
-    cross = torch.zeros(len(target), size, device=shift.device)
+    cross = torch.zeros(len(target), size, device=device)
     for block, targets in _blocks(batches, members):
         block.sub_(shift)
         cross.addmm_((targets - offset).T, block)

@@ -31,7 +31,10 @@ _TOO_LARGE = (
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Streams:
-    """Rows on their way through the network: as the dense one has them and as the packed one."""
+    """Rows on their way through the network: as the dense one has them and as the packed one.
+
+    They are on the CPU; blocks of them visit the device where a layer computes.
+    """
 
     dense: Tensor
     packed: Tensor
@@ -103,7 +106,7 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     weights = flat_edges(layer)
     centred = place.biased and config.method is not Method.METRIC
     batches = _batches(layer, weights, rows, place)
-    moments = measure(batches, centred=centred, memory=config.memory)
+    moments = measure(batches, centred=centred, memory=config.memory, device=weights.device)
     # No second moment is larger than those on the diagonal.
     if not all(group.hessian.diagonal().isfinite().all() for group in moments.groups):
         raise UsageError(_TOO_LARGE)
@@ -161,8 +164,9 @@ def solve_layer(
 
 def _stored_bias(bias: Tensor | None, own: nn.Parameter | None, place: Place) -> Tensor | None:
     """The whole bias as it is stored: what calibration found and the layer's own."""
+    bias = None if bias is None else bias.cpu()
     if own is not None:
-        bias = own.detach().double() + (0.0 if bias is None else bias)
+        bias = own.detach().cpu().double() + (0.0 if bias is None else bias)
     return None if bias is None else _round(bias, place.side_dtype)
 
 
@@ -206,15 +210,16 @@ def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> 
     matrix = weights.transpose(1, 2).flatten(1)
     packed = place.rounded or layer
     same = packed is layer and rows.dense is rows.packed
+    device = weights.device
 
     def walk() -> Iterator[tuple[Tensor, Tensor]]:
         with torch.no_grad():
             for part in _parts(layer, rows.dense):
-                places = _places(layer, rows.dense[part], part.start)
-                features = packed.columns(rows.packed[part], places).float()
+                places = _places(layer, rows.dense[part], part.start).to(device)
+                features = packed.columns(rows.packed[part].to(device), places).float()
                 own = features
                 if not same:
-                    own = layer.columns(rows.dense[part], places).float()
+                    own = layer.columns(rows.dense[part].to(device), places).float()
                 yield features, own.flatten(1) @ matrix.T
 
     return walk
@@ -245,30 +250,35 @@ def output_errors(
 
     candidates : clusterings, each with the bias (out,) that goes with it
     """
-    own = 0.0 if layer.bias is None else layer.bias.detach().double()
+    own = 0.0 if layer.bias is None else layer.bias.detach().cpu().double()
     matrices = [_coefficients(c, weights).transpose(1, 2).flatten(1).T for c, _ in candidates]
     shifts = [(0.0 if bias is None else bias.double()) - own for _, bias in candidates]
     errors = [0.0] * len(candidates)
     outputs = []
     for features, targets in _batches(layer, weights, rows, place)():
-        flat = features.flatten(1)
+        flat, wanted = features.flatten(1), targets.cpu().double()
         for number, (matrix, shift) in enumerate(zip(matrices, shifts, strict=True)):
-            gap = (flat @ matrix).double() + shift - targets.double()
+            gap = (flat @ matrix).cpu().double() + shift - wanted
             errors[number] += float(gap.square().sum())
-        outputs.append(targets.double())
+        outputs.append(wanted)
     scale = _scale(torch.cat(outputs))
     return [error / scale for error in errors]
 
 
 def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
-    codebook = torch.from_numpy(found.centroids).float()
-    return functional.embedding(torch.from_numpy(found.labels), codebook).view_as(weights)
+    codebook = torch.from_numpy(found.centroids).float().to(weights.device)
+    labels = torch.from_numpy(found.labels).to(weights.device)
+    return functional.embedding(labels, codebook).view_as(weights)
 
 
 def through(layer: EdgeLayer, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
-    """The layer with other coefficients and another bias, a block of rows at a time."""
+    """The layer with other coefficients and another bias, a block of rows at a time on the device
+    of the coefficients."""
+    device = coefficients.device
+    bias = None if bias is None else bias.to(device)
     with torch.no_grad():
-        return torch.cat([layer.run(x[part], coefficients, bias) for part in _parts(layer, x)])
+        parts = [layer.run(x[p].to(device), coefficients, bias).cpu() for p in _parts(layer, x)]
+    return torch.cat(parts)
 
 
 # Outputs whose spread is below this share of their squares are equal but for rounding.

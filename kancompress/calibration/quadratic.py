@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kancompress import devices
 from kancompress.calibration.metric import metric_sums, regular
 
 # Inputs whose updates are gathered before they are applied to all others.
@@ -58,19 +59,20 @@ class Form:
     def error(self, codebook: Tensor, labels: Tensor) -> float:
         """Value of the form."""
         gap = self.gap(codebook, labels).flatten(1)
-        return float(((gap @ self.hessian) * gap).sum(dtype=torch.float64))
+        return float(devices.wide_sum((gap @ self.hessian) * gap))
 
 
 def damped(hessian: Tensor, share: float) -> Tensor:
     """The matrix with `share` of its mean diagonal added to the diagonal, in place."""
     diagonal = hessian.diagonal()
-    diagonal += share * float(diagonal.mean(dtype=torch.float64)) + 1e-12
+    mean = float(devices.wide(diagonal).mean())
+    diagonal += share * mean + 1e-12
     return hessian
 
 
 def lower_factor(hessian: Tensor) -> Tensor:
     """L, lower triangular, with L L^T = hessian."""
-    if hessian.is_cuda:
+    if hessian.device.type != "cpu":
         factor: Tensor = torch.linalg.cholesky(hessian)
         return factor
     copy = hessian.numpy().T.copy(order="F")  # symmetric; LAPACK wants columns
@@ -148,19 +150,21 @@ def refit(
     Preconditioned with the diagonal blocks; clusters without members stay where they are.
     """
     k, d = codebook.shape
-    blocks = torch.zeros(k, d, d, dtype=torch.float64, device=codebook.device)
+    result = devices.wide(codebook)
+    blocks = torch.zeros(k, d, d, dtype=torch.float64, device=result.device)
     for form, chosen in zip(forms, labels, strict=True):
         blocks += metric_sums(form.blocks, chosen, k)
     preconditioner = torch.linalg.inv(regular(blocks))
+    rows = [chosen.reshape(-1).to(result.device) for chosen in labels]
 
     def scattered(values: list[Tensor]) -> Tensor:
-        total = torch.zeros(k, d, dtype=torch.float64, device=codebook.device)
-        for chosen, value in zip(labels, values, strict=True):
-            total.index_add_(0, chosen.reshape(-1), value.reshape(-1, d).double())
+        total = torch.zeros_like(result)
+        for chosen, value in zip(rows, values, strict=True):
+            total.index_add_(0, chosen, devices.wide(value.reshape(-1, d)))
         return total
 
     def product(direction: Tensor) -> Tensor:
-        narrow = direction.float()
+        narrow = direction.float().to(codebook.device)
         return scattered(
             [
                 functional.embedding(chosen, narrow).flatten(1) @ form.hessian
@@ -168,7 +172,6 @@ def refit(
             ]
         )
 
-    result = codebook.double()
     residual = scattered([f.gradient(codebook, c) for f, c in zip(forms, labels, strict=True)])
     start = float(residual.norm())
     direction = step = (preconditioner @ residual[:, :, None])[:, :, 0]
@@ -186,4 +189,4 @@ def refit(
         step = (preconditioner @ residual[:, :, None])[:, :, 0]
         power, before = float((residual * step).sum()), power
         direction = step + power / before * direction
-    return result.float()
+    return result.float().to(codebook.device)

@@ -55,7 +55,7 @@ class Calibrated:
 def sample(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to calibrate on and rows to check on, drawn at random without replacement.
 
-    Raises UsageError for too few rows and for rows that are not finite.
+    They are on the CPU. Raises UsageError for too few rows and for rows that are not finite.
     """
     if len(rows) < 2 * _HELD_OUT:
         raise UsageError(
@@ -63,8 +63,9 @@ def sample(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
             f" there are {len(rows)}."
         )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    order = order.to(rows.device)
     held = min(_MOST_HELD_OUT, len(rows) // _HELD_OUT)
-    chosen = [rows[order[held : held + count]], rows[order[:held]]]
+    chosen = [rows[order[held : held + count]].cpu(), rows[order[:held]].cpu()]
     for part in chosen:
         if not part.isfinite().all():
             raise UsageError("The rows to calibrate on hold NaN or infinity; leave them out.")

@@ -12,7 +12,14 @@ import kancompress
 from kancompress import files
 from kancompress.cli import _files, _model, _output
 from kancompress.errors import UsageError
-from kancompress.recipes import CalibrationConfig, ClusterConfig, RunOptions, Target
+from kancompress.recipes import (
+    CalibrationConfig,
+    ClusterConfig,
+    Device,
+    Machine,
+    RunOptions,
+    Target,
+)
 from kancompress.specs import DataOptions, DatasetName
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ class Wishes:
     target_bytes: int | None
     target_ratio: float | None
     target_error: float | None
+    device: Device
     dry_run: bool
     report: Path | None
 
@@ -61,6 +69,10 @@ class Wishes:
             }
             for option in (option for option, is_given in given.items() if is_given):
                 raise UsageError(f"{option} needs rows to measure on; give them with --calibrate.")
+            if self.device not in (Device.AUTO, Device.CPU):
+                raise UsageError(
+                    f"Plain k-means runs on the CPU; --device {self.device} goes with --calibrate."
+                )
             return
         for option in (option for option, is_given in excluded.items() if is_given):
             raise UsageError(f"{option} does not go with --calibrate.")
@@ -130,6 +142,7 @@ def run(
             target=wishes.target(),
             options=wishes.options,
             model=model,
+            machine=Machine(device=wishes.device),
             name=found.name,
             hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
         )
@@ -154,6 +167,7 @@ def choose(
             calibration,
             options=wishes.options,
             model=model,
+            machine=Machine(device=wishes.device),
             name=found.name,
             hooks=kancompress.Hooks(probed=probed),
         )

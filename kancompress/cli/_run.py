@@ -124,6 +124,8 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
 
 def _last_words(error: Exception) -> str:
     # torch has no type of its own for it
+    if "out of memory" in str(error):  # torch's words for devices
+        return "The device has not enough memory for this; try --device cpu, or smaller batches."
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return "Not enough memory for this; try a smaller network, fewer clusters or fewer rows."
     first = next(iter(str(error).splitlines()), "")  # torch adds its stack in C++

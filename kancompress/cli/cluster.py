@@ -38,6 +38,7 @@ from kancompress.recipes import (
     CONV_CLUSTERS,
     CalibrationConfig,
     ClusterConfig,
+    Device,
     KMeans,
     Method,
     Metric,
@@ -149,6 +150,13 @@ def cluster(
         ),
     ] = False,
     seed: SeedOption = 0,
+    device: Annotated[
+        Device,
+        typer.Option(
+            help="Where to compute with --calibrate; auto is cuda, else cpu. Plain k-means runs on"
+            " the CPU."
+        ),
+    ] = Device.AUTO,
     threads: ThreadsOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
@@ -185,6 +193,7 @@ def cluster(
         target_bytes=target_bytes,
         target_ratio=target_ratio,
         target_error=target_error,
+        device=device,
         dry_run=dry_run,
         report=report,
     )
