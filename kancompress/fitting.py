@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,7 +107,7 @@ def fit(
     groups  : parameter groups for AdamW, each with its learning rate
     measure : gives the validation score of the network as it now stands
     step    : a compiled twin of `network` for the training passes, sharing its parameters
-    keeper  : keeps the state after every epoch, and gives the one to go on from
+    keeper  : keeps the state after every epoch, and gives the one to go on from; its own meanwhile
     workers : processes that prepare augmented rows
     What a module draws from torch's own generators, as dropout does, is seeded by epoch; the
     generators are left as they were found.
@@ -114,7 +115,7 @@ def fit(
     """
     device = devices.of(network)
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(forked):
+    with torch.random.fork_rng(forked), keeper.alone() if keeper else nullcontext():
         running = network if step is None else step
         augmenter = Augmenter(train, schedule.seed, workers) if schedule.augment else None
         feed = Feed(train, schedule.batch_size, device, augmenter)

@@ -8,6 +8,7 @@ generator of the order of rows, the best epoch, the history. What else is random
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kancompress import container as containers
-from kancompress import distributed, files
+from kancompress import distributed, files, locks
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.history import Epoch, Score
 from kancompress.recipes import FinetuneConfig, TrainConfig
@@ -36,7 +37,8 @@ Facts = Mapping[str, Any]
 class StateFile:
     """Where a run keeps its state, and where it goes on from.
 
-    path       : replaced after every epoch; it stays when the run has ended
+    path       : replaced after every epoch; it stays when the run has ended. While a run has it,
+                 no other process may (`locks`)
     resume     : state of the same run to go on from, None to start
     on_resume  : told the epochs that are done
     on_change  : told, in a sentence, what may make the result differ in rounding from that of a
@@ -299,6 +301,11 @@ class Keeper:
     file: StateFile
     run: Facts
     place: Facts
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Have the state to this run. Raises KancompressError where another run has it."""
+        first = distributed.number() == 0
+        return locks.held(self.file.path) if first else contextlib.nullcontext()
 
     def save(self, state: State) -> None:
         """Replace the state file."""

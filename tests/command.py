@@ -1,11 +1,13 @@
 """The command line: within this process, and as a process of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -52,6 +54,25 @@ def done(*arguments: str | Path, stdin: bytes = b"") -> Any:
     result = call(*arguments, stdin=stdin)
     assert result.exit_code == 0, result.stderr
     return result
+
+
+@contextlib.contextmanager
+def running(command: list[str], cue: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has just said `cue` on stderr; it heeds SIGINT even where a shell that put the
+    tests into the background has it ignored."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        try:
+            stderr: IO[str] = process.stderr  # type: ignore[assignment]
+            for line in stderr:
+                if cue in line:
+                    break
+            yield process
+        finally:
+            process.kill()
 
 
 def only_line(stderr: str) -> str:

@@ -141,7 +141,8 @@ def test_training_and_fine_tuning_give_the_scores_of_the_cpu(
                 for file in ("two.st", "tuned.st", "taught.st")
             ]
         )
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    # dropout draws otherwise on another device
+    assert losses[1] == pytest.approx(losses[0], rel=0.05 if "conv" in model else 1e-3)
 
 
 def calibrated(where: str, source: str, output: str, *options: str) -> dict[str, Any]:

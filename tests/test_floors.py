@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
         "history",
         "version",
         "launch",
+        "locks",
         "seeds",
     },
     {

@@ -1,10 +1,13 @@
 """Runs that are killed and go on: the same bytes as without the kill, or a clear word why not."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,9 @@ import torch
 from torch import nn
 
 import kancompress
-from command import ENVIRONMENT, call, done, refused, spawn
+from command import ENVIRONMENT, KANCOMPRESS, call, done, refused, running, spawn
 from conftest import fresh
-from kancompress import container, datasets, fitting, states
+from kancompress import KancompressError, container, datasets, fitting, locks, states
 from kancompress.fitting import Schedule
 from kancompress.history import Epoch
 from kancompress.specs import DataOptions
@@ -69,8 +72,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(place: Path) -> set[str]:
-    """Files that are not what a killed writer left aside."""
-    return {path.name for path in place.iterdir() if path.suffix != ".part"}
+    """Files that are not what a killed process left: a file written aside, or its lock."""
+    return {path.name for path in place.iterdir() if path.suffix not in (".part", ".lock")}
 
 
 def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(here: Path) -> None:
@@ -281,6 +284,44 @@ def test_a_state_is_not_written_over_without_force(stopped: Path) -> None:
     assert Path("out.st.state").read_bytes() == before
     assert "Warning: out.st.state" in done(*run, "--force").stderr
     assert names(stopped) == {"out.st"}
+
+
+def test_a_state_has_one_run_at_a_time_and_a_killed_run_has_none(here: Path) -> None:
+    endless = (*RUN, "--patience", "1000000", "-o", "out.st", "--epochs")
+    with running([*KANCOMPRESS, *endless, "1000000"], "epoch 3/", here) as process:
+        process.send_signal(signal.SIGSTOP)
+        for more in ((), ("--force",), ("--resume", "auto")):
+            told = refused(1, *endless, "1000000", *more)
+            assert f"out.st.state is in use: process {process.pid} on " in told
+        (here / "linked").symlink_to(here)
+        assert "in use" in refused(1, *RUN, "-o", "linked/out.st")
+        with pytest.raises(KancompressError, match="in use"), locks.held(here / "out.st.state"):
+            pass
+        assert process.poll() is None
+        process.kill()
+    (here / "linked").unlink()
+    assert {path.name for path in here.iterdir()} == {"out.st.state", "out.st.state.lock"}
+    resume = ("--resume", "auto")
+    found = re.search(r"ask for (\d+) or more", refused(2, *endless, "1", *resume))
+    assert found
+    done(*endless, found[1], *resume)
+    assert [path.name for path in here.iterdir()] == ["out.st"]
+
+
+def test_a_lock_is_its_thread_s_and_goes_with_it(tmp_path: Path) -> None:
+    name = tmp_path / "out.st.state"
+    with locks.held(name), locks.held(tmp_path / "." / "out.st.state"):
+        with ThreadPoolExecutor(1) as pool, pytest.raises(KancompressError, match="another thr"):
+            pool.submit(locks.held(name).__enter__).result()
+        child = os.fork()
+        if not child:  # does not have it
+            with pytest.raises(KancompressError):
+                locks._locked(name, tmp_path / "out.st.state.lock")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    assert list(tmp_path.iterdir()) == []
+    with locks.held(tmp_path / "missing" / "out.st.state"):
+        pass
 
 
 def test_more_epochs_can_be_asked_for_later(here: Path) -> None:

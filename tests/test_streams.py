@@ -11,11 +11,11 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from command import ENVIRONMENT, KANCOMPRESS, done, only_line, spawn, write_material
+from command import ENVIRONMENT, KANCOMPRESS, done, only_line, running, spawn, write_material
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 
@@ -190,23 +190,6 @@ def test_binary_data_stays_off_a_terminal(place: Path) -> None:
 
 
 # --- signals -------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def running(command: list[str], cue: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has just said `cue` on stderr."""
-    with subprocess.Popen(
-        command, cwd=cwd, env=ENVIRONMENT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        try:
-            stderr: IO[str] = process.stderr  # type: ignore[assignment]
-            for line in stderr:
-                if cue in line:
-                    break
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import kancompress
-from kancompress import files, launch
+from kancompress import files, launch, locks
 from kancompress.cli import _files, _output, _scores
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 
@@ -135,7 +135,10 @@ class Conduct:
     """A run as the command line conducts it; `state` and `on_epoch` are for the library."""
 
     def __init__(self, wishes: Wishes, inputs: Iterable[Path], epochs: int) -> None:
-        """Check all that is to be written. Raises UsageError for what is there already."""
+        """Check all that is to be written. Raises UsageError for what is there already.
+
+        `conducted` makes one.
+        """
         self._wishes = wishes
         self._epochs = epochs
         resumed = wishes.resumed()
@@ -193,6 +196,15 @@ class Conduct:
         if self.state and self._wishes.keep is not Keep.ALWAYS and launch.is_first():
             with contextlib.suppress(OSError):
                 self.state.path.unlink()
+
+
+@contextlib.contextmanager
+def conducted(wishes: Wishes, inputs: Iterable[Path], epochs: int) -> Iterator[Conduct]:
+    """A run that has its state to itself until the output is written. Raises as `Conduct` and
+    KancompressError where another run has the same state."""
+    alone = wishes.keeps and launch.is_first()
+    with locks.held(wishes.own) if alone else contextlib.nullcontext():
+        yield Conduct(wishes, inputs, epochs)
 
 
 class _Log:

@@ -43,13 +43,13 @@ from kancompress.cli._options import (
 from kancompress.cli._run import shared_command
 from kancompress.cli._training import (
     AugmentOption,
-    Conduct,
     Keep,
     KeepStateOption,
     LogOption,
     ResumeOption,
     Wishes,
     WorkersOption,
+    conducted,
     worker_count,
 )
 from kancompress.history import best_epoch
@@ -142,10 +142,7 @@ def finetune(
     options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     kept = _files.inputs(source, data, distill)
     use_threads(threads)
-    conduct = Conduct(
-        Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force), kept, epochs
-    )
-    found = _files.given(source)
+    wishes = Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force)
     config = FinetuneConfig(
         lr=lr,
         epochs=epochs,
@@ -158,24 +155,26 @@ def finetune(
         precision=precision,
         augment=augment,
     )
-    with conduct.bar() as bar, _model.own_model(model) as module:
-        done = kancompress.finetune(
-            found.source,
-            rows,
-            config,
-            options=options,
-            model=module,
-            teacher=distill,
-            name=found.name,
-            machine=Machine(device=device, workers=worker_count(workers)),
-            state=conduct.state,
-            on_epoch=conduct.on_epoch,
-            on_batch=bar.batch,
-        )
-    for note in done.notes:
-        _output.note(f"assumed {note}")
-    written = _files.write_record(done.model, output, force=force, inputs=kept)
-    conduct.finish()
+    with conducted(wishes, kept, epochs) as conduct:
+        found = _files.given(source)
+        with conduct.bar() as bar, _model.own_model(model) as module:
+            done = kancompress.finetune(
+                found.source,
+                rows,
+                config,
+                options=options,
+                model=module,
+                teacher=distill,
+                name=found.name,
+                machine=Machine(device=device, workers=worker_count(workers)),
+                state=conduct.state,
+                on_epoch=conduct.on_epoch,
+                on_batch=bar.batch,
+            )
+        for note in done.notes:
+            _output.note(f"assumed {note}")
+        written = _files.write_record(done.model, output, force=force, inputs=kept)
+        conduct.finish()
     best = best_epoch(done.history)
     _output.table(
         ["", "validation", "test"],

@@ -31,13 +31,13 @@ from kancompress.cli._options import (
 from kancompress.cli._run import shared_command
 from kancompress.cli._training import (
     AugmentOption,
-    Conduct,
     Keep,
     KeepStateOption,
     LogOption,
     ResumeOption,
     Wishes,
     WorkersOption,
+    conducted,
     worker_count,
 )
 from kancompress.errors import UsageError
@@ -171,9 +171,7 @@ def train(
     use_threads(threads)
     defaults = default_training(model)
     epochs = defaults.epochs if epochs is None else epochs
-    conduct = Conduct(
-        Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force), kept, epochs
-    )
+    wishes = Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force)
     config = TrainConfig(
         lr=defaults.lr if lr is None else lr,
         lr_embedding=defaults.lr_embedding if lr_embedding is None else lr_embedding,
@@ -188,21 +186,22 @@ def train(
         precision=precision,
         augment=augment,
     )
-    with conduct.bar() as bar:
-        done = kancompress.train(
-            model,
-            options,
-            config,
-            basis=basis,
-            hidden=widths,
-            meta=meta,
-            machine=Machine(device=device, workers=worker_count(workers)),
-            state=conduct.state,
-            on_epoch=conduct.on_epoch,
-            on_batch=bar.batch,
-        )
-    written = _files.write_record(done.checkpoint, output, force=force, inputs=kept)
-    conduct.finish()
+    with conducted(wishes, kept, epochs) as conduct:
+        with conduct.bar() as bar:
+            done = kancompress.train(
+                model,
+                options,
+                config,
+                basis=basis,
+                hidden=widths,
+                meta=meta,
+                machine=Machine(device=device, workers=worker_count(workers)),
+                state=conduct.state,
+                on_epoch=conduct.on_epoch,
+                on_batch=bar.batch,
+            )
+        written = _files.write_record(done.checkpoint, output, force=force, inputs=kept)
+        conduct.finish()
     best = best_epoch(done.history)
     _output.table(
         ["model", "data", "best epoch", "validation", "test", "bytes"],
