@@ -6,6 +6,7 @@ batches whatever the number of processes that prepare or share them, and when it
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -95,6 +96,7 @@ class Augmenter:
             sampler=_Sampler(self._batches),
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_undisturbed,
             generator=torch.Generator(),  # else its seeds for workers shift what dropout draws
         )
 
@@ -106,6 +108,13 @@ class Augmenter:
         for pixels in self._loader:
             features = self._images.features(pixels.to(device, non_blocking=True))
             yield features.view(len(features), *self._shape)
+
+
+def _undisturbed(_: int) -> None:
+    """What stops a whole group of processes is for the run's own, which ends its workers."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _Sampler:

@@ -58,12 +58,12 @@ def done(*arguments: str | Path, stdin: bytes = b"") -> Any:
 
 @contextlib.contextmanager
 def running(command: list[str], cue: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has just said `cue` on stderr; it heeds SIGINT even where a shell that put the
-    tests into the background has it ignored."""
+    """A process, the first of its group, that has just said `cue` on stderr; it heeds SIGINT even
+    where a shell that put the tests into the background has it ignored."""
     with subprocess.Popen(
         command, cwd=cwd, env=ENVIRONMENT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), start_new_session=True,
     ) as process:  # fmt: skip
         try:
             stderr: IO[str] = process.stderr  # type: ignore[assignment]

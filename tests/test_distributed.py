@@ -263,6 +263,42 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> N
     assert not (tmp_path / "out.st").exists()
 
 
+def test_bad_options_are_told_once(tmp_path: Path) -> None:
+    script = """
+    import sys
+    from kancompress.cli.main import main
+    sys.argv[1:] = ["train", "--epochs", "x", "-o", "out.st"]
+    main()
+    """
+    result = torchrun(script, tmp_path)
+    told = [line for line in result.stderr.splitlines() if "--epochs" in line]
+    assert len(told) == 1, result.stderr
+    assert result.returncode == 1
+
+
+def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
+    script = """
+    import os, signal, sys
+    from kancompress import fitting
+    from kancompress.cli.main import main
+    train = fitting._Run.train
+    def die(run, on_batch):
+        if os.environ["RANK"] == "1" and len(run.history) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train(run, on_batch)
+    fitting._Run.train = die
+    sys.argv[1:] = ["train", "--hidden", "4", "--epochs", "9", "-o", "out.st"]
+    main()
+    """
+    result = torchrun(script, tmp_path)
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith("kancompress: ")]
+    assert len(told) == 1, result.stderr
+    assert "Another process" in told[0] or "Stopped" in told[0]
+    assert (tmp_path / "out.st.state").exists()
+    assert not (tmp_path / "out.st").exists()
+
+
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # what a batch system sets does not make a run of several processes
     monkeypatch.setenv("WORLD_SIZE", "4")

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_data_files import write_mnist
 
 from command import ENVIRONMENT, KANCOMPRESS, done, only_line, running, spawn, write_material
 
@@ -212,6 +214,39 @@ def test_training_can_be_stopped(
     assert words in only_line("\n".join(told))
     assert told[:-1] == ["To go on with the run: --resume out.st.state"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.st.state"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_the_workers_of_a_stopped_run_end_with_it(number: int, code: int, tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    command = [
+        *KANCOMPRESS, "train", "--model", "gramkanconv", "--hidden", "2,2", "--dataset", "mnist",
+        "--data-dir", ".", "--workers", "2", "--epochs", "1000000", "--patience", "1000000",
+        "-o", "out.st",
+    ]  # fmt: skip
+    with running(command, "epoch 1/", tmp_path) as process:
+        os.killpg(process.pid, 0)
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == code
+        for _ in range(300):
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:  # none of the group is left
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("workers are left")
+    if number != signal.SIGKILL:
+        told = [line for line in stderr.splitlines() if not line.startswith("epoch ")]
+        only_line("\n".join(told))
+        assert told[:-1] == ["To go on with the run: --resume out.st.state"]
+    assert (tmp_path / "out.st.state").is_file()
 
 
 SLOW_EXPAND = """

@@ -49,7 +49,8 @@ class Group(TyperGroup):
         try:
             code = super().main(*args, **kwargs)
         except _ParseError as error:
-            _output.error(_parse_error(error))
+            if launch.is_first():  # every process of torchrun is given the same words
+                _output.error(_parse_error(error))
             code = error.exit_code
         except typer.Abort:
             code = 130
