@@ -1,0 +1,413 @@
+"""Ideas beyond the rungs of docs/clustering.md, each on top of sweeps at one common k = 16.
+
+    python -m tests.benchmarks.ideas --data-dir DIR --work CHECKPOINTS [--models fastkan]
+    python -m tests.benchmarks.ideas --table
+
+Networks of two layers on MNIST, codebooks in float16, no labels. Finished cells are kept in the
+results file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kancompress import CalibrationConfig, Method, datasets
+from kancompress.calibration import quadratic
+from kancompress.calibration.layer import Problem, Solution
+from kancompress.calibration.network import Place, Streams, flat_edges, pose, relative
+from kancompress.calibration.quadratic import Form
+from kancompress.calibration.run import sample
+from kancompress.nn.network import build
+from kancompress.specs import DataOptions
+from kancompress.storage import sized
+from tests.benchmarks.cells import Recipe, finished, keep, machine, ran_with, trained
+
+RESULTS = "ideas"
+K = 16
+STARTS = 16
+PLACE = Place(dtype=torch.float16, biased=True)
+# The share of rows that count when errors are weighed by the softmax: its temperature follows.
+EFFECTIVE = 0.5
+
+# A layer's coefficients and bias, as packed.
+Part = tuple[Tensor, Tensor | None]
+
+
+class Bench:
+    """A dense network of two layers, rows to calibrate on and to check on, and how it is scored."""
+
+    def __init__(self, source: Path, options: DataOptions, seed: int) -> None:
+        _, record = sized(source, None)
+        network = build(record).eval()
+        self.first, self.last = network.kan_layers()
+        inputs = datasets.load_inputs(record.data, options).flatten(1)
+        self.config = CalibrationConfig(seed=seed)
+        self.rows, self.held_out = sample(inputs, self.config.samples, 0)
+        self.test = datasets.load_for_model(record.data, options).test
+        self.hidden, self.outputs = self.dense(self.rows)
+        self.problem = self.open(self.config)
+        self.found = self.problem.solve(K, Method.SWEEPS)
+
+    @torch.no_grad()
+    def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What both layers put out."""
+        hidden = self.first(x)
+        return hidden, self.last(hidden)
+
+    def open(self, config: CalibrationConfig, rows: Tensor | None = None) -> Problem:
+        """The first layer's problem."""
+        rows = self.rows if rows is None else rows
+        return pose(self.first, Streams(dense=rows, packed=rows), config, PLACE)
+
+    @torch.no_grad()
+    def after(self, part: Part, rows: Tensor | None = None) -> Tensor:
+        """What the packed first layer puts out."""
+        return self.first.run(self.rows if rows is None else rows, *part)
+
+    def follow(self, packed: Tensor, hidden: Tensor | None = None) -> Problem:
+        """The last layer's problem behind a packed first one."""
+        dense = self.hidden if hidden is None else hidden
+        return pose(self.last, Streams(dense=dense, packed=packed), self.config, PLACE)
+
+    @torch.no_grad()
+    def score(self, first: Part, last: Part) -> dict[str, float]:
+        """Accuracy, share of predictions that change, divergence and held-out error."""
+
+        def run(x: Tensor) -> Tensor:
+            return self.last.run(self.first.run(x, *first), *last)
+
+        found, wanted = run(self.test.x), self.dense(self.test.x)[1]
+        logs = found.log_softmax(1), wanted.log_softmax(1)
+        right = [float((y.argmax(1) == self.test.y).float().mean()) for y in (wanted, found)]
+        return {
+            "dense": right[0],
+            "accuracy": right[1],
+            "changed": float((found.argmax(1) != wanted.argmax(1)).float().mean()),
+            "divergence": float(functional.kl_div(*logs, log_target=True, reduction="batchmean")),
+            "held_out": relative(run(self.held_out), self.dense(self.held_out)[1]),
+        }
+
+
+def part_of(problem: Problem, codebook: Tensor, labels: Tensor) -> Part:
+    """What a packed layer holds; labels (out, in) in the order of its inputs."""
+    stored = codebook.half().float()
+    bias = problem.bias(stored, labels)
+    return stored[labels], None if bias is None else bias.float()
+
+
+def solved(problem: Problem) -> Part:
+    """The layer as `cluster --calibrate` packs it."""
+    found = problem.solve(K, Method.SWEEPS)
+    return part_of(problem, found.codebook, found.labels)
+
+
+def polished(form: Form, codebook: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Refit and sweeps until little changes, of a small form."""
+    codebook = quadratic.refit([form], codebook, [labels], steps=50)
+    error = form.error(codebook, labels)
+    for _ in range(30):
+        labels = quadratic.sweep(form, codebook, labels)
+        codebook = quadratic.refit([form], codebook, [labels], steps=50)
+        error, before = form.error(codebook, labels), error
+        if error > before * (1 - 1e-4):
+            break
+    return codebook, labels
+
+
+def longer(bench: Bench, _: Part) -> tuple[Part, Part]:
+    """More rounds and sweeps of the first layer."""
+    bench.problem.config = replace(bench.config, rounds=8, sweeps=8)
+    first = solved(bench.problem)
+    bench.problem.config = bench.config
+    return usual(bench, first)
+
+
+def usual(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """As `cluster --calibrate` does."""
+    return first, solved(bench.follow(bench.after(first)))
+
+
+def starts(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """The best of several starts of the last layer, by its form."""
+    return first, part_of(*_best(bench.follow(bench.after(first))))
+
+
+def _best(problem: Problem) -> tuple[Problem, Tensor, Tensor]:
+    def error(found: Solution) -> float:
+        return problem.forms[0].error(found.codebook, found.labels[:, problem.order])
+
+    tried = []
+    for seed in range(STARTS):
+        problem.config = replace(problem.config, seed=seed)
+        tried.append(problem.solve(K, Method.SWEEPS))
+    best = min(tried, key=error)
+    return problem, best.codebook, best.labels
+
+
+def uncertain_rows(bench: Bench, _: Part) -> tuple[Part, Part]:
+    """Rows drawn anew, with returns, as often as the dense network is uncertain of them."""
+    weights = uncertainty(bench.outputs, temperature(bench.outputs))
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.multinomial(weights, len(bench.rows), replacement=True, generator=generator)
+    first = solved(bench.open(bench.config, bench.rows[chosen]))
+    packed = bench.after(first, bench.rows[chosen])
+    return first, solved(bench.follow(packed, bench.hidden[chosen]))
+
+
+def uncertainty(outputs: Tensor, heat: float) -> Tensor:
+    """One minus the summed squares of the probabilities, (rows,)."""
+    return 1 - (outputs.double() / heat).softmax(1).square().sum(1)
+
+
+def temperature(outputs: Tensor) -> float:
+    """At which the effective number of rows is EFFECTIVE of all, at least 1."""
+    low, high = 1.0, 1000.0
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        weights = uncertainty(outputs, middle)
+        share = float(weights.sum() ** 2 / weights.square().sum() / len(weights))
+        low, high = (middle, high) if share < EFFECTIVE else (low, middle)
+    return low
+
+
+def felt_outputs(bench: Bench, _: Part) -> tuple[Part, Part]:
+    """Outputs of the first layer count by what the network's outputs feel of them.
+
+    A whole number of copies of each output stands for its weight, four on average.
+    """
+    problem = bench.problem
+    felt = jacobians(bench, bench.hidden, None).square().sum(1).mean(0)
+    copies = (4 * felt / felt.mean()).round().clamp_min(1).long()
+    rows = torch.arange(problem.out).repeat_interleave(copies)
+    forms = problem.forms
+    problem.forms = [Form(form.weights[rows], form.hessian) for form in forms]
+    found = problem.solve(K, Method.SWEEPS)
+    problem.forms = forms
+    labels = found.labels[copies.cumsum(0) - 1]
+    first = part_of(problem, found.codebook, labels)
+    return first, solved(bench.follow(bench.after(first)))
+
+
+def jacobians(bench: Bench, hidden: Tensor, last: Part | None) -> Tensor:
+    """Derivatives of the network's outputs by the hidden units, (rows, outputs, hidden)."""
+    x = hidden.clone().requires_grad_()
+    y = bench.last(x) if last is None else bench.last.run(x, *last)
+    return _derivatives(y, x)
+
+
+def _derivatives(y: Tensor, x: Tensor) -> Tensor:
+    """By autograd, one output after another; rows are independent."""
+    sums = y.sum(0)
+    columns = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in sums]
+    return torch.stack(columns, 1).detach()
+
+
+def softmax_form(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """The last layer's errors as a softmax of the dense outputs feels them, to second order."""
+    packed = bench.after(first)
+    problem, codebook, labels = _best(bench.follow(packed))
+    form = SoftmaxForm(bench, packed, problem)
+    codebook, flat = polished(form.form, codebook, labels.reshape(1, -1))
+    return first, form.part(codebook, flat.view_as(labels))
+
+
+class SoftmaxForm:
+    """All coefficients of the last layer as one output's, with a bias that takes up what it can.
+
+    The form is E[e^T F e] of the errors e of the sums, with F = J^T (diag p - p p^T) J, p the
+    dense network's probabilities at `temperature` and J what follows the sums, and 2 % of its
+    mean diagonal for all outputs alike.
+    """
+
+    def __init__(self, bench: Bench, packed: Tensor, problem: Problem) -> None:
+        layer = bench.last
+        self.weights = flat_edges(layer)
+        out, _, d = self.weights.shape
+        with torch.no_grad():
+            phi = layer.features(packed).transpose(1, 2).flatten(1)
+            sums = layer.sums(bench.hidden, layer.edges(), layer.bias)
+        self.mean = problem.moments.mean.flatten()
+        own = torch.cat([phi - self.mean.float(), torch.ones(len(phi), 1)], 1)
+        felt = _felt(bench, sums)
+        matrix = torch.empty(out, own.shape[1], out, own.shape[1])
+        for a in range(out):
+            for b in range(a, out):
+                block = (own * felt[:, a, b, None]).T @ own / len(own)
+                matrix[a, :, b] = matrix[b, :, a] = block
+        gap = sums - phi @ self.weights.flatten(1).T
+        pull = (torch.einsum("nab,nb->na", felt, gap).T @ own / len(own)).double()
+        wide = matrix.double()
+        bias, mixed = wide[:, -1, :, -1], wide[:, :-1, :, -1].reshape(-1, out)
+        self.taken = torch.linalg.solve(bias, mixed.T)
+        self.offset = torch.linalg.solve(bias, pull[:, -1])
+        square = wide[:, :-1, :, :-1].reshape(len(mixed), len(mixed)) - mixed @ self.taken
+        hessian = quadratic.damped(square.float(), 0.01)
+        rest = pull[:, :-1].reshape(-1) - mixed @ self.offset
+        step = torch.linalg.solve(hessian, rest.float())
+        self.form = Form((self.weights.flatten() + step).view(1, -1, d), hessian)
+
+    def part(self, codebook: Tensor, labels: Tensor) -> Part:
+        """The layer with the bias that goes with these centroids."""
+        own = codebook.half().float()[labels]
+        gap = (own - self.weights).double()
+        bias = self.offset - self.taken @ gap.flatten() - gap.flatten(1) @ self.mean
+        return own, bias.float()
+
+
+def _felt(bench: Bench, sums: Tensor) -> Tensor:
+    p = (bench.outputs / temperature(bench.outputs)).softmax(1)
+    felt = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    felt = felt / felt.diagonal(dim1=1, dim2=2).mean() + 0.02 * torch.eye(p.shape[1])
+    x = sums.clone().requires_grad_()
+    y = bench.last.finish(x)
+    if y is x:
+        return felt
+    slopes = _derivatives(y, x)
+    return slopes.transpose(1, 2) @ felt @ slopes
+
+
+def second_pass(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """The first layer once more, towards what the packed last one makes the dense outputs of.
+
+    A Gauss-Newton step of its weights, with E[J^T J] and the moments of the features apart, and
+    sweeps towards them; then the last layer again.
+    """
+    problem, found = bench.problem, bench.found
+    packed = bench.after(first)
+    last = solved(bench.follow(packed))
+    slopes = jacobians(bench, packed, last)
+    with torch.no_grad():
+        gap = bench.outputs - bench.last.run(packed, *last)
+        pull = torch.einsum("noh,no->nh", slopes, gap)
+        square = torch.einsum("noh,nok->hk", slopes, slopes) / len(gap)
+        mean = problem.moments.mean[problem.order].flatten().float()
+        cross = torch.zeros(problem.out, len(mean))
+        for x, part in zip(torch.split(bench.rows, 512), torch.split(pull, 512), strict=True):
+            phi = bench.first.features(x).transpose(1, 2)[:, problem.order].flatten(1)
+            cross += part.T @ (phi - mean) / len(gap)
+    form, labels = problem.forms[0], found.labels[:, problem.order]
+    slope = cross - square @ form.gradient(found.codebook, labels)
+    hessian = quadratic.damped(form.hessian.clone(), 0.1)
+    square = quadratic.damped(square.clone(), 0.1)
+    step = torch.linalg.solve(square, slope)
+    step = torch.cholesky_solve(step.T, quadratic.lower_factor(hessian)).T
+    aimed = Form(form.weights + step.view_as(form.weights), form.hessian)
+    codebook = found.codebook
+    for _ in range(3):
+        labels = quadratic.sweep(aimed, codebook, labels)
+        codebook = quadratic.refit([aimed], codebook, [labels])
+    back = torch.empty_like(labels)
+    back[:, problem.order] = labels
+    first = part_of(problem, codebook, back)
+    return first, solved(bench.follow(bench.after(first)))
+
+
+def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """One codebook of K centroids for both layers, their errors relative to their spreads."""
+    problems = [bench.problem, bench.follow(bench.after(first))]
+    forms = [Form(p.forms[0].weights, p.forms[0].hessian / p.moments.spread) for p in problems]
+    codebook = bench.found.codebook
+    factors = [quadratic.lower_factor(form.hessian) for form in forms]
+    for _ in range(bench.config.rounds):
+        pairs = zip(forms, factors, strict=True)
+        labels = [quadratic.feedback(form, factor, codebook) for form, factor in pairs]
+        codebook = quadratic.refit(forms, codebook, labels)
+    for _ in range(bench.config.sweeps):
+        pairs = zip(forms, labels, strict=True)
+        labels = [quadratic.sweep(form, codebook, chosen) for form, chosen in pairs]
+        codebook = quadratic.refit(forms, codebook, labels)
+    parts = []
+    for problem, chosen in zip(problems, labels, strict=True):
+        back = torch.empty_like(chosen)
+        back[:, problem.order] = chosen
+        parts.append(part_of(problem, codebook, back))
+    return parts[0], parts[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Idea:
+    """One row of the table; the first part given to `run` is the usual one."""
+
+    name: str
+    run: Callable[[Bench, Part], tuple[Part, Part]]
+
+
+IDEAS = (
+    Idea("as it is", usual),
+    Idea("best of 16 starts of the last layer", starts),
+    Idea("the same, then its errors as the softmax feels them", softmax_form),
+    Idea("outputs of the first layer by what the network feels of them", felt_outputs),
+    Idea("rows of which the network is uncertain count more", uncertain_rows),
+    Idea("a second pass over both layers", second_pass),
+    Idea("one codebook for both layers", one_codebook),
+    Idea("8 rounds and 8 sweeps of the first layer", longer),
+)
+
+
+def table() -> str:
+    """All cells in Markdown."""
+    cells = finished(RESULTS)
+    lines = [
+        "| model | idea | loss, seed 0 | seed 1 | mean | changed % | divergence | held-out error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model in dict.fromkeys(cell["model"] for cell in cells):
+        for idea in IDEAS:
+            mine = [c for c in cells if (c["model"], c["idea"]) == (model, idea.name)]
+            if not mine:
+                continue
+            mine.sort(key=lambda cell: (cell["seed"], cell["start"]))
+            losses: dict[int, list[float]] = {0: [], 1: []}
+            for cell in mine:
+                losses[cell["seed"]].append(100 * (cell["dense"] - cell["accuracy"]))
+            each = " | ".join(", ".join(f"{x:.2f}" for x in some) for some in losses.values())
+            whole = statistics.mean(loss for some in losses.values() for loss in some)
+            mean = {
+                key: statistics.mean(cell[key] for cell in mine)
+                for key in ("changed", "divergence", "held_out")
+            }
+            lines.append(
+                f"| {model} | {idea.name} | {each} | {whole:.2f} | {100 * mean['changed']:.2f} |"
+                f" {mean['divergence']:.4f} | {mean['held_out']:.4f} |"
+            )
+    return "\n".join([*lines, "", ran_with(cells)])
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["fastkan"])
+    parser.add_argument("--seeds", nargs="+", type=int, choices=(0, 1), default=[0, 1])
+    parser.add_argument("--starts", nargs="+", type=int, default=[0], help="seeds of clustering")
+    parser.add_argument("--ideas", nargs="+", default=None, help="only those that contain these")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    data = DataOptions(name="mnist", directory=options.data_dir)
+    runs = [(m, s, t) for m in options.models for s in options.seeds for t in options.starts]
+    for model, seed, start in [] if options.table else runs:
+        source, _ = trained(
+            Recipe(model=model, dataset="mnist", seed=seed), options.data_dir, options.work
+        )
+        bench = Bench(source, data, start)
+        first = part_of(bench.problem, bench.found.codebook, bench.found.labels)
+        done = {(c["model"], c["seed"], c["start"], c["idea"]) for c in finished(RESULTS)}
+        for idea in IDEAS:
+            wanted = options.ideas is None or any(part in idea.name for part in options.ideas)
+            if wanted and (model, seed, start, idea.name) not in done:
+                cell = {"model": model, "seed": seed, "start": start, "idea": idea.name}
+                keep(RESULTS, cell | bench.score(*idea.run(bench, first)) | machine())
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
