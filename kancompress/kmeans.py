@@ -232,7 +232,8 @@ def plus_plus(points: F32, clusters: int, rng: np.random.Generator) -> F32:
         cumulative = np.cumsum(closest, dtype=np.float64)
         draws = rng.random(trials) * cumulative[-1]
         candidates = np.minimum(np.searchsorted(cumulative, draws, side="right"), size - 1)
-        reduced = np.minimum(_squared_to(sample, squared, sample[candidates]), closest)
+        reduced = _squared_to(sample, squared, sample[candidates])
+        np.minimum(reduced, closest, out=reduced)
         best = int(np.argmin(reduced.sum(axis=1, dtype=np.float64)))
         closest = reduced[best]
         chosen[position] = sample[candidates[best]]
@@ -241,9 +242,10 @@ def plus_plus(points: F32, clusters: int, rng: np.random.Generator) -> F32:
 
 def _squared_to(sample: F32, squared: F32, centres: F32) -> F32:
     """Squared distances (centre, sample)."""
-    norms = np.einsum("cd,cd->c", centres, centres)
-    result: F32 = np.maximum(norms[:, None] - 2 * (centres @ sample.T) + squared, 0)
-    return result
+    result: F32 = (-2 * centres) @ sample.T
+    result += np.einsum("cd,cd->c", centres, centres)[:, None]
+    result += squared
+    return np.maximum(result, 0, out=result)
 
 
 def _normalised(vectors: npt.NDArray[np.floating]) -> tuple[F32, F64, float]:
