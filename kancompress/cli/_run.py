@@ -10,9 +10,10 @@ import contextlib
 import functools
 import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -27,6 +28,7 @@ from kancompress.warnings import KancompressWarning
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _CLOSED_PIPE = 141
+_STOPPED = "Stopped; nothing was left half-written."
 # click's ClickException, which typer may bring along and does not export
 _ParseError: Any = typer.BadParameter.__mro__[2]
 
@@ -102,25 +104,32 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
         warnings.simplefilter("default" if debug else "ignore")
         warnings.simplefilter("always", KancompressWarning)
         try:
-            together = shared and launch.processes() > 1
-            with kancompress.joined() if together else contextlib.nullcontext():
-                function(*args, **kwargs)
-                _output.flush()
-        except KeyboardInterrupt:
-            _fail(["Interrupted; nothing was left half-written."], 130, debug)
-        except _StoppedError as stop:
-            _fail(["Stopped; nothing was left half-written."], 128 + stop.number, debug)
-        except _streams.ClosedPipeError:
-            raise typer.Exit(_CLOSED_PIPE) from None
-        except KancompressError as error:
-            _fail(error.sentences, error.exit_code, debug)
-        except typer.Exit:
-            raise
-        except Exception as error:
-            # The last door: a bug must not show a traceback to somebody who did not ask for one.
-            _fail([_last_words(error)], 1, debug)
+            _to_its_end(function, args, kwargs, shared=shared, debug=debug)
+        except _StoppedError as stop:  # another end was on its way
+            _fail([_STOPPED], 128 + stop.number, debug)
 
     return wrapper  # type: ignore[return-value]
+
+
+def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debug: bool) -> None:
+    try:
+        together = shared and launch.processes() > 1
+        with kancompress.joined() if together else contextlib.nullcontext():
+            function(*args, **kwargs)
+            _output.flush()
+    except KeyboardInterrupt:
+        _fail(["Interrupted; nothing was left half-written."], 130, debug)
+    except _StoppedError as stop:
+        _fail([_STOPPED], 128 + stop.number, debug)
+    except _streams.ClosedPipeError:
+        raise typer.Exit(_CLOSED_PIPE) from None
+    except KancompressError as error:
+        _fail(error.sentences, error.exit_code, debug)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        # The last door: a bug must not show a traceback to somebody who did not ask for one.
+        _fail([_last_words(error)], 1, debug)
 
 
 def _last_words(error: Exception) -> str:
@@ -142,11 +151,15 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 def _catch_signals() -> None:
     """Let a request to stop run the `finally` blocks that take half-written files away."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+    for number in _stop_signals():
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             with contextlib.suppress(ValueError):  # only the main thread may
                 signal.signal(number, _stop)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    names = ("SIGTERM", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
@@ -154,9 +167,24 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    if launch.is_first_to_fail():
-        for text in sentences:
-            _output.error(text)
+    with _unstopped():
+        if debug:
+            traceback.print_exc()
+        if launch.is_first_to_fail():
+            for text in sentences:
+                _output.error(text)
     raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _unstopped() -> Iterator[None]:
+    """The last words are told whole; requests to stop that come meanwhile are dropped."""
+    mine = threading.current_thread() is threading.main_thread()  # others may not
+    numbers = [n for n in _stop_signals() if mine and signal.getsignal(n) is _stop]
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
