@@ -100,8 +100,12 @@ class Wishes:
     def keeps(self) -> bool:
         """Whether a state is saved: not for what is no file."""
         path = Path(self.output)
-        named = self.output != _files.DASH and (path.is_file() or not path.exists())
-        return named and self.keep is not Keep.NEVER
+        if self.output == _files.DASH or self.keep is Keep.NEVER:
+            return False
+        try:
+            return path.is_file() or not path.exists()
+        except OSError:  # such as a name that is too long; the check of the output tells it
+            return False
 
     @property
     def own(self) -> Path:
