@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 _aten = torch.ops.aten
 _has_float64 = True
+_is_there = False
 
 
 class MixedError(RuntimeError):
@@ -31,6 +32,10 @@ class MixedError(RuntimeError):
 
 class _Backend(backend_registration._DummyBackendModule):
     """What torch asks of a device."""
+
+    def is_available(self) -> bool:
+        """Only within `there`: torch's DataParallel moves modules to what it finds."""
+        return _is_there
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -43,14 +48,14 @@ DEVICE = torch.device("elsewhere", 0)
 @contextlib.contextmanager
 def there(*, float64: bool = True) -> Iterator[None]:
     """DEVICE with or without float64; modules moved there keep their parameters, as on a GPU."""
-    global _has_float64
+    global _has_float64, _is_there
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
-    _has_float64 = float64
+    _has_float64, _is_there = float64, True
     try:
         yield
     finally:
-        _has_float64 = True
+        _has_float64, _is_there = True, False
         torch.__future__.set_swap_module_params_on_conversion(swaps)
 
 
