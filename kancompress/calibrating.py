@@ -89,12 +89,14 @@ def native_subject(
     hooks: Hooks,
 ) -> Subject:
     """A checkpoint of ours, to run on `device`; its packed layers may have biases."""
-    network = build(checkpoint).eval().to(device)
+    network = build(checkpoint).eval()
+    devices.put(network, device)
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     dtype = codebook_dtype(config, torch.float32)
     places = dict.fromkeys(layers, Place(dtype=dtype, biased=True))
     if config.side_dtype is not StoredDtype.SOURCE:
-        rounded = build(with_stored_sides(checkpoint, config)).eval().to(device)
+        rounded = build(with_stored_sides(checkpoint, config)).eval()
+        devices.put(rounded, device)
         for name, layer in zip(layers, rounded.kan_layers(), strict=True):
             side_dtype = stored_side(torch.zeros(()), name, config).dtype
             places[name] = replace(places[name], side_dtype=side_dtype, rounded=layer)

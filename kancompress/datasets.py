@@ -335,7 +335,11 @@ def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
         floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
-        raise _bad(path, f"has NaN, infinity or numbers beyond float32 in {name}")
+        raise _bad(
+            path,
+            f"has NaN, infinity or numbers beyond float32 in {name}; finite numbers were expected."
+            " Leave such rows out",
+        )
     return torch.from_numpy(floats)
 
 

@@ -98,7 +98,8 @@ def tune(
     devices.put(ready.network, device)
     tunable = _Running(model, ready.network, config.also, options)
     if teacher is not None:
-        data = taught(data, teacher.to(device))
+        devices.put(teacher, device)
+        data = taught(data, teacher)
     augment = augmentation.is_wanted(config.augment, data.train, conv=ready.conv)
     config = replace(config, augment=augment)
     done = tune_codebooks(

@@ -32,7 +32,8 @@ ENVIRONMENT = {
 
 def call(*arguments: str | Path, stdin: bytes = b"") -> Any:
     """Run a command in this process; the result has exit_code, stdout, stdout_bytes, stderr."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         return RUNNER.invoke(app, [*map(str, arguments)], input=stdin, catch_exceptions=False)
     finally:

@@ -240,6 +240,17 @@ def test_one_process_of_the_command_line_writes_and_prints(tmp_path: Path) -> No
     assert score["loss"] == pytest.approx(report["test"]["loss"], rel=1e-5)
 
 
+def failed_with_one_sentence(script: str, place: Path) -> str:
+    """What a run to out.st that fails on its way tells; its state stays, and no output is there."""
+    result = torchrun(script, place)
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith("kancompress: ")]
+    assert len(told) == 1, result.stderr
+    assert (place / "out.st.state").exists()
+    assert not (place / "out.st").exists()
+    return told[0]
+
+
 def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, sys
@@ -255,12 +266,7 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> N
     sys.argv[1:] = ["train", "--hidden", "4", "--epochs", "9", "-o", "out.st"]
     main()
     """
-    result = torchrun(script, tmp_path)
-    assert result.returncode == 1
-    told = [line for line in result.stderr.splitlines() if line.startswith("kancompress: ")]
-    assert told == ["kancompress: The disk is on fire."]
-    assert (tmp_path / "out.st.state").exists()
-    assert not (tmp_path / "out.st").exists()
+    assert failed_with_one_sentence(script, tmp_path) == "kancompress: The disk is on fire."
 
 
 def test_bad_options_are_told_once(tmp_path: Path) -> None:
@@ -290,13 +296,8 @@ def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None
     sys.argv[1:] = ["train", "--hidden", "4", "--epochs", "9", "-o", "out.st"]
     main()
     """
-    result = torchrun(script, tmp_path)
-    assert result.returncode == 1
-    told = [line for line in result.stderr.splitlines() if line.startswith("kancompress: ")]
-    assert len(told) == 1, result.stderr
-    assert "Another process" in told[0] or "Stopped" in told[0]
-    assert (tmp_path / "out.st.state").exists()
-    assert not (tmp_path / "out.st").exists()
+    told = failed_with_one_sentence(script, tmp_path)
+    assert "Another process" in told or "Stopped" in told
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

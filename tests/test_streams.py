@@ -216,6 +216,25 @@ def test_training_can_be_stopped(
     assert [path.name for path in tmp_path.iterdir()] == ["out.st.state"]
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.001, 0.02, 0.1])
+def test_impatience_changes_nothing(pause: float, place: Path, tmp_path: Path) -> None:
+    """A request to stop that follows another does not cut off how the run ends."""
+    command = [
+        *KANCOMPRESS, "train", "--data", str(place / "targets.npz"), "--epochs", "1000000",
+        "--patience", "1000000", "-o", "out.st",
+    ]  # fmt: skip
+    with running(command, "epoch 3/", tmp_path) as process:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(pause)
+        stderr = process.communicate(timeout=30)[1]
+    assert process.returncode in (130, 143)  # which of two that come at once is not ours to say
+    told = [line for line in stderr.splitlines() if not line.startswith("epoch ")]
+    assert only_line("\n".join(told)).endswith("nothing was left half-written.")
+    assert told[:-1] == ["To go on with the run: --resume out.st.state"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.st.state"]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )

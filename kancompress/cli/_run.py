@@ -10,10 +10,9 @@ import contextlib
 import functools
 import signal
 import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -28,7 +27,6 @@ from kancompress.warnings import KancompressWarning
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _CLOSED_PIPE = 141
-_STOPPED = "Stopped; nothing was left half-written."
 # click's ClickException, which typer may bring along and does not export
 _ParseError: Any = typer.BadParameter.__mro__[2]
 
@@ -105,8 +103,10 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
         warnings.simplefilter("always", KancompressWarning)
         try:
             _to_its_end(function, args, kwargs, shared=shared, debug=debug)
-        except _StoppedError as stop:  # another end was on its way
-            _fail([_STOPPED], 128 + stop.number, debug)
+        except (KeyboardInterrupt, _StoppedError) as stop:  # while another end was on its way
+            _stopped(stop, debug)
+        finally:
+            _drop_signals()
 
     return wrapper  # type: ignore[return-value]
 
@@ -117,10 +117,8 @@ def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debu
         with kancompress.joined() if together else contextlib.nullcontext():
             function(*args, **kwargs)
             _output.flush()
-    except KeyboardInterrupt:
-        _fail(["Interrupted; nothing was left half-written."], 130, debug)
-    except _StoppedError as stop:
-        _fail([_STOPPED], 128 + stop.number, debug)
+    except (KeyboardInterrupt, _StoppedError) as stop:
+        _stopped(stop, debug)
     except _streams.ClosedPipeError:
         raise typer.Exit(_CLOSED_PIPE) from None
     except KancompressError as error:
@@ -152,39 +150,41 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 def _catch_signals() -> None:
     """Let a request to stop run the `finally` blocks that take half-written files away."""
     for number in _stop_signals():
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or in the background
             with contextlib.suppress(ValueError):  # only the main thread may
                 signal.signal(number, _stop)
 
 
 def _stop_signals() -> list[signal.Signals]:
-    names = ("SIGTERM", "SIGHUP")
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    raise _StoppedError(number)
+    _drop_signals()
+    raise KeyboardInterrupt if number == signal.SIGINT else _StoppedError(number)
+
+
+def _drop_signals() -> None:
+    """Once the command ends, further requests to stop must not cut off what takes files away, nor
+    the last words."""
+    for number in _stop_signals():
+        if signal.getsignal(number) is _stop:
+            with contextlib.suppress(ValueError):
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _stopped(stop: BaseException, debug: bool) -> NoReturn:
+    number = stop.number if isinstance(stop, _StoppedError) else signal.SIGINT
+    word = "Interrupted" if number == signal.SIGINT else "Stopped"
+    _fail([f"{word}; nothing was left half-written."], 128 + number, debug)
 
 
 def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
-    with _unstopped():
-        if debug:
-            traceback.print_exc()
-        if launch.is_first_to_fail():
-            for text in sentences:
-                _output.error(text)
+    _drop_signals()
+    if debug:
+        traceback.print_exc()
+    if launch.is_first_to_fail():
+        for text in sentences:
+            _output.error(text)
     raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _unstopped() -> Iterator[None]:
-    """The last words are told whole; requests to stop that come meanwhile are dropped."""
-    mine = threading.current_thread() is threading.main_thread()  # others may not
-    numbers = [n for n in _stop_signals() if mine and signal.getsignal(n) is _stop]
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
