@@ -80,6 +80,7 @@ class Rows:
         order = np.argsort(labels + distances / (2 * distances.max() + 1e-30))
         length = span_length(len(points), len(centroids))
         least, far = _first_bounds(centroids, labels[order], distances[order], length)
+        del distances
         # Spans that are compared with equally many stand together; one that is not full stays last.
         compared = (least <= far.max(1, keepdims=True)).sum(1)
         turn = np.argsort(compared[: len(points) // length], kind="stable")
@@ -160,13 +161,11 @@ def _first_bounds(centroids: F64, labels: Labels, distances: F64, length: int) -
     distance to its own. Rows are ordered by their labels, so a span has few of them.
     """
     clusters, count = len(centroids), -(-len(labels) // length)
-    fill = (0, count * length - len(labels))
-    own = np.pad(labels, fill, mode="edge")
-    far = np.pad(distances, fill, mode="edge")
-    spans = np.arange(count).repeat(length)
-    # Where a span or a label begins, and the largest distance of the rows from there on.
-    starts = np.flatnonzero(np.diff(spans * clusters + own, prepend=-1))
-    spans, own, radii = spans[starts], own[starts], np.maximum.reduceat(far, starts)
+    begins = np.empty(len(labels), np.bool_)  # a span or a label
+    begins[1:] = labels[1:] != labels[:-1]
+    begins[::length] = True
+    starts = np.flatnonzero(begins)
+    spans, own, radii = starts // length, labels[starts], np.maximum.reduceat(distances, starts)
     least = np.empty((count, clusters), np.float32)
     step = max(1, _BATCH_CELLS // (clusters * int(np.bincount(spans).max())))
     for first in range(0, count, step):
@@ -174,7 +173,10 @@ def _first_bounds(centroids: F64, labels: Labels, distances: F64, length: int) -
         apart = _distances(centroids[own[part]], centroids) - radii[part, None]
         edges = np.flatnonzero(np.diff(spans[part], prepend=-1))
         least[first : first + step] = np.minimum.reduceat(apart, edges, axis=0) - 1e-6
-    return least, far.reshape(count, length).astype(np.float32) * np.float32(1 + 1e-6)
+    far = np.full(count * length, distances[-1], np.float32)
+    far[: len(distances)] = distances
+    far *= np.float32(1 + 1e-6)
+    return least, far.reshape(count, length)
 
 
 def _distances(points: F64, others: F64) -> F64:
