@@ -237,6 +237,8 @@ class CalibrationConfig:
 
     samples : rows to calibrate on, beside those that are held out
     rounds  : of feedback and refit; sweeps : of coordinate descent, each with a refit
+    starts  : of small layers, such as a last one, that each take but a moment; the least error is
+              kept. Large layers start once
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the
               rows do not outnumber the dimensions twice
     memory  : bytes for second moments and factor of a layer; larger layers are cut into groups
@@ -246,6 +248,7 @@ class CalibrationConfig:
     samples: int = 16_384
     rounds: int = 4
     sweeps: int = 2
+    starts: int = 16
     damping: float | None = None
     memory: int = 6 << 30
     max_iterations: int = 100

@@ -17,7 +17,7 @@ from kancompress.calibration.flow import Chain
 from kancompress.calibration.grid import cluster_on_grid
 from kancompress.calibration.layer import Problem
 from kancompress.calibration.moments import measure
-from kancompress.calibration.network import Place, Streams, relative, solve_layer
+from kancompress.calibration.network import Place, Streams, pose, relative, solve_layer
 from kancompress.calibration.quadratic import Form
 from kancompress.calibration.run import calibrate, sample, solve_network
 from kancompress.checkpoint import Checkpoint
@@ -197,6 +197,44 @@ def test_each_rung_lowers_the_error_of_the_outputs() -> None:
     errors = [found[method].held_out for method in Method]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.3 * errors[0]
+
+
+def test_a_small_layer_keeps_the_best_of_its_starts() -> None:
+    """Each start alone is a problem with the seed that it has."""
+    layer, rows = spline_layer(6, 10), correlated(2000, 10)
+    problem = pose(layer, Streams(dense=rows, packed=rows), CalibrationConfig(), PLACE)
+
+    def error(seed: int, starts: int) -> float:
+        found = problem.solve(5, CalibrationConfig(seed=seed, starts=starts))
+        gap = problem.weights - found.codebook[found.labels]
+        flat = gap[:, problem.order].flatten(1).double()
+        return float(((flat @ problem.forms[0].hessian.double()) * flat).sum())
+
+    single = [error(number << 20, 1) for number in range(6)]
+    assert len(set(single)) > 1
+    assert error(0, 6) == pytest.approx(min(single), rel=1e-4)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_inputs_that_never_change_leave_the_solution_as_it_is_without_them(centred: bool) -> None:
+    """Around the mean any constant is still; around zero only one without features is."""
+    spec = default_basis(Family.KAN)
+    values = torch.randn(6, 10, spec.coefficients, generator=torch.Generator().manual_seed(1))
+    x = correlated(1500, 10)
+    x[:, [2, 7]] = 0.3 if centred else -1e9  # off the grid, and SiLU is zero there
+    moving = [i for i in range(10) if i not in (2, 7)]
+    place = Place(dtype=torch.float32, biased=centred)
+    config = CalibrationConfig(starts=2)
+    whole, part = (
+        solve_layer(KanLayer(spec, DenseEdges(edges)), start(rows, rows[:200]), 5, config, place)
+        for edges, rows in ((values, x), (values[:, moving], x[:, moving]))
+    )
+    assert whole.method is Method.SWEEPS
+    assert whole.error == pytest.approx(part.error, rel=1e-4)
+    labels = whole.clustering.labels.reshape(6, 10)[:, moving]
+    found = whole.clustering.centroids[labels]
+    expected = part.clustering.centroids[part.clustering.labels.reshape(6, 8)]
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bias_takes_up_the_mean_error_and_error_is_what_it_says() -> None:
@@ -410,6 +448,20 @@ def test_a_file_never_exceeds_its_target() -> None:
         )  # fmt: skip
 
 
+def test_chosen_numbers_of_clusters_are_solved_as_if_they_were_asked_for() -> None:
+    layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
+    flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
+    x, config, target = correlated(1200, 30), CalibrationConfig(), Target(bytes=2000)
+    chosen = calibrate(flow, x, None, config, target=target, weigh=lambda _: 2000)
+    asked = calibrate(flow, x, chosen.clusters, config)
+    assert chosen.solution is not None
+    assert asked.solution is not None
+    for name in layers:
+        mine, theirs = chosen.solution.layers[name], asked.solution.layers[name]
+        assert np.array_equal(mine.clustering.labels, theirs.clustering.labels)
+        assert np.array_equal(mine.clustering.centroids, theirs.clustering.centroids)
+
+
 def test_the_same_rows_give_the_same_clustering() -> None:
     layer, x = spline_layer(6, 9), correlated(900, 9)
     problems = [solve_layer(layer, start(x, x[:100]), 5, CalibrationConfig(), PLACE) for _ in "ab"]
@@ -426,7 +478,7 @@ def test_weights_without_a_target_of_their_own_stay_as_they_are() -> None:
         yield features, features.flatten(1) @ weights.transpose(1, 2).flatten(1).T
 
     moments = measure(batches, centred=True, memory=1 << 30)
-    problem = Problem(weights, moments, CalibrationConfig(), follow=False)
+    problem = Problem(weights, moments, None, follow=False)
     order = problem.order
     assert torch.equal(problem.forms[0].weights, weights[:, order])
     assert isinstance(layer.bias, nn.Parameter | None)

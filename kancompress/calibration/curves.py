@@ -12,7 +12,7 @@ from kancompress.calibration.network import Place, pose, solve_layer
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Method
 
-# Curves need no last polish: fewer rounds, no sweeps.
+# Curves need no last polish: one start, fewer rounds, no sweeps.
 _ROUNDS = 2
 
 TellProbe = Callable[[str, int, float], None]
@@ -30,7 +30,7 @@ def measure_curves(
     flow       : nothing of it settled; it is restarted in the end
     most_bytes : numbers of centroids that alone would take more are not tried
     """
-    quick = replace(config, rounds=min(_ROUNDS, config.rounds))
+    quick = replace(config, rounds=min(_ROUNDS, config.rounds), starts=1)
     if config.method is Method.SWEEPS:
         quick = replace(quick, method=Method.FEEDBACK)
     curves: dict[str, Curve] = {}

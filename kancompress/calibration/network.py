@@ -110,7 +110,7 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     # No second moment is larger than those on the diagonal.
     if not all(group.hessian.diagonal().isfinite().all() for group in moments.groups):
         raise UsageError(_TOO_LARGE)
-    return Problem(weights, moments, config, follow=rows.dense is not rows.packed)
+    return Problem(weights, moments, config.damping, follow=rows.dense is not rows.packed)
 
 
 def solve_layer(
@@ -135,7 +135,7 @@ def solve_layer(
     if config.method is not Method.KMEANS:
         problem = problem or pose(layer, streams[0], config, place)
         try:
-            found = problem.solve(clusters, config.method)
+            found = problem.solve(clusters, config)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise UsageError(_TOO_LARGE) from None
         codebook = _round(found.codebook, dtype)

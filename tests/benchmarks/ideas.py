@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kancompress import CalibrationConfig, Method, datasets
+from kancompress import CalibrationConfig, datasets
 from kancompress.calibration import quadratic
-from kancompress.calibration.layer import Problem, Solution
+from kancompress.calibration.layer import Problem
 from kancompress.calibration.network import Place, Streams, flat_edges, pose, relative
 from kancompress.calibration.quadratic import Form
 from kancompress.calibration.run import sample
@@ -32,7 +32,6 @@ from tests.benchmarks.cells import Recipe, finished, keep, machine, ran_with, tr
 
 RESULTS = "ideas"
 K = 16
-STARTS = 16
 PLACE = Place(dtype=torch.float16, biased=True)
 # The share of rows that count when errors are weighed by the softmax: its temperature follows.
 EFFECTIVE = 0.5
@@ -54,7 +53,7 @@ class Bench:
         self.test = datasets.load_for_model(record.data, options).test
         self.hidden, self.outputs = self.dense(self.rows)
         self.problem = self.open(self.config)
-        self.found = self.problem.solve(K, Method.SWEEPS)
+        self.found = self.problem.solve(K, self.config)
 
     @torch.no_grad()
     def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,9 +102,9 @@ def part_of(problem: Problem, codebook: Tensor, labels: Tensor) -> Part:
     return stored[labels], None if bias is None else bias.float()
 
 
-def solved(problem: Problem) -> Part:
+def solved(problem: Problem, config: CalibrationConfig) -> Part:
     """The layer as `cluster --calibrate` packs it."""
-    found = problem.solve(K, Method.SWEEPS)
+    found = problem.solve(K, config)
     return part_of(problem, found.codebook, found.labels)
 
 
@@ -124,32 +123,27 @@ def polished(form: Form, codebook: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 def longer(bench: Bench, _: Part) -> tuple[Part, Part]:
     """More rounds and sweeps of the first layer."""
-    bench.problem.config = replace(bench.config, rounds=8, sweeps=8)
-    first = solved(bench.problem)
-    bench.problem.config = bench.config
+    first = solved(bench.problem, replace(bench.config, rounds=8, sweeps=8))
     return usual(bench, first)
 
 
 def usual(bench: Bench, first: Part) -> tuple[Part, Part]:
     """As `cluster --calibrate` does."""
-    return first, solved(bench.follow(bench.after(first)))
+    return first, solved(bench.follow(bench.after(first)), bench.config)
 
 
-def starts(bench: Bench, first: Part) -> tuple[Part, Part]:
-    """The best of several starts of the last layer, by its form."""
-    return first, part_of(*_best(bench.follow(bench.after(first))))
+def one_start(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """The last layer as large layers are done."""
+    config = replace(bench.config, starts=1)
+    return first, solved(bench.follow(bench.after(first)), config)
 
 
-def _best(problem: Problem) -> tuple[Problem, Tensor, Tensor]:
-    def error(found: Solution) -> float:
-        return problem.forms[0].error(found.codebook, found.labels[:, problem.order])
-
-    tried = []
-    for seed in range(STARTS):
-        problem.config = replace(problem.config, seed=seed)
-        tried.append(problem.solve(K, Method.SWEEPS))
-    best = min(tried, key=error)
-    return problem, best.codebook, best.labels
+def more_starts(bench: Bench, first: Part) -> tuple[Part, Part]:
+    """The best of 64 starts of the last layer, polished."""
+    problem = bench.follow(bench.after(first))
+    found = problem.solve(K, replace(bench.config, starts=64))
+    codebook, labels = polished(problem.forms[0], found.codebook, found.labels[:, problem.order])
+    return first, part_of(problem, codebook, problem.whole(codebook, [labels]))
 
 
 def uncertain_rows(bench: Bench, _: Part) -> tuple[Part, Part]:
@@ -157,9 +151,9 @@ def uncertain_rows(bench: Bench, _: Part) -> tuple[Part, Part]:
     weights = uncertainty(bench.outputs, temperature(bench.outputs))
     generator = torch.Generator().manual_seed(0)
     chosen = torch.multinomial(weights, len(bench.rows), replacement=True, generator=generator)
-    first = solved(bench.open(bench.config, bench.rows[chosen]))
+    first = solved(bench.open(bench.config, bench.rows[chosen]), bench.config)
     packed = bench.after(first, bench.rows[chosen])
-    return first, solved(bench.follow(packed, bench.hidden[chosen]))
+    return first, solved(bench.follow(packed, bench.hidden[chosen]), bench.config)
 
 
 def uncertainty(outputs: Tensor, heat: float) -> Tensor:
@@ -189,11 +183,10 @@ def felt_outputs(bench: Bench, _: Part) -> tuple[Part, Part]:
     rows = torch.arange(problem.out).repeat_interleave(copies)
     forms = problem.forms
     problem.forms = [Form(form.weights[rows], form.hessian) for form in forms]
-    found = problem.solve(K, Method.SWEEPS)
+    found = problem.solve(K, bench.config)
     problem.forms = forms
     labels = found.labels[copies.cumsum(0) - 1]
-    first = part_of(problem, found.codebook, labels)
-    return first, solved(bench.follow(bench.after(first)))
+    return usual(bench, part_of(problem, found.codebook, labels))
 
 
 def jacobians(bench: Bench, hidden: Tensor, last: Part | None) -> Tensor:
@@ -213,10 +206,11 @@ def _derivatives(y: Tensor, x: Tensor) -> Tensor:
 def softmax_form(bench: Bench, first: Part) -> tuple[Part, Part]:
     """The last layer's errors as a softmax of the dense outputs feels them, to second order."""
     packed = bench.after(first)
-    problem, codebook, labels = _best(bench.follow(packed))
+    problem = bench.follow(packed)
+    found = problem.solve(K, bench.config)
     form = SoftmaxForm(bench, packed, problem)
-    codebook, flat = polished(form.form, codebook, labels.reshape(1, -1))
-    return first, form.part(codebook, flat.view_as(labels))
+    codebook, flat = polished(form.form, found.codebook, found.labels.reshape(1, -1))
+    return first, form.part(codebook, flat.view_as(found.labels))
 
 
 class SoftmaxForm:
@@ -282,7 +276,7 @@ def second_pass(bench: Bench, first: Part) -> tuple[Part, Part]:
     """
     problem, found = bench.problem, bench.found
     packed = bench.after(first)
-    last = solved(bench.follow(packed))
+    last = solved(bench.follow(packed), bench.config)
     slopes = jacobians(bench, packed, last)
     with torch.no_grad():
         gap = bench.outputs - bench.last.run(packed, *last)
@@ -304,10 +298,7 @@ def second_pass(bench: Bench, first: Part) -> tuple[Part, Part]:
     for _ in range(3):
         labels = quadratic.sweep(aimed, codebook, labels)
         codebook = quadratic.refit([aimed], codebook, [labels])
-    back = torch.empty_like(labels)
-    back[:, problem.order] = labels
-    first = part_of(problem, codebook, back)
-    return first, solved(bench.follow(bench.after(first)))
+    return usual(bench, part_of(problem, codebook, problem.whole(codebook, [labels])))
 
 
 def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
@@ -326,9 +317,7 @@ def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
         codebook = quadratic.refit(forms, codebook, labels)
     parts = []
     for problem, chosen in zip(problems, labels, strict=True):
-        back = torch.empty_like(chosen)
-        back[:, problem.order] = chosen
-        parts.append(part_of(problem, codebook, back))
+        parts.append(part_of(problem, codebook, problem.whole(codebook, [chosen])))
     return parts[0], parts[1]
 
 
@@ -342,8 +331,9 @@ class Idea:
 
 IDEAS = (
     Idea("as it is", usual),
-    Idea("best of 16 starts of the last layer", starts),
-    Idea("the same, then its errors as the softmax feels them", softmax_form),
+    Idea("one start of the last layer", one_start),
+    Idea("64 starts of the last layer, polished", more_starts),
+    Idea("errors of the last layer as the softmax feels them", softmax_form),
     Idea("outputs of the first layer by what the network feels of them", felt_outputs),
     Idea("rows of which the network is uncertain count more", uncertain_rows),
     Idea("a second pass over both layers", second_pass),
