@@ -1,6 +1,7 @@
 """Packed inference beside dense, in time and memory, as ratios within one run.
 
     python -m tests.benchmarks.inference [--widths 2352 32 10] [--clusters 16] [--rounds 15]
+    python -m tests.benchmarks.inference --convolutions [--clusters 256]
 
 Each network is drawn, clustered with k-means and built twice: from its dense coefficients, and from
 codebooks and indices, as `eval` runs a packed file. The two compute the same outputs from the same
@@ -28,11 +29,14 @@ from torch.utils._pytree import tree_leaves
 import kancompress
 from kancompress.compression import expand
 from kancompress.nn.network import build, initialise, to_checkpoint
-from kancompress.specs import Family, default_basis
+from kancompress.specs import ConvSpec, Family, default_basis, default_conv
 
 WARM_UP = 3
-# Rows of a batch, and passes of a burst.
+# Rows of a batch, and passes of a burst; of convolutions images, 32 x 32.
 BATCHES = {1: 50, 128: 5, 1024: 1}
+IMAGES = {1: 9, 16: 3, 128: 1}
+SIDE = 32
+CHANNELS = (3, 32, 64, 128, 256, 10)
 
 
 class Peak(TorchDispatchMode):
@@ -82,18 +86,20 @@ def peak(network: nn.Module, x: Tensor) -> int:
     return held(network) + counted.most
 
 
-def pair(family: Family, widths: tuple[int, ...], clusters: int) -> tuple[nn.Module, nn.Module]:
+def pair(
+    family: Family, widths: tuple[int, ...], clusters: int, conv: ConvSpec | None
+) -> tuple[nn.Module, nn.Module]:
     """The dense and the packed network, which compute the same."""
-    basis = default_basis(family)
-    source = to_checkpoint(initialise(basis, widths, None, 0), basis, None)
+    basis = default_basis(family, conv=conv is not None)
+    source = to_checkpoint(initialise(basis, widths, None, 0, conv=conv), basis, None, conv=conv)
     packed = kancompress.cluster(source, kancompress.ClusterConfig(clusters=clusters)).model
     return build(expand(packed)).eval(), build(packed).eval()
 
 
-def burst(network: nn.Module, x: Tensor) -> float:
+def burst(network: nn.Module, x: Tensor, passes: int) -> float:
     """Median seconds that the process computes for a pass, over a burst."""
     times = []
-    for _ in range(BATCHES[len(x)]):
+    for _ in range(passes):
         start = time.process_time()
         network(x)
         times.append(time.process_time() - start)
@@ -103,16 +109,21 @@ def burst(network: nn.Module, x: Tensor) -> float:
 @torch.inference_mode()
 def rows(family: Family, options: argparse.Namespace) -> list[str]:
     """A line of the table for each size of batch."""
-    both = pair(family, tuple(options.widths), options.clusters)
+    widths, image, batches = tuple(options.widths), (), BATCHES
+    conv = None
+    if options.convolutions:
+        widths, image, batches = CHANNELS, (SIDE, SIDE), IMAGES
+        conv = default_conv(len(CHANNELS) - 2)
+    both = pair(family, widths, options.clusters, conv)
     lines = []
-    for size in BATCHES:
-        x = torch.rand(size, options.widths[0]) * 2 - 1
+    for size, passes in batches.items():
+        x = torch.rand(size, widths[0], *image) * 2 - 1
         dense, packed = (network(x) for network in both)
         assert torch.allclose(dense, packed, atol=1e-4)
         for network in both:
             for _ in range(WARM_UP):
                 network(x)
-        found = [tuple(burst(network, x) for network in both) for _ in range(options.rounds)]
+        found = [tuple(burst(n, x, passes) for n in both) for _ in range(options.rounds)]
         ratios = sorted(packed / dense for dense, packed in found)
         dense_ms, packed_ms = (
             1e3 * statistics.median(column) for column in zip(*found, strict=True)
@@ -131,12 +142,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", nargs="+", type=int, default=[2352, 32, 10])
+    parser.add_argument("--convolutions", action="store_true", help="the convolutional networks")
     parser.add_argument("--clusters", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} on"
-        f" {torch.get_num_threads()} threads, {options.rounds} rounds; {options.widths},"
+        f" {torch.get_num_threads()} threads, {options.rounds} rounds;"
+        f" {list(CHANNELS) if options.convolutions else options.widths},"
         f" k = {options.clusters}\n"
     )
     print(
