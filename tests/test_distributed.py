@@ -282,6 +282,20 @@ def test_bad_options_are_told_once(tmp_path: Path) -> None:
     assert result.returncode == 1
 
 
+def test_help_is_printed_once() -> None:
+    texts = []
+    for rank in "01":
+        ours = {"TORCHELASTIC_RUN_ID": "here", "WORLD_SIZE": "2", "RANK": rank}
+        result = subprocess.run(
+            [sys.executable, "-m", "kancompress", "train", "--help"],
+            env=ENVIRONMENT | ours, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert not result.stderr
+        texts.append(result.stdout)
+    assert "Usage" in texts[0]
+    assert not texts[1]
+
+
 def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, signal, sys

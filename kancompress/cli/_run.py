@@ -45,6 +45,8 @@ class Group(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Parse and run, then exit with the code of the command."""
         _streams.prepare()
+        if not launch.is_first():
+            _streams.silence(sys.stdout)  # help and version as well are the first one's to print
         kwargs["standalone_mode"] = False
         try:
             code = super().main(*args, **kwargs)
