@@ -237,8 +237,8 @@ class CalibrationConfig:
 
     samples : rows to calibrate on, beside those that are held out
     rounds  : of feedback and refit; sweeps : of coordinate descent, each with a refit
-    starts  : of small layers, such as a last one, that each take but a moment; the least error is
-              kept. Large layers start once
+    starts  : most starts of a layer, of which the least error is kept; larger layers have fewer,
+              and those that take long have one
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the
               rows do not outnumber the dimensions twice
     memory  : bytes for second moments and factor of a layer; larger layers are cut into groups

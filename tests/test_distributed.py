@@ -59,6 +59,10 @@ def clusterings(place):
             "outputs": kancompress.cluster_by_outputs(
                 dense, rows, ClusterConfig(clusters=4), calibration
             ),
+            # digits have pixels that are always zero, which a spline sees as such
+            "still": kancompress.cluster_by_outputs(
+                place / "spline.st", rows, ClusterConfig(clusters=4), calibration
+            ),
             "chosen": kancompress.cluster_by_outputs(
                 dense, rows, None, calibration, target=kancompress.Target(bytes=4000)
             ),
@@ -135,6 +139,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("two")
     kancompress.save(fresh("metakan"), place / "meta.st")
     kancompress.save(fresh("fastkan", (64, 16, 16, 10)), place / "dense.st")
+    kancompress.save(fresh("kan"), place / "spline.st")
     torch.save(efficient_kan(), place / "foreign.pt")
     torch.save(datasets.load_for_training(DataOptions(), seed=0).train.x[:400], place / "rows.pt")
     result = torchrun(LIBRARY, place, str(place))
@@ -199,7 +204,9 @@ def test_every_process_ends_with_the_same_network_and_resuming_changes_nothing(
         torch.testing.assert_close(together.tensors[name], tensor, rtol=0, atol=4e-3)
 
 
-@pytest.mark.parametrize("name", ["native", "halves", "target", "foreign", "outputs", "chosen"])
+@pytest.mark.parametrize(
+    "name", ["native", "halves", "target", "foreign", "outputs", "still", "chosen"]
+)
 def test_clustering_gives_the_bytes_of_one_process(name: str, place: Path, alone: Any) -> None:
     for rank in range(2):
         assert (place / f"{name}.{rank}").read_bytes() == alone[name]

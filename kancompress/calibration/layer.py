@@ -23,19 +23,19 @@ class Solution:
     iterations: int
 
 
-# A layer starts as often as this is a multiple of its outputs times its second moments, within
-# `CalibrationConfig.starts`: some seconds in all.
+# What all starts of a layer may take together: outputs times coefficients of an output times these
+# or the centroids, whichever are more. About a second; a layer that takes more starts once.
 _STARTS_CELLS = 1 << 28
+# Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """Where one start led: labels by group, and the value of the forms."""
+class _Trial:
+    """Where one start led: labels (out, m) by group, and the rounds that it took."""
 
     codebook: Tensor
     labels: list[Tensor]
-    error: float
     rounds: int
 
 
@@ -83,76 +83,96 @@ class Problem:
 
         Where that takes but a moment it starts several times, and the least error is kept.
         """
-        cells = sum(form.weights.shape[0] * form.hessian.numel() for form in self.forms)
-        starts = max(1, min(config.starts, _STARTS_CELLS // max(1, cells)))
-        tried = (
+        trials = (
             self._from_start(clusters, replace(config, seed=config.seed + number * _SEEDS_APART))
-            for number in range(starts)
+            for number in range(self.starts(clusters, config.starts))
         )
-        best = min(tried, key=lambda found: found.error)
-        labels = self.whole(best.codebook, best.labels)
-        return Solution(codebook=best.codebook, labels=labels, iterations=best.rounds)
+        best = min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
+        codebook = self._with_spare(best.codebook, clusters, config)
+        labels = self.all_labels(codebook, best.labels)
+        return Solution(codebook=codebook, labels=labels, iterations=best.rounds)
 
-    def whole(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
-        """Labels (out, in) from those by group.
+    def starts(self, clusters: int, most: int) -> int:
+        """How often the layer is solved: at least once, and `most` times where it is small."""
+        sizes = [len(form.hessian) for form in self.forms]
+        cells = self.out * sum(size * max(size, clusters) for size in sizes)
+        return max(1, min(most, _STARTS_CELLS // max(1, cells)))
 
-        Inputs that never change take their nearest centroids as inputs on the average see them, in
-        case that they do change elsewhere.
+    def all_labels(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
+        """Labels (out, in) of all inputs from those (out, m) by group.
+
+        Inputs that no group has take their nearest centroids, as the other inputs see them on the
+        average, in case that they do change elsewhere.
         """
         result = torch.empty(self.out, self.inputs, dtype=torch.int64, device=codebook.device)
         result[:, self.order] = torch.cat(labels, dim=1)
-        still = self.moments.still
-        mean = torch.cat([form.blocks for form in self.forms]).mean(0)
-        metrics = mean.expand(len(still), -1, -1)
-        result[:, still] = metric.assign(self.weights[:, still], metrics, codebook)
+        weights, blocks = self._still()
+        result[:, self.moments.still] = metric.assign(weights, blocks, codebook)
         return result
 
-    def _from_start(self, clusters: int, config: CalibrationConfig) -> _Found:
+    def _still(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, s, d) of the inputs that no group has, and the mean metric for each."""
+        still = self.moments.still
+        mean = torch.cat([form.blocks for form in self.forms]).mean(0)
+        return self.weights[:, still], mean.expand(len(still), -1, -1)
+
+    def _with_spare(self, codebook: Tensor, clusters: int, config: CalibrationConfig) -> Tensor:
+        """The codebook, centroids that its inputs did not need given to those that no group has."""
+        spare = clusters - len(codebook)
+        if not spare or not len(self.moments.still):
+            return codebook
+        seed, iterations = config.seed, config.max_iterations
+        more = metric.start(*self._still(), spare, seed=seed, iterations=iterations)
+        return torch.cat([codebook, more])
+
+    def _from_start(self, clusters: int, config: CalibrationConfig) -> _Trial:
         """The rungs of the method, one on top of the other, from one start."""
         weights = torch.cat([form.weights for form in self.forms], dim=1)
         blocks = torch.cat([form.blocks for form in self.forms])
         seed, iterations = config.seed, config.max_iterations
         codebook = metric.start(weights, blocks, clusters, seed=seed, iterations=iterations)
         codebook, labels = metric.lloyd(weights, blocks, codebook, iterations=iterations)
-        found = self._found(codebook, self._cut(labels), 0)
+        trial = _Trial(codebook, self._cut(labels), 0)
         if config.method in (Method.FEEDBACK, Method.SWEEPS):
-            found = self._alternate(found, config.rounds)
+            trial = self._alternate(trial, config.rounds)
         if config.method is Method.SWEEPS:
-            found = self._swept(found, config.sweeps)
-        return found
+            trial = self._swept(trial, config.sweeps)
+        return trial
 
     def _cut(self, labels: Tensor) -> list[Tensor]:
         return list(torch.split(labels, [form.weights.shape[1] for form in self.forms], dim=1))
 
-    def _found(self, codebook: Tensor, labels: list[Tensor], rounds: int) -> _Found:
-        error = sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
-        return _Found(codebook, labels, error, rounds)
+    def _error(self, codebook: Tensor, labels: list[Tensor]) -> float:
+        return sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
 
-    def _alternate(self, best: _Found, rounds: int) -> _Found:
+    def _alternate(self, trial: _Trial, rounds: int) -> _Trial:
         """Refit and feedback in turn; the best round is kept."""
         if not self.factors:
             self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
-        codebook = quadratic.refit(self.forms, best.codebook, best.labels)
-        best = self._found(codebook, best.labels, rounds)
+        labels = trial.labels
+        codebook = quadratic.refit(self.forms, trial.codebook, labels)
+        best, least = _Trial(codebook, labels, rounds), self._error(codebook, labels)
         for _ in range(rounds):
             labels = [
                 quadratic.feedback(form, factor, codebook)
                 for form, factor in zip(self.forms, self.factors, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-            best = min(best, self._found(codebook, labels, rounds), key=lambda found: found.error)
+            error = self._error(codebook, labels)
+            if error < least:
+                best, least = _Trial(codebook, labels, rounds), error
         return best
 
-    def _swept(self, found: _Found, sweeps: int) -> _Found:
+    def _swept(self, trial: _Trial, sweeps: int) -> _Trial:
         """Coordinate descent over the labels and refit in turn; neither raises the error."""
-        codebook, labels = found.codebook, found.labels
+        codebook, labels = trial.codebook, trial.labels
         for _ in range(sweeps):
             labels = [
                 quadratic.sweep(form, codebook, chosen)
                 for form, chosen in zip(self.forms, labels, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-        return self._found(codebook, labels, found.rounds + sweeps)
+        return _Trial(codebook, labels, trial.rounds + sweeps)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred."""

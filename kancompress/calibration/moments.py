@@ -45,8 +45,8 @@ class Group:
 class Moments:
     """Second moments of a layer's features by groups of inputs, and the means.
 
-    still   : numbers of the inputs whose features never change, which no group has; none where
-              all of them are still
+    still   : numbers of the inputs that no group has, as their features are the same in all rows,
+              or zero where nothing is centred; none where all inputs are so
     mean    : (in, d) float64 mean features, zeros where nothing is centred
     target  : (out,) float64 mean of the target outputs, zeros where nothing is centred
     spread  : mean squared distance of the targets from their mean, summed over outputs
@@ -78,8 +78,9 @@ def measure(
     mean, square, target, target_square, rows, still = _means(batches)
     variance = (square - mean**2).clamp_min(0).sum(1)
     if not centred:
-        still &= square.sum(1) == 0  # others that never change still count
-    still &= ~still.all()
+        still &= square.sum(1) == 0
+    if still.all():
+        still = torch.zeros_like(still)
     spread = float((target_square - target**2).clamp_min(0).sum())
     d = mean.shape[1]
     order = torch.argsort(variance, stable=True)
@@ -110,6 +111,8 @@ def _means(batches: Batches) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tenso
         if first is None:
             first = features[:1].clone()
             same = torch.ones_like(first[0], dtype=torch.bool)
+        # Equal to the last bit. Where a vectorised function rounds its last rows otherwise, an
+        # input is kept that need not be.
         same &= (features == first).all(0)
         parts = [
             devices.wide_sum(features, 0).T,

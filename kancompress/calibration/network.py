@@ -108,7 +108,8 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     batches = _batches(layer, weights, rows, place)
     moments = measure(batches, centred=centred, memory=config.memory, device=weights.device)
     # No second moment is larger than those on the diagonal.
-    if not all(group.hessian.diagonal().isfinite().all() for group in moments.groups):
+    squares = [group.hessian.diagonal() for group in moments.groups]
+    if not all(values.isfinite().all() for values in (*squares, moments.mean)):
         raise UsageError(_TOO_LARGE)
     return Problem(weights, moments, config.damping, follow=rows.dense is not rows.packed)
 

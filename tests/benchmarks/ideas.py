@@ -10,6 +10,7 @@ results file.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ def more_starts(bench: Bench, first: Part) -> tuple[Part, Part]:
     problem = bench.follow(bench.after(first))
     found = problem.solve(K, replace(bench.config, starts=64))
     codebook, labels = polished(problem.forms[0], found.codebook, found.labels[:, problem.order])
-    return first, part_of(problem, codebook, problem.whole(codebook, [labels]))
+    return first, part_of(problem, codebook, problem.all_labels(codebook, [labels]))
 
 
 def uncertain_rows(bench: Bench, _: Part) -> tuple[Part, Part]:
@@ -177,14 +178,13 @@ def felt_outputs(bench: Bench, _: Part) -> tuple[Part, Part]:
 
     A whole number of copies of each output stands for its weight, four on average.
     """
-    problem = bench.problem
+    problem = copy.copy(bench.problem)
     felt = jacobians(bench, bench.hidden, None).square().sum(1).mean(0)
     copies = (4 * felt / felt.mean()).round().clamp_min(1).long()
     rows = torch.arange(problem.out).repeat_interleave(copies)
-    forms = problem.forms
-    problem.forms = [Form(form.weights[rows], form.hessian) for form in forms]
+    problem.out, problem.weights = len(rows), problem.weights[rows]
+    problem.forms = [Form(form.weights[rows], form.hessian) for form in problem.forms]
     found = problem.solve(K, bench.config)
-    problem.forms = forms
     labels = found.labels[copies.cumsum(0) - 1]
     return usual(bench, part_of(problem, found.codebook, labels))
 
@@ -298,7 +298,7 @@ def second_pass(bench: Bench, first: Part) -> tuple[Part, Part]:
     for _ in range(3):
         labels = quadratic.sweep(aimed, codebook, labels)
         codebook = quadratic.refit([aimed], codebook, [labels])
-    return usual(bench, part_of(problem, codebook, problem.whole(codebook, [labels])))
+    return usual(bench, part_of(problem, codebook, problem.all_labels(codebook, [labels])))
 
 
 def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
@@ -317,7 +317,7 @@ def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
         codebook = quadratic.refit(forms, codebook, labels)
     parts = []
     for problem, chosen in zip(problems, labels, strict=True):
-        parts.append(part_of(problem, codebook, problem.whole(codebook, [chosen])))
+        parts.append(part_of(problem, codebook, problem.all_labels(codebook, [chosen])))
     return parts[0], parts[1]
 
 
