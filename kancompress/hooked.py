@@ -21,6 +21,7 @@ from kancompress.calibration.network import LayerSolution, Place, Streams, relat
 from kancompress.errors import UsageError
 from kancompress.forms import FormLayer
 from kancompress.modules import load_into, row_like, users_code
+from kancompress.recipes import CalibrationConfig
 
 # Rows that run through the module at a time, and rows by which modules are compared with forms.
 BATCH = 256
@@ -244,7 +245,7 @@ class Hooked(Flow):
         rows, held_out = (self._error(self._settled, number) for number in range(2))
         return rows, held_out
 
-    def alone(self, name: str, found: LayerSolution) -> float:
+    def alone(self, name: str, found: LayerSolution, config: CalibrationConfig) -> float:
         """As of `Flow`."""
         return self._error({name: found}, 1)
 

@@ -353,6 +353,28 @@ def test_a_layer_behind_a_packed_one_aims_at_the_dense_outputs() -> None:
     assert both.held_out < relative
 
 
+def test_a_curve_lets_the_next_layer_repair_what_it_can() -> None:
+    """A layer alone costs what a least-squares fit of the next one leaves of its error."""
+    layers = {"0": spline_layer(5, 8), "1": spline_layer(3, 5, seed=1)}
+    x = correlated(3000, 8)
+    flow = Chain(layers, dict.fromkeys(layers, PLACE), x[:2500], x[2500:])
+    found = solve_layer(layers["0"], flow.seen("0"), 3, CalibrationConfig(), PLACE)
+    error = flow.alone("0", found, CalibrationConfig(damping=1e-7))
+    first, second = layers.values()
+    with torch.no_grad():
+        hidden = first.run(x, *found.edges(first))
+        wanted = second(first(x)).double().numpy()
+        unmoved = second(hidden).double().numpy()
+    outer = np.hstack([features_of(second, hidden), np.ones((3000, 1))])
+    matrix = np.linalg.lstsq(outer[:2500], wanted[:2500], rcond=1e-8)[0]
+    target = wanted[2500:]
+    spread = ((target - target.mean(axis=0)) ** 2).sum()
+    best = ((outer[2500:] @ matrix - target) ** 2).sum() / spread
+    assert error == pytest.approx(best, rel=0.02)
+    assert error < 0.9 * ((unmoved[2500:] - target) ** 2).sum() / spread
+    assert flow.seen("0")[0].packed is flow.seen("0")[0].dense  # nothing is settled
+
+
 @pytest.mark.parametrize("degenerate", ["constant", "dead inputs", "few rows", "outside the grid"])
 def test_degenerate_inputs_are_handled(degenerate: str) -> None:
     layer, x = spline_layer(5, 8), correlated(2000, 8)

@@ -43,7 +43,7 @@ def measure_curves(
         errors: dict[int, float] = {}
         for k in _probes(curves[name], most_bytes):
             found = solve_layer(layer, streams, k, quick, place, problem)
-            errors[k] = flow.alone(name, found)
+            errors[k] = flow.alone(name, found, quick)
             if tell:
                 tell(name, k, errors[k])
         curves[name] = replace(curves[name], errors=errors)

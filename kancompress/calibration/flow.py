@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from kancompress import devices
 from kancompress.calibration.network import (
     PLACES,
+    Edges,
     LayerSolution,
     Place,
     Streams,
+    is_small,
+    moved,
     relative,
     through,
 )
 from kancompress.errors import UsageError
 from kancompress.nn.layer import EdgeLayer
+from kancompress.recipes import CalibrationConfig
 
 # Images are taken at least, where there are so many.
 _IMAGES = 1024
@@ -55,10 +59,12 @@ class Flow(ABC):
         """Relative error of the packed network's outputs on both kinds of rows."""
 
     @abstractmethod
-    def alone(self, name: str, found: LayerSolution) -> float:
+    def alone(self, name: str, found: LayerSolution, config: CalibrationConfig) -> float:
         """The same on held-out rows with this layer alone clustered; settles nothing.
 
-        Every layer before it has to be settled without a solution.
+        Every layer before it has to be settled without a solution. Where the flow knows which layer
+        comes next, and that is small, it is dense but moved towards the dense outputs by `config`,
+        as it would be before it is clustered.
         """
 
     @abstractmethod
@@ -114,7 +120,8 @@ class Chain(Flow):
         """As of `Flow`."""
         streams = self.seen(name)
         layer, place = self.layers[name], self.places[name]
-        self._streams = tuple(advance(layer, stream, found, place) for stream in streams)
+        edges = None if found is None else found.edges(layer)
+        self._streams = tuple(advance(layer, stream, edges, place) for stream in streams)
         self._next += 1
 
     def errors(self) -> tuple[float, float]:
@@ -133,24 +140,29 @@ class Chain(Flow):
             )
             return relative(packed, dense)
 
-    def alone(self, name: str, found: LayerSolution) -> float:
+    def alone(self, name: str, found: LayerSolution, config: CalibrationConfig) -> float:
         """As of `Flow`."""
-        stream = self.seen(name)[1]
-        for number, other in enumerate(self._names[self._next :]):
-            own = found if number == 0 else None
-            stream = advance(self.layers[other], stream, own, self.places[other])
-        return self._error(stream)
+        rows, held_out = self.seen(name)
+        layer, place = self.layers[name], self.places[name]
+        edges = found.edges(layer)
+        held_out = advance(layer, held_out, edges, place)
+        for number, other in enumerate(self._names[self._next + 1 :]):
+            after, its_place = self.layers[other], self.places[other]
+            its_edges = None
+            if number == 0 and is_small(after):
+                its_edges = moved(after, advance(layer, rows, edges, place), config, its_place)
+            held_out = advance(after, held_out, its_edges, its_place)
+        return self._error(held_out)
 
 
-def advance(layer: EdgeLayer, rows: Streams, found: LayerSolution | None, place: Place) -> Streams:
-    """What both streams are behind a layer; without a solution its edges stay dense."""
+def advance(layer: EdgeLayer, rows: Streams, packed: Edges | None, place: Place) -> Streams:
+    """What both streams are behind a layer, the packed one with these edges, or the dense ones."""
     edges: Tensor = layer.edges()
     weights = edges.detach().float()
     dense = through(layer, rows.dense, weights, layer.bias)
     stored = place.rounded or layer
-    if found is not None:
-        packed = found.coefficients(weights)
-        return Streams(dense=dense, packed=through(stored, rows.packed, packed, found.bias))
+    if packed is not None:
+        return Streams(dense=dense, packed=through(stored, rows.packed, *packed))
     if stored is layer and rows.packed is rows.dense:
         return Streams(dense=dense, packed=dense)
     return Streams(dense=dense, packed=through(stored, rows.packed, weights, stored.bias))

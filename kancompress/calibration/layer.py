@@ -65,6 +65,13 @@ class Problem:
             hessian = quadratic.damped(group.hessian, share)
             self.forms.append(Form(own, hessian))
 
+    @property
+    def aimed(self) -> Tensor:
+        """Weights (out, in, d) that the codebook should stand for."""
+        weights = self.weights.clone()
+        weights[:, self.order] = torch.cat([form.weights for form in self.forms], dim=1)
+        return weights
+
     def _damping(self, hessian: Tensor) -> float:
         """1 % of the mean diagonal, 5 % where the rows do not outnumber the dimensions."""
         return 0.01 if self.moments.rows > 2 * len(hessian) else 0.05

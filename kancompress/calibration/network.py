@@ -67,6 +67,10 @@ class LayerSolution:
         """The centroid of every edge, in the shape of the dense coefficients."""
         return _coefficients(self.clustering, weights)
 
+    def edges(self, layer: EdgeLayer) -> Edges:
+        """The centroids in place of the layer's coefficients, and the bias."""
+        return self.coefficients(layer.edges().detach().float()), self.bias
+
     @property
     def index_entropy(self) -> float:
         """Shannon entropy of the indices in bits."""
@@ -90,6 +94,12 @@ class Place:
     rounded: EdgeLayer | None = None
 
 
+# Coefficients in the shape of a layer's, and the whole bias (out,) that goes with them.
+Edges = tuple[Tensor, Tensor | None]
+
+# Coefficients of an output of a small layer, at most.
+_SMALL = 4096
+
 # Images of convolutions that are looked at together, and the most sums of each.
 IMAGES = 64
 PLACES = 8
@@ -112,6 +122,21 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     if not all(values.isfinite().all() for values in (*squares, moments.mean)):
         raise UsageError(_TOO_LARGE)
     return Problem(weights, moments, config.damping, follow=rows.dense is not rows.packed)
+
+
+def is_small(layer: EdgeLayer) -> bool:
+    """Whether `moved` takes but a moment."""
+    edges: Tensor = layer.edges()
+    return edges[0].numel() <= _SMALL
+
+
+def moved(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Edges:
+    """The dense edges, moved towards the dense outputs behind layers that are packed."""
+    problem = pose(layer, rows, config, place)
+    weights = problem.aimed
+    labels = torch.arange(weights.shape[0] * weights.shape[1], device=weights.device)
+    bias = problem.bias(weights.flatten(0, 1), labels.view(weights.shape[:2]))
+    return weights.view(layer.edges().shape), _stored_bias(bias, layer.bias, place)
 
 
 def solve_layer(
