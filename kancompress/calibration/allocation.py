@@ -1,9 +1,10 @@
 """How many centroids each layer should have: what a byte buys at the network's output.
 
 A curve tells for some numbers of centroids what a layer's clustering alone costs at the output,
-after what the next layer can repair of it where that is measured; between them log error is taken to be linear in log k. Errors of layers are taken to add up, which
-independent errors do. All choices that no other beats in both bytes and error are built up layer by
-layer, so the best one for any budget is found exactly under these assumptions.
+where a small layer comes next without what that can repair of it; between them log error is taken
+to be linear in log k. Errors of layers are taken to add up, which independent errors do. All
+choices that no other beats in both bytes and error are built up layer by layer, so the best one for
+any budget is found exactly under these assumptions.
 """
 
 from __future__ import annotations
