@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kancompress import bases, kmeans
 from kancompress.calibrating import Hooks, native_subject, pack_calibrated
-from kancompress.calibration import allocation, metric, quadratic
+from kancompress.calibration import allocation, metric, moments, quadratic
 from kancompress.calibration.allocation import Curve
 from kancompress.calibration.flow import Chain
 from kancompress.calibration.grid import cluster_on_grid
@@ -68,8 +68,13 @@ def small_codebook(seed: int = 1, k: int = 4, d: int = 3) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((k, d))).float()
 
 
+@pytest.mark.parametrize("tile", [moments.TILE, 20])
 @pytest.mark.parametrize("centred", [True, False])
-def test_moments_are_those_of_numpy(centred: bool) -> None:
+def test_moments_are_those_of_numpy(
+    centred: bool, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a single tile, and in tiles of which the last ones are smaller."""
+    monkeypatch.setattr(moments, "TILE", tile)
     layer, x = spline_layer(4, 6), correlated(3000, 6)
     weights = layer.edges()
     matrix = weights.transpose(1, 2).flatten(1).detach()
@@ -531,8 +536,8 @@ def test_weights_without_a_target_of_their_own_stay_as_they_are() -> None:
         features = layer.features(x).detach()
         yield features, features.flatten(1) @ weights.transpose(1, 2).flatten(1).T
 
-    moments = measure(batches, centred=True, memory=1 << 30)
-    problem = Problem(weights, moments, None, follow=False)
+    found = measure(batches, centred=True, memory=1 << 30)
+    problem = Problem(weights, found, None, follow=False)
     order = problem.order
     assert torch.equal(problem.forms[0].weights, weights[:, order])
     assert isinstance(layer.bias, nn.Parameter | None)

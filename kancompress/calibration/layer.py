@@ -24,7 +24,7 @@ class Solution:
 
 
 # What all starts of a layer may take together: outputs times coefficients of an output times these
-# or the centroids, whichever are more. About a second; a layer that takes more starts once.
+# or the centroids, whichever are more. About a second; where one start takes more, there is one.
 _STARTS_CELLS = 1 << 28
 # Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
