@@ -276,10 +276,13 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> N
     assert failed_with_one_sentence(script, tmp_path) == "kancompress: The disk is on fire."
 
 
-def test_bad_options_are_told_once(tmp_path: Path) -> None:
-    script = """
-    import sys
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_bad_options_are_told_once(tmp_path: Path, late: str) -> None:
+    script = f"""
+    import os, sys, time
     from kancompress.cli.main import main
+    if os.environ["RANK"] == "{late}":  # torchrun stops it as soon as the other has ended
+        time.sleep(20)
     sys.argv[1:] = ["train", "--epochs", "x", "-o", "out.st"]
     main()
     """

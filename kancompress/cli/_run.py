@@ -51,8 +51,7 @@ class Group(TyperGroup):
         try:
             code = super().main(*args, **kwargs)
         except _ParseError as error:
-            if launch.is_first():  # every process of torchrun is given the same words
-                _output.error(_parse_error(error))
+            _tell([_parse_error(error)])
             code = error.exit_code
         except typer.Abort:
             code = 130
@@ -186,7 +185,19 @@ def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
     _drop_signals()
     if debug:
         traceback.print_exc()
+    _tell(sentences)
+    raise typer.Exit(code)
+
+
+def _tell(sentences: Sequence[str]) -> None:
+    """The last words of the run.
+
+    Of the processes of torchrun the first to fail has them, whichever it is: torchrun stops the
+    others as soon as one has ended, and that must not stop the one that speaks.
+    """
+    with contextlib.suppress(ValueError):  # only the main thread may
+        if launch.processes() > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if launch.is_first_to_fail():
         for text in sentences:
             _output.error(text)
-    raise typer.Exit(code)
