@@ -2,7 +2,8 @@
 
 Greedy k-means++ (Arthur and Vassilvitskii 2007, with the local trials scikit-learn uses) on a
 seeded sample, then Lloyd's iterations on all vectors, with the assignment of
-`kancompress.nearest`. Sums are taken in float64 in a fixed order; ties go to the lowest index.
+`kancompress.nearest`, and with momentum where there are many centroids. Sums are taken in float64
+in a fixed order; ties go to the lowest index.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, one_thr
 from kancompress.recipes import KMeans
 
 MAX_CLUSTERS = 65_536
-# From this many centroids on, spans of neighbouring vectors are compared with few of them.
+# From this many centroids on, spans of neighbouring vectors are compared with few of them, and
+# they move with momentum, which gains nothing where there are few.
 _MANY = 64
+_MOMENTUM = 0.9
 # Bounds are kept for every span and centroid; above so many, 256 MB, none are.
 _MOST_BOUNDS = 1 << 26
 
@@ -103,6 +106,8 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
     from their centroids. With many centroids the vectors are put in order of their first
     clusters once, so that later assignments compare each span of neighbours with the few
     centroids that can be nearest to any of them; the labels are those of the full comparison.
+    Many centroids also move with momentum, beyond their means, in all iterations but the last:
+    what they end at is still left as it is by a plain iteration, after fewer of them.
     """
     centroids = start.astype(np.float64)
     rows = Rows(points, len(start))
@@ -115,15 +120,22 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
         rows, order = Rows.near(points, centroids, labels, squared)
         labels = labels[order]
     sums = _Sums(rows.points, labels, len(start))
+    momentum = _Momentum(_MOMENTUM if len(start) >= _MANY else 0.0)
     repaired = iterations = 0
     while iterations < max_iterations:
         iterations += 1
-        centroids, moved = _means(rows, sums, labels, centroids)
+        means, moved = _means(rows, sums, labels, centroids)
         repaired += moved
+        if moved:
+            momentum.forget()
+        if iterations < max_iterations:
+            centroids = momentum.beyond(means, centroids, sums.counts)
+        else:
+            centroids = means
         previous = labels
         labels = rows.assign(centroids)
         changed = sums.move(rows.points, previous, labels)
-        if not moved and not changed:
+        if not moved and not changed and np.array_equal(centroids, means):
             break
     inertia = float(rows.distances(centroids, labels).sum())
     if order is not None:
@@ -160,6 +172,35 @@ def _undo(order: Labels, values: Labels) -> Labels:
     result = np.empty_like(values)
     result[order] = values
     return result
+
+
+class _Momentum:
+    """Where centroids move to: beyond their means, by a share of the means' last move.
+
+    An iteration of Lloyd's is a step of gradient descent whose length each cluster chooses by its
+    size, so what speeds up gradient descent speeds it up (Nesterov 1983). Where the last move leads
+    uphill the means themselves are taken (O'Donoghue and Candes 2015, the gradient scheme).
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._last: F64 | None = None
+
+    def forget(self) -> None:
+        """Start anew: centroids were moved by other means."""
+        self._last = None
+
+    def beyond(self, means: F64, centroids: F64, counts: Labels) -> F64:
+        """The next centroids (k, d), from the means (k, d) and sizes (k,) of the clusters that
+        `centroids` made."""
+        last, self._last = self._last, means
+        if last is None or not self._share:
+            return means
+        moves = means - last
+        # inertia has the gradient 2 * count * (centroid - mean)
+        if np.einsum("k,kd,kd->", counts, centroids - means, moves) > 0:
+            return means
+        return means + self._share * moves
 
 
 class _Sums:

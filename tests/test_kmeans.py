@@ -4,6 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,16 +27,58 @@ def curve(count: int, seed: int = 0, noise: float = 0.02) -> np.ndarray:
     return (spread + noise * rng.standard_normal((count, 9))).astype(np.float32)
 
 
+def scikit_learns(points: np.ndarray, start: np.ndarray, iterations: int) -> KMeans:
+    """Lloyd's iterations of scikit-learn, in float64, until no label changes."""
+    estimator = KMeans(
+        len(start),
+        init=start.astype(np.float64),
+        n_init=1,
+        max_iter=iterations,
+        tol=0,
+        algorithm="lloyd",
+    )
+    return estimator.fit(points.astype(np.float64))
+
+
 @pytest.mark.parametrize("clusters", [2, 16, 100])
-def test_lloyd_equals_scikit_learn_from_the_same_start(clusters: int) -> None:
+def test_lloyd_equals_scikit_learn_from_the_same_start(
+    clusters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kmeans, "_MOMENTUM", 0.0)
     points = curve(6000)
     start = points[:clusters].copy()
     ours = kmeans.lloyd(points, start, max_iterations=25)
-    theirs = KMeans(
-        clusters, init=start.astype(np.float64), n_init=1, max_iter=25, tol=0, algorithm="lloyd"
-    ).fit(points.astype(np.float64))
+    theirs = scikit_learns(points, start, 25)
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
     assert (ours.labels == theirs.labels_).mean() > 0.99
+
+
+def test_a_single_iteration_is_plain() -> None:
+    points = curve(6000)
+    ours = kmeans.lloyd(points, points[:100], max_iterations=1)
+    theirs = scikit_learns(points, points[:100], 1)
+    assert np.allclose(ours.centroids, theirs.cluster_centers_, atol=1e-5)
+    assert (ours.labels == theirs.labels_).mean() > 0.999
+
+
+def scattered(count: int) -> np.ndarray:
+    """Vectors that fill five dimensions."""
+    return np.random.default_rng(0).standard_normal((count, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [curve, scattered])
+@pytest.mark.parametrize("clusters", [64, 200])
+def test_momentum_ends_lower_in_fewer_iterations(make: Callable[..., Any], clusters: int) -> None:
+    points = make(9000)
+    start = kmeans.plus_plus(points, clusters, np.random.Generator(np.random.PCG64(0)))
+    theirs = scikit_learns(points, start, 25)
+    assert kmeans.lloyd(points, start, max_iterations=25).inertia < theirs.inertia_
+    ours = kmeans.lloyd(points, start, max_iterations=300)
+    assert ours.iterations < scikit_learns(points, start, 300).n_iter_
+    # what it ends at is left as it is by plain iterations
+    after = scikit_learns(points, ours.centroids, 1)
+    assert after.inertia_ == pytest.approx(ours.inertia, rel=1e-6)
+    assert (after.labels_ == ours.labels).mean() > 0.999
 
 
 def test_scikit_learn_is_a_choice() -> None:
