@@ -110,6 +110,7 @@ class Chain(Flow):
         """As of `Flow`."""
         self._next = 0
         self._streams = tuple(Streams(dense=x, packed=x) for x in self._rows)
+        self._dense: tuple[Tensor, ...] | None = None
 
     def seen(self, name: str) -> tuple[Streams, Streams]:
         """As of `Flow`."""
@@ -121,8 +122,10 @@ class Chain(Flow):
         streams = self.seen(name)
         layer, place = self.layers[name], self.places[name]
         edges = None if found is None else found.edges(layer)
-        self._streams = tuple(advance(layer, stream, edges, place) for stream in streams)
+        pairs = zip(streams, self._outputs(), strict=True)
+        self._streams = tuple(advance(layer, rows, edges, place, dense) for rows, dense in pairs)
         self._next += 1
+        self._dense = None
 
     def errors(self) -> tuple[float, float]:
         """As of `Flow`."""
@@ -145,24 +148,49 @@ class Chain(Flow):
         rows, held_out = self.seen(name)
         layer, place = self.layers[name], self.places[name]
         edges = found.edges(layer)
-        held_out = advance(layer, held_out, edges, place)
+        dense = self._outputs()
+        held_out = advance(layer, held_out, edges, place, dense[1])
         for number, other in enumerate(self._names[self._next + 1 :]):
             after, its_place = self.layers[other], self.places[other]
             its_edges = None
             if number == 0 and is_small(after):
-                its_edges = moved(after, advance(layer, rows, edges, place), config, its_place)
+                before = advance(layer, rows, edges, place, dense[0])
+                its_edges = moved(after, before, config, its_place)
             held_out = advance(after, held_out, its_edges, its_place)
         return self._error(held_out)
 
+    def _outputs(self) -> tuple[Tensor, ...]:
+        """Dense outputs of the next layer for both kinds of rows, taken once for all its probes."""
+        if self._dense is None:
+            layer = self.layers[self._names[self._next]]
+            self._dense = tuple(dense_outputs(layer, rows.dense) for rows in self._streams)
+        return self._dense
 
-def advance(layer: EdgeLayer, rows: Streams, packed: Edges | None, place: Place) -> Streams:
-    """What both streams are behind a layer, the packed one with these edges, or the dense ones."""
+
+def dense_outputs(layer: EdgeLayer, x: Tensor) -> Tensor:
+    """What the dense layer makes of its inputs."""
     edges: Tensor = layer.edges()
-    weights = edges.detach().float()
-    dense = through(layer, rows.dense, weights, layer.bias)
+    return through(layer, x, edges.detach().float(), layer.bias)
+
+
+def advance(
+    layer: EdgeLayer,
+    rows: Streams,
+    packed: Edges | None,
+    place: Place,
+    dense: Tensor | None = None,
+) -> Streams:
+    """What both streams are behind a layer, the packed one with these edges, or the dense ones.
+
+    dense : `dense_outputs` of the layer, where they are known
+    """
+    if dense is None:
+        dense = dense_outputs(layer, rows.dense)
     stored = place.rounded or layer
     if packed is not None:
         return Streams(dense=dense, packed=through(stored, rows.packed, *packed))
     if stored is layer and rows.packed is rows.dense:
         return Streams(dense=dense, packed=dense)
-    return Streams(dense=dense, packed=through(stored, rows.packed, weights, stored.bias))
+    edges: Tensor = layer.edges()
+    packed_outputs = through(stored, rows.packed, edges.detach().float(), stored.bias)
+    return Streams(dense=dense, packed=packed_outputs)

@@ -171,6 +171,7 @@ def _within(
     least = next(size for size in sizes if size is not None)
     raise KancompressError(
         f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
+        " Raise --target-bytes to that, or lower --target-ratio."
     )
 
 
