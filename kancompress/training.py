@@ -11,6 +11,7 @@ from kancompress import augmentation, devices, fitting, states
 from kancompress.checkpoint import Checkpoint
 from kancompress.compilation import compiled
 from kancompress.datasets import Dataset, check_rows
+from kancompress.errors import UsageError
 from kancompress.fitting import OnBatch, OnEpoch, Schedule
 from kancompress.history import Epoch, Score
 from kancompress.nn.edges import MetaEdges
@@ -22,6 +23,7 @@ from kancompress.specs import (
     MetaSpec,
     ModelName,
     ModelSpec,
+    SpecError,
     default_basis,
     default_conv,
     default_meta,
@@ -61,13 +63,15 @@ def fit_network(
     hidden  : units, or channels of convolutions, of each layer
     machine : where to compute
     state   : where the run keeps its state, and the one it goes on from
-    Raises UsageError for data that does not fit.
+    Raises UsageError for data that does not fit, and for a network that no file could hold.
     """
     check_rows(data.train.x, model.is_conv)
     config = config or default_training(model)
     basis = basis or default_basis(model.family, conv=model.is_conv)
     hidden = hidden or (CHANNELS if model.is_conv else HIDDEN)
     conv = (conv or default_conv(len(hidden))) if model.is_conv else None
+    spec = ModelSpec(basis=basis, conv=conv)
+    _check(spec, len(hidden))
     meta = (meta or default_meta(conv=model.is_conv)) if model.is_meta else None
     widths = (data.features, *hidden, data.spec.outputs)
     machine = machine or Machine()
@@ -78,7 +82,7 @@ def fit_network(
         return {
             "command": "train",
             "model": model.value,
-            "basis": ModelSpec(basis=basis, conv=conv).to_json(),
+            "basis": spec.to_json(),
             "hidden": list(hidden),
             "meta": meta and asdict(meta),
             **states.options_of(config),
@@ -112,6 +116,18 @@ def fit_network(
         validation=min((epoch.validation for epoch in history), key=Score.key),
         test=fitting.score(network, data.test),
     )
+
+
+def _check(spec: ModelSpec, layers: int) -> None:
+    """Refuse now what could not be read again after training."""
+    try:
+        ModelSpec.from_json(spec.to_json())
+    except SpecError as error:
+        raise UsageError(f"Such a network cannot be stored: {error}.") from None
+    if spec.conv is not None and len(spec.conv.strides) != layers:
+        raise UsageError(
+            f"There are {len(spec.conv.strides)} strides for {layers} layers of convolutions."
+        )
 
 
 def parameter_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:

@@ -358,6 +358,27 @@ def test_the_whole_way(name: str, few: DataOptions, tmp_path: Path) -> None:
         assert torch.equal(tensor, tuned.model.tensors[head])
 
 
+def test_dropout_is_an_option(tmp_path: Path) -> None:
+    done("train", "--model", "gramkanconv", "--hidden", "2,3", "--epochs", "0", "--dropout", "0",
+         "--head-dropout", "0.1", "-o", tmp_path / "own.st")  # fmt: skip
+    own = kancompress.load(tmp_path / "own.st")
+    assert isinstance(own, kancompress.Checkpoint)
+    assert own.conv == ConvSpec(strides=(1, 2), dropout=(0.0, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("conv", "told"),
+    [
+        (ConvSpec(strides=(1, 2), dropout=(1.0, 0.5)), "dropout"),
+        (ConvSpec(strides=(1, 2, 2)), "3 strides for 2 layers"),
+        (ConvSpec(strides=(0, 1)), "strides"),
+    ],
+)
+def test_networks_that_no_file_could_hold_are_refused_at_once(conv: ConvSpec, told: str) -> None:
+    with pytest.raises(kancompress.UsageError, match=told):
+        kancompress.train("kanconv", hidden=(2, 3), conv=conv)
+
+
 def test_rows_that_are_no_images_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "flat.npz"
     np.savez(file, x=np.zeros((40, 64), np.float32), y=np.arange(40) % 4)

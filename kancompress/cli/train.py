@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -42,14 +43,16 @@ from kancompress.cli._training import (
 )
 from kancompress.errors import UsageError
 from kancompress.history import best_epoch
-from kancompress.recipes import Device, Machine, Precision, TrainConfig, default_training
+from kancompress.recipes import CHANNELS, Device, Machine, Precision, TrainConfig, default_training
 from kancompress.specs import (
     BasisSpec,
+    ConvSpec,
     DatasetName,
     Family,
     MetaSpec,
     ModelName,
     default_basis,
+    default_conv,
     default_meta,
 )
 
@@ -98,6 +101,23 @@ def train(
             min=1,
             max=65_536,
             help="Hidden units of the meta-learner (default 32).",
+            show_default=False,
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Share of channels that convolutions behind the first drop in training (default"
+            " 0.25).",
+            show_default=False,
+        ),
+    ] = None,
+    head_dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Share of features that the linear layer behind them drops (default 0.5).",
             show_default=False,
         ),
     ] = None,
@@ -160,6 +180,8 @@ def train(
         lr_rest=lr_rest,
         lr_decay=lr_decay,
         weight_decay=weight_decay,
+        dropout=dropout,
+        head_dropout=head_dropout,
         grid_low=grid_low,
         grid_high=grid_high,
     )
@@ -167,6 +189,7 @@ def train(
     basis = _basis(model, grid_low, grid_high, grid_size, degree)
     meta = _meta(model, embedding, meta_hidden, lr_embedding, lr_rest)
     widths = None if hidden is None else _widths(hidden)
+    conv = _conv(model, widths, dropout, head_dropout)
     kept = _files.inputs(data)
     use_threads(threads)
     defaults = default_training(model)
@@ -195,6 +218,7 @@ def train(
                 basis=basis,
                 hidden=widths,
                 meta=meta,
+                conv=conv,
                 machine=Machine(device=device, workers=worker_count(workers)),
                 state=conduct.state,
                 on_epoch=conduct.on_epoch,
@@ -245,6 +269,26 @@ def _meta(
             " and --lr-rest out."
         )
     return None
+
+
+def _conv(
+    model: ModelName, widths: tuple[int, ...] | None, dropout: float | None, head: float | None
+) -> ConvSpec | None:
+    if not model.is_conv:
+        if (dropout, head) != (None, None):
+            raise UsageError(
+                f"{model.value} has no dropout; leave --dropout and --head-dropout out."
+            )
+        return None
+    conv = default_conv(len(widths or CHANNELS))
+    shares = (
+        conv.dropout[0] if dropout is None else dropout,
+        conv.dropout[1] if head is None else head,
+    )
+    for name, share in zip(("--dropout", "--head-dropout"), shares, strict=True):
+        if share >= 1:
+            raise UsageError(f"{name} {share:g} would drop everything; take a share below 1.")
+    return replace(conv, dropout=shares)
 
 
 def _widths(text: str) -> tuple[int, ...]:
