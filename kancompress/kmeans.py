@@ -20,7 +20,7 @@ from kancompress.recipes import KMeans
 
 MAX_CLUSTERS = 65_536
 # From this many centroids on, spans of neighbouring vectors are compared with few of them, and
-# they move with momentum, which gains nothing where there are few.
+# they move with momentum. With fewer it gains little, and results are those of scikit-learn.
 _MANY = 64
 _MOMENTUM = 0.9
 # Bounds are kept for every span and centroid; above so many, 256 MB, none are.
@@ -100,14 +100,15 @@ def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating
 
 @one_thread()
 def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) -> LloydResult:
-    """Lloyd's iterations from the centroids `start`, until no label changes.
+    """Lloyd's iterations from the centroids `start`, until no label changes any more.
 
     points : (n, d) float32; start : (k, d). Empty clusters move to the vectors that are farthest
     from their centroids. With many centroids the vectors are put in order of their first
     clusters once, so that later assignments compare each span of neighbours with the few
     centroids that can be nearest to any of them; the labels are those of the full comparison.
-    Many centroids also move with momentum, beyond their means, in all iterations but the last:
-    what they end at is still left as it is by a plain iteration, after fewer of them.
+    Many centroids also move with momentum, beyond their means, in all iterations but the last one
+    allowed. Where it stops by itself every centroid is its cluster's mean, so that a plain
+    iteration changes nothing.
     """
     centroids = start.astype(np.float64)
     rows = Rows(points, len(start))
@@ -187,7 +188,7 @@ class _Momentum:
         self._last: F64 | None = None
 
     def forget(self) -> None:
-        """Start anew: centroids were moved by other means."""
+        """Start anew, after empty clusters were moved."""
         self._last = None
 
     def beyond(self, means: F64, centroids: F64, counts: Labels) -> F64:
@@ -247,7 +248,7 @@ def _means(rows: Rows, sums: _Sums, labels: Labels, centroids: F64) -> tuple[F64
             break
         if not any(np.array_equal(rows.points[row], other) for other in taken):
             taken.append(rows.points[row])
-    means[empty[: len(taken)]] = np.array(taken, dtype=np.float64).reshape(len(taken), -1)
+    means[empty[: len(taken)]] = np.array(taken, dtype=np.float64).reshape(-1, means.shape[1])
     return means, len(taken)
 
 

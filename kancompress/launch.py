@@ -6,6 +6,9 @@ import os
 from datetime import timedelta
 
 _PATIENCE = timedelta(seconds=10)
+# Failures of this process so far; all but the last were those of commands that a script went on
+# after.
+_failures = 0
 
 
 def processes() -> int:
@@ -31,9 +34,11 @@ def is_first() -> bool:
 def is_first_to_fail() -> bool:
     """Whether no other process has failed before; the first one tells why.
 
-    The store that torchrun's agent keeps outlives the processes. Where it cannot be asked, every
-    process tells: better twice than never.
+    To be asked once for each failure. The store that torchrun's agent keeps outlives the
+    processes. Where it cannot be asked, every process tells: better twice than never.
     """
+    global _failures
+    _failures += 1
     if processes() == 1:
         return True
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -47,6 +52,6 @@ def is_first_to_fail() -> bool:
             wait_for_workers=False,
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return bool(store.add(f"kancompress/failures/{attempt}", 1) == 1)
-    except (RuntimeError, ValueError):
+        return bool(store.add(f"kancompress/failures/{attempt}/{_failures}", 1) == 1)
+    except (KeyError, RuntimeError, ValueError):
         return True

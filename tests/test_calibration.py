@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kancompress import bases, kmeans
 from kancompress.calibrating import Hooks, native_subject, pack_calibrated
 from kancompress.calibration import allocation, metric, moments, quadratic
+from kancompress.calibration import flow as flow_module
 from kancompress.calibration.allocation import Curve
 from kancompress.calibration.flow import Chain
 from kancompress.calibration.grid import cluster_on_grid
@@ -356,6 +357,32 @@ def test_a_layer_behind_a_packed_one_aims_at_the_dense_outputs() -> None:
     naive = naive - naive.mean(axis=0) + target.mean(axis=0)
     relative = ((naive - target) ** 2).sum() / ((target - target.mean(axis=0)) ** 2).sum()
     assert both.held_out < relative
+
+
+def test_curves_take_dense_outputs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {"0": spline_layer(5, 8), "1": spline_layer(3, 5, seed=1)}
+    x = correlated(900, 8)
+    taken: list[EdgeLayer] = []
+    outputs = flow_module.dense_outputs
+
+    def counted(layer: EdgeLayer, rows: Tensor) -> Tensor:
+        taken.append(layer)
+        return outputs(layer, rows)
+
+    monkeypatch.setattr(flow_module, "dense_outputs", counted)
+    flow = Chain(layers, dict.fromkeys(layers, PLACE), x[:600], x[600:])
+    config = CalibrationConfig(damping=1e-7)
+    found = [solve_layer(layers["0"], flow.seen("0"), k, config, PLACE) for k in (2, 3)]
+    errors = [flow.alone("0", one, config) for one in found]
+    assert taken.count(layers["0"]) == 2  # both kinds of rows
+    fresh = Chain(layers, dict.fromkeys(layers, PLACE), x[:600], x[600:])
+    assert fresh.alone("0", found[1], config) == errors[1]
+    flow.settle("0", found[0])
+    second = solve_layer(layers["1"], flow.seen("1"), 3, config, PLACE)
+    flow.settle("1", second)
+    assert torch.equal(flow._streams[1].dense, outputs(layers["1"], outputs(layers["0"], x[600:])))
+    flow.restart()
+    assert [flow.alone("0", one, config) for one in found] == errors
 
 
 def test_a_curve_lets_the_next_layer_repair_what_it_can() -> None:

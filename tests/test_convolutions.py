@@ -99,6 +99,13 @@ def gram(z: Tensor, beta: Tensor) -> Tensor:
     return functional.silu(torch.stack(found, dim=-1))
 
 
+def rbf(z: Tensor, grid: tuple[float, float, int]) -> Tensor:
+    """Gaussians at the points of the grid, their width the distance between two: (*z, size)."""
+    low, high, size = grid
+    centres = torch.linspace(low, high, size, dtype=z.dtype)
+    return torch.exp(-(((z[..., None] - centres) * (size - 1) / (high - low)) ** 2))
+
+
 def reference(record: Checkpoint, x: Tensor) -> Tensor:
     """docs/packed-format.md, section 5.3, in float64: all features of the map, two convolutions."""
     tensors = {name: t.double() for name, t in record.state_dict().items()}
@@ -118,9 +125,7 @@ def reference(record: Checkpoint, x: Tensor) -> Tensor:
         if family is Family.KAN:
             basis = cox_de_boor(x, *record.basis.grid, 3)
         elif family is Family.FASTKAN:
-            low, high, size = record.basis.grid
-            centres = torch.linspace(low, high, size, dtype=torch.float64)
-            basis = torch.exp(-(((norm(x)[..., None] - centres) * (size - 1) / (high - low)) ** 2))
+            basis = rbf(norm(x), record.basis.grid)
         else:
             basis = gram(torch.tanh(x), own["beta"])
         features = basis.movedim(-1, 2).flatten(1, 2)  # (batch, in * basis, rows, columns)
@@ -241,6 +246,34 @@ def test_running_statistics_follow_the_batches_as_in_torch(name: ModelName) -> N
     assert torch.allclose(layer.statistics[1], twin.running_var, atol=1e-6)
     stored = layer.sides()["norm"]
     assert torch.equal(stored[2:], layer.statistics)
+
+
+def test_statistics_are_those_that_evaluation_has() -> None:
+    """Dropout before a normalisation: batches are normalised with it, running statistics not."""
+    found = initialise(
+        default_basis(Family.FASTKAN, conv=True),
+        (3, 4, 5, 5),
+        None,
+        0,
+        conv=ConvSpec(strides=(1, 1), dropout=(0.25, 0.5)),
+    ).train()
+    layer = list(found.kan_layers())[1]
+    x = 2 + torch.randn(64, 4, 6, 6)
+    torch.manual_seed(1)
+    dropped = functional.dropout2d(x, 0.25)
+    assert not torch.equal(dropped, x)
+    twin, undropped = torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)
+    undropped(x)
+    expected = rbf(twin(dropped), layer.spec.grid)
+    torch.manual_seed(1)
+    planes = layer.features(x)[..., :-1, :].permute(0, 4, 1, 2, 3)
+    assert torch.allclose(planes, expected, atol=1e-5)
+    assert torch.allclose(layer.statistics[0], undropped.running_mean, atol=1e-6)
+    assert torch.allclose(layer.statistics[1], undropped.running_var, atol=1e-6)
+    layer.eval()
+    before = layer.statistics.clone()
+    layer(x)
+    assert torch.equal(layer.statistics, before)
 
 
 # --- sizes of the paper's networks ---------------------------------------------------------

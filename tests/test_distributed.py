@@ -292,6 +292,41 @@ def test_bad_options_are_told_once(tmp_path: Path, late: str) -> None:
     assert result.returncode == 1
 
 
+def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
+    script = """
+    import os, sys, time
+    from kancompress import launch
+    from kancompress.cli.main import main
+    ask = launch.is_first_to_fail
+    def slow():
+        first = ask()
+        if os.environ["RANK"] == "1":
+            time.sleep(4)  # torchrun stops it meanwhile, as the other has ended
+        return first
+    launch.is_first_to_fail = slow
+    if os.environ["RANK"] == "0":
+        time.sleep(2)
+    sys.argv[1:] = ["train", "--epochs", "x", "-o", "out.st"]
+    main()
+    """
+    result = torchrun(script, tmp_path)
+    assert result.stderr.count("--epochs") == 1, result.stderr
+
+
+def test_a_script_that_goes_on_is_told_of_every_failure(tmp_path: Path) -> None:
+    script = """
+    import contextlib, sys
+    from kancompress.cli.main import main
+    for wrong in ("--epochs", "--patience"):
+        sys.argv[1:] = ["train", wrong, "x", "-o", "out.st"]
+        with contextlib.suppress(SystemExit):
+            main()
+    """
+    result = torchrun(script, tmp_path)
+    assert result.returncode == 0
+    assert [result.stderr.count(name) for name in ("--epochs", "--patience")] == [1, 1]
+
+
 def test_help_is_printed_once() -> None:
     texts = []
     for rank in "01":
@@ -302,6 +337,14 @@ def test_help_is_printed_once() -> None:
         )  # fmt: skip
         assert not result.stderr
         texts.append(result.stdout)
+        # without torchrun's store nobody knows who failed first, and everybody tells
+        wrong = subprocess.run(
+            [sys.executable, "-m", "kancompress", "train", "--epochs", "x"],
+            env=ENVIRONMENT | ours, capture_output=True, text=True,
+        )  # fmt: skip
+        assert wrong.returncode == 2
+        assert wrong.stderr.startswith("kancompress: ")
+        assert len(wrong.stderr.splitlines()) == 1
     assert "Usage" in texts[0]
     assert not texts[1]
 

@@ -1,7 +1,7 @@
 """What momentum does to k-means: inertia it ends at, and iterations, beside plain Lloyd's.
 
-    python -m tests.benchmarks.momentum [--edges 30000] [--starts 4] [--clusters 16 64 256]
-        [CHECKPOINT ...]
+    python -m tests.benchmarks.momentum [CHECKPOINT ...] [--edges 30000] [--starts 4]
+        [--clusters 16 64 256]
 
 Both run from the same starts until no label changes, 300 iterations at most, on seeded vectors
 (`tests.benchmarks.clustering`) and on the first layer of each checkpoint. Iterations to reach are
