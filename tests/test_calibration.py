@@ -371,7 +371,7 @@ def test_curves_take_dense_outputs_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(flow_module, "dense_outputs", counted)
     flow = Chain(layers, dict.fromkeys(layers, PLACE), x[:600], x[600:])
-    config = CalibrationConfig(damping=1e-7)
+    config = CalibrationConfig()
     found = [solve_layer(layers["0"], flow.seen("0"), k, config, PLACE) for k in (2, 3)]
     errors = [flow.alone("0", one, config) for one in found]
     assert taken.count(layers["0"]) == 2  # both kinds of rows
