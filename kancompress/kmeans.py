@@ -220,7 +220,7 @@ class _Sums:
         clusters = len(self.counts)
         for start in range(0, len(rows), SUM_BLOCK):
             part = rows[start : start + SUM_BLOCK]
-            members, old, new = points[part], previous[part], labels[part]
+            members, old, new = np.take(points, part, axis=0), previous[part], labels[part]
             self.totals += _totals(members, new, clusters) - _totals(members, old, clusters)
             self.counts += np.bincount(new, minlength=clusters) - np.bincount(
                 old, minlength=clusters

@@ -88,7 +88,7 @@ class Rows:
         whole = len(points) // length * length
         front = order[:whole].reshape(-1, length)[turn[: whole // length]]
         order = np.append(front, order[whole:])
-        rows = cls(points[order], len(centroids))
+        rows = cls(np.take(points, order, axis=0), len(centroids))
         rows._least, rows._far = torch.from_numpy(least[turn]), torch.from_numpy(far[turn])
         rows.labels.view(-1)[: len(order)] = torch.from_numpy(labels[order])
         rows.labels.view(-1)[len(order) :] = int(labels[order[-1]])
@@ -141,7 +141,7 @@ class Rows:
 
         def work(start: int) -> None:
             block = slice(start, start + SUM_BLOCK)
-            offsets = self.points[block] - centroids[labels[block]]
+            offsets = self.points[block] - np.take(centroids, labels[block], axis=0)
             result[block] = np.einsum("nd,nd->n", offsets, offsets)
 
         _in_threads(work, range(0, len(labels), SUM_BLOCK))
