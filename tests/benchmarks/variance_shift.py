@@ -1,26 +1,28 @@
-"""What dropout right before a batch normalisation does to its running statistics.
+"""What dropout in training does to the running statistics of batch normalisation.
 
     python -m tests.benchmarks.variance_shift CHECKPOINT --data-dir DIR [--batches 64]
 
-CHECKPOINT is a `fastkanconv` or its meta twin. Its running statistics are taken anew on batches of
-training rows, of the values after dropout, as a module for dropout and one for batch normalisation
-behind it take them, and of the values before, as kancompress does. The test rows are scored with
-both, without dropout; and with the first and dropout left on, as training has it.
+CHECKPOINT is a network of convolutions. Its running statistics are taken anew on batches of
+training rows: with dropout, as a module for dropout and one for batch normalisation take them, and
+without. The test rows are scored with both, and with the first and dropout left on, as training has
+it.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import kancompress
 from kancompress import datasets, fitting
 from kancompress.nn.layer import KanLayer
 from kancompress.nn.network import Network, build
-from kancompress.specs import DataOptions
+from kancompress.specs import DataOptions, Family
 
 BATCH = 128
 
@@ -35,15 +37,14 @@ def renew(network: Network, x: Tensor, batches: int) -> None:
     network.eval()
 
 
-def dropped(layer: KanLayer, x: Tensor) -> Tensor:
-    """What the basis sees, the statistics those of the values after dropout."""
+def seen_with_dropout(layer: KanLayer, x: Tensor) -> Tensor:
+    """What the basis of an RBF layer sees, the statistics those of the values after dropout."""
     return layer._normalise(layer._drop(x))
 
 
-def dropped_always(layer: KanLayer, x: Tensor) -> Tensor:
-    """What the basis sees with the dropout of training, normalised as in evaluation."""
-    values = torch.nn.functional.dropout2d(x, layer.dropout) if layer.dropout else x
-    return layer._normalise(values)
+def always_drop(layer: KanLayer, x: Tensor) -> Tensor:
+    """Dropout in evaluation, too."""
+    return functional.dropout2d(x, layer.dropout) if layer.dropout else x
 
 
 def main() -> None:
@@ -62,20 +63,23 @@ def main() -> None:
     x = rows.train.x[order[: options.batches * BATCH]]
     network = build(record).eval()
     layers = [layer for layer in network.kan_layers() if isinstance(layer, KanLayer)]
-    own = KanLayer._seen
     lines = [("as stored", fitting.score(network, rows.test))]
+    shares = [layer.dropout for layer in layers]
+    for layer in layers:
+        layer.dropout = 0.0
     renew(network, x, options.batches)
+    lines.append(("anew, without dropout", fitting.score(network, rows.test)))
     variances = [layer.statistics[1].clone() for layer in layers]
-    lines.append(("before dropout", fitting.score(network, rows.test)))
-    try:
-        KanLayer._seen = dropped
-        renew(network, x, options.batches)
-        lines.append(("after dropout", fitting.score(network, rows.test)))
-        KanLayer._seen = dropped_always
-        torch.manual_seed(0)
-        lines.append(("after dropout, dropout on", fitting.score(network, rows.test)))
-    finally:
-        KanLayer._seen = own
+    for layer, share in zip(layers, shares, strict=True):
+        layer.dropout = share
+        if layer.spec.family is Family.FASTKAN:
+            layer._seen = partial(seen_with_dropout, layer)
+    renew(network, x, options.batches)
+    lines.append(("anew, with dropout", fitting.score(network, rows.test)))
+    for layer in layers:
+        layer._drop = partial(always_drop, layer)
+    torch.manual_seed(0)
+    lines.append(("the same, scored with dropout", fitting.score(network, rows.test)))
     print(f"{options.checkpoint.stem}, torch {torch.__version__}, {options.batches} batches\n")
     print("| running statistics | test % | loss |\n|---|---|---|")
     for name, score in lines:
@@ -84,7 +88,7 @@ def main() -> None:
         f"{float((layer.statistics[1] / old).median()):.2f}"
         for layer, old in zip(layers, variances, strict=True)
     ]
-    print(f"\nVariance after dropout / before, median over the channels: {', '.join(ratios)}")
+    print(f"\nVariance with dropout / without, median over the channels: {', '.join(ratios)}")
 
 
 if __name__ == "__main__":
