@@ -19,6 +19,7 @@ from kancompress.evaluation import check_fit
 from kancompress.fitting import OnBatch, OnEpoch, Schedule
 from kancompress.history import Epoch, Score
 from kancompress.nn.network import Network
+from kancompress.normalisation import renewal
 from kancompress.packed import PackedModel
 from kancompress.packed.state import outline
 from kancompress.parametrization import rounded, with_tensors
@@ -78,8 +79,8 @@ def tune(
     """Optimise the codebooks for the task loss; the result is never worse on validation rows.
 
     Every epoch is measured with the codebooks rounded to their stored type. Dropout and batch
-    normalisation work as in training (section 3.3 of the paper), so the running statistics follow
-    what the packed layers put out.
+    normalisation work as in training (section 3.3 of the paper), and the running statistics are
+    those of what the packed layers put out.
 
     teacher : a network whose outputs take the place of labels, in training and validation
     options : what the tensors of another library's file do not tell
@@ -173,6 +174,7 @@ def tune_codebooks(
             augment=augmentation.is_wanted(config.augment, data.train, conv=False),
         ),
         measure=lambda: tunable.score(data.validation),
+        settle=renewal(tunable.network, data.train, config.seed),
         step=compiled(tunable.network) if config.compile else None,
         keeper=states.keeper(state, facts, devices.of(tunable.network)),
         workers=workers,

@@ -96,6 +96,7 @@ def fit(
     schedule: Schedule,
     *,
     measure: Callable[[], Score],
+    settle: Callable[[], None] | None = None,
     step: nn.Module | None = None,
     keeper: Keeper | None = None,
     workers: int = 0,
@@ -106,6 +107,7 @@ def fit(
 
     groups  : parameter groups for AdamW, each with its learning rate
     measure : gives the validation score of the network as it now stands
+    settle  : makes the network ready for evaluation after an epoch, before it is measured
     step    : a compiled twin of `network` for the training passes, sharing its parameters
     keeper  : keeps the state after every epoch, and gives the one to go on from; its own meanwhile
     workers : processes that prepare augmented rows
@@ -131,6 +133,8 @@ def fit(
                         " (--lr)."
                     )
                 break
+            if settle:
+                settle()
             run.judge(mean, _agreed(measure()), begin)
             if keeper and distributed.number() == 0:
                 keeper.save(run.state())

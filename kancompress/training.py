@@ -16,6 +16,7 @@ from kancompress.fitting import OnBatch, OnEpoch, Schedule
 from kancompress.history import Epoch, Score
 from kancompress.nn.edges import MetaEdges
 from kancompress.nn.network import Network, initialise, to_checkpoint
+from kancompress.normalisation import renewal
 from kancompress.recipes import CHANNELS, HIDDEN, Machine, TrainConfig, default_training
 from kancompress.specs import (
     BasisSpec,
@@ -104,6 +105,7 @@ def fit_network(
             augment=augmentation.is_wanted(config.augment, data.train, conv=model.is_conv),
         ),
         measure=lambda: fitting.score(network, data.validation),
+        settle=renewal(network, data.train, config.seed),
         step=compiled(network) if config.compile else None,
         keeper=states.keeper(state, facts, device),
         workers=machine.workers,

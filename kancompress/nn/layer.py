@@ -3,7 +3,8 @@ arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -133,6 +134,7 @@ class KanLayer(EdgeLayer):
         self.spec = spec
         self.last = last
         self.dropout = dropout
+        self._momentum = MOMENTUM
         self.norm = None if norm is None else nn.Parameter(norm[:2].clone())
         self.beta = None if beta is None else nn.Parameter(beta)
         self.slope = None if slope is None else nn.Parameter(slope)
@@ -190,10 +192,20 @@ class KanLayer(EdgeLayer):
         """What fine-tuning may train with the norms: scale and shift, betas, slope."""
         return [p for p in (self.norm, self.beta, self.slope) if p is not None]
 
+    @contextmanager
+    def renewing(self) -> Iterator[None]:
+        """Within it a training pass has no dropout, and its batch alone makes the statistics."""
+        before = self.dropout, self._momentum
+        self.dropout, self._momentum = 0.0, 1.0
+        try:
+            yield
+        finally:
+            self.dropout, self._momentum = before
+
     def _seen(self, x: Tensor) -> Tensor:
         """What the basis sees of the input."""
         if self.spec.family is Family.FASTKAN:
-            return self._normalise(self._drop(x), undropped=x)
+            return self._normalise(self._drop(x))
         if self.spec.family is Family.GRAMKAN:
             return self._drop(torch.tanh(x))
         return x
@@ -203,23 +215,18 @@ class KanLayer(EdgeLayer):
             return x
         return functional.dropout2d(x, self.dropout)
 
-    def _normalise(self, values: Tensor, undropped: Tensor | None = None) -> Tensor:
-        """Layer or batch normalisation.
-
-        Dropout spreads values, by a third more at a share of a quarter, and evaluation has none of
-        it (the variance shift of Li et al., arXiv 1801.05134). Where it comes right before the
-        normalisation, running statistics are therefore those of the `undropped` values.
-        """
+    def _normalise(self, values: Tensor) -> Tensor:
         assert self.norm is not None
         if self.statistics is None:
             return functional.layer_norm(values, values.shape[-1:], self.norm[0], self.norm[1])
-        running: tuple[Tensor | None, Tensor | None] = (self.statistics[0], self.statistics[1])
-        if self.training and undropped is not None and undropped is not values:
-            with torch.no_grad():
-                functional.batch_norm(undropped, *running, training=True, momentum=MOMENTUM)
-            running = (None, None)
         return functional.batch_norm(
-            values, *running, self.norm[0], self.norm[1], self.training, MOMENTUM
+            values,
+            self.statistics[0],
+            self.statistics[1],
+            self.norm[0],
+            self.norm[1],
+            self.training,
+            self._momentum,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -71,6 +72,17 @@ class Network(nn.Module):
         """Scales, shifts, betas and slopes, which fine-tuning may train."""
         layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
         return [parameter for layer in layers for parameter in layer.norms()]
+
+    def has_statistics(self) -> bool:
+        """Whether batch normalisations keep running statistics."""
+        return any(getattr(layer, "statistics", None) is not None for layer in self.kan_layers())
+
+    @torch.no_grad()
+    def renew_statistics(self, x: Tensor) -> None:
+        """Running statistics as these rows give them without dropout, which evaluation has."""
+        for layer in self.kan_layers():
+            with layer.renewing() if isinstance(layer, KanLayer) else nullcontext():
+                x = layer.train()(x)
 
 
 # --- new networks --------------------------------------------------------------------------
