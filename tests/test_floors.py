@@ -57,7 +57,7 @@ FLOORS: list[set[str]] = [
     {"forms"},
     {"hooked", "gridded"},
     {"calibrating"},
-    {"fitting", "compilation", "running"},
+    {"fitting", "compilation", "normalisation", "running"},
     {"training", "finetuning", "evaluation", "inspection"},
     {"usermodel"},
     {"predictions", "api", "plotting"},
