@@ -6,8 +6,7 @@ import os
 from datetime import timedelta
 
 _PATIENCE = timedelta(seconds=10)
-# Failures of this process so far; all but the last were those of commands that a script went on
-# after.
+# Of this process so far; a script may go on after the failure of a command.
 _failures = 0
 
 

@@ -9,6 +9,7 @@ arXiv 2105.07576).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,19 +19,22 @@ from kancompress import devices, distributed
 from kancompress.datasets import Split
 from kancompress.nn.network import Network
 
-# Of the training set; a row of a convolution gives many values.
-ROWS = 1024
+# Images of the training set, whose maps are all in memory at a time; of larger ones than 32 x 32
+# fewer are taken, as each gives more values.
+_IMAGES, _FEWEST = 1024, 16
+_PIXELS = _IMAGES * 32 * 32
 
 
 def renewal(network: nn.Module, train: Split, seed: int) -> Callable[[], None] | None:
     """What takes the running statistics of `network` anew; None where it keeps none.
 
-    train : rows of which a seeded sample is looked at, always the same one and not augmented
+    train : images of which a seeded sample is looked at, always the same one and not augmented
     """
     if not isinstance(network, Network) or not network.has_statistics():
         return None
     order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(seed))
-    rows, _ = distributed.part(order[:ROWS])
+    count = max(_FEWEST, min(_IMAGES, _PIXELS // math.prod(train.x.shape[2:])))
+    rows, _ = distributed.part(order[:count])
 
     def renew() -> None:
         with distributed.forward_pass():

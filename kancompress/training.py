@@ -128,7 +128,8 @@ def _check(spec: ModelSpec, layers: int) -> None:
         raise UsageError(f"Such a network cannot be stored: {error}.") from None
     if spec.conv is not None and len(spec.conv.strides) != layers:
         raise UsageError(
-            f"There are {len(spec.conv.strides)} strides for {layers} layers of convolutions."
+            f"There are {len(spec.conv.strides)} strides for {layers} layers of convolutions; give"
+            " each layer one."
         )
 
 

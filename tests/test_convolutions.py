@@ -19,8 +19,10 @@ from kancompress import datasets, sizing
 from kancompress.bases import bspline
 from kancompress.calibration.run import sample
 from kancompress.checkpoint import Checkpoint
+from kancompress.datasets import Split
 from kancompress.nn.network import Network, build, initialise, to_checkpoint
 from kancompress.nn.window import Window
+from kancompress.normalisation import renewal
 from kancompress.recipes import default_training
 from kancompress.specs import (
     ConvSpec,
@@ -276,6 +278,20 @@ def test_trained_networks_have_the_statistics_of_evaluation(
                 seen.var((0, 2, 3), correction=0),
             )
             h = layer(h).detach()
+
+
+@pytest.mark.parametrize(("pixels", "count"), [(8, 1024), (32, 1024), (64, 256), (512, 16)])
+def test_of_large_images_fewer_make_the_statistics(
+    pixels: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(Network, "renew_statistics", lambda _, x: taken.append(len(x)))
+    train = Split(x=torch.zeros(1, 1, 1, 1).expand(2000, 1, pixels, pixels), y=torch.zeros(2000))
+    renew = renewal(network(ModelName.KANCONV), train, 0)
+    assert renew
+    renew()
+    assert taken == [count]
+    assert renewal(torch.nn.Linear(2, 2), train, 0) is None
 
 
 def test_dropout_and_momentum_come_back_after_statistics_were_renewed() -> None:

@@ -337,16 +337,38 @@ def test_help_is_printed_once() -> None:
         )  # fmt: skip
         assert not result.stderr
         texts.append(result.stdout)
-        # without torchrun's store nobody knows who failed first, and everybody tells
-        wrong = subprocess.run(
-            [sys.executable, "-m", "kancompress", "train", "--epochs", "x"],
-            env=ENVIRONMENT | ours, capture_output=True, text=True,
-        )  # fmt: skip
-        assert wrong.returncode == 2
-        assert wrong.stderr.startswith("kancompress: ")
-        assert len(wrong.stderr.splitlines()) == 1
     assert "Usage" in texts[0]
     assert not texts[1]
+
+
+@pytest.mark.parametrize("rank", "01")
+def test_without_torchrun_s_store_everybody_tells(rank: str) -> None:
+    ours = {"TORCHELASTIC_RUN_ID": "here", "WORLD_SIZE": "2", "RANK": rank}
+    result = subprocess.run(
+        [sys.executable, "-m", "kancompress", "train", "--epochs", "x"],
+        env=ENVIRONMENT | ours, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("kancompress: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) -> None:
+    options = ["--model", "fastkanconv", "--hidden", "2,3", "--epochs", "2", "--lr", "0.01",
+               "--dropout", "0", "--head-dropout", "0", "--no-augment"]  # fmt: skip
+    script = f"""
+    import sys
+    from kancompress.cli.main import main
+    sys.argv[1:] = ["train", *{options}, "-o", "two.st"]
+    main()
+    """
+    result = torchrun(script, tmp_path)
+    assert result.returncode == 0, result.stderr
+    done("train", *options, "-o", tmp_path / "one.st")
+    one, two = (kancompress.load(tmp_path / name).state_dict() for name in ("one.st", "two.st"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-4), name
 
 
 def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None:

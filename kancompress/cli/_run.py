@@ -10,9 +10,10 @@ import contextlib
 import functools
 import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -195,9 +196,19 @@ def _tell(sentences: Sequence[str]) -> None:
     Of the processes of torchrun the first to fail has them, whichever it is: torchrun stops the
     others as soon as one has ended, and that must not stop the one that speaks.
     """
-    with contextlib.suppress(ValueError):  # only the main thread may
-        if launch.processes() > 1:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if launch.is_first_to_fail():
-        for text in sentences:
-            _output.error(text)
+    with _not_to_be_stopped() if launch.processes() > 1 else contextlib.nullcontext():
+        if launch.is_first_to_fail():
+            for text in sentences:
+                _output.error(text)
+
+
+@contextlib.contextmanager
+def _not_to_be_stopped() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone may
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

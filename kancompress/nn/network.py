@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -75,13 +74,15 @@ class Network(nn.Module):
 
     def has_statistics(self) -> bool:
         """Whether batch normalisations keep running statistics."""
-        return any(getattr(layer, "statistics", None) is not None for layer in self.kan_layers())
+        layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
+        return any(layer.statistics is not None for layer in layers)
 
     @torch.no_grad()
     def renew_statistics(self, x: Tensor) -> None:
         """Running statistics as these rows give them without dropout, which evaluation has."""
         for layer in self.kan_layers():
-            with layer.renewing() if isinstance(layer, KanLayer) else nullcontext():
+            assert isinstance(layer, KanLayer)  # no other has statistics
+            with layer.renewing():
                 x = layer.train()(x)
 
 
