@@ -77,6 +77,35 @@ def test_gradient_of_the_cubic_kernel_by_differences() -> None:
     )
 
 
+@pytest.mark.parametrize("width", [2, 2000])
+def test_features_of_two_inputs_have_a_gradient_for_each(width: int) -> None:
+    """x is seen by the base branch alone, z by the splines alone; also block by block."""
+    generator = torch.Generator().manual_seed(3)
+    x, z = torch.rand(2, 40, width, generator=generator, dtype=torch.float64) * 2.6 - 1.3
+    gradient = torch.randn(40, 9, width, generator=generator, dtype=torch.float64)
+    x.requires_grad_()
+    z.requires_grad_()
+    found = torch.autograd.grad(bspline.uniform_features(x, z, (-1.0, 1.0, 5), 3), (x, z), gradient)
+    silu = torch.autograd.grad(torch.nn.functional.silu(x), x, gradient[:, -1])[0]
+    knots = bspline.knots((-1.0, 1.0, 5), 3, torch.float64)
+    splines = bspline.general_planes(z, knots, 3)
+    torch.testing.assert_close(found[0], silu)
+    torch.testing.assert_close(
+        found[1], torch.autograd.grad(splines, z, gradient[:, :-1])[0], rtol=1e-9, atol=1e-9
+    )
+
+
+def test_gradients_of_features_can_be_differentiated() -> None:
+    x = (
+        torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) - 0.5
+    ) * 3
+    x.requires_grad_()
+    for other in (x, x.detach(), x.detach().clone().requires_grad_()):
+        assert torch.autograd.gradgradcheck(
+            lambda x, z: bspline.uniform_features(x, z, (-1.0, 1.0, 5), 3), (x, other)
+        )
+
+
 def test_recursion_takes_any_knots_of_any_input() -> None:
     rng = np.random.default_rng(3)
     knots = np.sort(rng.uniform(-2, 2, (4, 9)), axis=1)

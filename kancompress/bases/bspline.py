@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Numbers of a block of scratch, 1 MB in float32: small enough for the caches, large enough that
+# Numbers of a block of scratch, 2 MB in float32: small enough for the caches, large enough that
 # the calls do not count.
-_SCRATCH = 1 << 18
+_SCRATCH = 1 << 19
 # Other devices want few large kernels instead.
 _SCRATCH_ON_DEVICE = 1 << 24
 _ROOT = 6 ** (-1 / 3)
@@ -158,27 +159,13 @@ class _CubicFeatures(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, z: Tensor, grid: tuple[float, float, int]) -> Tensor:
         ctx.save_for_backward(x, z)
         ctx.grid = grid
-        low, high, size = grid
         rows, width = x.shape
-        basis = size + 3
+        basis = grid[2] + 3
         out = x.new_empty(rows, basis + 1, width)
-        # Lengths are divided by the cube root of 6, which saves the division of the cubes.
-        scaled = (z - low).mul_(_ROOT * size / (high - low))
-        centres = _scaled_centres(size, x.dtype, x.device)
-        reach = _reach(x.dtype, x.device)
-        most = _SCRATCH if x.device.type == "cpu" else _SCRATCH_ON_DEVICE
-        block = max(1, most // max(1, basis * width))
-        near, nearer = _scratch(x, 2 * min(rows, block) * basis * width).view(
-            2, min(rows, block), basis, width
-        )
-        for start in range(0, rows, block):
-            stop = min(rows, start + block)
-            a, b, part = near[: stop - start], nearer[: stop - start], out[start:stop, :basis]
-            torch.sub(scaled[start:stop, None], centres, out=a).abs_()
-            torch.sub(reach, a, out=a).clamp_min_(0)
-            torch.sub(a, _ROOT, out=b).clamp_min_(0)
-            torch.pow(a, 3, out=part)
-            part.sub_(b.pow_(3), alpha=4)
+        for part, _, near, nearer in _distances(z, grid, 2):
+            planes = out[part, :basis]
+            torch.pow(near, 3, out=planes)
+            planes.sub_(nearer.pow_(3), alpha=4)
         torch.ops.aten.silu.out(x, out=out[:, basis])
         return out
 
@@ -186,16 +173,60 @@ class _CubicFeatures(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = grads
         x, z = ctx.saved_tensors
-        low, high, size = ctx.grid
+        if torch.is_grad_enabled():  # the gradient is to have one itself
+            return *_differentiable_slopes(x, z, ctx.grid, gradient, ctx.needs_input_grad), None
         grad_x = grad_z = None
         if ctx.needs_input_grad[1]:
-            # M_3'(v) = -(max(0, 2-v)^2 - 4 max(0, 1-v)^2) / 2
-            offset = ((z - low) * (size / (high - low)))[:, None] - _centres(size, 3, z)
-            near = (2 - offset.abs()).clamp_min_(0)
-            slope = (near - 1).clamp_min_(0).square_().mul_(4).sub_(near.square_())
-            slope.mul_(offset.sign_()).mul_(gradient[:, :-1])
-            grad_z = slope.sum(1).mul_(0.5 * size / (high - low))
+            # 6 M_3'(v) = -3 (max(0, 2-v)^2 - 4 max(0, 1-v)^2)
+            low, high, size = ctx.grid
+            grad_z = torch.empty_like(z)
+            for part, offset, near, nearer in _distances(z, ctx.grid, 3):
+                near.mul_(near).addcmul_(nearer, nearer, value=-4)
+                near.mul_(offset.sign_()).mul_(gradient[part, :-1])
+                torch.sum(near, 1, out=grad_z[part])
+            grad_z.mul_(-3 * _ROOT * size / (high - low))
         if ctx.needs_input_grad[0]:
-            sigmoid = torch.sigmoid(x)
-            grad_x = gradient[:, -1] * (sigmoid * (1 + x * (1 - sigmoid)))
+            grad_x = torch.ops.aten.silu_backward(gradient[:, -1], x)
         return grad_x, grad_z, None
+
+
+def _distances(
+    z: Tensor, grid: tuple[float, float, int], buffers: int
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Block by block, z's distances from the centres, in intervals over the cube root of 6, which
+    saves the division of their cubes: the rows, the offsets, max(0, 2 - v) and max(0, 1 - v), each
+    (rows, basis, in). With two `buffers` the offsets are lost.
+    """
+    low, high, size = grid
+    (rows, width), basis = z.shape, size + 3
+    scaled = (z - low).mul_(_ROOT * size / (high - low))
+    centres = _scaled_centres(size, z.dtype, z.device)
+    reach = _reach(z.dtype, z.device)
+    most = _SCRATCH if z.device.type == "cpu" else _SCRATCH_ON_DEVICE
+    block = min(rows, max(1, most // max(1, basis * width)))
+    shape = (buffers, block, basis, width)
+    kept = _scratch(z, math.prod(shape)).view(shape)
+    for start in range(0, rows, block):
+        part = slice(start, min(rows, start + block))
+        a, b, *more = kept[:, : part.stop - start]
+        offset = more[0] if more else a
+        torch.sub(scaled[part, None], centres, out=offset)
+        torch.abs(offset, out=a)
+        torch.sub(reach, a, out=a).clamp_min_(0)
+        torch.sub(a, _ROOT, out=b).clamp_min_(0)
+        yield part, offset, a, b
+
+
+def _differentiable_slopes(
+    x: Tensor,
+    z: Tensor,
+    grid: tuple[float, float, int],
+    gradient: Tensor,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `uniform_features` by x and z that can be differentiated once more."""
+    x, z = x.view_as(x), z.view_as(z)  # two variables, where they are one tensor
+    features = torch.cat([uniform_planes(z, grid, 3), functional.silu(x)[:, None]], dim=1)
+    wanted = [t for t, need in zip((x, z), needs, strict=False) if need]
+    found = iter(torch.autograd.grad(features, wanted, gradient, create_graph=True))
+    return next(found) if needs[0] else None, next(found) if needs[1] else None

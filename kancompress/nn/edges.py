@@ -21,15 +21,19 @@ def coefficient_major(values: Tensor) -> Tensor:
 
 
 class DenseEdges(nn.Module):
-    """One free vector of coefficients for every edge."""
+    """One free vector of coefficients for every edge.
+
+    planes : (out, coefficient, in[, rows, columns]) as they lie in memory; an optimizer copies
+             gradients of any other order in every step
+    """
 
     def __init__(self, coefficients: Tensor) -> None:
         super().__init__()
-        self.coefficients = nn.Parameter(coefficient_major(coefficients))
+        self.planes = nn.Parameter(coefficient_major(coefficients).movedim(-1, 1))
 
     def forward(self) -> Tensor:
         """Coefficients (*shape, coefficient)."""
-        return self.coefficients
+        return self.planes.movedim(1, -1)
 
 
 class MetaLearner(nn.Module):

@@ -309,7 +309,7 @@ def to_checkpoint(
             tensors |= {f"meta.{n}": p.detach() for n, p in edges.learner.state_dict().items()}
         else:
             assert isinstance(edges, DenseEdges)
-            stored = edges.coefficients
+            stored = edges()
             tensors[f"{number}.coefficients"] = stored.detach()
         shapes.append(tuple(stored.shape[:-1]))
     copies = {
