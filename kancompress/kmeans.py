@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, one_thread
+from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, in_threads, one_thread
 from kancompress.recipes import KMeans
 
 MAX_CLUSTERS = 65_536
@@ -23,6 +24,8 @@ MAX_CLUSTERS = 65_536
 # they move with momentum. With fewer it gains little, and results are those of scikit-learn.
 _MANY = 64
 _MOMENTUM = 0.9
+# Blocks whose sums are taken before they are added up, so that threads share them.
+_AT_ONCE = 8
 # Bounds are kept for every span and centroid; above so many, 256 MB, none are.
 _MOST_BOUNDS = 1 << 26
 
@@ -210,9 +213,18 @@ class _Sums:
     def __init__(self, points: F32, labels: Labels, clusters: int) -> None:
         self.counts = np.bincount(labels, minlength=clusters)
         self.totals = np.zeros((clusters, points.shape[1]))
-        for start in range(0, len(points), SUM_BLOCK):
-            block = slice(start, start + SUM_BLOCK)
-            self.totals += _totals(points[block], labels[block], clusters)
+        blocks = range(0, len(points), SUM_BLOCK)
+        parts = np.empty((_AT_ONCE, *self.totals.shape))
+        for first in range(0, len(blocks), _AT_ONCE):
+            starts = blocks[first : first + _AT_ONCE]
+
+            def work(number: int, starts: range = starts) -> None:
+                block = slice(starts[number], starts[number] + SUM_BLOCK)
+                parts[number] = _totals(points[block], labels[block], clusters)
+
+            in_threads(work, range(len(starts)))
+            for part in parts[: len(starts)]:
+                self.totals += part
 
     def move(self, points: F32, previous: Labels, labels: Labels) -> int:
         """Move the vectors whose label changed; returns how many did."""
@@ -230,8 +242,10 @@ class _Sums:
 
 def _totals(points: F32, labels: Labels, clusters: int) -> F64:
     """Sum of the vectors of each label, (clusters, d)."""
-    columns = [np.bincount(labels, weights=column, minlength=clusters) for column in points.T]
-    return np.stack(columns, axis=1)
+    totals = torch.zeros(clusters, points.shape[1], dtype=torch.float64)
+    wide = torch.from_numpy(points.astype(np.float64))
+    totals.index_add_(0, torch.from_numpy(labels), wide)  # row after row
+    return totals.numpy()
 
 
 def _means(rows: Rows, sums: _Sums, labels: Labels, centroids: F64) -> tuple[F64, int]:

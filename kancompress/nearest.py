@@ -115,7 +115,7 @@ class Rows:
                 self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -slack))
                 self._far[first:last] = _root(best.view(-1, self.length), slack)
 
-        _in_threads(work, list(_batches(candidates.counts, _BATCH_CELLS // self.length)))
+        in_threads(work, list(_batches(candidates.counts, _BATCH_CELLS // self.length)))
         return self.labels.view(-1)[: len(self.points)].numpy().copy()
 
     def _follow(self, centroids: Tensor) -> None:
@@ -144,7 +144,7 @@ class Rows:
             offsets = self.points[block] - np.take(centroids, labels[block], axis=0)
             result[block] = np.einsum("nd,nd->n", offsets, offsets)
 
-        _in_threads(work, range(0, len(labels), SUM_BLOCK))
+        in_threads(work, range(0, len(labels), SUM_BLOCK))
         return result
 
 
@@ -243,7 +243,7 @@ def _batches(counts: list[int], most: int) -> Iterator[_Batch]:
     yield _Batch(start, len(counts), widest)
 
 
-def _in_threads(work: Callable[[_T], None], batches: Sequence[_T]) -> None:
+def in_threads(work: Callable[[_T], None], batches: Sequence[_T]) -> None:
     """Run `work` on each batch, shared among threads; who does what changes nothing."""
     threads = max(1, min(_thread_count(), len(batches)))
     queue = iter(batches)

@@ -119,7 +119,7 @@ def gap(dtype: torch.dtype, images: int) -> tuple[float, float]:
         outputs.append(output.detach())
     slopes = 0.0
     for layer, eager in zip(network.kan_layers(), other.layers, strict=True):
-        own, wanted = layer.edges.coefficients.grad[..., -1], eager.base.weight.grad
+        own, wanted = layer.edges.planes.grad[:, -1], eager.base.weight.grad
         slopes = max(slopes, float((own - wanted).abs().max() / wanted.abs().max()))
     return float((outputs[0] - outputs[1]).abs().max()), slopes
 
