@@ -1,6 +1,7 @@
 """Bases against the recursion of the textbook, scipy, and closed forms."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -77,33 +78,46 @@ def test_gradient_of_the_cubic_kernel_by_differences() -> None:
     )
 
 
-@pytest.mark.parametrize("width", [2, 2000])
-def test_features_of_two_inputs_have_a_gradient_for_each(width: int) -> None:
-    """x is seen by the base branch alone, z by the splines alone; also block by block."""
+SPLINES, BUMPS = (-1.0, 1.0, 5), (-2.0, 2.0, 8)
+FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "splines": lambda x, z: bspline.uniform_features(x, z, SPLINES, 3),
+    "bumps": lambda x, z: gaussian.features(x, z, BUMPS),
+}
+
+
+def planes_by_definition(kind: str, z: Tensor) -> Tensor:
+    """The recursion on knots, and exp(-((z - c) / s)^2) written out."""
+    if kind == "splines":
+        return bspline.general_planes(z, bspline.knots(SPLINES, 3, z.dtype), 3)
+    centres = torch.linspace(*BUMPS[:2], BUMPS[2], dtype=z.dtype)
+    return torch.exp(-(((z[:, None] - centres[:, None]) / (centres[1] - centres[0])) ** 2))
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize(("rows", "width"), [(40, 2), (40, 2000), (1, 1), (0, 3)])
+def test_features_are_the_definition_and_each_input_has_its_gradient(
+    kind: str, rows: int, width: int
+) -> None:
+    """x is seen by the base branch alone, z by the basis alone; also block by block."""
     generator = torch.Generator().manual_seed(3)
-    x, z = torch.rand(2, 40, width, generator=generator, dtype=torch.float64) * 2.6 - 1.3
-    gradient = torch.randn(40, 9, width, generator=generator, dtype=torch.float64)
+    x, z = torch.rand(2, rows, width, generator=generator, dtype=torch.float64) * 2.6 - 1.3
+    gradient = torch.randn(rows, 9, width, generator=generator, dtype=torch.float64)
     x.requires_grad_()
     z.requires_grad_()
-    found = torch.autograd.grad(bspline.uniform_features(x, z, (-1.0, 1.0, 5), 3), (x, z), gradient)
-    silu = torch.autograd.grad(torch.nn.functional.silu(x), x, gradient[:, -1])[0]
-    knots = bspline.knots((-1.0, 1.0, 5), 3, torch.float64)
-    splines = bspline.general_planes(z, knots, 3)
-    torch.testing.assert_close(found[0], silu)
-    torch.testing.assert_close(
-        found[1], torch.autograd.grad(splines, z, gradient[:, :-1])[0], rtol=1e-9, atol=1e-9
-    )
+    features = FEATURES[kind](x, z)
+    wanted = torch.cat([planes_by_definition(kind, z), torch.nn.functional.silu(x)[:, None]], dim=1)
+    torch.testing.assert_close(features, wanted, rtol=1e-9, atol=1e-12)
+    found = torch.autograd.grad(features, (x, z), gradient)
+    for own, other in zip(found, torch.autograd.grad(wanted, (x, z), gradient), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_of_features_can_be_differentiated() -> None:
-    x = (
-        torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) - 0.5
-    ) * 3
-    x.requires_grad_()
+@pytest.mark.parametrize("kind", FEATURES)
+def test_gradients_of_features_can_be_differentiated(kind: str) -> None:
+    x = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    x = ((x - 0.5) * 3).requires_grad_()
     for other in (x, x.detach(), x.detach().clone().requires_grad_()):
-        assert torch.autograd.gradgradcheck(
-            lambda x, z: bspline.uniform_features(x, z, (-1.0, 1.0, 5), 3), (x, other)
-        )
+        assert torch.autograd.gradgradcheck(FEATURES[kind], (x, other))
 
 
 def test_recursion_takes_any_knots_of_any_input() -> None:

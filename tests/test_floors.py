@@ -29,6 +29,7 @@ FLOORS: list[set[str]] = [
         "bases.bspline",
         "bases.gaussian",
         "bases.gram",
+        "bases.kernels",
         "bases.polynomials",
         "bases.radial",
     },

@@ -33,9 +33,8 @@ def expand(spec: BasisSpec, x: Tensor, z: Tensor, beta: Tensor | None = None) ->
         return bspline.uniform_features(x, z, spec.grid, spec.degree)
     if spec.family is Family.FASTKAN:
         assert spec.grid is not None
-        planes = gaussian.planes(z, spec.grid)
-    else:
-        assert spec.degree is not None
-        assert beta is not None
-        planes = gram.planes(z, spec.degree, beta)
+        return gaussian.features(x, z, spec.grid)
+    assert spec.degree is not None
+    assert beta is not None
+    planes = gram.planes(z, spec.degree, beta)
     return torch.cat([planes, torch.nn.functional.silu(x)[:, None]], dim=1)

@@ -12,20 +12,15 @@ Outside the extended grid every function is zero, as in efficient-kan and pykan.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Numbers of a block of scratch, 2 MB in float32: small enough for the caches, large enough that
-# the calls do not count.
-_SCRATCH = 1 << 19
-# Other devices want few large kernels instead.
-_SCRATCH_ON_DEVICE = 1 << 24
+from kancompress.bases.kernels import features
+
 _ROOT = 6 ** (-1 / 3)
 
 
@@ -105,18 +100,60 @@ def _power(x: Tensor, degree: int) -> Tensor:
 def uniform_features(x: Tensor, z: Tensor, grid: tuple[float, float, int], degree: int) -> Tensor:
     """B-splines of z and silu(x) as one tensor of planes.
 
-    x, z : (batch, in); returns (batch, G + degree + 1, in). Eager mode runs a kernel that fills
-    the result in place and recomputes what its gradient needs from the input; under
-    torch.compile the closed form is left to the compiler.
+    x, z : (batch, in); returns (batch, G + degree + 1, in).
     """
-    if degree != 3 or torch.compiler.is_compiling() or x.dtype not in _FAST_TYPES:
-        planes = uniform_planes(z, grid, degree)
-        return torch.cat([planes, functional.silu(x)[:, None]], dim=1)
-    features: Tensor = _CubicFeatures.apply(x, z, grid)
-    return features
+    if degree == 3:
+        return features(_Cubic(grid), x, z)
+    return torch.cat([uniform_planes(z, grid, degree), functional.silu(x)[:, None]], dim=1)
 
 
-_FAST_TYPES = (torch.float32, torch.float64)
+@dataclass(frozen=True, slots=True)
+class _Cubic:
+    """Cubics on a uniform grid as a kernel, in intervals over the cube root of 6, which saves the
+    division of the cubes."""
+
+    grid: tuple[float, float, int]
+    buffers = (2, 3)
+
+    @property
+    def size(self) -> int:
+        return self.grid[2] + 3
+
+    def formula(self, z: Tensor) -> Tensor:
+        return uniform_planes(z, self.grid, 3)
+
+    def scaled(self, z: Tensor) -> Tensor:
+        return (z - self.grid[0]).mul_(self._scale)
+
+    def fill(self, scaled: Tensor, planes: Tensor, *scratch: Tensor) -> None:
+        near, nearer = scratch
+        self._reaches(scaled, near, near, nearer)
+        torch.pow(near, 3, out=planes)
+        planes.sub_(nearer.pow_(3), alpha=4)
+
+    def slopes(
+        self, scaled: Tensor, planes: Tensor, gradient: Tensor, out: Tensor, *scratch: Tensor
+    ) -> None:
+        # 6 M_3'(v) = -3 (max(0, 2-v)^2 - 4 max(0, 1-v)^2)
+        offset, near, nearer = scratch
+        self._reaches(scaled, offset, near, nearer)
+        near.mul_(near).addcmul_(nearer, nearer, value=-4)
+        near.mul_(offset.sign_()).mul_(gradient)
+        torch.sum(near, 1, out=out).mul_(-3 * self._scale)
+
+    @property
+    def _scale(self) -> float:
+        low, high, size = self.grid
+        return _ROOT * size / (high - low)
+
+    def _reaches(self, scaled: Tensor, offset: Tensor, near: Tensor, nearer: Tensor) -> None:
+        """Write the offsets from the centres, max(0, 2 - v) and max(0, 1 - v); `offset` and `near`
+        may be one tensor."""
+        kind = scaled.dtype, scaled.device
+        torch.sub(scaled, _scaled_centres(self.grid[2], *kind), out=offset)
+        torch.abs(offset, out=near)
+        torch.sub(_reach(*kind), near, out=near).clamp_min_(0)
+        torch.ops.aten.softshrink.out(near, _ROOT, out=nearer)  # max(0, near - _ROOT)
 
 
 @lru_cache(maxsize=64)
@@ -127,106 +164,3 @@ def _scaled_centres(size: int, dtype: torch.dtype, device: torch.device) -> Tens
 @lru_cache(maxsize=64)
 def _reach(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(2 * _ROOT, dtype=dtype, device=device)
-
-
-class _Kept(threading.local):
-    """Scratch that a thread keeps from call to call: fresh memory costs more than the sums."""
-
-    buffer: Tensor | None = None
-
-
-_kept = _Kept()
-
-
-def _scratch(like: Tensor, count: int) -> Tensor:
-    """`count` numbers of undefined value, of the type and on the device of `like`."""
-    kept = _kept.buffer
-    if (
-        kept is None
-        or len(kept) < count
-        or kept.dtype != like.dtype
-        or kept.device != like.device
-        or kept.is_inference() != torch.is_inference_mode_enabled()
-    ):
-        kept = _kept.buffer = torch.empty(count, dtype=like.dtype, device=like.device)
-    return kept[:count]
-
-
-class _CubicFeatures(torch.autograd.Function):
-    """`uniform_features` for degree 3, block by block in scratch that stays in cache."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor, grid: tuple[float, float, int]) -> Tensor:
-        ctx.save_for_backward(x, z)
-        ctx.grid = grid
-        rows, width = x.shape
-        basis = grid[2] + 3
-        out = x.new_empty(rows, basis + 1, width)
-        for part, _, near, nearer in _distances(z, grid, 2):
-            planes = out[part, :basis]
-            torch.pow(near, 3, out=planes)
-            planes.sub_(nearer.pow_(3), alpha=4)
-        torch.ops.aten.silu.out(x, out=out[:, basis])
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (gradient,) = grads
-        x, z = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to have one itself
-            return *_differentiable_slopes(x, z, ctx.grid, gradient, ctx.needs_input_grad), None
-        grad_x = grad_z = None
-        if ctx.needs_input_grad[1]:
-            # 6 M_3'(v) = -3 (max(0, 2-v)^2 - 4 max(0, 1-v)^2)
-            low, high, size = ctx.grid
-            grad_z = torch.empty_like(z)
-            for part, offset, near, nearer in _distances(z, ctx.grid, 3):
-                near.mul_(near).addcmul_(nearer, nearer, value=-4)
-                near.mul_(offset.sign_()).mul_(gradient[part, :-1])
-                torch.sum(near, 1, out=grad_z[part])
-            grad_z.mul_(-3 * _ROOT * size / (high - low))
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.ops.aten.silu_backward(gradient[:, -1], x)
-        return grad_x, grad_z, None
-
-
-def _distances(
-    z: Tensor, grid: tuple[float, float, int], buffers: int
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Block by block, z's distances from the centres, in intervals over the cube root of 6, which
-    saves the division of their cubes: the rows, the offsets, max(0, 2 - v) and max(0, 1 - v), each
-    (rows, basis, in). With two `buffers` the offsets are lost.
-    """
-    low, high, size = grid
-    (rows, width), basis = z.shape, size + 3
-    scaled = (z - low).mul_(_ROOT * size / (high - low))
-    centres = _scaled_centres(size, z.dtype, z.device)
-    reach = _reach(z.dtype, z.device)
-    most = _SCRATCH if z.device.type == "cpu" else _SCRATCH_ON_DEVICE
-    block = min(rows, max(1, most // max(1, basis * width)))
-    shape = (buffers, block, basis, width)
-    kept = _scratch(z, math.prod(shape)).view(shape)
-    for start in range(0, rows, block):
-        part = slice(start, min(rows, start + block))
-        a, b, *more = kept[:, : part.stop - start]
-        offset = more[0] if more else a
-        torch.sub(scaled[part, None], centres, out=offset)
-        torch.abs(offset, out=a)
-        torch.sub(reach, a, out=a).clamp_min_(0)
-        torch.sub(a, _ROOT, out=b).clamp_min_(0)
-        yield part, offset, a, b
-
-
-def _differentiable_slopes(
-    x: Tensor,
-    z: Tensor,
-    grid: tuple[float, float, int],
-    gradient: Tensor,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `uniform_features` by x and z that can be differentiated once more."""
-    x, z = x.view_as(x), z.view_as(z)  # two variables, where they are one tensor
-    features = torch.cat([uniform_planes(z, grid, 3), functional.silu(x)[:, None]], dim=1)
-    wanted = [t for t, need in zip((x, z), needs, strict=False) if need]
-    found = iter(torch.autograd.grad(features, wanted, gradient, create_graph=True))
-    return next(found) if needs[0] else None, next(found) if needs[1] else None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+from kancompress.bases import kernels
 
 
 def planes(z: Tensor, grid: tuple[float, float, int]) -> Tensor:
@@ -11,8 +16,51 @@ def planes(z: Tensor, grid: tuple[float, float, int]) -> Tensor:
 
     z : (batch, in); returns (batch, size, in).
     """
-    low, high, size = grid
-    spacing = (high - low) / (size - 1)
-    scaled = (z - low).div_(spacing)
-    centres = torch.arange(size, dtype=z.dtype, device=z.device)
-    return (scaled[:, None] - centres[:, None]).square().neg_().exp_()
+    return _Bumps(grid).formula(z)
+
+
+def features(x: Tensor, z: Tensor, grid: tuple[float, float, int]) -> Tensor:
+    """The planes of z, and silu(x) as the last one. x, z : (batch, in); (batch, size + 1, in)."""
+    return kernels.features(_Bumps(grid), x, z)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bumps:
+    """The functions as a kernel, in distances between centres."""
+
+    grid: tuple[float, float, int]
+    buffers = (0, 1)
+
+    @property
+    def size(self) -> int:
+        return self.grid[2]
+
+    def formula(self, z: Tensor) -> Tensor:
+        centres = torch.arange(self.size, dtype=z.dtype, device=z.device)
+        return (self.scaled(z)[:, None] - centres[:, None]).square().neg_().exp_()
+
+    def scaled(self, z: Tensor) -> Tensor:
+        return (z - self.grid[0]).div_(self._spacing)
+
+    def fill(self, scaled: Tensor, planes: Tensor, *scratch: Tensor) -> None:
+        torch.sub(scaled, _centres(self.size, scaled.dtype, scaled.device), out=planes)
+        planes.square_().neg_().exp_()
+
+    def slopes(
+        self, scaled: Tensor, planes: Tensor, gradient: Tensor, out: Tensor, *scratch: Tensor
+    ) -> None:
+        # d exp(-v^2) = -2 v exp(-v^2) dv
+        (offset,) = scratch
+        torch.sub(scaled, _centres(self.size, scaled.dtype, scaled.device), out=offset)
+        offset.mul_(planes).mul_(gradient)
+        torch.sum(offset, 1, out=out).mul_(-2 / self._spacing)
+
+    @property
+    def _spacing(self) -> float:
+        low, high, size = self.grid
+        return (high - low) / (size - 1)
+
+
+@lru_cache(maxsize=64)
+def _centres(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.arange(size, dtype=dtype, device=device)[:, None]

@@ -41,9 +41,11 @@ def rungs(dataset: str, model: str) -> dict[str, dict[str, Any]]:
         f"k per layer, {share} of the paper's bytes": {"bytes": int(share * paper)}
         for share in SHARES
     }
-    half = f"k per layer, {SHARES[-1]} of the paper's bytes, float16 norms"
-    narrow = {"bytes": int(SHARES[-1] * paper), "side_dtype": StoredDtype.FLOAT16}
-    return common | budgets | {half: narrow}
+    narrow: dict[str, dict[str, Any]] = {
+        f"{way}, float16 norms": wish | {"side_dtype": StoredDtype.FLOAT16}
+        for way, wish in budgets.items()
+    }
+    return common | budgets | narrow
 
 
 def run_cell(source: Path, options: DataOptions, wish: dict[str, Any]) -> dict[str, Any]:
