@@ -40,6 +40,9 @@ DTYPES: dict[str, tuple[torch.dtype, int]] = {
     "BOOL": (torch.bool, 1),
     "F8_E4M3": (torch.float8_e4m3fn, 1),
     "F8_E5M2": (torch.float8_e5m2, 1),
+    "F8_E8M0": (torch.float8_e8m0fnu, 1),
+    "F8_E4M3FNUZ": (torch.float8_e4m3fnuz, 1),
+    "F8_E5M2FNUZ": (torch.float8_e5m2fnuz, 1),
     "C64": (torch.complex64, 8),
 }
 NAMES: dict[torch.dtype, str] = {dtype: name for name, (dtype, _) in DTYPES.items()}

@@ -10,6 +10,10 @@ from scipy.interpolate import BSpline
 from torch import Tensor
 
 from kancompress.bases import bspline, gaussian, gram
+from kancompress.nn.edges import DenseEdges, MetaLearner
+from kancompress.nn.layer import KanLayer
+from kancompress.specs import Family, default_basis
+from tests.benchmarks.oracles import CoxDeBoorLayer
 
 
 def scipy_splines(x: np.ndarray, knots: np.ndarray, degree: int) -> np.ndarray:
@@ -158,3 +162,27 @@ def test_gram_polynomials_by_hand() -> None:
     third = z * second - (20 * 15 / 9) * beta[2] * z
     expected = torch.stack([silu(torch.ones_like(z)), silu(z), silu(second), silu(third)], dim=1)
     assert torch.allclose(gram.planes(z, 3, beta), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_the_layer_of_the_benchmark_computes_what_ours_does(meta: bool) -> None:
+    """Values and gradients of the timed Cox-de Boor layer, to 1e-6."""
+    torch.manual_seed(0)
+    learner = MetaLearner(1, 32, 9) if meta else None
+    layer = CoxDeBoorLayer(20, 5, learner)
+    x = torch.rand(64, 20) * 2.6 - 1.3
+    closed = bspline.uniform_planes(x, SPLINES, 3)
+    assert torch.allclose(layer.basis(x).transpose(1, 2), closed, atol=1e-6)
+    if learner is None:
+        spline = layer.spline * layer.scaler.unsqueeze(-1)
+        coefficients = torch.cat([spline, layer.base.unsqueeze(-1)], dim=2).detach()
+    else:
+        coefficients = learner(layer.embedding).detach()
+    own = KanLayer(default_basis(Family.KAN), DenseEdges(coefficients))
+    twin = x.clone().requires_grad_()
+    x.requires_grad_()
+    wanted, found = layer(x), own(twin)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    wanted.square().sum().backward()
+    found.square().sum().backward()
+    assert torch.allclose(twin.grad, x.grad, atol=1e-5)

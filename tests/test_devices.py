@@ -344,3 +344,13 @@ def test_bfloat16_trains_float32_parameters(model: str) -> None:
     assert half.test.accuracy is not None
     assert full.test.accuracy != half.test.accuracy or full.test.loss != half.test.loss
     assert half.test.accuracy > full.test.accuracy - 0.1
+
+
+@pytest.mark.parametrize("model", ["kanconv", "metafastkanconv", "gramkanconv"])
+def test_bfloat16_trains_convolutions(model: str) -> None:
+    config = kancompress.TrainConfig(lr=1e-2, lr_embedding=1e-2, epochs=1, batch_size=128)
+    full = kancompress.train(model, config=config, hidden=(4, 4))
+    half = kancompress.train(model, config=replace(config, precision="bfloat16"), hidden=(4, 4))
+    assert all(t.dtype == torch.float32 for t in half.checkpoint.tensors.values())
+    assert half.history[-1].train_loss == pytest.approx(full.history[-1].train_loss, rel=0.05)
+    assert half.history[-1].train_loss != full.history[-1].train_loss

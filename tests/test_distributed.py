@@ -66,6 +66,10 @@ def clusterings(place):
             "chosen": kancompress.cluster_by_outputs(
                 dense, rows, None, calibration, target=kancompress.Target(bytes=4000)
             ),
+            "convolution": kancompress.cluster(place / "conv.st", ClusterConfig(clusters=5)),
+            "maps": kancompress.cluster_by_outputs(
+                place / "conv.st", rows.view(-1, 1, 8, 8), ClusterConfig(clusters=5), calibration
+            ),
         }
     finally:
         moments.TILE = tile
@@ -106,6 +110,9 @@ with kancompress.joined():  # as often as one likes
     cut = kancompress.train("fastkan", config=config, hidden=(4,), state=state)
     (place / f"uncut.{{rank}}").write_bytes(kancompress.encode(uncut.checkpoint))
     (place / f"cut.{{rank}}").write_bytes(kancompress.encode(cut.checkpoint))
+    tuning = kancompress.FinetuneConfig(lr=1e-3, epochs=2, batch_size={BATCH})
+    tuned = kancompress.finetune(place / "packed.st", config=tuning)
+    (place / f"tuned.{{rank}}").write_bytes(kancompress.encode(tuned.model))
 
     rows = datasets.load_for_training(DataOptions(), seed=0)
     network, gradients = Net(), []
@@ -140,6 +147,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kancompress.save(fresh("metakan"), place / "meta.st")
     kancompress.save(fresh("fastkan", (64, 16, 16, 10)), place / "dense.st")
     kancompress.save(fresh("kan"), place / "spline.st")
+    kancompress.save(fresh("metagramkanconv", (1, 4, 4, 10)), place / "conv.st")
+    kancompress.save(kancompress.cluster(place / "meta.st").model, place / "packed.st")
     torch.save(efficient_kan(), place / "foreign.pt")
     torch.save(datasets.load_for_training(DataOptions(), seed=0).train.x[:400], place / "rows.pt")
     result = torchrun(LIBRARY, place, str(place))
@@ -204,8 +213,21 @@ def test_every_process_ends_with_the_same_network_and_resuming_changes_nothing(
         torch.testing.assert_close(together.tensors[name], tensor, rtol=0, atol=4e-3)
 
 
+def test_fine_tuning_ends_with_the_same_file_everywhere(place: Path) -> None:
+    files = [(place / f"tuned.{rank}").read_bytes() for rank in range(2)]
+    assert files[0] == files[1]
+    tuning = kancompress.FinetuneConfig(lr=1e-3, epochs=2, batch_size=BATCH)
+    alone = kancompress.finetune(place / "packed.st", config=tuning).model
+    given = kancompress.load(place / "packed.st").state_dict()
+    for name, tensor in kancompress.load(files[0]).state_dict().items():
+        torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=0, atol=4e-3)
+    together = kancompress.load(files[0]).state_dict()
+    assert any(not torch.equal(tensor, given[name]) for name, tensor in together.items())
+
+
 @pytest.mark.parametrize(
-    "name", ["native", "halves", "target", "foreign", "outputs", "still", "chosen"]
+    "name",
+    ["native", "halves", "target", "foreign", "outputs", "still", "chosen", "convolution", "maps"],
 )
 def test_clustering_gives_the_bytes_of_one_process(name: str, place: Path, alone: Any) -> None:
     for rank in range(2):

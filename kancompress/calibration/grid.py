@@ -45,9 +45,14 @@ def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterCon
         blocks = blocks.expand(weights.shape[1], -1, -1)
     k = config.of(name)
     iterations = config.max_iterations
-    codebook = metric.start(weights, blocks, k, seed=config.seed, iterations=iterations)
+    vectors = weights.reshape(-1, weights.shape[2]).numpy()
+    if kmeans.count_distinct(vectors, k) <= k:  # in any metric they are the best centroids
+        return Given(clustering=kmeans.fit(vectors, k))
+    codebook, passes = metric.start(weights, blocks, k, seed=config.seed, iterations=iterations)
+    repaired = 0
     if own:
-        codebook, _ = metric.lloyd(weights, blocks, codebook, iterations=iterations)
+        found = metric.lloyd(weights, blocks, codebook, iterations=iterations)
+        codebook, repaired, passes = found.codebook, found.repaired, passes + found.iterations
     codebook = codebook.to(dtype).float()
     labels = metric.assign(weights, blocks, codebook).reshape(-1)
     used, labels = torch.unique(labels, return_inverse=True)
@@ -56,9 +61,9 @@ def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterCon
             codebook[used].double().numpy(),
             labels.numpy(),
             inertia=0.0,
-            iterations=0,
+            iterations=passes,
             exact=False,
-            repaired=0,
+            repaired=repaired,
         )
     )
 

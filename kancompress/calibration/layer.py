@@ -16,11 +16,16 @@ from kancompress.recipes import CalibrationConfig, Method
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Solution:
-    """Codebook (k, d) float32, labels (out, in), and the rounds that it took."""
+    """Codebook (k, d) float32, labels (out, in), and what they took.
+
+    iterations : passes over all edges, of k-means, feedback and sweeps
+    repaired   : centroids that no edge used and that were moved to edges that were worst off
+    """
 
     codebook: Tensor
     labels: Tensor
     iterations: int
+    repaired: int
 
 
 # What all starts of a layer may take together: outputs times coefficients of an output times these
@@ -32,11 +37,12 @@ _SEEDS_APART = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Where one start led: labels (out, m) by group, and the rounds that it took."""
+    """Where one start led: labels (out, m) by group, passes over all edges, repairs."""
 
     codebook: Tensor
     labels: list[Tensor]
-    rounds: int
+    passes: int
+    repaired: int
 
 
 class Problem:
@@ -97,7 +103,9 @@ class Problem:
         best = min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
         codebook = self._with_spare(best.codebook, clusters, config)
         labels = self.all_labels(codebook, best.labels)
-        return Solution(codebook=codebook, labels=labels, iterations=best.rounds)
+        return Solution(
+            codebook=codebook, labels=labels, iterations=best.passes, repaired=best.repaired
+        )
 
     def starts(self, clusters: int, most: int) -> int:
         """How often the layer is solved: at least once, and `most` times where it is small."""
@@ -129,22 +137,27 @@ class Problem:
         if not spare or not len(self.moments.still):
             return codebook
         seed, iterations = config.seed, config.max_iterations
-        more = metric.start(*self._still(), spare, seed=seed, iterations=iterations)
+        more, _ = metric.start(*self._still(), spare, seed=seed, iterations=iterations)
         return torch.cat([codebook, more])
 
     def _from_start(self, clusters: int, config: CalibrationConfig) -> _Trial:
         """The rungs of the method, one on top of the other, from one start."""
-        weights = torch.cat([form.weights for form in self.forms], dim=1)
-        blocks = torch.cat([form.blocks for form in self.forms])
         seed, iterations = config.seed, config.max_iterations
-        codebook = metric.start(weights, blocks, clusters, seed=seed, iterations=iterations)
-        codebook, labels = metric.lloyd(weights, blocks, codebook, iterations=iterations)
-        trial = _Trial(codebook, self._cut(labels), 0)
+        edges = self._edges()
+        codebook, passes = metric.start(*edges, clusters, seed=seed, iterations=iterations)
+        found = metric.lloyd(*edges, codebook, iterations=iterations)
+        labels = self._cut(found.labels)
+        trial = _Trial(found.codebook, labels, passes + found.iterations, found.repaired)
         if config.method in (Method.FEEDBACK, Method.SWEEPS):
             trial = self._alternate(trial, config.rounds)
         if config.method is Method.SWEEPS:
             trial = self._swept(trial, config.sweeps)
         return trial
+
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, m, d) and metrics (m, d, d) of the inputs of all groups."""
+        weights = torch.cat([form.weights for form in self.forms], dim=1)
+        return weights, torch.cat([form.blocks for form in self.forms])
 
     def _cut(self, labels: Tensor) -> list[Tensor]:
         return list(torch.split(labels, [form.weights.shape[1] for form in self.forms], dim=1))
@@ -152,14 +165,23 @@ class Problem:
     def _error(self, codebook: Tensor, labels: list[Tensor]) -> float:
         return sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
 
+    def _repair(self, codebook: Tensor, labels: list[Tensor]) -> tuple[Tensor, int]:
+        """The codebook for the next pass, centroids that no edge uses put where they may help."""
+        whole = torch.cat(labels, dim=1)
+        if int(torch.bincount(whole.reshape(-1), minlength=len(codebook)).min()):
+            return codebook, 0
+        return metric.repair(*self._edges(), codebook, whole)
+
     def _alternate(self, trial: _Trial, rounds: int) -> _Trial:
         """Refit and feedback in turn; the best round is kept."""
         if not self.factors:
             self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
-        labels = trial.labels
+        labels, repaired = trial.labels, trial.repaired
         codebook = quadratic.refit(self.forms, trial.codebook, labels)
-        best, least = _Trial(codebook, labels, rounds), self._error(codebook, labels)
+        best, least = (codebook, labels), self._error(codebook, labels)
         for _ in range(rounds):
+            codebook, moved = self._repair(codebook, labels)
+            repaired += moved
             labels = [
                 quadratic.feedback(form, factor, codebook)
                 for form, factor in zip(self.forms, self.factors, strict=True)
@@ -167,19 +189,21 @@ class Problem:
             codebook = quadratic.refit(self.forms, codebook, labels)
             error = self._error(codebook, labels)
             if error < least:
-                best, least = _Trial(codebook, labels, rounds), error
-        return best
+                best, least = (codebook, labels), error
+        return _Trial(*best, trial.passes + rounds, repaired)
 
     def _swept(self, trial: _Trial, sweeps: int) -> _Trial:
         """Coordinate descent over the labels and refit in turn; neither raises the error."""
-        codebook, labels = trial.codebook, trial.labels
+        codebook, labels, repaired = trial.codebook, trial.labels, trial.repaired
         for _ in range(sweeps):
+            codebook, moved = self._repair(codebook, labels)
+            repaired += moved
             labels = [
                 quadratic.sweep(form, codebook, chosen)
                 for form, chosen in zip(self.forms, labels, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-        return _Trial(codebook, labels, trial.rounds + sweeps)
+        return _Trial(codebook, labels, trial.passes + sweeps, repaired)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred."""

@@ -6,6 +6,9 @@ the update is the mean weighted by the metrics, so the error never rises.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,10 +16,14 @@ from kancompress import devices, kmeans
 
 # Numbers of a block of distances, 4 MB in float32.
 _CELLS = 1 << 20
+# Errors below this share of an edge's mean square are rounding.
+_ROUNDING = 1e-10
 
 
-def start(weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iterations: int) -> Tensor:
-    """A codebook from plain k-means in the mean metric, (at most clusters, d).
+def start(
+    weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iterations: int
+) -> tuple[Tensor, int]:
+    """A codebook from plain k-means in the mean metric, (at most clusters, d), and its iterations.
 
     weights : (out, in, d); blocks : (in, d, d)
     """
@@ -27,7 +34,7 @@ def start(weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iteratio
     found = kmeans.fit(turned.float().numpy(), clusters, seed=seed, max_iterations=iterations)
     centroids = torch.from_numpy(found.centroids)
     result: Tensor = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
-    return result.float().to(weights.device)
+    return result.float().to(weights.device), found.iterations
 
 
 def assign(weights: Tensor, blocks: Tensor, codebook: Tensor) -> Tensor:
@@ -74,14 +81,64 @@ def regular(blocks: Tensor) -> Tensor:
     return blocks + (1e-9 * trace + 1e-30)[:, None, None] * eye
 
 
-def lloyd(
-    weights: Tensor, blocks: Tensor, codebook: Tensor, *, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """Alternate assignment and update until no label changes: (codebook, labels)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Lloyd:
+    """Result of `lloyd`: codebook (k, d), labels (out, in), iterations, empty clusters moved."""
+
+    codebook: Tensor
+    labels: Tensor
+    iterations: int
+    repaired: int
+
+
+def lloyd(weights: Tensor, blocks: Tensor, codebook: Tensor, *, iterations: int) -> Lloyd:
+    """Alternate assignment and update until no label changes."""
     labels = assign(weights, blocks, codebook)
-    for _ in range(iterations):
+    count = repaired = 0
+    while count < iterations:
+        count += 1
         codebook = update(weights, blocks, codebook, labels)
+        codebook, moved = repair(weights, blocks, codebook, labels)
+        repaired += moved
         previous, labels = labels, assign(weights, blocks, codebook)
-        if torch.equal(previous, labels):
+        if not moved and torch.equal(previous, labels):
             break
-    return codebook, labels
+    return Lloyd(codebook, labels, count, repaired)
+
+
+def repair(weights: Tensor, blocks: Tensor, codebook: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """Put centroids that no edge uses on the edges that are worst off, and tell how many.
+
+    Edges keep their labels, so the error is the same until they are assigned anew.
+    """
+    counts = torch.bincount(labels.reshape(-1), minlength=len(codebook))
+    empty = torch.nonzero(counts == 0)[:, 0].tolist()
+    if not empty:
+        return codebook, 0
+    errors = torch.stack(
+        [
+            torch.einsum("od,de,oe->o", gap, block, gap)
+            for block, gap in zip(blocks, _gaps(weights, codebook, labels), strict=True)
+        ],
+        dim=1,
+    ).reshape(-1)
+    vectors = weights.reshape(-1, weights.shape[2])
+    order = errors.argsort(descending=True, stable=True)[: 8 * len(empty)]
+    least = _ROUNDING * float(torch.einsum("oid,ide,oie->", weights, blocks, weights)) / len(errors)
+    taken: list[Tensor] = []
+    for edge in order.tolist():
+        if len(taken) == len(empty) or float(errors[edge]) <= least:
+            break
+        if not any(torch.equal(vectors[edge], other) for other in taken):
+            taken.append(vectors[edge])
+    if not taken:
+        return codebook, 0
+    codebook = codebook.clone()
+    codebook[empty[: len(taken)]] = torch.stack(taken)
+    return codebook, len(taken)
+
+
+def _gaps(weights: Tensor, codebook: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Edges of each input less their centroids, (out, d)."""
+    for q in range(weights.shape[1]):
+        yield weights[:, q] - codebook[labels[:, q]]

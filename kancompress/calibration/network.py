@@ -227,7 +227,7 @@ def _clustering(codebook: Tensor, found: Solution) -> kmeans.Clustering:
         inertia=0.0,
         iterations=found.iterations,
         exact=False,
-        repaired=0,
+        repaired=found.repaired,
     )
 
 

@@ -21,6 +21,8 @@ from kancompress.recipes import CalibrationConfig, Target
 _HELD_OUT, _MOST_HELD_OUT = 8, 2048
 # Attempts at reaching an error that was asked for.
 _ATTEMPTS = 5
+# Choices whose promised error is more than so many times the wanted one are not tried.
+_HOPE = 2.0
 
 Clusters = Mapping[str, int | None]
 Tell = Callable[[str, LayerSolution], None]
@@ -180,25 +182,48 @@ def _reach(
 ) -> Calibrated:
     """The smallest choice whose measured error is at most `error`.
 
+    choices : by rising bytes and falling error, as the curves promise them
+
     The curves promise an error; where the measured one is larger, the aim is lowered, and at last
-    the choice of least error is tried.
+    the choice of least error is tried. Then smaller choices are tried, halving what lies between
+    the largest that failed, or that the curves leave no hope for, and the smallest that did not.
     """
-    aim = error
+    aim, failed, best = error, -1, None
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1
         choice = None if last else allocation.smallest(choices, aim)
-        found = solve(choice or min(choices, key=lambda choice: choice.error))
-        assert found.solution is not None
-        reached = found.solution.held_out
+        found = solve(choice or choices[-1])
+        reached = _held_out(found)
         if reached <= error:
-            return found
+            best = found
+            break
         if choice is None:
             break
+        failed = choices.index(choice)
         aim *= 0.7 * error / reached
-    raise KancompressError(
-        f"No choice of clusters has an output error of at most {error:g}; the least has"
-        f" {reached:.3g}. Allow more with --target-error."
-    )
+    if best is None:
+        raise KancompressError(
+            f"No choice of clusters has an output error of at most {error:g}; the least has"
+            f" {reached:.3g}. Allow more with --target-error."
+        )
+    passed = choices.index(choice or choices[-1])
+    hopeless = sum(choice.error > _HOPE * error for choice in choices) - 1
+    failed = max(failed, min(hopeless, passed - 1))
+    for _ in range(_ATTEMPTS):
+        if passed - failed <= 1:
+            break
+        middle = (passed + failed) // 2
+        found = solve(choices[middle])
+        if _held_out(found) <= error:
+            best, passed = found, middle
+        else:
+            failed = middle
+    return best
+
+
+def _held_out(found: Calibrated) -> float:
+    assert found.solution is not None
+    return found.solution.held_out
 
 
 __all__ = [

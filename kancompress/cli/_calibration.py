@@ -177,7 +177,9 @@ def solved(name: str, layer: LayerSolution) -> None:
     """Tell of a layer that was clustered by its outputs."""
     _output.note(
         f"layer {name}: output error {layer.error:.3g}, {layer.held_out:.3g} on held-out rows"
-        f" ({layer.method}; plain k-means {layer.plain_held_out:.3g}), {layer.seconds:.1f} s"
+        f" ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
+        f" {layer.plain:.3g}, {layer.plain_held_out:.3g}), index entropy"
+        f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
     )
 
 
