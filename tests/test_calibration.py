@@ -13,14 +13,21 @@ from kancompress import bases, kmeans
 from kancompress.calibrating import Hooks, native_subject, pack_calibrated
 from kancompress.calibration import allocation, metric, moments, quadratic
 from kancompress.calibration import flow as flow_module
-from kancompress.calibration.allocation import Curve
+from kancompress.calibration.allocation import Choice, Curve
 from kancompress.calibration.flow import Chain
 from kancompress.calibration.grid import cluster_on_grid
 from kancompress.calibration.layer import Problem
 from kancompress.calibration.moments import measure
 from kancompress.calibration.network import Place, Streams, pose, relative, solve_layer
 from kancompress.calibration.quadratic import Form
-from kancompress.calibration.run import calibrate, sample, solve_network
+from kancompress.calibration.run import (
+    Calibrated,
+    NetworkSolution,
+    calibrate,
+    reach,
+    sample,
+    solve_network,
+)
 from kancompress.checkpoint import Checkpoint
 from kancompress.errors import KancompressError, UsageError
 from kancompress.nn.edges import DenseEdges
@@ -191,6 +198,54 @@ def test_metric_assignment_and_update_against_brute_force() -> None:
             "nde,ne->d", blocks[inputs].double(), form.weights[rows, inputs].double()
         )
         assert torch.allclose(moved[k].double(), torch.linalg.solve(left, right), atol=1e-4)
+
+
+def test_centroids_without_edges_move_to_the_edges_that_are_worst_off() -> None:
+    form, codebook = small_form(6), small_codebook(7)
+    blocks, far = form.blocks, torch.full((2, 3), 1e3)
+    whole = torch.cat([codebook, far])
+    labels = metric.assign(form.weights, blocks, whole)
+    assert int(labels.max()) < 4
+    moved, count = metric.repair(form.weights, blocks, whole, labels)
+    assert count == 2
+    gaps = (form.weights - codebook[labels]).double()
+    errors = torch.einsum("oqd,qde,oqe->oq", gaps, blocks.double(), gaps).reshape(-1)
+    worst = form.weights.reshape(-1, 3)[errors.argsort(descending=True)[:2]]
+    assert torch.equal(moved[4:], worst)
+    assert torch.equal(moved[:4], codebook)
+    found = metric.lloyd(form.weights, blocks, whole, iterations=30)
+    assert len(found.labels.unique()) == 6
+    assert (found.repaired, found.iterations > 1) == (2, True)
+    fewer = metric.lloyd(form.weights, blocks, codebook, iterations=30)
+
+    def error(result: metric.Lloyd) -> float:
+        gaps = (form.weights - result.codebook[result.labels]).double()
+        return float(torch.einsum("oqd,qde,oqe->", gaps, blocks.double(), gaps))
+
+    assert error(found) < error(fewer)
+
+
+def test_equal_edges_leave_centroids_unused() -> None:
+    form = small_form(6)
+    weights = form.weights[:1, :1].expand(5, 7, 3).contiguous()
+    codebook = torch.cat([weights[0, :1], torch.full((2, 3), 1e3)])
+    found = metric.lloyd(weights, form.blocks, codebook, iterations=30)
+    assert (found.repaired, found.labels.unique().tolist()) == (0, [0])
+
+
+def test_small_layers_use_all_their_centroids_and_passes_are_counted() -> None:
+    """18 edges and 12 centroids: k-means in the metric of each input empties some of them."""
+    layer, x = spline_layer(3, 6, seed=2), correlated(900, 6)
+    streams = start(x[:800], x[800:])
+    passes = []
+    for method in (Method.CENTRED, Method.FEEDBACK, Method.SWEEPS):
+        config = CalibrationConfig(method=method, starts=1)
+        found = pose(layer, streams[0], config, PLACE).solve(12, config)
+        assert len(found.labels.unique()) == 12
+        passes.append(found.iterations)
+    assert passes[0] > 1
+    assert passes[1] == passes[0] + CalibrationConfig().rounds
+    assert passes[2] == passes[1] + CalibrationConfig().sweeps
 
 
 def test_each_rung_lowers_the_error_of_the_outputs() -> None:
@@ -534,6 +589,29 @@ def test_a_file_never_exceeds_its_target() -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("gap", [0.1, 0.9, 1.0, 1.7, 3.0])
+def test_an_error_is_reached_with_the_smallest_choice(gap: float) -> None:
+    """Where measured errors are `gap` times the promised ones; of 60 choices a dozen are tried."""
+    choices = [Choice((k,), 100 * k, 1 / k) for k in range(2, 62)]
+    tried = []
+
+    def solve(choice: Choice) -> Calibrated:
+        tried.append(choice)
+        error = gap * choice.error
+        solution = NetworkSolution(layers={}, error=error, held_out=error)
+        return Calibrated(
+            clusters={"0": choice.clusters[0]}, curves={}, predicted=1.0, solution=solution
+        )
+
+    wanted = next(choice for choice in choices if gap * choice.error <= 0.1)
+    found = reach(choices, 0.1, solve)
+    if gap >= 0.5:  # the curves leave no hope for what is twice the error
+        assert found.clusters == {"0": wanted.clusters[0]}
+    else:
+        assert found.clusters == {"0": 5}
+    assert len(tried) <= 10
+
+
 def test_chosen_numbers_of_clusters_are_solved_as_if_they_were_asked_for() -> None:
     layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
     flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
@@ -584,3 +662,15 @@ def test_the_grid_metric_is_the_distance_of_functions() -> None:
     distances = torch.cdist(functions, centroids)
     chosen = distances[torch.arange(240), torch.from_numpy(found.labels)]
     assert (chosen <= distances.min(1).values * 1.002).all()
+
+
+def test_the_grid_metric_keeps_few_vectors_as_they_are() -> None:
+    spec = default_basis(Family.KAN)
+    few = torch.randn(6, spec.coefficients, generator=torch.Generator().manual_seed(3))
+    weights = few[torch.arange(240) % 6].view(12, 20, -1)
+    layers = {"0": KanLayer(spec, DenseEdges(weights))}
+    config = ClusterConfig(clusters=8)
+    found = cluster_on_grid(layers, {"0": torch.float32}, config)["0"].clustering
+    assert found.exact
+    restored = torch.from_numpy(found.centroids)[torch.from_numpy(found.labels)]
+    assert torch.equal(restored.float().view(12, 20, -1), weights)

@@ -81,6 +81,50 @@ def test_a_ratio_is_reached(dense: Path) -> None:
     assert dense.stat().st_size / len(kancompress.encode(done.model)) >= 12.0
 
 
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [
+        (["--target-ratio", "12"], lambda found, size: size[0] >= 12 * size[1]),
+        (["--target-error", "0.02"], lambda found, _: found["held_out_error"] <= 0.02),
+    ],
+)
+def test_targets_are_kept_on_the_command_line(
+    target: list[str], kept: Callable[[Any, tuple[int, int]], bool], dense: Path, tmp_path: Path
+) -> None:
+    output, report = tmp_path / "packed.safetensors", tmp_path / "report.json"
+    done = run(
+        "cluster", dense, "--calibrate", "digits", "-k", "auto", *target, "-o", output,
+        "--report", report,
+    )  # fmt: skip
+    found = json.loads(report.read_text())
+    assert kept(found, (dense.stat().st_size, output.stat().st_size))
+    for name, layer in found["layers"].items():
+        told = (
+            f"layer {name}: output error {layer['error']:.3g}, {layer['held_out_error']:.3g} on"
+            f" held-out rows ({layer['method']}, {layer['iterations']} iterations; plain k-means"
+            f" {layer['plain_error']:.3g}, {layer['plain_held_out_error']:.3g}), index entropy"
+            f" {layer['index_entropy']:.2f} bits, {layer['seconds']:.1f} s"
+        )
+        assert told in done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("case", ["efficient_kan_default", "fast_kan_default", "tck_fc_kagn"])
+def test_golden_checkpoints_are_clustered_by_their_outputs(case: str, tmp_path: Path) -> None:
+    """Files that the libraries saved: nearer on fresh rows than with plain k-means."""
+    source = next((Path(__file__).parent / "cases" / case).glob("state.*"))
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "rows.npz", x=generator.uniform(-1, 1, (900, 7)))
+    fresh = tmp_path / "fresh.npz"
+    np.savez(fresh, x=generator.uniform(-1, 1, (200, 7)), y=np.zeros(200, np.int64))
+    packed = [tmp_path / "plain.safetensors", tmp_path / "better.safetensors"]
+    run("cluster", source, "-k", "8", "-o", packed[0])
+    run("cluster", source, "-k", "8", "--calibrate", tmp_path / "rows.npz", "-o", packed[1])
+    data = DataOptions(file=fresh, test_split=0.9)
+    outputs = [kancompress.evaluate(path, data).outputs for path in (source, *packed)]
+    errors = [float((other - outputs[0]).square().mean()) for other in outputs[1:]]
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.npz"
     np.savez(rows, x=np.random.default_rng(0).random((300, 64)))

@@ -157,7 +157,7 @@ def calibrate(
         return solve(_within(choices, names, target.bytes, weigh))
     assert target.error is not None
     packable = [c for c in choices if weigh(dict(zip(names, c.clusters, strict=True))) is not None]
-    return _reach(packable, target.error, solve)
+    return reach(packable, target.error, solve)
 
 
 def _within(
@@ -177,9 +177,7 @@ def _within(
     )
 
 
-def _reach(
-    choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]
-) -> Calibrated:
+def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]) -> Calibrated:
     """The smallest choice whose measured error is at most `error`.
 
     choices : by rising bytes and falling error, as the curves promise them
