@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 import pytest
 
 import kancompress
-from kancompress.specs import Family
+from kancompress.specs import DataOptions, Family
 from tests.benchmarks import cells as kept
 from tests.benchmarks.cells import Recipe
 from tests.benchmarks.paper import __main__ as program
-from tests.benchmarks.paper import costs, tables
+from tests.benchmarks.paper import costs, stages, tables
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
 
 
@@ -46,8 +46,8 @@ def test_the_papers_tables_agree_where_they_print_the_same_network() -> None:
         assert len({stages[1][1] for stages in by_size.values()}) == 1
     for table in (TABLE1, TABLE2):
         for models in table.values():
-            for stages in models.values():
-                assert stages[1][1] == stages[2][1] < stages[0][1]
+            for rows in models.values():
+                assert rows[1][1] == rows[2][1] < rows[0][1]
 
 
 def test_changes_are_those_that_table_3_prints() -> None:
@@ -56,8 +56,8 @@ def test_changes_are_those_that_table_3_prints() -> None:
         "metafastkanconv": (-0.50, -1.36, -0.30, -0.39, 0.07),
     }
     for model, changes in printed.items():
-        for stages, wanted in zip(TABLE8[model].values(), changes, strict=True):
-            found = tables.change([accuracy for accuracy, _ in stages])
+        for scores, wanted in zip(TABLE8[model].values(), changes, strict=True):
+            found = tables.change([accuracy for accuracy, _ in scores])
             assert found == pytest.approx(wanted, abs=0.006)
 
 
@@ -236,6 +236,45 @@ def test_a_cell_that_was_cut_off_goes_on_and_its_last_record_counts(
     records = kept.finished("table2")
     assert [record.get("complete", True) for record in records] == [False, False, True]
     assert tables.latest(records) == records[-1:]
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        (("table1", "--models", "metakann"), "invalid choice: 'metakann'"),
+        (("figure1", "--table"), "Figure 1 is drawn"),
+        (("table8", "--models", "mlp"), "no cell with these models"),
+        (("table9", "--rows", "99"), "no cell with these models"),
+    ],
+)
+def test_what_is_not_in_the_paper_is_refused(
+    wish: tuple[str, ...],
+    sentence: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        start(monkeypatch, *wish)
+    assert sentence in f"{stop.value}{capsys.readouterr().err}"
+    assert not list(folder.iterdir())
+
+
+def test_a_cell_is_trained_clustered_and_tuned(tmp_path: Path) -> None:
+    """One command's work, with scores and bytes of the files that it wrote."""
+    recipe = Recipe(model="metafastkan", dataset="digits", limit=8)
+    found = stages.run(recipe, tmp_path, tmp_path, clusters=4)
+    dense = tmp_path / "digits_metafastkan_0_limit8.safetensors"
+    data = DataOptions(name="digits")
+    trained, clustered, tuned = found["accuracy"]
+    assert trained == kancompress.evaluate(dense, data).score.accuracy
+    packed = kancompress.cluster(dense, kancompress.ClusterConfig(clusters=4)).model
+    assert clustered == kancompress.evaluate(packed, data).score.accuracy
+    assert tuned >= clustered - 0.05
+    assert found["bytes"][0] == dense.stat().st_size
+    assert found["bytes"][1] == found["bytes"][2] == len(kancompress.encode(packed))
+    assert (found["clusters"], found["epochs"]) == (4, 8)
+    assert not list(tmp_path.glob("*.state"))
 
 
 def test_training_in_slices_ends_as_it_does_at_once(tmp_path: Path) -> None:

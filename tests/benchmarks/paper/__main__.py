@@ -34,6 +34,7 @@ Options = argparse.Namespace
 Cells = Iterator[tuple[Recipe, int | None]]
 DATASETS = ("mnist", "cifar10", "cifar100")
 DOCS = Path(__file__).parents[3] / "docs"
+MODELS = sorted({*TABLE1["mnist"], *TABLE2["mnist"], *tables.MLP_BESIDE})
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -167,7 +168,10 @@ EXPERIMENTS["conv"] = EXPERIMENTS["table2"]
 
 def run_missing(experiment: Experiment, options: Options) -> None:
     """Run the cells that were asked for and are not finished."""
-    for recipe, clusters in experiment.cells(options):
+    cells = list(experiment.cells(options))
+    if not cells and options.what not in ("times", "estimate"):
+        raise SystemExit(f"{options.what} has no cell with these models, rows and data sets.")
+    for recipe, clusters in cells:
         results = results_of(recipe, clusters)
         whole = recipe.whole_key | {"clusters": clusters}
         found = tables.of(finished(results), **whole)
@@ -184,7 +188,7 @@ def chosen(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("what", choices=[*EXPERIMENTS, "docs"])
     parser.add_argument("--dataset", nargs="+", choices=DATASETS, help="of Tables 1 and 2")
-    parser.add_argument("--models", nargs="+", help="only these")
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help="only these")
     parser.add_argument("--rows", nargs="+", type=int, help="grids, embeddings or k: only these")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
@@ -198,7 +202,10 @@ def chosen(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--pictures", type=Path, help="figures: folder to draw into")
     parser.add_argument("--tflops", type=float, default=10, help="estimate: sustained, of a GPU")
     parser.add_argument("--step-ms", type=float, default=3, help="estimate: least time of a step")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.what == "figure1" and options.table:
+        parser.error("Figure 1 is drawn from networks that are trained for it; it has no table.")
+    return options
 
 
 def shown(options: Options) -> str:
