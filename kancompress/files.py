@@ -127,9 +127,10 @@ def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
             size = _write_and_compare(file.fileno(), chunks, path)
             with contextlib.suppress(OSError):  # some file systems have no modes
                 os.fchmod(file.fileno(), _mode_for(target))
-        if _is_regular(target) and not force:
+        if force:
+            aside.replace(target)
+        elif not _placed(aside, target):
             raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
-        aside.replace(target)
         _sync_directory(target.parent)
     except OSError as error:
         raise _cannot_write(path, error) from None
@@ -140,6 +141,19 @@ def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
 
 
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _placed(aside: Path, target: Path) -> bool:
+    """Give a file its name unless something has it, in one step where there are hard links."""
+    try:
+        os.link(aside, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without them
+        if target.exists():
+            return False
+        aside.replace(target)
+    return True
 
 
 def _beside(target: Path) -> Path:

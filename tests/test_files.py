@@ -267,7 +267,7 @@ def test_an_error_of_the_rename(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     before = listing(place)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", fail_with(errno.EIO))
-        line = refused(1, "expand", "packed.st", "-o", "out.st")
+        line = refused(1, "expand", "packed.st", "-o", "out.st", "--force")
     assert "out.st could not be written: Input/output error" in line
     assert listing(place) == before
 
@@ -283,7 +283,7 @@ def test_what_does_not_read_back_is_not_kept(place: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "read", flip)
-        line = refused(1, "expand", "packed.st", "-o", "out.st")
+        line = refused(1, "expand", "packed.st", "-o", "out.st", "--force")
     assert "does not read back" in line
     assert listing(place) == before
 
@@ -302,8 +302,20 @@ def test_whatever_ends_the_writer_leaves_no_part(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_stays(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "out"
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    assert files.write(tmp_path / "first", [b"a", b"bc"], force=False) == 3
+    assert listing(tmp_path) == {"first": b"abc"}
+    (tmp_path / "first").unlink()
 
     def chunks() -> Any:
         target.write_bytes(b"somebody else's")

@@ -109,6 +109,7 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
             _stopped(stop, debug)
         finally:
             _drop_signals()
+            _drop_signals()
 
     return wrapper  # type: ignore[return-value]
 
@@ -167,12 +168,23 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt if number == signal.SIGINT else _StoppedError(number)
 
 
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """A request to stop that comes when the command ends already."""
+
+
 def _drop_signals() -> None:
     """Once the command ends, further requests to stop must not cut off what takes files away, nor
-    the last words."""
+    the last words.
+
+    They are ignored by a handler first: Python complains of signals that were waiting while they
+    came to be ignored altogether. A later call does that, for the interpreter's own end.
+    """
     for number in _stop_signals():
-        if signal.getsignal(number) is _stop:
-            with contextlib.suppress(ValueError):
+        now = signal.getsignal(number)
+        with contextlib.suppress(ValueError):
+            if now is _stop:
+                signal.signal(number, _ignore)
+            elif now is _ignore:
                 signal.signal(number, signal.SIG_IGN)
 
 
@@ -187,6 +199,7 @@ def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     _tell(sentences)
+    _drop_signals()
     raise typer.Exit(code)
 
 
@@ -207,7 +220,7 @@ def _not_to_be_stopped() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which alone may
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    before = signal.signal(signal.SIGTERM, _ignore)
     try:
         yield
     finally:
