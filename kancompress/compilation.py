@@ -7,7 +7,7 @@ import shutil
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kancompress.warnings import CompileFallbackWarning
 
@@ -16,13 +16,27 @@ def compiled(network: nn.Module) -> nn.Module | None:
     """A compiled twin that shares the network's parameters, or None with a warning."""
     candidates = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
     if not any(name and shutil.which(name) for name in candidates):
-        warnings.warn(
+        _warn(
             "torch.compile needs a C++ compiler (g++ or clang++) and found none; training goes on"
-            " without it. Install one, or leave --compile out.",
-            CompileFallbackWarning,
-            stacklevel=2,
+            " without it. Install one, or leave --compile out."
+        )
+        return None
+    try:
+        torch.compile(_probe, dynamic=False)(torch.ones(16))
+    except Exception as error:  # of the compiler, the cache, torch: there is no common type
+        _warn(
+            f"torch.compile does not work here ({type(error).__name__}); training goes on without"
+            " it. Mend the C++ compiler, or leave --compile out."
         )
         return None
     twin = torch.compile(network, dynamic=False)
     assert isinstance(twin, nn.Module)
     return twin
+
+
+def _probe(x: Tensor) -> Tensor:
+    return torch.sin(x) + 1
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, CompileFallbackWarning, stacklevel=3)

@@ -1,6 +1,10 @@
 """torch.compile: the same numbers where a compiler is there, a clear word where not."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +25,19 @@ def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) ->
         "metafastkan", config=kancompress.TrainConfig(lr=1e-3, lr_embedding=1e-2, epochs=1)
     )
     assert kancompress.encode(done.checkpoint) == kancompress.encode(plain.checkpoint)
+
+
+def test_with_a_compiler_that_fails_training_goes_on(tmp_path: Path) -> None:
+    line = "-m kancompress train --model kan --hidden 4 --epochs 1 --compile -o out.st"
+    place = {"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    result = subprocess.run(
+        [sys.executable, *line.split()],
+        cwd=tmp_path, env=os.environ | place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "torch.compile does not work here" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "out.st").exists()
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
