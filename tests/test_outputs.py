@@ -108,6 +108,18 @@ def test_targets_are_kept_on_the_command_line(
         assert told in done.stderr.splitlines()
 
 
+def test_rounds_and_sweeps_are_as_many_as_asked_for(dense: Path, tmp_path: Path) -> None:
+    found = []
+    for more in ("0", "30"):
+        done = run(
+            "cluster", dense, "--calibrate", "digits", "-k", "8", "--rounds", more,
+            "--sweeps", more, "-o", tmp_path / f"{more}.safetensors", "--json",
+        )  # fmt: skip
+        found.append(json.loads(done.stdout)["calibration"]["layers"]["0"])
+    assert found[1]["iterations"] > 60
+    assert found[1]["error"] < 0.95 * found[0]["error"]
+
+
 @pytest.mark.parametrize("case", ["efficient_kan_default", "fast_kan_default", "tck_fc_kagn"])
 def test_golden_checkpoints_are_clustered_by_their_outputs(case: str, tmp_path: Path) -> None:
     """Files that the libraries saved: nearer on fresh rows than with plain k-means."""
@@ -155,6 +167,8 @@ def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
         (["--calibrate", "digits", "--metric", "grid"], "does not go with --calibrate"),
         (["--calibrate", "digits", "--kmeans", "scikit-learn"], "does not go with --calibrate"),
         (["--samples", "64"], "needs rows to measure on"),
+        (["--rounds", "8"], "needs rows to measure on"),
+        (["--sweeps", "8"], "needs rows to measure on"),
         (["--method", "metric"], "needs rows to measure on"),
     ],
 )

@@ -111,6 +111,10 @@ def cluster(
         Method, typer.Option(help="How far to go with --calibrate (docs/clustering.md).")
     ] = Method.SWEEPS,
     samples: Annotated[int, typer.Option(min=16, help="Rows to calibrate on.")] = 16_384,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Rounds of feedback and refit; more take longer.")
+    ] = 4,
+    sweeps: Annotated[int, typer.Option(min=0, help="Sweeps; more take longer.")] = 2,
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
     ] = 6.0,
@@ -200,6 +204,8 @@ def cluster(
     needing = {
         "--method": method is not Method.SWEEPS,
         "--samples": samples != _DEFAULTS.samples,
+        "--rounds": rounds != _DEFAULTS.rounds,
+        "--sweeps": sweeps != _DEFAULTS.sweeps,
         "--memory": memory != _DEFAULTS.memory / 2**30,
     }
     excluded = {
@@ -243,6 +249,8 @@ def cluster(
         calibration = CalibrationConfig(
             method=method,
             samples=samples,
+            rounds=rounds,
+            sweeps=sweeps,
             memory=int(min(memory, 2**20) * 2**30),
             max_iterations=max_iterations,
             seed=seed,
