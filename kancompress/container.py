@@ -399,11 +399,8 @@ def encode_header(tensors: Mapping[str, Declared], metadata: Mapping[str, str]) 
     offset = 0
     for name in layout_order(tensors):
         tensor = tensors[name]
-        header[name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.size],
-        }
+        place = [offset, offset + tensor.size]
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": place}
         offset += tensor.size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)

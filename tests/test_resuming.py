@@ -24,19 +24,23 @@ from kancompress.history import Epoch
 from kancompress.specs import DataOptions
 
 # A command in a process that kills itself, as `kill -9` would, when `what` is called for the nth
-# time: a step of the optimizer, or the renaming of a file that was written aside.
+# time: a step of the optimizer, or the naming of a file that was written aside.
 KILLED = """
 import os, pathlib, signal, sys
 import torch
 what, count, *arguments = sys.argv[1:]
-owner, name = {"step": (torch.optim.AdamW, "step"), "rename": (pathlib.Path, "replace")}[what]
-function, left = getattr(owner, name), [int(count)]
-def deadly(*args, **kwargs):
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args, **kwargs)
-setattr(owner, name, deadly)
+left = [int(count)]
+def deadly(function):
+    def call(*args, **kwargs):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+if what == "step":
+    torch.optim.AdamW.step = deadly(torch.optim.AdamW.step)
+else:  # over a file that is there, and where none is
+    pathlib.Path.replace, os.link = deadly(pathlib.Path.replace), deadly(os.link)
 sys.argv = ["kancompress", *arguments]
 from kancompress.cli.main import main
 main()
