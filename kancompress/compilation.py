@@ -24,9 +24,10 @@ def compiled(network: nn.Module) -> nn.Module | None:
     try:
         torch.compile(_probe, dynamic=False)(torch.ones(16))
     except Exception as error:  # of the compiler, the cache, torch: there is no common type
+        first = next(iter(str(error).splitlines()), "")
         _warn(
-            f"torch.compile does not work here ({type(error).__name__}); training goes on without"
-            " it. Mend the C++ compiler, or leave --compile out."
+            f"torch.compile does not work here ({type(error).__name__}: {first}); training goes on"
+            " without it. Mend the C++ compiler, or leave --compile out."
         )
         return None
     twin = torch.compile(network, dynamic=False)

@@ -170,9 +170,11 @@ def test_force(place: Path) -> None:
 
 def test_an_output_is_refused_before_the_input_is_read(place: Path) -> None:
     (place / "out.st").touch()
+    before = listing(place)
     for output, code in (("out.st", 2), ("no/out.st", 2), ("n" * 256, 1)):
-        refused(code, "expand", "missing.st", "-o", output)
-        refused(code, "train", "--data", "missing.npz", "-o", output)
+        assert "missing" not in refused(code, "expand", "missing.st", "-o", output)
+        assert "missing" not in refused(code, "train", "--data", "missing.npz", "-o", output)
+    assert listing(place) == before
 
 
 # --- writing -------------------------------------------------------------------------------

@@ -471,6 +471,14 @@ def test_integers_are_no_coefficients() -> None:
     assert "torch.int64" in problem
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e8m0fnu])
+def test_coefficients_of_8_bits_are_refused_by_name(dtype: torch.dtype) -> None:
+    for tensors in (efficient(), {"weight": torch.ones(4, 27), "grid_starts": torch.ones(8)}):
+        (problem,) = recognise({name: t.to(dtype) for name, t in tensors.items()}).problems
+        assert f"weight has the type {dtype}" in problem
+        assert "16 to 64 bits" in problem
+
+
 @pytest.mark.parametrize("name", ["spline_weight", "w", "coeff", "coefficients", "weight"])
 def test_one_name_alone_says_nothing(name: str) -> None:
     found = recognise({name: torch.randn(3, 4, 8)})

@@ -169,6 +169,8 @@ def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
         (["--samples", "64"], "needs rows to measure on"),
         (["--rounds", "8"], "needs rows to measure on"),
         (["--sweeps", "8"], "needs rows to measure on"),
+        (["--calibrate", "digits", "--method", "centred", "--rounds", "8"], "has no rounds"),
+        (["--calibrate", "digits", "--method", "feedback", "--sweeps", "8"], "has no sweeps"),
         (["--method", "metric"], "needs rows to measure on"),
     ],
 )

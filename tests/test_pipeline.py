@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
+
+from kancompress import container
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "COLUMNS": "100"}
 KANCOMPRESS = [sys.executable, "-m", "kancompress"]
@@ -58,6 +62,19 @@ def test_report_adds_up_to_the_file(made: Path) -> None:
     assert totals["index_bytes"] == (64 * 32 + 32 * 10) * 4 // 8
     assert totals["codebook_bytes"] == 2 * 16 * 9 * 4
     assert report["ratios"]["dense_file"] > 20
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float8_e4m3fn, torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz],
+)
+def test_inspect_reads_8_bits_that_the_library_saved(dtype: torch.dtype, tmp_path: Path) -> None:
+    file = tmp_path / "file.st"
+    save_file({"a": torch.arange(6, dtype=torch.uint8).view(2, 3).view(dtype)}, file)
+    shown = json.loads(run("inspect", file, "--json", cwd=tmp_path).stdout)
+    assert (shown["kind"], shown["payload_bytes"]) == ("safetensors", 6)
+    found = container.parse(memoryview(file.read_bytes()), "file")
+    assert found.tensor("a").view(torch.uint8).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_any_safetensors_reader_opens_it(made: Path) -> None:

@@ -113,7 +113,7 @@ class _Cubic:
     division of the cubes."""
 
     grid: tuple[float, float, int]
-    buffers = (2, 3)
+    buffers, reads_planes = (2, 3), False
 
     @property
     def size(self) -> int:
@@ -132,7 +132,7 @@ class _Cubic:
         planes.sub_(nearer.pow_(3), alpha=4)
 
     def slopes(
-        self, scaled: Tensor, planes: Tensor, gradient: Tensor, out: Tensor, *scratch: Tensor
+        self, scaled: Tensor, planes: Tensor | None, gradient: Tensor, out: Tensor, *scratch: Tensor
     ) -> None:
         # 6 M_3'(v) = -3 (max(0, 2-v)^2 - 4 max(0, 1-v)^2)
         offset, near, nearer = scratch

@@ -29,7 +29,7 @@ class _Bumps:
     """The functions as a kernel, in distances between centres."""
 
     grid: tuple[float, float, int]
-    buffers = (0, 1)
+    buffers, reads_planes = (0, 1), True
 
     @property
     def size(self) -> int:
@@ -47,9 +47,10 @@ class _Bumps:
         planes.square_().neg_().exp_()
 
     def slopes(
-        self, scaled: Tensor, planes: Tensor, gradient: Tensor, out: Tensor, *scratch: Tensor
+        self, scaled: Tensor, planes: Tensor | None, gradient: Tensor, out: Tensor, *scratch: Tensor
     ) -> None:
         # d exp(-v^2) = -2 v exp(-v^2) dv
+        assert planes is not None
         (offset,) = scratch
         torch.sub(scaled, _centres(self.size, scaled.dtype, scaled.device), out=offset)
         offset.mul_(planes).mul_(gradient)

@@ -36,6 +36,11 @@ class Kernel(Protocol):
         """Scratch tensors (rows, size, in) that `fill` takes, and that `slopes` takes."""
         ...
 
+    @property
+    def reads_planes(self) -> bool:
+        """Whether `slopes` reads the planes, which then live until the backward pass."""
+        ...
+
     def formula(self, z: Tensor) -> Tensor:
         """The planes (rows, size, in) of z (rows, in), differentiable as often as needed."""
         ...
@@ -49,9 +54,10 @@ class Kernel(Protocol):
         ...
 
     def slopes(
-        self, scaled: Tensor, planes: Tensor, gradient: Tensor, out: Tensor, *scratch: Tensor
+        self, scaled: Tensor, planes: Tensor | None, gradient: Tensor, out: Tensor, *scratch: Tensor
     ) -> None:
-        """Write the gradient (rows, in) by z, from the planes' own and theirs (rows, size, in)."""
+        """Write the gradient (rows, in) by z, from the planes' own (rows, size, in), and from the
+        planes themselves where it reads them."""
         ...
 
 
@@ -83,7 +89,7 @@ class _Features(torch.autograd.Function):
             kernel.fill(scaled[part, None], out[part, :-1], *scratch)
         torch.ops.aten.silu.out(x, out=out[:, -1])
         ctx.kernel = kernel
-        ctx.save_for_backward(x, z, out)
+        ctx.save_for_backward(x, z, out if kernel.reads_planes else None)
         return out
 
     @staticmethod
@@ -103,8 +109,9 @@ class _Features(torch.autograd.Function):
         if needs[1]:
             grad_z, scaled = torch.empty_like(z), kernel.scaled(z)
             for part, scratch in _blocks(z, kernel.size, kernel.buffers[1]):
+                planes = None if out is None else out[part, :-1]
                 kernel.slopes(
-                    scaled[part, None], out[part, :-1], gradient[part, :-1], grad_z[part], *scratch
+                    scaled[part, None], planes, gradient[part, :-1], grad_z[part], *scratch
                 )
         return None, grad_x, grad_z
 

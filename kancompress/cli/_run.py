@@ -109,7 +109,7 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
             _stopped(stop, debug)
         finally:
             _drop_signals()
-            _drop_signals()
+            _drop_signals()  # the interpreter's own end comes next
 
     return wrapper  # type: ignore[return-value]
 

@@ -215,6 +215,7 @@ def cluster(
         "--kmeans scikit-learn": kmeans is KMeans.SCIKIT_LEARN,
     }
     wishes.check(needing, excluded)
+    _check_polish(method, rounds, sweeps)
     if output is None and not dry_run:
         raise UsageError("The file to write is missing; name it with --output OUT.")
     kept = _files.inputs(source, wishes.file())
@@ -312,6 +313,14 @@ def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
         else:
             layers[name] = int(number)
     return common, layers, False
+
+
+def _check_polish(method: Method, rounds: int, sweeps: int) -> None:
+    """Refuse numbers of rounds and sweeps that the method has none of."""
+    if rounds != _DEFAULTS.rounds and method not in (Method.FEEDBACK, Method.SWEEPS):
+        raise UsageError(f"--method {method} has no rounds; take feedback or sweeps.")
+    if sweeps != _DEFAULTS.sweeps and method is not Method.SWEEPS:
+        raise UsageError(f"--method {method} has no sweeps; take sweeps, or leave --sweeps out.")
 
 
 def _tell(layer: LayerClustering) -> None:

@@ -1,8 +1,17 @@
-"""Conditions between the sizes of a layer that its tensors' names alone do not promise."""
+"""Conditions on the sizes and types of a layer that its tensors' names alone do not promise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import torch
+
+_REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def real_type(name: str, dtype: torch.dtype) -> str:
+    """Coefficients are computed with, which 8 bits are not made for."""
+    return "" if dtype in _REAL else f"{name} has the type {dtype}, not a real one of 16 to 64 bits"
 
 
 def extended_grid(sizes: Mapping[str, int]) -> str:

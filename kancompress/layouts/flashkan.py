@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from kancompress.layouts.checks import real_type
 from kancompress.layouts.records import Beside, FoundLayer, Layout, Misfit, Part, Piece
 
 
@@ -20,7 +21,9 @@ def _find_inkan(
     weight, starts = tensors[f"{stem}weight"], tensors.get(f"{stem}grid_starts")
     if starts is None or f"{stem}spline_weight" in tensors:
         return Misfit(reason=f"{stem}grid_starts is missing", rank=0)
-    if weight.ndim != 2 or starts.ndim != 1 or not weight.dtype.is_floating_point:
+    if reason := real_type(f"{stem}weight", weight.dtype):
+        return Misfit(reason=reason, rank=2)
+    if weight.ndim != 2 or starts.ndim != 1:
         return Misfit(
             reason=f"{stem}weight should have 2 axes and {stem}grid_starts 1, not the shapes"
             f" {tuple(weight.shape)} and {tuple(starts.shape)}",

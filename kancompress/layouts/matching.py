@@ -10,6 +10,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from kancompress.layouts.axes import Claim, Sizes, parse_axes, solve
+from kancompress.layouts.checks import real_type
 from kancompress.layouts.notation import entries
 from kancompress.layouts.records import (
     Beside,
@@ -124,9 +125,8 @@ def _sizes_misfit(layout: Layout, scene: Scene, sizes: Sizes) -> Misfit | None:
         claims += [Claim(full, scene.shape(full), parse_axes(axes)) for full in found]
     for piece in layout.pieces:
         for full in scene.names(piece.name):
-            dtype = scene.tensors[full].dtype
-            if not dtype.is_floating_point:
-                return Misfit(reason=f"{full} has the type {dtype}, not a real one", rank=2)
+            if reason := real_type(full, scene.tensors[full].dtype):
+                return Misfit(reason=reason, rank=2)
     reason = solve(claims, sizes)
     return Misfit(reason=reason, rank=2 if claims[0].has_rank else 1) if reason else None
 
