@@ -15,6 +15,7 @@ from tests.benchmarks.cells import Recipe
 from tests.benchmarks.paper import __main__ as program
 from tests.benchmarks.paper import costs, stages, tables
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
+from tests.benchmarks.paper.stages import Packing
 
 
 def cell(
@@ -106,6 +107,24 @@ def test_the_headline_of_the_paper_is_in_its_table() -> None:
     assert row["paper: dense / this"] == "79.9"
 
 
+def test_the_whole_method_is_set_beside_the_papers_accuracy_and_bytes() -> None:
+    recipes = [Recipe(model="metakan", dataset="mnist", seed=seed) for seed in range(3)]
+    accuracies = (0.96, 0.97, 0.98)
+    own = [
+        cell(recipe, 0.95, 0.9, accuracy, bytes_=(9000, 14_000, 14_000))
+        for recipe, accuracy in zip(recipes, accuracies, strict=True)
+    ]
+    first, second, _ = rows_of(tables.metacluster(own, ["mnist"]))
+    assert (first["model"], first["fine-tuned %"], first["seeds"]) == ("metakan", "97.00", "3")
+    assert first["from - to"] == "96.00 - 98.00"
+    assert (first["paper, fine-tuned %"], first["difference"]) == ("96.45", "+0.55")
+    assert (first["bytes"], first["paper B"]) == ("14,000", "14,172")
+    assert first["difference'"] == f"{14_000 - 13.84 * 1024:+.0f}"
+    assert (second["model"], second["fine-tuned %"], second["difference"]) == (
+        "metafastkan", "not run", "",
+    )  # fmt: skip
+
+
 def test_table_2_says_what_was_run_and_what_is_kept() -> None:
     recipe = Recipe(model="metagramkanconv", dataset="cifar10")
     rows = rows_of(tables.table2("cifar10", [cell(recipe, 0.5, 0.4, 0.45, complete=False)]))
@@ -181,10 +200,10 @@ def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Recipe]:
     ran: list[Recipe] = []
 
     def run(
-        recipe: Recipe, directory: Path, work: Path, clusters: int | None, minutes: float | None
+        recipe: Recipe, directory: Path, work: Path, packing: Packing, minutes: float | None
     ) -> dict[str, Any]:
         ran.append(recipe)
-        more = {} if clusters is None else {"clusters": clusters}
+        more = dict(packing.key)
         if minutes is not None:
             more |= {"complete": False, "train_seconds": round(60 * minutes)}
         return cell(recipe, 0.5, 0.4, 0.3) | more
@@ -213,6 +232,20 @@ def test_tables_share_their_networks(folder: Path, monkeypatch: pytest.MonkeyPat
     assert [r.embedding for r in start(monkeypatch, "table9", *fully, "--rows", "3")] == [3]
     lines = (folder / "ablations.jsonl").read_text().splitlines()
     assert [json.loads(line).get("grid") for line in lines] == [8, 10, 15, 20, None]
+
+
+def test_float16_codebooks_are_cells_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [r.model for r in start(monkeypatch, "float16", "--dataset", "mnist")] == [
+        "metakan", "metafastkan", "metagramkan",
+    ]  # fmt: skip
+    assert start(monkeypatch, "float16", "--dataset", "mnist") == []
+    mine = ("--dataset", "mnist", "--models", "metakan")
+    assert len(start(monkeypatch, "table1", *mine)) == 1
+    (record,) = kept.finished("table1")
+    assert "codebook" not in record
+    assert [record["codebook"] for record in kept.finished("float16")] == 3 * ["float16"]
 
 
 def test_figure_2_runs_each_k_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +296,7 @@ def test_what_is_not_in_the_paper_is_refused(
 def test_a_cell_is_trained_clustered_and_tuned(tmp_path: Path) -> None:
     """One command's work, with scores and bytes of the files that it wrote."""
     recipe = Recipe(model="metafastkan", dataset="digits", limit=8)
-    found = stages.run(recipe, tmp_path, tmp_path, clusters=4)
+    found = stages.run(recipe, tmp_path, tmp_path, Packing(clusters=4))
     dense = tmp_path / "digits_metafastkan_0_limit8.safetensors"
     data = DataOptions(name="digits")
     trained, clustered, tuned = found["accuracy"]

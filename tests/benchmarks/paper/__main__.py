@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.paper table1 --data-dir DIR [--dataset mnist] [--models kan]
         [--seeds 0 1]
+    python -m tests.benchmarks.paper float16 --data-dir DIR
     python -m tests.benchmarks.paper conv --data-dir DIR --dataset cifar10 --minutes 45
     python -m tests.benchmarks.paper table8 --data-dir DIR --rows 8 10
     python -m tests.benchmarks.paper figure2 --data-dir DIR --models fastkan metafastkan
@@ -21,17 +22,17 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.benchmarks.cells import Recipe, finished, is_done, keep
 from tests.benchmarks.paper import costs, figures, tables
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
-from tests.benchmarks.paper.stages import run
+from tests.benchmarks.paper.stages import Packing, run
 
 Options = argparse.Namespace
-# Networks and numbers of clusters, None where it is the recipe's.
-Cells = Iterator[tuple[Recipe, int | None]]
+# Networks and how they are packed.
+Cells = Iterator[tuple[Recipe, Packing]]
 DATASETS = ("mnist", "cifar10", "cifar100")
 DOCS = Path(__file__).parents[3] / "docs"
 MODELS = sorted({*TABLE1["mnist"], *TABLE2["mnist"], *tables.MLP_BESIDE})
@@ -55,6 +56,13 @@ def table1_cells(options: Options) -> Cells:
     for dataset in options.dataset or DATASETS:
         for model in TABLE1[dataset]:
             yield from _seeds(options, model, dataset)
+
+
+def float16_cells(options: Options) -> Cells:
+    """The networks of Table 1 with a meta-learner, with codebooks in float16."""
+    for recipe, _ in table1_cells(options):
+        if recipe.model.startswith("meta"):
+            yield recipe, Packing(codebook="float16")
 
 
 def table2_cells(options: Options) -> Cells:
@@ -86,7 +94,7 @@ def figure1_cells(options: Options) -> Cells:
     """The three networks of Figure 1, after one epoch."""
     for recipe in figures.FIGURE1.values():
         if not options.models or recipe.model in options.models:
-            yield recipe, None
+            yield recipe, Packing()
 
 
 def figure2_cells(options: Options) -> Cells:
@@ -97,7 +105,7 @@ def figure2_cells(options: Options) -> Cells:
             if _wants(options, k):
                 own = k == tables.recipe_clusters(model)
                 for recipe, _ in _seeds(options, model, "cifar10"):
-                    yield recipe, None if own else k
+                    yield recipe, Packing(clusters=None if own else k)
 
 
 def mlp_cells(options: Options) -> Cells:
@@ -119,7 +127,7 @@ def _seeds(
     for seed in options.seeds:
         yield (
             Recipe(model=model, dataset=dataset, seed=seed, grid=grid, embedding=embedding),
-            None,
+            Packing(),
         )
 
 
@@ -130,9 +138,11 @@ def _wants(options: Options, row: int) -> bool:
 # --- where cells are kept, and how they are shown --------------------------------------------
 
 
-def results_of(recipe: Recipe, clusters: int | None) -> str:
+def results_of(recipe: Recipe, packing: Packing) -> str:
     """The results file of a cell: tables share what they share of networks."""
-    if clusters is not None:
+    if packing.codebook is not None:
+        return "float16"
+    if packing.clusters is not None:
         return "figure2"
     if recipe.grid is not None or recipe.embedding is not None:
         return "ablations"
@@ -153,6 +163,11 @@ def _by_dataset(
 ALL = ("table1", "table2", "ablations")
 EXPERIMENTS = {
     "table1": Experiment(table1_cells, ("table1",), _by_dataset(tables.table1)),
+    "float16": Experiment(
+        float16_cells,
+        ("float16",),
+        lambda options, cells: tables.metacluster(cells, options.dataset or DATASETS),
+    ),
     "table2": Experiment(table2_cells, ("table2",), _by_dataset(tables.table2)),
     "table3": Experiment(table8_cells, ALL, lambda _, cells: tables.table3(cells)),
     "table8": Experiment(table8_cells, ALL, lambda _, cells: tables.table8(cells)),
@@ -171,12 +186,12 @@ def run_missing(experiment: Experiment, options: Options) -> None:
     cells = list(experiment.cells(options))
     if not cells and options.what not in ("times", "estimate"):
         raise SystemExit(f"{options.what} has no cell with these models, rows and data sets.")
-    for recipe, clusters in cells:
-        results = results_of(recipe, clusters)
-        whole = recipe.whole_key | {"clusters": clusters}
+    for recipe, packing in cells:
+        results = results_of(recipe, packing)
+        whole = recipe.whole_key | asdict(packing)
         found = tables.of(finished(results), **whole)
         if not found or not is_done(found[-1], options.minutes):
-            keep(results, run(recipe, options.data_dir, options.work, clusters, options.minutes))
+            keep(results, run(recipe, options.data_dir, options.work, packing, options.minutes))
 
 
 def chosen(arguments: Sequence[str] | None = None) -> Options:

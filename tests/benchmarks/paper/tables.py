@@ -12,7 +12,7 @@ from kancompress.recipes import CLUSTERS, CONV_CLUSTERS
 from kancompress.specs import Family, ModelName, default_basis
 from tests.benchmarks.cells import Recipe, ran_with
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9, Stages
-from tests.benchmarks.paper.stages import STAGES
+from tests.benchmarks.paper.stages import STAGES, Packing
 
 Cell = dict[str, Any]
 NOT_RUN = "not run"
@@ -92,6 +92,33 @@ def table1(dataset: str, cells: Sequence[Cell]) -> str:
         *("paper B", "ours B", "paper: dense / this", "ours: dense / this"),
     ]
     return footer(markdown(columns, rows), mine)
+
+
+def metacluster(cells: Sequence[Cell], datasets: Sequence[str]) -> str:
+    """The paper's whole method: its fine-tuned rows of Table 1 beside ours, accuracy and bytes."""
+    rows = []
+    for dataset in datasets:
+        for model in TABLE1[dataset]:
+            if model == plain(model):
+                continue
+            accuracy, kilobytes = TABLE1[dataset][model][2]
+            own = of(cells, dataset=dataset, model=model)
+            stages = [percent(accuracies(own, stage))[0] for stage in range(3)]
+            wanted, found = 1024 * kilobytes, size(own, 2)
+            rows.append(
+                [
+                    *(dataset, model, *stages, percent(accuracies(own, 2))[1], str(len(own))),
+                    f"{accuracy:.2f}",
+                    f"{statistics.median(accuracies(own, 2)) - accuracy:+.2f}" if own else "",
+                    *(count(found), count(wanted)),
+                    "" if found is None else f"{found - wanted:+,.0f}",
+                ]
+            )
+    columns = [
+        *("data", "model", *(f"{stage} %" for stage in STAGES), "from - to", "seeds"),
+        *("paper, fine-tuned %", "difference", "bytes", "paper B", "difference"),
+    ]
+    return footer(markdown(columns, rows), list(cells))
 
 
 def table2(dataset: str, cells: Sequence[Cell]) -> str:
@@ -287,7 +314,7 @@ def of(cells: Iterable[Cell], **wanted: Any) -> list[Cell]:
 
 def latest(cells: Iterable[Cell]) -> list[Cell]:
     """The last record of each cell: one whose training was cut off may have gone on."""
-    names = (*(field.name for field in fields(Recipe)), "clusters")
+    names = [field.name for kind in (Recipe, Packing) for field in fields(kind)]
     return list({tuple(cell.get(name) for name in names): cell for cell in cells}.values())
 
 

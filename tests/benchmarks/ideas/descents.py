@@ -1,112 +1,21 @@
-"""Ideas beyond the rungs of docs/clustering.md, each on top of sweeps at one common k = 16.
-
-    python -m tests.benchmarks.ideas --data-dir DIR --work CHECKPOINTS [--models fastkan]
-    python -m tests.benchmarks.ideas --table
-
-Networks of two layers on MNIST, codebooks in float16, no labels. Finished cells are kept in the
-results file.
-"""
+"""Other starts, weights and orders of the same descent, one codebook a layer."""
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from kancompress import CalibrationConfig, datasets
 from kancompress.calibration import quadratic
 from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import Place, Streams, flat_edges, pose, relative
+from kancompress.calibration.network import flat_edges
 from kancompress.calibration.quadratic import Form
-from kancompress.calibration.run import sample
-from kancompress.nn.network import build
-from kancompress.specs import DataOptions
-from kancompress.storage import sized
-from tests.benchmarks.cells import Recipe, finished, keep, machine, ran_with, trained
+from tests.benchmarks.ideas.bench import Bench, K, Part, part_of, solved
 
-RESULTS = "ideas"
-K = 16
-PLACE = Place(dtype=torch.float16, biased=True)
 # The share of rows that count when errors are weighed by the softmax: its temperature follows.
 EFFECTIVE = 0.5
-
-# A layer's coefficients and bias, as packed.
-Part = tuple[Tensor, Tensor | None]
-
-
-class Bench:
-    """A dense network of two layers, rows to calibrate on and to check on, and how it is scored."""
-
-    def __init__(self, source: Path, options: DataOptions, seed: int) -> None:
-        _, record = sized(source, None)
-        network = build(record).eval()
-        self.first, self.last = network.kan_layers()
-        inputs = datasets.load_inputs(record.data, options).flatten(1)
-        self.config = CalibrationConfig(seed=seed)
-        self.rows, self.held_out = sample(inputs, self.config.samples, 0)
-        self.test = datasets.load_for_model(record.data, options).test
-        self.hidden, self.outputs = self.dense(self.rows)
-        self.problem = self.open(self.config)
-        self.found = self.problem.solve(K, self.config)
-
-    @torch.no_grad()
-    def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What both layers put out."""
-        hidden = self.first(x)
-        return hidden, self.last(hidden)
-
-    def open(self, config: CalibrationConfig, rows: Tensor | None = None) -> Problem:
-        """The first layer's problem."""
-        rows = self.rows if rows is None else rows
-        return pose(self.first, Streams(dense=rows, packed=rows), config, PLACE)
-
-    @torch.no_grad()
-    def after(self, part: Part, rows: Tensor | None = None) -> Tensor:
-        """What the packed first layer puts out."""
-        return self.first.run(self.rows if rows is None else rows, *part)
-
-    def follow(self, packed: Tensor, hidden: Tensor | None = None) -> Problem:
-        """The last layer's problem behind a packed first one."""
-        dense = self.hidden if hidden is None else hidden
-        return pose(self.last, Streams(dense=dense, packed=packed), self.config, PLACE)
-
-    @torch.no_grad()
-    def score(self, first: Part, last: Part) -> dict[str, float]:
-        """Accuracy, share of predictions that change, divergence and held-out error."""
-
-        def run(x: Tensor) -> Tensor:
-            return self.last.run(self.first.run(x, *first), *last)
-
-        found, wanted = run(self.test.x), self.dense(self.test.x)[1]
-        logs = found.log_softmax(1), wanted.log_softmax(1)
-        right = [float((y.argmax(1) == self.test.y).float().mean()) for y in (wanted, found)]
-        return {
-            "dense": right[0],
-            "accuracy": right[1],
-            "changed": float((found.argmax(1) != wanted.argmax(1)).float().mean()),
-            "divergence": float(functional.kl_div(*logs, log_target=True, reduction="batchmean")),
-            "held_out": relative(run(self.held_out), self.dense(self.held_out)[1]),
-        }
-
-
-def part_of(problem: Problem, codebook: Tensor, labels: Tensor) -> Part:
-    """What a packed layer holds; labels (out, in) in the order of its inputs."""
-    stored = codebook.half().float()
-    bias = problem.bias(stored, labels)
-    return stored[labels], None if bias is None else bias.float()
-
-
-def solved(problem: Problem, config: CalibrationConfig) -> Part:
-    """The layer as `cluster --calibrate` packs it."""
-    found = problem.solve(K, config)
-    return part_of(problem, found.codebook, found.labels)
 
 
 def polished(form: Form, codebook: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -319,85 +228,3 @@ def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
     for problem, chosen in zip(problems, labels, strict=True):
         parts.append(part_of(problem, codebook, problem.all_labels(codebook, [chosen])))
     return parts[0], parts[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Idea:
-    """One row of the table; the first part given to `run` is the usual one."""
-
-    name: str
-    run: Callable[[Bench, Part], tuple[Part, Part]]
-
-
-IDEAS = (
-    Idea("as it is", usual),
-    Idea("one start of the last layer", one_start),
-    Idea("64 starts of the last layer, polished", more_starts),
-    Idea("errors of the last layer as the softmax feels them", softmax_form),
-    Idea("outputs of the first layer by what the network feels of them", felt_outputs),
-    Idea("rows of which the network is uncertain count more", uncertain_rows),
-    Idea("a second pass over both layers", second_pass),
-    Idea("one codebook for both layers", one_codebook),
-    Idea("8 rounds and 8 sweeps of the first layer", longer),
-)
-
-
-def table() -> str:
-    """All cells in Markdown."""
-    cells = finished(RESULTS)
-    lines = [
-        "| model | idea | loss, seed 0 | seed 1 | mean | changed % | divergence | held-out error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for model in dict.fromkeys(cell["model"] for cell in cells):
-        for idea in IDEAS:
-            mine = [c for c in cells if (c["model"], c["idea"]) == (model, idea.name)]
-            if not mine:
-                continue
-            mine.sort(key=lambda cell: (cell["seed"], cell["start"]))
-            losses: dict[int, list[float]] = {0: [], 1: []}
-            for cell in mine:
-                losses[cell["seed"]].append(100 * (cell["dense"] - cell["accuracy"]))
-            each = " | ".join(", ".join(f"{x:.2f}" for x in some) for some in losses.values())
-            whole = statistics.mean(loss for some in losses.values() for loss in some)
-            mean = {
-                key: statistics.mean(cell[key] for cell in mine)
-                for key in ("changed", "divergence", "held_out")
-            }
-            lines.append(
-                f"| {model} | {idea.name} | {each} | {whole:.2f} | {100 * mean['changed']:.2f} |"
-                f" {mean['divergence']:.4f} | {mean['held_out']:.4f} |"
-            )
-    return "\n".join([*lines, "", ran_with(cells)])
-
-
-def main() -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["fastkan"])
-    parser.add_argument("--seeds", nargs="+", type=int, choices=(0, 1), default=[0, 1])
-    parser.add_argument("--starts", nargs="+", type=int, default=[0], help="seeds of clustering")
-    parser.add_argument("--ideas", nargs="+", default=None, help="only those that contain these")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    options = parser.parse_args()
-    data = DataOptions(name="mnist", directory=options.data_dir)
-    runs = [(m, s, t) for m in options.models for s in options.seeds for t in options.starts]
-    for model, seed, start in [] if options.table else runs:
-        source, _ = trained(
-            Recipe(model=model, dataset="mnist", seed=seed), options.data_dir, options.work
-        )
-        bench = Bench(source, data, start)
-        first = part_of(bench.problem, bench.found.codebook, bench.found.labels)
-        done = {(c["model"], c["seed"], c["start"], c["idea"]) for c in finished(RESULTS)}
-        for idea in IDEAS:
-            wanted = options.ideas is None or any(part in idea.name for part in options.ideas)
-            if wanted and (model, seed, start, idea.name) not in done:
-                cell = {"model": model, "seed": seed, "start": start, "idea": idea.name}
-                keep(RESULTS, cell | bench.score(*idea.run(bench, first)) | machine())
-    print(table())
-
-
-if __name__ == "__main__":
-    main()

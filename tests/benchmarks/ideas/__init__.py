@@ -1,0 +1,1 @@
+"""Ideas beyond the rungs of docs/clustering.md."""
