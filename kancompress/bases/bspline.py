@@ -113,7 +113,7 @@ class _Cubic:
     division of the cubes."""
 
     grid: tuple[float, float, int]
-    buffers, reads_planes = (2, 3), False
+    buffers, reads_planes = (1, 3), False
 
     @property
     def size(self) -> int:
@@ -126,10 +126,9 @@ class _Cubic:
         return (z - self.grid[0]).mul_(self._scale)
 
     def fill(self, scaled: Tensor, planes: Tensor, *scratch: Tensor) -> None:
-        near, nearer = scratch
-        self._reaches(scaled, near, near, nearer)
-        torch.pow(near, 3, out=planes)
-        planes.sub_(nearer.pow_(3), alpha=4)
+        (nearer,) = scratch
+        self._reaches(scaled, planes, planes, nearer)
+        planes.pow_(3).sub_(nearer.pow_(3), alpha=4)
 
     def slopes(
         self, scaled: Tensor, planes: Tensor | None, gradient: Tensor, out: Tensor, *scratch: Tensor

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Numbers of a block of scratch, 2 MB in float32: small enough for the caches, large enough that
+# Numbers of a block of scratch, 4 MB in float32: small enough for the caches, large enough that
 # the calls do not count.
-_SCRATCH = 1 << 19
+_SCRATCH = 1 << 20
 # Other devices want few large kernels instead.
 _SCRATCH_ON_DEVICE = 1 << 24
 _FAST_TYPES = (torch.float32, torch.float64)
@@ -120,7 +120,8 @@ def _blocks(z: Tensor, size: int, buffers: int) -> Iterator[tuple[slice, Tensor]
     """Rows of z (rows, in), a block at a time, and scratch (buffers, rows, size, in) for them."""
     rows, width = z.shape
     most = _SCRATCH if z.device.type == "cpu" else _SCRATCH_ON_DEVICE
-    block = min(rows, max(1, most // max(1, size * width)))
+    count = -(-rows * size * width // most)
+    block = -(-rows // max(1, count))  # of equal size, but for the last
     kept = _scratch(z, buffers * block * size * width).view(buffers, block, size, width)
     for start in range(0, rows, max(1, block)):
         stop = min(rows, start + block)

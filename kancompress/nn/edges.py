@@ -2,8 +2,9 @@
 
 Each source is a module whose `forward()` gives the coefficients of one layer, shape
 (*shape, coefficients). They are made for the moment of use, so a packed network never holds
-the dense coefficients of two layers at once. In memory the coefficient axis stands before the
-axes of inputs and taps, which makes the matrix (out, coefficients * in) of a layer a view.
+the dense coefficients of two layers at once. In memory they lie as products take them fastest: of
+fully connected layers as (coefficient, in, out), of which the matrix (out, coefficient * in) is a
+view, of convolutions as (out, coefficient, in, rows, columns).
 """
 
 from __future__ import annotations
@@ -13,27 +14,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def coefficient_major(values: Tensor) -> Tensor:
-    """The same tensor (out, in, [rows, columns,] coefficient), the coefficient axis second in
-    memory."""
-    planes = values.movedim(-1, 1)
-    return planes.clone(memory_format=torch.contiguous_format).movedim(1, -1)
+def _planes(coefficients: Tensor) -> Tensor:
+    """A view of coefficients with its axes as they lie in memory."""
+    if coefficients.ndim == 3:
+        return coefficients.permute(2, 1, 0)
+    return coefficients.movedim(-1, 1)
+
+
+def _unplaned(planes: Tensor) -> Tensor:
+    """The inverse of `_planes`."""
+    return planes.permute(2, 1, 0) if planes.ndim == 3 else planes.movedim(1, -1)
+
+
+def in_order_of_use(coefficients: Tensor) -> Tensor:
+    """The same coefficients (*shape, coefficient), copied to lie in memory as products want."""
+    planes = _planes(coefficients).clone(memory_format=torch.contiguous_format)
+    return _unplaned(planes)
 
 
 class DenseEdges(nn.Module):
     """One free vector of coefficients for every edge.
 
-    planes : (out, coefficient, in[, rows, columns]) as they lie in memory; an optimizer copies
-             gradients of any other order in every step
+    planes : (coefficient, in, out), or (out, coefficient, in, rows, columns) of a convolution, as
+             they lie in memory; an optimizer copies gradients of any other order in every step
     """
 
     def __init__(self, coefficients: Tensor) -> None:
         super().__init__()
-        self.planes = nn.Parameter(coefficient_major(coefficients).movedim(-1, 1))
+        self.planes = nn.Parameter(_planes(in_order_of_use(coefficients)))
 
     def forward(self) -> Tensor:
         """Coefficients (*shape, coefficient)."""
-        return self.planes.movedim(1, -1)
+        return _unplaned(self.planes)
 
 
 class MetaLearner(nn.Module):
@@ -46,12 +58,16 @@ class MetaLearner(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embeddings (*shape, embedding) to coefficients (*shape, coefficient)."""
+        weight, bias = self.output.weight, self.output.bias[:, None]
         out, *rest, size = embedding.shape
-        flat = embedding.reshape(out, -1, size)
-        hidden = functional.relu(self.hidden(flat))  # (out, in, hidden)
-        planes = torch.matmul(self.output.weight, hidden.transpose(1, 2))  # (out, coef, in)
-        planes = planes + self.output.bias[:, None]
-        return planes.view(out, -1, *rest).movedim(1, -1)
+        if len(rest) == 1:
+            flat = embedding.transpose(0, 1).reshape(-1, size)
+            hidden = functional.relu(self.hidden(flat))  # (in * out, hidden)
+            planes = torch.addmm(bias, weight, hidden.T)
+            return _unplaned(planes.view(-1, *rest, out))
+        hidden = functional.relu(self.hidden(embedding.reshape(out, -1, size)))
+        planes = torch.matmul(weight, hidden.transpose(1, 2)) + bias  # (out, coef, in * taps)
+        return _unplaned(planes.view(out, -1, *rest))
 
 
 class MetaEdges(nn.Module):
