@@ -236,7 +236,8 @@ class CalibrationConfig:
     """How `cluster --calibrate` works.
 
     samples : rows to calibrate on, beside those that are held out
-    rounds  : of feedback and refit; sweeps : of coordinate descent, each with a refit
+    rounds  : of feedback and refit; sweeps : of coordinate descent, each with a refit; None: as
+              long as each lowers the error by 1 %, at most eight
     starts  : most starts of a layer, of which the least error is kept; larger layers have fewer,
               and those that take long have one
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the
@@ -246,8 +247,8 @@ class CalibrationConfig:
 
     method: Method = Method.SWEEPS
     samples: int = 16_384
-    rounds: int = 4
-    sweeps: int = 2
+    rounds: int | None = None
+    sweeps: int | None = None
     starts: int = 16
     damping: float | None = None
     memory: int = 6 << 30

@@ -239,13 +239,30 @@ def test_small_layers_use_all_their_centroids_and_passes_are_counted() -> None:
     streams = start(x[:800], x[800:])
     passes = []
     for method in (Method.CENTRED, Method.FEEDBACK, Method.SWEEPS):
-        config = CalibrationConfig(method=method, starts=1)
+        config = CalibrationConfig(method=method, starts=1, rounds=5, sweeps=3)
         found = pose(layer, streams[0], config, PLACE).solve(12, config)
         assert len(found.labels.unique()) == 12
         passes.append(found.iterations)
     assert passes[0] > 1
-    assert passes[1] == passes[0] + CalibrationConfig().rounds
-    assert passes[2] == passes[1] + CalibrationConfig().sweeps
+    assert passes[1:] == [passes[0] + 5, passes[0] + 8]
+
+
+def test_passes_go_on_while_each_lowers_the_error_by_a_hundredth() -> None:
+    """What numbers of sweeps lead to, one by one, tells where no number stops."""
+    layer, x = spline_layer(8, 30, seed=4), correlated(3000, 30)
+    problem = pose(layer, start(x, x)[0], CalibrationConfig(), PLACE)
+
+    def solved(rounds: int | None, sweeps: int | None) -> tuple[float, int]:
+        found = problem.solve(6, CalibrationConfig(starts=1, rounds=rounds, sweeps=sweeps))
+        form = problem.forms[0]
+        return form.error(found.codebook, found.labels[:, problem.order]), found.iterations
+
+    for fixed in (lambda n: (n, 0), lambda n: (2, n)):
+        _, before = solved(*fixed(0))
+        errors = [solved(*fixed(number))[0] for number in range(9)]
+        stop = next((n for n in range(1, 9) if errors[n] > 0.99 * errors[n - 1]), 8)
+        rounds, sweeps = fixed(None)
+        assert solved(rounds, sweeps) == (errors[stop], before + stop)
 
 
 def test_each_rung_lowers_the_error_of_the_outputs() -> None:

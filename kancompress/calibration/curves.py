@@ -30,7 +30,9 @@ def measure_curves(
     flow       : nothing of it settled; it is restarted in the end
     most_bytes : numbers of centroids that alone would take more are not tried
     """
-    quick = replace(config, rounds=min(_ROUNDS, config.rounds), starts=1)
+    quick = replace(
+        config, rounds=_ROUNDS if config.rounds is None else min(_ROUNDS, config.rounds), starts=1
+    )
     if config.method is Method.SWEEPS:
         quick = replace(quick, method=Method.FEEDBACK)
     curves: dict[str, Curve] = {}

@@ -31,6 +31,8 @@ class Solution:
 # What all starts of a layer may take together: outputs times coefficients of an output times these
 # or the centroids, whichever are more. About a second; where one start takes more, there is one.
 _STARTS_CELLS = 1 << 28
+# Without a number, passes go on while each lowers the error by this share, at most so often.
+_WORTH, _MOST = 0.01, 8
 # Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
 
@@ -172,14 +174,16 @@ class Problem:
             return codebook, 0
         return metric.repair(*self._edges(), codebook, whole)
 
-    def _alternate(self, trial: _Trial, rounds: int) -> _Trial:
+    def _alternate(self, trial: _Trial, rounds: int | None) -> _Trial:
         """Refit and feedback in turn; the best round is kept."""
         if not self.factors:
             self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
         labels, repaired = trial.labels, trial.repaired
         codebook = quadratic.refit(self.forms, trial.codebook, labels)
         best, least = (codebook, labels), self._error(codebook, labels)
-        for _ in range(rounds):
+        passes = trial.passes
+        for _ in range(_MOST if rounds is None else rounds):
+            passes += 1
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
             labels = [
@@ -187,15 +191,19 @@ class Problem:
                 for form, factor in zip(self.forms, self.factors, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-            error = self._error(codebook, labels)
+            error, enough = self._error(codebook, labels), least * (1 - _WORTH)
             if error < least:
                 best, least = (codebook, labels), error
-        return _Trial(*best, trial.passes + rounds, repaired)
+            if rounds is None and error > enough:
+                break
+        return _Trial(*best, passes, repaired)
 
-    def _swept(self, trial: _Trial, sweeps: int) -> _Trial:
+    def _swept(self, trial: _Trial, sweeps: int | None) -> _Trial:
         """Coordinate descent over the labels and refit in turn; neither raises the error."""
         codebook, labels, repaired = trial.codebook, trial.labels, trial.repaired
-        for _ in range(sweeps):
+        passes, error = trial.passes, self._error(codebook, labels)
+        for _ in range(_MOST if sweeps is None else sweeps):
+            passes += 1
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
             labels = [
@@ -203,7 +211,10 @@ class Problem:
                 for form, chosen in zip(self.forms, labels, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-        return _Trial(codebook, labels, trial.passes + sweeps, repaired)
+            error, enough = self._error(codebook, labels), error * (1 - _WORTH)
+            if sweeps is None and error > enough:
+                break
+        return _Trial(codebook, labels, passes, repaired)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred."""

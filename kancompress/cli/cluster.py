@@ -112,9 +112,15 @@ def cluster(
     ] = Method.SWEEPS,
     samples: Annotated[int, typer.Option(min=16, help="Rows to calibrate on.")] = 16_384,
     rounds: Annotated[
-        int, typer.Option(min=0, help="Rounds of feedback and refit; more take longer.")
-    ] = 4,
-    sweeps: Annotated[int, typer.Option(min=0, help="Sweeps; more take longer.")] = 2,
+        int | None,
+        typer.Option(
+            min=0, help="Rounds of feedback and refit.", show_default="while they pay, at most 8"
+        ),
+    ] = None,
+    sweeps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Sweeps with a refit.", show_default="while they pay, at most 8"),
+    ] = None,
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
     ] = 6.0,
@@ -204,8 +210,8 @@ def cluster(
     needing = {
         "--method": method is not Method.SWEEPS,
         "--samples": samples != _DEFAULTS.samples,
-        "--rounds": rounds != _DEFAULTS.rounds,
-        "--sweeps": sweeps != _DEFAULTS.sweeps,
+        "--rounds": rounds is not None,
+        "--sweeps": sweeps is not None,
         "--memory": memory != _DEFAULTS.memory / 2**30,
     }
     excluded = {
@@ -315,11 +321,11 @@ def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
     return common, layers, False
 
 
-def _check_polish(method: Method, rounds: int, sweeps: int) -> None:
+def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> None:
     """Refuse numbers of rounds and sweeps that the method has none of."""
-    if rounds != _DEFAULTS.rounds and method not in (Method.FEEDBACK, Method.SWEEPS):
+    if rounds is not None and method not in (Method.FEEDBACK, Method.SWEEPS):
         raise UsageError(f"--method {method} has no rounds; take feedback or sweeps.")
-    if sweeps != _DEFAULTS.sweeps and method is not Method.SWEEPS:
+    if sweeps is not None and method is not Method.SWEEPS:
         raise UsageError(f"--method {method} has no sweeps; take sweeps, or leave --sweeps out.")
 
 
