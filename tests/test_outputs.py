@@ -431,3 +431,38 @@ def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path
     least = int(smallest[1])
     kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=least))
     assert least < dense.stat().st_size / 10
+
+
+def test_layers_above_the_memory_are_solved_in_groups_of_inputs(tmp_path: Path) -> None:
+    """27 MB of moments and factor in 11 MB: nearer on fresh rows than plain k-means."""
+    generator = np.random.default_rng(0)
+    mixed = generator.normal(size=(1700, 40)) @ generator.normal(size=(40, 300)) / 12
+    x, y = mixed.astype(np.float32), np.zeros(1700, np.int64)
+    y[::2] = 1
+    files = {"rows.npz": slice(1500), "fresh.npz": slice(1500, None)}
+    for name, part in files.items():
+        np.savez(tmp_path / name, x=x[part], y=y[part])
+    dense, rows = tmp_path / "dense.safetensors", tmp_path / "rows.npz"
+    run("train", "--model", "gramkan", "--data", rows, "--test-split", "0.1", "--epochs", "0",
+        "-o", dense)  # fmt: skip
+    options = ["cluster", dense, "-k", "8"]
+    within = ["--calibrate", rows, "--memory", "0.01"]
+    ways = {
+        "plain": [], "grouped": within, "again": within, "whole": ["--calibrate", rows],
+    }  # fmt: skip
+    for name, way in ways.items():
+        run(*options, *way, "-o", tmp_path / f"{name}.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        tmp_path / "grouped.safetensors"
+    ).read_bytes()
+    data = DataOptions(file=tmp_path / "fresh.npz", test_split=0.9)
+    wanted = kancompress.evaluate(dense, data).outputs
+    errors = {
+        name: float(
+            (kancompress.evaluate(tmp_path / f"{name}.safetensors", data).outputs - wanted)
+            .square()
+            .mean()
+        )
+        for name in ("plain", "grouped", "whole")
+    }
+    assert errors["whole"] < errors["grouped"] < 0.8 * errors["plain"]
