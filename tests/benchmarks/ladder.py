@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=(*MODELS, *META), default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ways", nargs="+", default=None, help="run only ways that contain these")
+    parser.add_argument("--without", nargs="+", default=[], help="and that contain none of these")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--work", type=Path, default=Path("checkpoints"))
     parser.add_argument("--table", action="store_true", help="only print the table")
@@ -129,6 +130,7 @@ def main() -> None:
         for model in options.models:
             for way, wish in rungs(options.dataset, model).items():
                 wanted = options.ways is None or any(part in way for part in options.ways)
+                wanted = wanted and not any(part in way for part in options.without)
                 cell = {"dataset": options.dataset, "model": model, "seed": seed, "way": way}
                 if not wanted or tuple(cell.values()) in done:
                     continue
