@@ -42,8 +42,9 @@ def test_with_a_compiler_that_fails_training_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns about this machine, not about us
-def test_compiled_twin_gives_the_same_gradients() -> None:
-    network = build(fresh("kan", (12, 6, 3)))
+@pytest.mark.parametrize("model", ["kan", "metakan"])
+def test_compiled_twin_gives_the_same_gradients(model: str) -> None:
+    network = build(fresh(model, (12, 6, 3)))
     twin = compilation.compiled(network)
     assert twin is not None
     x = torch.randn(32, 12, generator=torch.Generator().manual_seed(0))
