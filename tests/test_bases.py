@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-from kancompress.bases import bspline, gaussian, gram
+from kancompress.bases import bspline, gaussian, gram, kernels
 from kancompress.nn.edges import DenseEdges, MetaLearner
 from kancompress.nn.layer import KanLayer
 from kancompress.specs import Family, default_basis
@@ -98,11 +98,14 @@ def planes_by_definition(kind: str, z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", FEATURES)
-@pytest.mark.parametrize(("rows", "width"), [(40, 2), (40, 2000), (1, 1), (0, 3)])
+@pytest.mark.parametrize(
+    ("rows", "width", "blocks"), [(40, 2, 1), (41, 200, 4), (3, 70, 3), (1, 1, 1), (0, 3, 1)]
+)
 def test_features_are_the_definition_and_each_input_has_its_gradient(
-    kind: str, rows: int, width: int
+    kind: str, rows: int, width: int, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """x is seen by the base branch alone, z by the basis alone; also block by block."""
+    monkeypatch.setattr(kernels, "_SCRATCH", max(1, -(-rows * 8 * width // blocks)))
     generator = torch.Generator().manual_seed(3)
     x, z = torch.rand(2, rows, width, generator=generator, dtype=torch.float64) * 2.6 - 1.3
     gradient = torch.randn(rows, 9, width, generator=generator, dtype=torch.float64)

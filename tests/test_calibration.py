@@ -260,7 +260,9 @@ def test_passes_go_on_while_each_lowers_the_error_by_a_hundredth() -> None:
     for fixed in (lambda n: (n, 0), lambda n: (2, n)):
         _, before = solved(*fixed(0))
         errors = [solved(*fixed(number))[0] for number in range(9)]
-        stop = next((n for n in range(1, 9) if errors[n] > 0.99 * errors[n - 1]), 8)
+        gains = [1 - after / error for error, after in itertools.pairwise(errors)]
+        stop = next((n for n, gain in enumerate(gains, 1) if gain < 0.01), 8)
+        assert 1 < stop < 8
         rounds, sweeps = fixed(None)
         assert solved(rounds, sweeps) == (errors[stop], before + stop)
 

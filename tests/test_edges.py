@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kancompress.nn.edges import DenseEdges, MetaLearner
 from kancompress.nn.layer import KanLayer
@@ -39,12 +39,22 @@ def test_dense_coefficients_are_what_was_given(shape: tuple[int, ...]) -> None:
     assert edges.planes.is_contiguous()
 
 
-def test_the_matrix_of_a_layer_is_its_parameter_and_so_is_its_gradient() -> None:
-    """A step copies neither the coefficients nor their gradients into another order."""
+def matrix_of(coefficients: Tensor) -> Tensor:
+    return coefficients.movedim(-1, 1).flatten(1)
+
+
+def test_a_step_brings_neither_coefficients_nor_gradients_into_another_order() -> None:
     edges = DenseEdges(torch.randn(5, 7, 9))
-    matrix = edges().movedim(-1, 1).flatten(1)
-    assert matrix.untyped_storage().data_ptr() == edges.planes.untyped_storage().data_ptr()
+    assert edges.planes.shape == (9, 7, 5)
+    shared = matrix_of(edges()).untyped_storage().data_ptr()
+    assert shared == edges.planes.untyped_storage().data_ptr()
+    strides: list[tuple[int, ...]] = []
+    edges.planes.register_hook(lambda gradient: strides.append(gradient.stride()))
     layer = KanLayer(default_basis(Family.KAN), edges)
     layer(torch.rand(4, 7)).sum().backward()
-    assert edges.planes.grad is not None
-    assert edges.planes.grad.stride() == edges.planes.stride()
+    assert strides == [edges.planes.stride()]
+
+
+def test_a_meta_learner_writes_coefficients_in_the_order_of_the_matrix() -> None:
+    made = MetaLearner(1, 32, 9)(torch.randn(5, 7, 1))
+    assert matrix_of(made).untyped_storage().data_ptr() == made.untyped_storage().data_ptr()

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import kancompress
+from kancompress.recipes import StoredDtype
 from kancompress.specs import DataOptions, Family
 from tests.benchmarks import cells as kept
 from tests.benchmarks.cells import Recipe
@@ -293,15 +294,19 @@ def test_what_is_not_in_the_paper_is_refused(
     assert not list(folder.iterdir())
 
 
-def test_a_cell_is_trained_clustered_and_tuned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codebook", [None, StoredDtype.FLOAT16])
+def test_a_cell_is_trained_clustered_and_tuned(
+    codebook: StoredDtype | None, tmp_path: Path
+) -> None:
     """One command's work, with scores and bytes of the files that it wrote."""
     recipe = Recipe(model="metafastkan", dataset="digits", limit=8)
-    found = stages.run(recipe, tmp_path, tmp_path, Packing(clusters=4))
+    found = stages.run(recipe, tmp_path, tmp_path, Packing(clusters=4, codebook=codebook))
     dense = tmp_path / "digits_metafastkan_0_limit8.safetensors"
     data = DataOptions(name="digits")
     trained, clustered, tuned = found["accuracy"]
     assert trained == kancompress.evaluate(dense, data).score.accuracy
-    packed = kancompress.cluster(dense, kancompress.ClusterConfig(clusters=4)).model
+    config = kancompress.ClusterConfig(clusters=4, codebook_dtype=codebook or StoredDtype.SOURCE)
+    packed = kancompress.cluster(dense, config).model
     assert clustered == kancompress.evaluate(packed, data).score.accuracy
     assert tuned >= clustered - 0.05
     assert found["bytes"][0] == dense.stat().st_size

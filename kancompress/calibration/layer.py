@@ -29,7 +29,7 @@ class Solution:
 
 
 # What all starts of a layer may take together: outputs times coefficients of an output times these
-# or the centroids, whichever are more. About a second; where one start takes more, there is one.
+# or the centroids, whichever are more. A second or two; where one start takes more, there is one.
 _STARTS_CELLS = 1 << 28
 # Without a number, passes go on while each lowers the error by this share, at most so often.
 _WORTH, _MOST = 0.01, 8
@@ -194,7 +194,7 @@ class Problem:
             error, enough = self._error(codebook, labels), least * (1 - _WORTH)
             if error < least:
                 best, least = (codebook, labels), error
-            if rounds is None and error > enough:
+            if rounds is None and not error < enough:
                 break
         return _Trial(*best, passes, repaired)
 
@@ -211,9 +211,10 @@ class Problem:
                 for form, chosen in zip(self.forms, labels, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-            error, enough = self._error(codebook, labels), error * (1 - _WORTH)
-            if sweeps is None and error > enough:
-                break
+            if sweeps is None:
+                error, enough = self._error(codebook, labels), error * (1 - _WORTH)
+                if not error < enough:
+                    break
         return _Trial(codebook, labels, passes, repaired)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:

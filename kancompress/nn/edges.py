@@ -2,9 +2,9 @@
 
 Each source is a module whose `forward()` gives the coefficients of one layer, shape
 (*shape, coefficients). They are made for the moment of use, so a packed network never holds
-the dense coefficients of two layers at once. In memory they lie as products take them fastest: of
-fully connected layers as (coefficient, in, out), of which the matrix (out, coefficient * in) is a
-view, of convolutions as (out, coefficient, in, rows, columns).
+the dense coefficients of two layers at once. Those that are trained densely lie in memory as
+products take them fastest: of fully connected layers as (coefficient, in, out), of which the
+matrix (out, coefficient * in) is a view, of convolutions as (out, coefficient, in, rows, columns).
 """
 
 from __future__ import annotations
@@ -26,12 +26,6 @@ def _unplaned(planes: Tensor) -> Tensor:
     return planes.permute(2, 1, 0) if planes.ndim == 3 else planes.movedim(1, -1)
 
 
-def in_order_of_use(coefficients: Tensor) -> Tensor:
-    """The same coefficients (*shape, coefficient), copied to lie in memory as products want."""
-    planes = _planes(coefficients).clone(memory_format=torch.contiguous_format)
-    return _unplaned(planes)
-
-
 class DenseEdges(nn.Module):
     """One free vector of coefficients for every edge.
 
@@ -41,7 +35,9 @@ class DenseEdges(nn.Module):
 
     def __init__(self, coefficients: Tensor) -> None:
         super().__init__()
-        self.planes = nn.Parameter(_planes(in_order_of_use(coefficients)))
+        self.planes = nn.Parameter(
+            _planes(coefficients).clone(memory_format=torch.contiguous_format)
+        )
 
     def forward(self) -> Tensor:
         """Coefficients (*shape, coefficient)."""
@@ -72,7 +68,8 @@ class MetaLearner(nn.Module):
 
 def _relu(x: Tensor) -> Tensor:
     """relu(x). torch.compile keeps its mask as bytes for the backward pass, at a multiple of the
-    time of everything else here; (x + |x|) / 2, the same to the bit, needs none."""
+    time of everything else here; (x + |x|) / 2 needs none. It is the same but where x + |x|
+    overflows, and in its gradient where x is 0."""
     return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else functional.relu(x)
 
 

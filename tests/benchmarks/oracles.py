@@ -12,8 +12,9 @@ from kancompress.nn.edges import MetaLearner
 class CoxDeBoorLayer(nn.Module):
     """A cubic B-spline layer whose basis is the recursion over all knots, as efficient-kan's is.
 
-    With a meta-learner the coefficients (out, in, 9) come from embeddings; without, they are
-    parameters: spline weights, a scaler for each edge, and base weights.
+    With a meta-learner the coefficients (out, in, 9) come from embeddings through its two linear
+    maps, row after row as MetaKAN has it; without, they are parameters: spline weights, a scaler
+    for each edge, and base weights.
     """
 
     def __init__(self, inputs: int, out: int, learner: MetaLearner | None = None) -> None:
@@ -45,7 +46,8 @@ class CoxDeBoorLayer(nn.Module):
         if self.learner is None:
             base, spline = self.base, self.spline * self.scaler.unsqueeze(-1)
         else:
-            coefficients = self.learner(self.embedding)
+            hidden = functional.relu(self.learner.hidden(self.embedding))
+            coefficients: Tensor = self.learner.output(hidden)
             spline, base = coefficients[:, :, :-1], coefficients[:, :, -1]
         branch = functional.linear(functional.silu(x), base)
         return branch + functional.linear(self.basis(x).flatten(1), spline.flatten(1))

@@ -78,7 +78,7 @@ IDEAS = (
         (_USUAL, (8, 32, 0)),
     ),
     Idea("three epochs of distillation", tuning.tuned(anew=False)),
-    Idea("the same, edges assigned anew after each", tuning.tuned(anew=True)),
+    Idea("the same, edges assigned anew after two of them", tuning.tuned(anew=True)),
     Idea("a meta-learner distilled, then plain k-means", tuning.meta_plain),
     Idea("a meta-learner distilled, then by outputs", tuning.meta_outputs),
 )

@@ -31,9 +31,10 @@ class Bench:
         self.model = model
         network = build(record).eval()
         self.first, self.last = network.kan_layers()
-        self.inputs = datasets.load_inputs(record.data, options).flatten(1)
+        inputs = datasets.load_inputs(record.data, options).flatten(1)
         self.config = CalibrationConfig(seed=seed)
-        self.rows, self.held_out = sample(self.inputs, self.config.samples, 0)
+        self.inputs, self.held_out = sample(inputs, len(inputs), 0)
+        self.rows = self.inputs[: self.config.samples]
         self.test = datasets.load_for_model(record.data, options).test
         self.hidden, self.outputs = self.dense(self.rows)
         self.problem = self.open(self.config)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kancompress.calibration import metric, quadratic
 from kancompress.calibration.layer import Problem
 from kancompress.calibration.quadratic import Form
-from tests.benchmarks.ideas.bench import Bench, Part, solved, with_bias
+from tests.benchmarks.ideas.bench import Bench, K, Part, solved, with_bias
 
 # What a codebook (k, d) is made of, and how.
 Parts = list[Tensor]
@@ -32,29 +32,29 @@ def products(parts: Sequence[Tensor]) -> Tensor:
     return (gains[:, None] * shapes).flatten(0, 1)
 
 
-def residual(problem: Problem, first: int, second: int) -> Parts:
+def residual(problem: Problem, first: int, second: int, seed: int) -> Parts:
     """A codebook, and one for what it leaves."""
     form = problem.forms[0]
-    codebook, labels = _clustered(form, form.weights, first)
-    rest, _ = _clustered(form, form.weights - codebook[labels], second)
+    codebook, labels = _clustered(form, form.weights, first, seed)
+    rest, _ = _clustered(form, form.weights - codebook[labels], second, seed)
     return [codebook, rest]
 
 
-def gain_shape(problem: Problem, gains: Sequence[float], shapes: int) -> Parts:
+def gain_shape(problem: Problem, gains: Sequence[float], shapes: int, seed: int) -> Parts:
     """Shapes, each at so many sizes; negative ones are mirrored."""
     form = problem.forms[0]
-    return [torch.tensor(gains)[:, None], _clustered(form, form.weights, shapes)[0]]
+    return [torch.tensor(gains)[:, None], _clustered(form, form.weights, shapes, seed)[0]]
 
 
-def _clustered(form: Form, weights: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    codebook, _ = metric.start(weights, form.blocks, clusters, seed=0, iterations=100)
+def _clustered(form: Form, weights: Tensor, clusters: int, seed: int) -> tuple[Tensor, Tensor]:
+    codebook, _ = metric.start(weights, form.blocks, clusters, seed=seed, iterations=100)
     found = metric.lloyd(weights, form.blocks, codebook, iterations=100)
     return found.codebook, found.labels
 
 
 def refit(form: Form, make: Make, parts: Parts, labels: Tensor) -> Parts:
     """The parts of least error for fixed labels, by L-BFGS."""
-    leaves = [part.clone().requires_grad_() for part in parts]
+    leaves = [part.clone(memory_format=torch.contiguous_format).requires_grad_() for part in parts]
     optimizer = torch.optim.LBFGS(
         leaves, max_iter=_STEPS, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -75,18 +75,24 @@ def refit(form: Form, make: Make, parts: Parts, labels: Tensor) -> Parts:
 
 
 def descend(problem: Problem, make: Make, parts: Parts) -> tuple[float, Parts, Tensor]:
-    """Rounds of feedback, then sweeps, each with a refit: the error, the parts, labels (out, m)."""
+    """Rounds of feedback, of which the best is kept, then sweeps, each with a refit.
+
+    Returns the error, the parts, and labels (out, m).
+    """
     form = problem.forms[0]
     factor = quadratic.lower_factor(form.hessian)
-    labels = metric.assign(form.weights, form.blocks, make(parts))
-    parts = refit(form, make, parts, labels)
-    for number in range(_ROUNDS + _SWEEPS):
-        if number < _ROUNDS:
-            labels = quadratic.feedback(form, factor, make(parts))
-        else:
-            labels = quadratic.sweep(form, make(parts), labels)
+
+    def measured(parts: Parts, labels: Tensor) -> tuple[float, Parts, Tensor]:
         parts = refit(form, make, parts, labels)
-    return form.error(make(parts), labels), parts, labels
+        return form.error(make(parts), labels), parts, labels
+
+    found = best = measured(parts, metric.assign(form.weights, form.blocks, make(parts)))
+    for _ in range(_ROUNDS):
+        found = measured(found[1], quadratic.feedback(form, factor, make(found[1])))
+        best = min(best, found, key=lambda one: one[0])
+    for _ in range(_SWEEPS):
+        best = measured(best[1], quadratic.sweep(form, make(best[1]), best[2]))
+    return best
 
 
 def packed(problem: Problem, make: Make, starts: Sequence[Parts]) -> Part:
@@ -96,18 +102,32 @@ def packed(problem: Problem, make: Make, starts: Sequence[Parts]) -> Part:
     return with_bias(problem, stored, problem.all_labels(stored, [labels]))
 
 
+def seeds(bench: Bench, problem: Problem) -> range:
+    """Of the starts: one, and of a small layer as many as the tool has."""
+    first = 1000 * bench.config.seed
+    return range(first, first + problem.starts(K, bench.config.starts))
+
+
 def residual_everywhere(bench: Bench, _: Part) -> tuple[Part, Part]:
     """Four and four vectors in both layers."""
-    first = packed(bench.problem, sums, [residual(bench.problem, 4, 4)])
-    last = bench.follow(bench.after(first))
-    return first, packed(last, sums, [residual(last, 4, 4)])
+
+    def layer(problem: Problem) -> Part:
+        starts = [residual(problem, 4, 4, seed) for seed in seeds(bench, problem)]
+        return packed(problem, sums, starts)
+
+    first = layer(bench.problem)
+    return first, layer(bench.follow(bench.after(first)))
 
 
 def gains_everywhere(bench: Bench, _: Part) -> tuple[Part, Part]:
     """Two gains and eight shapes in both layers."""
 
     def layer(problem: Problem) -> Part:
-        starts = [gain_shape(problem, gains, 8) for gains in ((1.0, -1.0), (0.5, 1.5))]
+        starts = [
+            gain_shape(problem, gains, 8, seed)
+            for gains in ((1.0, -1.0), (0.5, 1.5))
+            for seed in seeds(bench, problem)
+        ]
         return packed(problem, products, starts)
 
     first = layer(bench.problem)
@@ -117,7 +137,8 @@ def gains_everywhere(bench: Bench, _: Part) -> tuple[Part, Part]:
 def residual_last(bench: Bench, first: Part) -> tuple[Part, Part]:
     """Sixteen and sixteen vectors in the last layer."""
     last = bench.follow(bench.after(first))
-    return first, packed(last, sums, [residual(last, 16, 16)])
+    starts = [residual(last, 16, 16, seed) for seed in seeds(bench, last)]
+    return first, packed(last, sums, starts)
 
 
 def wide_last(clusters: int) -> Callable[[Bench, Part], tuple[Part, Part]]:

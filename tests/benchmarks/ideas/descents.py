@@ -216,11 +216,11 @@ def one_codebook(bench: Bench, first: Part) -> tuple[Part, Part]:
     forms = [Form(p.forms[0].weights, p.forms[0].hessian / p.moments.spread) for p in problems]
     codebook = bench.found.codebook
     factors = [quadratic.lower_factor(form.hessian) for form in forms]
-    for _ in range(4):
+    for _ in range(8):
         pairs = zip(forms, factors, strict=True)
         labels = [quadratic.feedback(form, factor, codebook) for form, factor in pairs]
         codebook = quadratic.refit(forms, codebook, labels)
-    for _ in range(2):
+    for _ in range(8):
         pairs = zip(forms, labels, strict=True)
         labels = [quadratic.sweep(form, codebook, chosen) for form, chosen in pairs]
         codebook = quadratic.refit(forms, codebook, labels)

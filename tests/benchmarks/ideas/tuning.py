@@ -29,7 +29,8 @@ _META_EPOCHS = 20
 def tuned(*, anew: bool) -> Callable[[Bench, Part], tuple[Part, Part]]:
     """Three epochs of codebooks and biases towards the dense outputs, on the calibration rows.
 
-    anew : sweep over the assignments of both layers after every epoch but the last
+    anew : sweep over the assignments of both layers after every epoch but the last; biases are then
+           those that centre the outputs
     """
 
     def run(bench: Bench, first: Part) -> tuple[Part, Part]:
@@ -111,11 +112,11 @@ def _distil(
 
 def meta_network(bench: Bench) -> Bench:
     """The network with coefficients that a meta-learner makes, trained for twenty epochs towards
-    the dense outputs of all training images; what is beside the edges stays."""
+    the dense outputs of all training images but those held out; what is beside the edges stays."""
     edges = bench.first.edges()
     out, inputs, d = edges.shape
     rates = default_training(ModelName(f"meta{bench.model}"))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(bench.config.seed)
     learner = new_learner(1, 32, d, generator)
     sources = [
         MetaEdges(new_embedding(shape, 1, generator), learner)
@@ -126,7 +127,7 @@ def meta_network(bench: Bench) -> Bench:
         {"params": [source.embedding for source in sources], "lr": rates.lr_embedding},
     ]
     optimizer = torch.optim.AdamW(groups, fused=True)
-    targets = bench.dense(bench.inputs)[1]
+    targets = torch.cat([bench.dense(part)[1] for part in torch.split(bench.inputs, 4096)])
 
     def outputs(x: Tensor) -> Tensor:
         hidden = bench.first.run(x, sources[0](), None)
@@ -144,11 +145,12 @@ def meta_network(bench: Bench) -> Bench:
 def meta_plain(bench: Bench, _: Part) -> tuple[Part, Part]:
     """A distilled meta-learner's coefficients, clustered by plain k-means."""
     network = meta_network(bench)
-    return _nearest(flat_edges(network.first)), _nearest(flat_edges(network.last))
+    seed = bench.config.seed
+    return _nearest(flat_edges(network.first), seed), _nearest(flat_edges(network.last), seed)
 
 
-def _nearest(weights: Tensor) -> Part:
-    found = kmeans.fit(weights.flatten(0, 1).numpy(), K, seed=0)
+def _nearest(weights: Tensor, seed: int) -> Part:
+    found = kmeans.fit(weights.flatten(0, 1).numpy(), K, seed=seed)
     codebook = torch.from_numpy(found.centroids).half().float()
     return codebook[torch.from_numpy(found.labels)].view_as(weights), None
 
