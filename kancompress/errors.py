@@ -1,6 +1,7 @@
 """Every exception that kancompress raises on purpose.
 
     KancompressError            exit code 1   the work could not be done
+    ├── ClosedPipeError         exit code 141 the reader of a pipe that is written has gone
     ├── UsageError              exit code 2   an option or argument does not fit
     └── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
 
@@ -24,6 +25,12 @@ class KancompressError(Exception):
     def sentences(self) -> tuple[str, ...]:
         """What went wrong; more than one text where `together` has joined errors."""
         return self._several or (str(self),)
+
+
+class ClosedPipeError(KancompressError):
+    """Whoever read standard output, or a named pipe, has closed it."""
+
+    exit_code = 141
 
 
 class UsageError(KancompressError):

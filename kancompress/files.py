@@ -18,7 +18,13 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
-from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.errors import (
+    ClosedPipeError,
+    Flaw,
+    InvalidFileError,
+    KancompressError,
+    UsageError,
+)
 
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
@@ -115,7 +121,8 @@ def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
     """Write `chunks` to `path` atomically and verified; returns the number of bytes.
 
     Raises KancompressError when the bytes cannot be written or do not read back the same; the
-    target is then what it was before.
+    target is then what it was before. Raises ClosedPipeError for a named pipe whose reader went
+    away.
     """
     target = path.resolve()
     if path.exists() and not _is_regular(path):  # a device or a named pipe has no "beside"
@@ -170,6 +177,8 @@ def _write_through(path: Path, chunks: Iterable[bytes]) -> int:
     try:
         with path.open("wb") as file:
             return sum(file.write(chunk) for chunk in chunks)
+    except BrokenPipeError:
+        raise ClosedPipeError(f"Whoever read {path} has closed it.") from None
     except OSError as error:
         raise _cannot_write(path, error) from None
 

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,24 @@ def closed_pipe() -> Iterator[int]:
 def test_a_reader_that_went_away_is_no_error(arguments: str, place: Path, closed_pipe: int) -> None:
     result = spawn(*arguments.split(), cwd=place, stdout=closed_pipe)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_a_named_pipe_is_a_pipe(tmp_path: Path) -> None:
+    """What its reader takes is the file; one that goes away is no error."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    line = "train --model kan --hidden 300 --epochs 0 -o"
+    for stop in (None, 10):
+        with ThreadPoolExecutor() as pool:
+            taken = pool.submit(lambda size: pipe.open("rb").read(size), stop)
+            result = spawn(*line.split(), pipe, cwd=tmp_path)
+        if stop is None:
+            assert result.returncode == 0, result.stderr
+            done(*line.split(), tmp_path / "file")
+            assert taken.result() == (tmp_path / "file").read_bytes()
+        else:
+            assert result.returncode == 141, result.stderr
+            assert "Error" not in result.stderr
 
 
 @full

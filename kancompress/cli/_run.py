@@ -23,11 +23,10 @@ from typer.core import TyperGroup
 import kancompress
 from kancompress import launch
 from kancompress.cli import _output, _streams
-from kancompress.errors import KancompressError
+from kancompress.errors import ClosedPipeError, KancompressError
 from kancompress.warnings import KancompressWarning
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_CLOSED_PIPE = 141
 # click's ClickException, which typer may bring along and does not export
 _ParseError: Any = typer.BadParameter.__mro__[2]
 
@@ -64,7 +63,7 @@ class Group(TyperGroup):
             # typer's own answer to a closed pipe is 1; nothing else here exits with it
             if stop.code != 1:
                 raise
-            code = _CLOSED_PIPE
+            code = ClosedPipeError.exit_code
         sys.exit(code or 0)
 
 
@@ -122,8 +121,8 @@ def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debu
             _output.flush()
     except (KeyboardInterrupt, _StoppedError) as stop:
         _stopped(stop, debug)
-    except _streams.ClosedPipeError:
-        raise typer.Exit(_CLOSED_PIPE) from None
+    except ClosedPipeError as error:
+        raise typer.Exit(error.exit_code) from None
     except KancompressError as error:
         _fail(error.sentences, error.exit_code, debug)
     except typer.Exit:

@@ -9,11 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from kancompress.errors import KancompressError
-
-
-class ClosedPipeError(Exception):
-    """The reader of standard output has gone."""
+from kancompress.errors import ClosedPipeError, KancompressError
 
 
 def prepare() -> None:
@@ -42,7 +38,7 @@ def guarded(action: Callable[[], Any]) -> None:
         action()
     except BrokenPipeError:
         silence(sys.stdout)
-        raise ClosedPipeError from None
+        raise ClosedPipeError("Whoever read standard output has closed it.") from None
     except OSError as error:
         silence(sys.stdout)
         raise KancompressError(
