@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kancompress import datasets, devices, extras, files, inspection, running, sizing, storage
 from kancompress.calibration.run import Calibrated
@@ -38,7 +38,7 @@ from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelN
 from kancompress.states import StateFile
 from kancompress.storage import Input, Source, called, is_native, open_container, read_record, sized
 from kancompress.training import Training, fit_network
-from kancompress.usermodel import evaluate_module, tune_module
+from kancompress.usermodel import evaluate_module, taught_by, tune_module
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -188,8 +188,8 @@ def finetune(
     options : what the tensors of another library's file do not tell
     model   : the module whose state dict was packed, to run another library's file in; it is left
               with the result
-    teacher : the dense checkpoint, whose outputs take the place of labels (distillation); data in a
-              file needs no y then
+    teacher : the dense checkpoint, whose outputs take the place of labels (distillation), run in
+              `model` where that is given; data in a file needs no y then
     machine : where to compute; a module of the user's own is moved there unless it is `auto`
     state   : where the run keeps its state, and the one it goes on from (docs/training.md)
     name    : what messages call the source, its path when None
@@ -197,10 +197,13 @@ def finetune(
     packed = packed_record(source, name)
     if model is not None:
         _check_own_model(packed, options, called(source, name))
-        if teacher is not None:
-            raise UsageError("--distill runs the dense file natively; it does not go with --model.")
-        rows = datasets.load_for_model(None, data)
         devices.move(model, machine)
+        if teacher is None:
+            rows = datasets.load_for_model(None, data)
+        else:
+            where = called(teacher, None)
+            tensors = _own_tensors(_runnable(teacher, None), options, where)
+            rows = taught_by(model, tensors, where, data)
         return tune_module(
             model,
             packed,
@@ -267,11 +270,11 @@ def evaluate(
     """
     record = _runnable(source, name)
     if model is not None:
-        _check_own_model(record, options, called(source, name))
-        tensors = record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
+        where = called(source, name)
+        tensors = _own_tensors(record, options, where)
         rows = datasets.load_for_model(None, data)
         devices.move(model, machine)
-        return evaluate_module(model, tensors, rows, called(source, name))
+        return evaluate_module(model, tensors, rows, where)
     ready = running.run(record, options)
     devices.put(ready.network, devices.find((machine or Machine()).device))
     data = replace(data or DataOptions(), images=ready.conv)
@@ -375,6 +378,12 @@ def _check_own_model(record: Runnable, options: RunOptions | None, where: str) -
             "--model runs the model's own forward; leave out what tells kancompress's (--layout,"
             " --base-activation, --rbf-denominator, --grid-range, --spline-order)."
         )
+
+
+def _own_tensors(record: Runnable, options: RunOptions | None, where: str) -> Mapping[str, Tensor]:
+    """The state dict of another library's checkpoint, for the user's own module."""
+    _check_own_model(record, options, where)
+    return record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
 
 
 def _stamp(source: Input) -> tuple[int, ...]:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize as torch_parametrize
 
-from kancompress import fitting
+from kancompress import datasets, fitting
 from kancompress.datasets import Dataset, Split
 from kancompress.errors import UsageError
 from kancompress.evaluation import Evaluation
-from kancompress.finetuning import Finetuning, check_groups, tune_codebooks
+from kancompress.finetuning import Finetuning, check_groups, taught, tune_codebooks
 from kancompress.fitting import OnBatch, OnEpoch
 from kancompress.history import Score
 from kancompress.modules import load_into, row_like, users_code
 from kancompress.packed import PackedModel
 from kancompress.parametrization import Parametrization
 from kancompress.recipes import FinetuneConfig
-from kancompress.specs import DataSpec
+from kancompress.specs import DataOptions, DataSpec
 from kancompress.states import StateFile
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -64,13 +64,7 @@ class Runner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (rows, width), at least float32. Raises UsageError for others than the data's."""
-        what = f"The model's forward, given rows of shape {list(x.shape[1:])},"
-        with users_code(what), torch_parametrize.cached():
-            output: Any = self._held[0](x.to(self._like))
-        if not isinstance(output, Tensor):
-            raise UsageError(
-                f"The model gives {type(output).__name__}; a tensor (rows, outputs) was expected."
-            )
+        output = _run(self._held[0], x.to(self._like))
         if output.dim() == 1 and self._data.is_regression:
             output = output[:, None]
         self._check(output, len(x))
@@ -88,6 +82,43 @@ class Runner(nn.Module):
             raise UsageError(f"The model has {shape[1]} outputs, but y has {width} targets a row.")
         if shape[1] < width:
             raise UsageError(f"The model tells {shape[1]} classes apart, but y has {width}.")
+
+
+def _run(model: nn.Module, x: Tensor) -> Tensor:
+    """What the module puts out. Raises UsageError where that is no tensor, and as `users_code`."""
+    what = f"The model's forward, given rows of shape {list(x.shape[1:])},"
+    with users_code(what), torch_parametrize.cached():
+        output: Any = model(x)
+    if not isinstance(output, Tensor):
+        raise UsageError(
+            f"The model gives {type(output).__name__}; a tensor (rows, outputs) was expected."
+        )
+    return output
+
+
+def taught_by(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: str, options: DataOptions | None
+) -> Dataset:
+    """Rows with the outputs of the module, which gets these tensors, in place of labels.
+
+    where : what messages call the tensors. Raises as `evaluate_module`; data in a file needs no y.
+    """
+    load_into(model, tensors, where)
+    training = {id(module): (module, module.training) for module in model.modules()}
+    with ExitStack() as stack:
+        stack.callback(_put_back, {}, training)
+        if options is None or datasets.has_labels(options):
+            data = datasets.load_for_model(None, options)
+        else:
+            data = datasets.load_unlabelled(None, options, _width(model, options))
+        return taught(data, Runner(model, data.spec))
+
+
+def _width(model: nn.Module, options: DataOptions) -> int:
+    """Outputs of the module for a row of a file."""
+    row = datasets.load_unlabelled(None, options, 1).train.x[:1]
+    with torch.no_grad():
+        return _run(model.eval(), row.to(row_like(model))).shape[-1]
 
 
 def evaluate_module(
@@ -121,9 +152,10 @@ def tune_module(
 ) -> Finetuning:
     """Tune a packed checkpoint's codebooks in the user's module, which is left with the result.
 
-    Nothing else learns, but with `also=("norms",)` the parameters and running statistics of
-    normalisation layers. Without it these stay in evaluation mode. `state` is as for
-    `tune`, `workers` as for `fitting.fit`. Raises as `tune_codebooks`.
+    Nothing else learns, but with "norms" in `also` the parameters and running statistics of
+    normalisation layers, which without it stay in evaluation mode, and with "biases" all other
+    parameters of the name bias. `state` is as for `tune`, `workers` as for `fitting.fit`. Raises as
+    `tune_codebooks`.
     """
     config = config or FinetuneConfig()
     check_groups(config.also)
@@ -167,6 +199,10 @@ class _Live:
         tuned = norms if "norms" in also else []
         packed = set(map(id, place.parameters()))
         extra = {id(p): p for norm in tuned for p in norm.parameters(recurse=False)}
+        if "biases" in also:
+            rest = [module for module in model.modules() if not _is_norm(module)]
+            named = [pair for module in rest for pair in module.named_parameters(recurse=False)]
+            extra |= {id(p): p for name, p in named if name == "bias"}
         extra = {key: p for key, p in extra.items() if key not in packed}
         codebooks = place.parameters()
         self.parameters = [*codebooks, *extra.values()] if codebooks else []

@@ -392,3 +392,55 @@ def test_a_torch_image_set_is_resized_to_the_shape(place: Path) -> None:
         assert json.loads(result.stdout)["examples"] == 8
     finally:
         sys.modules.pop("sized", None)
+
+
+def test_codebooks_learn_from_the_dense_tensors_in_the_users_model() -> None:
+    """No labels: nearer to the dense outputs on the rows; norms and biases learn, too."""
+    images = np.random.default_rng(1).normal(size=(1500, 2, 6, 6)).astype(np.float32)
+    np.savez("rows.npz", x=images)
+    model = make("Net").train()
+    for _ in range(60):  # running statistics that are those of the rows
+        model(torch.from_numpy(images))
+    torch.save(model.state_dict(), "model.pt")
+    kancompress.compress(model, clusters=6, seed=1).save("packed.st", force=True)
+    line = ["finetune", "packed.st", "--model", "models:Net", "--distill", "model.pt", "--json",
+            "--lr", "5e-3", "--epochs", "12"]  # fmt: skip
+    told = json.loads(done(*line, "--data", "rows.npz", "-o", "taught.st").stdout)
+    assert told["test"] is None
+    assert told["validation"]["loss"] < told["validation_before"]["loss"]
+    outputs = {}
+    model.eval()
+    for file in ("model.pt", "packed.st", "taught.st"):
+        kept = torch.load(file, weights_only=True) if file.endswith(".pt") else None
+        state = kept or kancompress.load(file).state_dict()
+        model.load_state_dict(state)
+        with torch.no_grad():
+            outputs[file] = model(torch.from_numpy(images))
+    wanted = outputs.pop("model.pt")
+    errors = [float((found - wanted).square().mean()) for found in outputs.values()]
+    assert errors[1] < 0.95 * errors[0]
+    before, after = (kancompress.load(file).state_dict() for file in ("packed.st", "taught.st"))
+    for name in ("conv.bias", "norm.weight"):
+        assert not torch.equal(before[name], after[name])
+    assert torch.equal(before["conv.weight"], after["conv.weight"])
+    told = json.loads(done(*line, "--data", "images.npz", "-o", "labelled.st").stdout)
+    assert told["test"]["examples"] == 24
+
+
+def test_a_teacher_leaves_the_modes_of_the_users_model() -> None:
+    np.savez("rows.npz", x=np.load("images.npz")["x"])
+    model = make("Net").train()
+    model.kan.eval()
+    modes = [module.training for module in model.modules()]
+    config = kancompress.FinetuneConfig(epochs=1)
+    data = DataOptions(file=Path("rows.npz"), shape=())
+    kancompress.finetune("packed.st", data, config, model=model, teacher="model.pt")
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_what_cannot_teach_is_refused() -> None:
+    np.savez("rows.npz", x=np.load("images.npz")["x"])
+    torch.save({"other": torch.zeros(3)}, "other.pt")
+    line = ["finetune", "packed.st", "--data", "rows.npz", "-o", "x.st"]
+    assert "missing" in refused(2, *line, "--model", "models:Net", "--distill", "other.pt")
+    assert "tuple" in refused(2, *line, "--model", "models:Pair", "--distill", "model.pt")
