@@ -436,10 +436,10 @@ def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path
 def test_layers_above_the_memory_are_solved_in_groups_of_inputs(tmp_path: Path) -> None:
     """27 MB of moments and factor in 11 MB: nearer on fresh rows than plain k-means."""
     generator = np.random.default_rng(0)
-    mixed = generator.normal(size=(1700, 40)) @ generator.normal(size=(40, 300)) / 12
-    x, y = mixed.astype(np.float32), np.zeros(1700, np.int64)
+    mixed = generator.normal(size=(5200, 40)) @ generator.normal(size=(40, 300)) / 12
+    x, y = mixed.astype(np.float32), np.zeros(5200, np.int64)
     y[::2] = 1
-    files = {"rows.npz": slice(1500), "fresh.npz": slice(1500, None)}
+    files = {"rows.npz": slice(5000), "fresh.npz": slice(5000, None)}
     for name, part in files.items():
         np.savez(tmp_path / name, x=x[part], y=y[part])
     dense, rows = tmp_path / "dense.safetensors", tmp_path / "rows.npz"

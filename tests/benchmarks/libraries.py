@@ -31,7 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kancompress
-from kancompress import ClusterConfig, DataOptions, FinetuneConfig, TrainConfig, datasets
+from kancompress import (
+    CalibrationConfig,
+    ClusterConfig,
+    DataOptions,
+    FinetuneConfig,
+    TrainConfig,
+    datasets,
+)
 from kancompress.checkpoint import Checkpoint
 from kancompress.packed import PackedModel
 from tests.benchmarks.convolutional import SimpleConvKagn
@@ -239,6 +246,7 @@ def run_case(
                     source,
                     rows_of,
                     ClusterConfig(clusters=clusters),
+                    CalibrationConfig(rounds=4, sweeps=2),
                     model=made.build() if made.build else None,
                 )
                 kancompress.save(by_outputs.model, better)
