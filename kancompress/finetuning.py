@@ -118,12 +118,17 @@ def tune(
 def taught(data: Dataset, teacher: nn.Module) -> Dataset:
     """The data with a network's outputs in place of labels; test rows stay as they are.
 
-    Raises UsageError where the outputs do not go with the data's targets.
+    Raises UsageError where the outputs do not go with the data's targets, or are not finite.
     """
     train, validation = (
         Split(x=part.x, y=fitting.predict(teacher, part.x), soft=not data.spec.is_regression)
         for part in (data.train, data.validation)
     )
+    if not (train.y.isfinite().all() and validation.y.isfinite().all()):
+        raise UsageError(
+            "The dense model gives NaN or infinity for some rows, so nothing can be learnt from it;"
+            " look for NaN in its tensors and in the rows."
+        )
     if data.spec.is_regression and train.y.shape != data.train.y.shape:
         raise UsageError(
             f"The dense model has {train.y.shape[1]} outputs, but y has {data.spec.outputs} targets"

@@ -118,7 +118,8 @@ def _width(model: nn.Module, options: DataOptions) -> int:
     """Outputs of the module for a row of a file."""
     row = datasets.load_unlabelled(None, options, 1).train.x[:1]
     with torch.no_grad():
-        return _run(model.eval(), row.to(row_like(model))).shape[-1]
+        output = _run(model.eval(), row.to(row_like(model)))
+    return output.shape[-1] if output.dim() else 1  # the runner says what is wrong with a number
 
 
 def evaluate_module(

@@ -64,6 +64,10 @@ class Three(Net):
     def forward(self, x):
         return super().forward(x)[:, :, None]
 
+class Whole(Net):
+    def forward(self, x):
+        return super().forward(x).sum()
+
 class Angry(Net):
     def forward(self, x):
         raise LookupError("no such thing.")
@@ -116,19 +120,16 @@ def make(name: str) -> nn.Module:
     return kancompress.build_module(f"models:{name}")
 
 
-def test_rows() -> tuple[np.ndarray, np.ndarray]:
+def held_rows() -> tuple[np.ndarray, np.ndarray]:
     """The rows that test: a fixed fifth of the file."""
     arrays = np.load("images.npz")
     held = torch.randperm(120, generator=torch.Generator().manual_seed(0))[:24].numpy()
     return arrays["x"][held], arrays["y"][held]
 
 
-test_rows.__test__ = False  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("file", ["packed.st", "model.pt"])
 def test_eval_scores_the_model_with_the_files_tensors(file: str) -> None:
-    x, y = test_rows()
+    x, y = held_rows()
     model = make("Net")
     if file == "packed.st":
         model.load_state_dict(kancompress.load(file).state_dict())
@@ -444,3 +445,10 @@ def test_what_cannot_teach_is_refused() -> None:
     line = ["finetune", "packed.st", "--data", "rows.npz", "-o", "x.st"]
     assert "missing" in refused(2, *line, "--model", "models:Net", "--distill", "other.pt")
     assert "tuple" in refused(2, *line, "--model", "models:Pair", "--distill", "model.pt")
+    said = refused(2, *line, "--model", "models:Whole", "--distill", "model.pt")
+    assert "outputs of shape []" in said
+    state = make("Net").state_dict()
+    state["kan.base_weight"][0, 0] = torch.nan
+    torch.save(state, "nan.pt")
+    said = refused(2, *line, "--model", "models:Net", "--distill", "nan.pt")
+    assert "The dense model gives NaN or infinity" in said

@@ -63,7 +63,10 @@ def test_a_named_pipe_is_a_pipe(tmp_path: Path) -> None:
     for stop in (None, 10):
         with ThreadPoolExecutor() as pool:
             taken = pool.submit(lambda size: pipe.open("rb").read(size), stop)
-            result = spawn(*line.split(), pipe, cwd=tmp_path)
+            try:
+                result = spawn(*line.split(), pipe, cwd=tmp_path)
+            finally:  # a command that did not open the pipe must not keep its reader waiting
+                os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
         if stop is None:
             assert result.returncode == 0, result.stderr
             done(*line.split(), tmp_path / "file")

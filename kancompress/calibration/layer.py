@@ -201,7 +201,8 @@ class Problem:
     def _swept(self, trial: _Trial, sweeps: int | None) -> _Trial:
         """Coordinate descent over the labels and refit in turn; neither raises the error."""
         codebook, labels, repaired = trial.codebook, trial.labels, trial.repaired
-        passes, error = trial.passes, self._error(codebook, labels)
+        passes = trial.passes
+        error = self._error(codebook, labels) if sweeps is None else 0.0
         for _ in range(_MOST if sweeps is None else sweeps):
             passes += 1
             codebook, moved = self._repair(codebook, labels)
