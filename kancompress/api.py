@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kancompress import datasets, devices, extras, files, inspection, running, sizing, storage
+from kancompress import datasets, devices, extras, inputs, inspection, running, sizing, storage
 from kancompress.calibration.run import Calibrated
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import LayerClustering
 from kancompress.compression import expand as _expand
 from kancompress.container import Container
-from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.evaluation import Evaluation, evaluate_running
 from kancompress.finetuning import Finetuning, tune
 from kancompress.fitting import OnBatch, OnEpoch
@@ -126,12 +126,11 @@ def cluster(
     (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
     """
     config = config or ClusterConfig()
-    before = _stamp(source)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         foreign = read_foreign(source, name)
         unfit: list[str] = []
         found = recognise(foreign.tensors, layouts, unfit=unfit)
-        skeleton = extras.find_extra(source, foreign, found, unfit) if keep_extra else None
+        skeleton = extras.find_extra(foreign, found, unfit) if keep_extra else None
         given_of, told = foreign_given(
             foreign, found, config, layouts=layouts, keep_scaler=keep_scaler
         )
@@ -146,14 +145,13 @@ def cluster(
             given_of=given_of,
             finish=lambda model: extras.keep_extra(model, skeleton, gains, foreign.where),
         )
-        _check_unchanged(source, before, foreign.where)
         notes = source_notes(foreign, found, kept=skeleton is not None)
         return Compression(model=model, layers=layers, notes=(*notes, *told))
     if layouts or keep_scaler or keep_extra:
         raise UsageError(
             "Layouts, scalers and extras belong to other libraries' files; this one is ours."
         )
-    size, record = sized(source, name, mapped=True)
+    size, record = sized(source, name, stored=True)
     if isinstance(record, PackedModel):
         raise UsageError(
             f"{called(source, name)} is packed already. To cluster it anew:"
@@ -163,7 +161,6 @@ def cluster(
     model, layers = sizing.pack_native(
         record, config, source_file_bytes=size, report=report, given_of=given
     )
-    _check_unchanged(source, before, called(source, name))
     return Compression(model=model, layers=layers)
 
 
@@ -281,9 +278,14 @@ def evaluate(
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
 
 
-def expand(source: Input, *, name: str | None = None) -> Checkpoint | Restored:
-    """The dense checkpoint of a packed native network, or another library's state dict again."""
-    model = packed_record(source, name)
+def expand(
+    source: Input, *, name: str | None = None, any_size: bool = False
+) -> Checkpoint | Restored:
+    """The dense checkpoint of a packed native network, or another library's state dict again.
+
+    any_size : expand a file that stands for more than 10,000 times its bytes and a gigabyte
+    """
+    model = packed_record(source, name, any_size=any_size)
     return _expand(model) if model.restore is None else restore(model)
 
 
@@ -339,7 +341,7 @@ def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises InvalidFileError when it cannot be read or holds something else.
     """
     try:
-        text = bytes(files.read(Path(path))).decode()
+        text = bytes(inputs.read(Path(path))[:]).decode()
     except UnicodeDecodeError:
         raise InvalidFileError(
             Flaw.BAD_LAYOUTS,
@@ -349,15 +351,15 @@ def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:
-    record = read_record(container, mapped=True)
+    record = read_record(container, stored=True)
     if isinstance(record, PackedModel):
         raise UsageError(f"{container.where} is packed already; --clusters is for what is not.")
     return sizing.predict_native(record, config, source_file_bytes=container.file_size)
 
 
-def packed_record(source: Input, name: str | None = None) -> PackedModel:
+def packed_record(source: Input, name: str | None = None, *, any_size: bool = False) -> PackedModel:
     """The packed model in `source`. Raises UsageError for other kinds."""
-    record = sized(source, name)[1]
+    record = sized(source, name, any_size=any_size)[1]
     if isinstance(record, Checkpoint):
         raise UsageError(
             f"{called(source, name)} is a {record.kind} checkpoint; a packed one was expected."
@@ -384,18 +386,6 @@ def _own_tensors(record: Runnable, options: RunOptions | None, where: str) -> Ma
     """The state dict of another library's checkpoint, for the user's own module."""
     _check_own_model(record, options, where)
     return record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()
-
-
-def _stamp(source: Input) -> tuple[int, ...]:
-    return files.stamp(files.located(Path(source))) if isinstance(source, str | os.PathLike) else ()
-
-
-def _check_unchanged(source: Input, before: tuple[int, ...], where: str) -> None:
-    """Refuse a file that was written to while its layers were read one by one."""
-    if _stamp(source) != before:
-        raise KancompressError(
-            f"{where} was changed while it was packed, so nothing was. Run it again."
-        )
 
 
 __all__ = [

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from kancompress import container as containers
 from kancompress import document as documents
-from kancompress import files
 from kancompress.container import Container, Declared, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, ModelSpec
+from kancompress.stored import outline
 
 Kind = Literal["dense", "meta"]
 Shape = tuple[int, ...]
@@ -42,7 +42,7 @@ class Checkpoint:
     basis: BasisSpec
     shapes: tuple[Shape, ...]
     data: DataSpec | None
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     conv: ConvSpec | None = None
 
     @property
@@ -58,7 +58,7 @@ class Checkpoint:
     @property
     def tensor_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in outline(self.tensors).values())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The file's tensors by name: `<number>.coefficients` (out, in, d) of a dense network, of a
@@ -114,7 +114,7 @@ def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
         for role in side_shapes(checkpoint.basis, shape):
             name = f"{number}.{role}"
             if name in checkpoint.tensors:
-                tensors[name] = containers.declare(checkpoint.tensors[name])
+                tensors[name] = containers.declare(outline(checkpoint.tensors)[name])
     tensors |= {name: containers.declare(tensor) for name, tensor in checkpoint.beside.items()}
     document = _document("dense", checkpoint.model, checkpoint.shapes, checkpoint.data)
     header = containers.encode_header(tensors, documents.metadata(document))
@@ -126,11 +126,11 @@ def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
 
 
 def decode(
-    container: Container, document: Mapping[str, Any], *, mapped: bool = False
+    container: Container, document: Mapping[str, Any], *, stored: bool = False
 ) -> Checkpoint:
     """Check and read a file of kind `dense` or `meta`. Raises InvalidFileError.
 
-    mapped : leave tensors in the memory of a mapped file
+    stored : read tensors only when they are asked for
     """
     where = container.where
     documents.check_keys(
@@ -141,19 +141,17 @@ def decode(
     data = documents.data(document, where)
     shapes = chain_shapes(document["layers"], model, where)
     for name, record in document["layers"].items():
-        documents.check_keys(record, {"shape"}, set(), where, f"layer {name!r}")
+        documents.check_keys(record, {"shape"}, set(), where, f"layer {shown(name)}")
     kind: Kind = document["kind"]
     expected = _expected(container, kind, basis, shapes)
     if model.conv is not None:
         expected |= head_shapes(container, shapes)
     check_outputs(data, width_of(shapes, expected), where)
     _check_names(container, expected, where)
-    tensors = container.tensors(mapped=mapped)
+    tensors = container.tensors() if stored else dict(container.tensors())
     for name, tensor in tensors.items():
         check_finite(tensor, name, where)
         check_variance(tensor, name, where)
-        if mapped:
-            files.release()
     return Checkpoint(
         kind=kind, basis=basis, shapes=shapes, data=data, tensors=tensors, conv=model.conv
     )
@@ -274,18 +272,20 @@ def _check_names(container: Container, expected: dict[str, tuple[int, ...]], whe
     for name, shape in expected.items():
         entry = container.entries.get(name)
         if entry is None:
-            raise InvalidFileError(Flaw.MISSING_TENSOR, f"{where}: tensor {name!r} is missing.")
+            raise InvalidFileError(
+                Flaw.MISSING_TENSOR, f"{where}: tensor {shown(name)} is missing."
+            )
         check_floats(container, name)
         if entry.shape != shape:
             raise InvalidFileError(
                 Flaw.WRONG_SHAPE,
-                f"{where}: tensor {name!r} has the shape {shown(list(entry.shape))};"
+                f"{where}: tensor {shown(name)} has the shape {shown(list(entry.shape))};"
                 f" {list(shape)} was expected.",
             )
     for name in container.entries:
         if name not in expected:
             raise InvalidFileError(
-                Flaw.UNEXPLAINED_TENSOR, f"{where}: tensor {name!r} belongs to no layer."
+                Flaw.UNEXPLAINED_TENSOR, f"{where}: tensor {shown(name)} belongs to no layer."
             )
 
 
@@ -298,7 +298,7 @@ def check_floats(container: Container, name: str) -> None:
     if dtype not in FLOATS:
         raise InvalidFileError(
             Flaw.WRONG_DTYPE,
-            f"{container.where}: tensor {name!r} has the dtype {dtype};"
+            f"{container.where}: tensor {shown(name)} has the dtype {dtype};"
             f" one of {', '.join(FLOATS)} was expected.",
         )
 
@@ -315,7 +315,7 @@ def check_finite(tensor: Tensor, name: str, where: str) -> None:
     if bad:
         raise InvalidFileError(
             Flaw.NOT_FINITE,
-            f"{where}: tensor {name!r} holds {bad} numbers that are NaN or infinite;"
+            f"{where}: tensor {shown(name)} holds {bad} numbers that are NaN or infinite;"
             " finite numbers were expected. The training run may have diverged.",
         )
 
@@ -325,6 +325,6 @@ def check_variance(tensor: Tensor, name: str, where: str) -> None:
     if name.endswith(".norm") and len(tensor) == 4 and bool((tensor[3] < 0).any()):
         raise InvalidFileError(
             Flaw.BAD_VALUE,
-            f"{where}: tensor {name!r} holds a negative running variance in its last row;"
+            f"{where}: tensor {shown(name)} holds a negative running variance in its last row;"
             " 0 or more was expected. Copy the file again from its source.",
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress import bits, distributed, files, kmeans
+from kancompress import bits, distributed, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
 from kancompress.errors import KancompressError, UsageError, together
 from kancompress.nearest import SUM_BLOCK, one_thread
@@ -99,7 +99,6 @@ def compress(
             sides["bias"] = stored_side(own.bias, f"{name}.bias", config)
         layers.append(replace(layer, sides=sides))
         results.append(result)
-        files.release()
         if report:
             report(result)
     model = PackedModel(
@@ -143,7 +142,7 @@ def with_stored_sides(checkpoint: Checkpoint, config: ClusterConfig) -> Checkpoi
         for number in range(len(checkpoint.shapes))
         for role, tensor in side_tensors(checkpoint, number, config).items()
     }
-    return replace(checkpoint, tensors=checkpoint.tensors | sides)
+    return replace(checkpoint, tensors={**checkpoint.tensors, **sides})
 
 
 def source_sizes(checkpoint: Checkpoint, file_bytes: int) -> SourceSizes:

@@ -12,12 +12,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.inputs import Data
+from kancompress.stored import StoredTensors, without_numbers
 
 MAX_HEADER = 100_000_000
 # Where the safetensors library's own JSON parser stops.
@@ -72,7 +74,7 @@ class Container:
     """
 
     where: str
-    data: memoryview
+    data: Data
     entries: dict[str, Entry]
     metadata: dict[str, str]
     header_size: int
@@ -87,25 +89,29 @@ class Container:
         """Bytes of all tensors."""
         return len(self.data) - self.header_size
 
-    def tensor(self, name: str, *, mapped: bool = False) -> torch.Tensor:
-        """Read one tensor, which must be in `entries`, into memory of its own.
+    def held(self) -> Container:
+        """The same with the whole file in memory, read at once: what is checked is what is used."""
+        return replace(self, data=Data(self.data[:]))
 
-        mapped : leave it in the memory of a mapped file where that can be
-        """
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor, which must be in `entries`, into memory of its own."""
         entry = self.entries[name]
         dtype, size = DTYPES[entry.dtype]
         if entry.size == 0:
             return torch.empty(entry.shape, dtype=dtype)
         raw = self.data[self.header_size + entry.begin : self.header_size + entry.end]
-        held = raw if mapped and not raw.readonly else bytearray(raw)
-        flat = torch.frombuffer(held, dtype=torch.uint8)
+        flat = torch.frombuffer(bytearray(raw) if raw.readonly else raw, dtype=torch.uint8)
         if flat.data_ptr() % size:
             flat = flat.clone()
         return flat.view(dtype).reshape(entry.shape)
 
-    def tensors(self, *, mapped: bool = False) -> dict[str, torch.Tensor]:
-        """Read all tensors."""
-        return {name: self.tensor(name, mapped=mapped) for name in self.entries}
+    def tensors(self) -> StoredTensors:
+        """All tensors, each read when it is asked for."""
+        outline = {
+            name: without_numbers(entry.shape, DTYPES[entry.dtype][0])
+            for name, entry in self.entries.items()
+        }
+        return StoredTensors(outline, self.tensor)
 
 
 def element_count(shape: tuple[int, ...]) -> int:
@@ -118,11 +124,16 @@ def element_count(shape: tuple[int, ...]) -> int:
 
 def shown(value: object) -> str:
     """A value from a file as messages show it, cut where it is long."""
-    text = repr(value)
+    if isinstance(value, str | bytes) and len(value) > 120:
+        return f"{value[:100]!r:.100}... ({len(value) + 2} characters)"
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        return "a number of thousands of digits"
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
-def parse(data: memoryview, where: str) -> Container:
+def parse(data: Data, where: str) -> Container:
     """Check the header of a safetensors file and return it with its payload unread.
 
     Raises InvalidFileError with the flaw that was found first.
@@ -136,7 +147,7 @@ def parse(data: memoryview, where: str) -> Container:
     return Container(where, data, {entry.name: entry for entry in entries}, metadata, header_size)
 
 
-def _header_size(data: memoryview, where: str) -> int:
+def _header_size(data: Data, where: str) -> int:
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a safetensors file was expected.")
     length = int.from_bytes(data[:8], "little")
@@ -172,7 +183,7 @@ def _header_size(data: memoryview, where: str) -> int:
     return 8 + length
 
 
-def _refuse_other_formats(data: memoryview, where: str) -> None:
+def _refuse_other_formats(data: Data, where: str) -> None:
     start = bytes(data[:64]).lstrip()
     if start.startswith(b"version https://git-lfs"):
         raise InvalidFileError(
@@ -293,7 +304,7 @@ def _naturals(value: object) -> tuple[int, ...] | None:
     return tuple(value)
 
 
-def _is_countable(shape: tuple[int, ...]) -> bool:
+def is_countable(shape: tuple[int, ...]) -> bool:
     """Whether the lengths other than 0 have a product below 2^63, so that strides exist."""
     count = 1
     for length in shape:
@@ -307,34 +318,34 @@ def _entry(name: str, record: object, where: str) -> Entry:
     if not isinstance(record, dict) or set(record) != {"dtype", "shape", "data_offsets"}:
         raise InvalidFileError(
             Flaw.TENSOR_RECORD,
-            f"{where}: tensor {name!r} should have exactly dtype, shape and data_offsets.",
+            f"{where}: tensor {shown(name)} should have exactly dtype, shape and data_offsets.",
         )
     dtype = record["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InvalidFileError(
             Flaw.UNKNOWN_DTYPE,
-            f"{where}: tensor {name!r} has the unknown dtype {shown(dtype)};"
+            f"{where}: tensor {shown(name)} has the unknown dtype {shown(dtype)};"
             f" known are {', '.join(DTYPES)}.",
         )
     shape = _naturals(record["shape"])
-    if shape is None or not _is_countable(shape):
+    if shape is None or not is_countable(shape):
         raise InvalidFileError(
             Flaw.BAD_SHAPE,
-            f"{where}: tensor {name!r} has the shape {shown(record['shape'])};"
+            f"{where}: tensor {shown(name)} has the shape {shown(record['shape'])};"
             " a list of non-negative integers with a product below 2^63 was expected.",
         )
     offsets = _naturals(record["data_offsets"])
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise InvalidFileError(
             Flaw.BAD_OFFSETS,
-            f"{where}: tensor {name!r} has the data_offsets {shown(record['data_offsets'])};"
+            f"{where}: tensor {shown(name)} has the data_offsets {shown(record['data_offsets'])};"
             " [begin, end] was expected.",
         )
     needed = element_count(shape) * DTYPES[dtype][1]
     if needed != offsets[1] - offsets[0]:
         raise InvalidFileError(
             Flaw.SIZE_MISMATCH,
-            f"{where}: tensor {name!r} of shape {shown(list(shape))} and dtype {dtype} needs"
+            f"{where}: tensor {shown(name)} of shape {shown(list(shape))} and dtype {dtype} needs"
             f" {needed} bytes, its data_offsets give {offsets[1] - offsets[0]}.",
         )
     return Entry(name, dtype, shape, *offsets)
@@ -351,7 +362,7 @@ def _check_layout(entries: list[Entry], payload: int, where: str) -> None:
             )
             raise InvalidFileError(
                 flaw,
-                f"{where}: tensor {entry.name!r} {word}"
+                f"{where}: tensor {shown(entry.name)} {word}"
                 f" (begins at {entry.begin}, {expected} was expected).",
             )
         expected = entry.end

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kancompress import container as containers
-from kancompress import files
+from kancompress import inputs
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.images import IMAGE_SETS, Images, read_images
 from kancompress.specs import FILE, DataOptions, DatasetName, DataSpec
@@ -348,9 +348,9 @@ def _bad(path: Path, message: str) -> InvalidFileError:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    data = files.read(path)
+    data = inputs.read(path)
     if bytes(data[:4]) == b"PK\x03\x04":
-        return _read_npz(path, data)
+        return _read_npz(path, data[:])
     try:
         tensors = containers.parse(data, str(path)).tensors()
     except InvalidFileError as error:

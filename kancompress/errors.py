@@ -108,6 +108,8 @@ class Flaw(StrEnum):
     BAD_INDEX = "bad-index"
     MISSING_SHARD = "missing-shard"
     BAD_LAYOUTS = "bad-layouts"
+    TOO_COSTLY = "too-costly"
+    TOO_LARGE = "too-large"
 
 
 class InvalidFileError(KancompressError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -16,12 +15,7 @@ from kancompress.packed import PackedModel
 from kancompress.packed.restore import pieces_of
 
 
-def find_extra(
-    source: str | os.PathLike[str] | bytes,
-    foreign: ForeignCheckpoint,
-    found: Recognition,
-    unfit: list[str],
-) -> Skeleton | None:
+def find_extra(foreign: ForeignCheckpoint, found: Recognition, unfit: list[str]) -> Skeleton | None:
     """What `keep_extra` keeps; where that cannot be, the reason is added to `unfit`."""
     if any(layer.generator for layer in found.layers):
         unfit.append(
@@ -30,7 +24,7 @@ def find_extra(
         )
         return None
     try:
-        skeleton = read_skeleton(source, foreign.where)
+        skeleton = read_skeleton(foreign)
     except UsageError as error:
         unfit.append(str(error))
         return None

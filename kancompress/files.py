@@ -1,8 +1,7 @@
-"""Bytes from and to paths: whole, verified, or not at all.
+"""Bytes to paths: whole, verified, or not at all.
 
-Reading maps the file, privately, so that tensors can be views of it. Writing goes to a file beside
-the target, which is read back, compared and only then renamed: whatever interrupts the writer, the
-target is the old file or the new one.
+Writing goes to a file beside the target, which is read back, compared and only then renamed:
+whatever interrupts the writer, the target is the old file or the new one.
 """
 
 from __future__ import annotations
@@ -10,47 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import mmap
 import os
 import secrets
 import stat
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
 from kancompress.errors import (
     ClosedPipeError,
-    Flaw,
-    InvalidFileError,
     KancompressError,
     UsageError,
 )
-
-_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-
-
-def read(path: Path) -> memoryview:
-    """Map a file. Raises InvalidFileError when there is none, or none to be read.
-
-    The map is private: what is written to its memory stays there, and is lost with `release`.
-    """
-    try:
-        with path.open("rb") as file:
-            kind = os.fstat(file.fileno())
-            if not stat.S_ISREG(kind.st_mode):
-                return memoryview(file.read())
-            if kind.st_size == 0:
-                return memoryview(b"")
-            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            _maps.add(whole)
-            return memoryview(whole)
-    except FileNotFoundError:
-        raise InvalidFileError(Flaw.MISSING, f"{path} does not exist.") from None
-    except IsADirectoryError:
-        raise InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.") from None
 
 
 def located(path: Path) -> Path:
@@ -60,24 +29,6 @@ def located(path: Path) -> Path:
         return state if not path.is_file() and state.is_file() else path
     except (OSError, ValueError):  # a name that cannot be one is told when it is opened
         return path
-
-
-def release() -> None:
-    """Let go of the memory of all mapped files; what is needed again is read again."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        for whole in list(_maps):
-            whole.madvise(mmap.MADV_DONTNEED)
-
-
-def stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written to: number, size and time; () for what is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    if not stat.S_ISREG(found.st_mode):
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:

@@ -16,6 +16,7 @@ from kancompress import container as containers
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import FoundLayer, Part, Recognition, gather
 from kancompress.nearest import one_thread
+from kancompress.stored import StoredTensors, outline
 
 
 def write_out(
@@ -37,11 +38,17 @@ def write_out(
         layers[layer.name] = plain
         made[plain.untouched[0]] = tensors
         dropped |= set(_no_more(layer, found))
-    state: dict[str, Tensor] = {}
-    for name, tensor in source.tensors.items():
-        state |= made.get(name, {})
+    known = outline(source.tensors)
+    order: dict[str, Tensor] = {}
+    for name, tensor in known.items():
+        order |= made.get(name, {})
         if name not in dropped:
-            state[name] = tensor
+            order[name] = tensor
+    written_out = {name: tensor for tensors in made.values() for name, tensor in tensors.items()}
+    state = StoredTensors(
+        order,
+        lambda name: written_out[name] if name in written_out else source.tensors[name],
+    )
     ties = {
         name: first for name, first in source.ties.items() if name in state and first not in dropped
     }
@@ -55,7 +62,7 @@ def twin_sizes(written: ForeignCheckpoint) -> tuple[int, int]:
     """Bytes of the tensors and of the safetensors file of a source that was written out."""
     declared = {
         name: containers.declare(tensor)
-        for name, tensor in written.tensors.items()
+        for name, tensor in outline(written.tensors).items()
         if name not in written.ties
     }
     tensors = sum(one.size for one in declared.values())

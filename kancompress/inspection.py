@@ -15,6 +15,7 @@ from kancompress.layouts import Recognition
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.specs import BasisSpec, Family
 from kancompress.storage import Record, read_record
+from kancompress.stored import outline
 
 _BASES = {
     Family.KAN: "bspline",
@@ -46,8 +47,9 @@ def describe_foreign(
     predicted : (header, payload) bytes of the packed file at the number of clusters asked for
     """
     layers = []
+    known = outline(source.tensors)
     for layer in found.layers:
-        size = source.tensors[layer.tensors[0]].element_size()
+        size = known[layer.tensors[0]].element_size()
         record = _layer(layer.name, None, layer.shape, layer.coefficients)
         layers.append(
             record | {"layout": layer.layout, "dense_bytes": record["dense_bytes"] // 4 * size}
@@ -68,7 +70,7 @@ def describe_foreign(
                 "shape": list(tensor.shape),
                 "bytes": tensor.nbytes,
             }
-            for name, tensor in source.tensors.items()
+            for name, tensor in known.items()
             if name not in names
         ],
         "totals": _sums(layers, source.tensor_bytes),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kancompress import bits, distributed, files, kmeans
+from kancompress import bits, distributed, kmeans
 from kancompress.checkpoint import check_finite
 from kancompress.compression import (
     Given,
@@ -151,7 +151,6 @@ def check_all(
             check_finite(source.tensors[name], name, source.where)
         except InvalidFileError as error:
             broken.append(error)
-        files.release()
     if len(broken) > _MAX_LINES:
         broken[_MAX_LINES:] = [
             InvalidFileError(
@@ -244,7 +243,6 @@ class LayerGroup:
             mask = packable(layer, self.source.tensors)
             vectors = gather(layer, self.source.tensors).cpu()
             found.append(vectors if mask.all() else vectors[mask])
-        files.release()
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def described(self) -> PackedGroup:
@@ -370,9 +368,6 @@ def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
 # --- tensors that hold no edges ------------------------------------------------------------
 
 
-_LARGE = 1 << 24
-
-
 def rest(
     source: ForeignCheckpoint, groups: Iterable[PackedGroup]
 ) -> tuple[dict[str, Tensor], list[list[Any]]]:
@@ -396,7 +391,5 @@ def rest(
             origin = origins[name]
         else:
             origin = rebuilt(name, tensor, stored, layers)
-            if tensor.nbytes >= _LARGE:
-                files.release()
         entries.append([name, NAMES[tensor.dtype], list(tensor.shape), origin])
     return stored, entries

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kancompress import bits, files
+from kancompress import bits
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import (
     Given,
@@ -146,7 +146,6 @@ def plan_native(checkpoint: Checkpoint, config: ClusterConfig, *, source_file_by
     for number, coefficients in enumerate(dense_coefficients(checkpoint)):
         flat = coefficients.reshape(-1, coefficients.shape[-1])
         vectors[str(number)] = _measured(flat, torch.float32)
-        files.release()
         sides = side_tensors(checkpoint, number, config)
         layers.append(
             PackedLayer(
@@ -197,7 +196,6 @@ def plan_foreign(
     for group in group_layers(source, found, keep_scaler=keep_scaler):
         vectors[group.name] = _measured(group.vectors())
         groups[group.name] = _described(group.described())
-        files.release()
     rests: dict[frozenset[str], tuple[dict[str, Tensor], list[list[object]]]] = {}
 
     def build(codebooks: Mapping[str, Tensor | None]) -> PackedModel | None:

@@ -85,6 +85,8 @@ def _fail(key: str, value: object, expected: str) -> NoReturn:
 def _number(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         _fail(key, value, "a number")
+    if isinstance(value, int) and abs(value) > 1 << 53:  # which float64 would round
+        _fail(key, value, "a number up to 2^53, or one with a fraction or exponent")
     return float(value)
 
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from kancompress import container as containers
-from kancompress import distributed, files, locks
+from kancompress import distributed, files, inputs, locks
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.history import Epoch, Score
+from kancompress.inputs import Data
 from kancompress.recipes import FinetuneConfig, TrainConfig
 from kancompress.version import __version__
 
@@ -150,7 +151,7 @@ def load(
             lacks may be missing, too
     Raises UsageError for the state of another run, InvalidFileError for what is no sound state.
     """
-    container = containers.parse(data, where)
+    container = containers.parse(Data(data), where)
     document = _document(container)
     _check_same(where, document["run"], run)
     payload = container.data[container.header_size :]
@@ -316,7 +317,7 @@ class Keeper:
         resume = self.file.resume
         if not distributed.from_first([resume is not None])[0]:
             return None
-        raw = files.read(resume) if resume and distributed.number() == 0 else None
+        raw = inputs.read(resume)[:] if resume and distributed.number() == 0 else None
         data = distributed.bytes_from_first(raw)
         state, change = load(str(resume), data, self.run, self.place, like)
         if change and self.file.on_change:

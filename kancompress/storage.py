@@ -9,10 +9,11 @@ from pathlib import Path
 from kancompress import checkpoint as checkpoints
 from kancompress import container as containers
 from kancompress import document as documents
-from kancompress import files, packed
+from kancompress import files, inputs, packed
 from kancompress.checkpoint import Checkpoint
 from kancompress.container import Container
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from kancompress.inputs import Data
 from kancompress.packed import PackedModel
 
 Source = str | os.PathLike[str] | bytes
@@ -21,28 +22,32 @@ Input = Source | Record
 
 
 def open_container(source: Source, name: str | None = None) -> Container:
-    """Map a path, or wrap bytes, and check the safetensors header. Raises InvalidFileError."""
+    """Open a path, or wrap bytes, and check the safetensors header. Raises InvalidFileError."""
+    where, data = opened(source, name)
+    return containers.parse(data, where)
+
+
+def opened(source: Source, name: str | None = None) -> tuple[str, Data]:
+    """What messages call a source, and its bytes. Raises InvalidFileError."""
     if isinstance(source, bytes):
-        return containers.parse(memoryview(source), name or "the input")
+        return name or "the input", Data(source)
     path = files.located(Path(source))
-    return containers.parse(files.read(path), name or str(path))
+    return name or str(path), inputs.read(path)
 
 
-def load(source: Source, name: str | None = None) -> Record:
+def load(source: Source, name: str | None = None, *, any_size: bool = False) -> Record:
     """Read a dense, meta or packed file that kancompress wrote.
 
-    source : a path, or the bytes of the file; `name` is what messages call it
+    source   : a path, or the bytes of the file; `name` is what messages call it
+    any_size : read a packed file that stands for more than 10,000 times its bytes and a gigabyte
     Raises InvalidFileError when it is none of these, or damaged.
     """
-    return read_record(open_container(source, name))
+    return read_record(open_container(source, name), any_size=any_size)
 
 
 def is_native(source: Source) -> bool:
     """Whether kancompress wrote this file: a safetensors file with its key in the metadata."""
-    if isinstance(source, bytes):
-        data = memoryview(source)
-    else:
-        data = files.read(files.located(Path(source)))
+    _, data = opened(source)
     try:
         return documents.KEY in containers.parse(data, "").metadata
     except InvalidFileError:
@@ -51,20 +56,22 @@ def is_native(source: Source) -> bool:
         return start.startswith(b'{"__metadata__":{"kancompress"')
 
 
-def read_record(container: Container, *, mapped: bool = False) -> Record:
+def read_record(container: Container, *, stored: bool = False, any_size: bool = False) -> Record:
     """The record in a file that is open already.
 
-    mapped : leave a checkpoint's tensors in the memory of a mapped file
+    stored   : read a checkpoint's tensors only when they are asked for
+    any_size : as for `load`
     """
     document = documents.read(container)
     kind = document.get("kind")
     if kind == "packed":
-        return packed.decode(container, document)
+        return packed.decode(container, document, any_size=any_size)
     if kind in ("dense", "meta"):
-        return checkpoints.decode(container, document, mapped=mapped)
+        return checkpoints.decode(container, document, stored=stored)
     raise InvalidFileError(
         Flaw.WRONG_KIND,
-        f"{container.where} is of kind {kind!r}; dense, meta or packed was expected.",
+        f"{container.where} is of kind {containers.shown(kind)}; dense, meta or packed was"
+        " expected.",
     )
 
 
@@ -75,14 +82,16 @@ def called(source: Input, name: str | None) -> str:
     return name or "The input"
 
 
-def sized(source: Input, name: str | None, *, mapped: bool = False) -> tuple[int, Record]:
+def sized(
+    source: Input, name: str | None, *, stored: bool = False, any_size: bool = False
+) -> tuple[int, Record]:
     """A record and the bytes of its file, 0 for a packed model in memory."""
     if isinstance(source, PackedModel):
         return 0, source
     if isinstance(source, Checkpoint):
         return len(source.encode()), source
     container = open_container(source, name)
-    return container.file_size, read_record(container, mapped=mapped)
+    return container.file_size, read_record(container, stored=stored, any_size=any_size)
 
 
 def check(source: Source, name: str | None = None) -> str:

@@ -6,12 +6,16 @@ have left of it, so that a reader meets the lie itself and not a wrong checksum.
 
 import base64
 import hashlib
+import io
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 BLANK = "sha256-" + "A" * 44
 SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
@@ -227,6 +231,31 @@ MLP = Draft(
     },
 )
 
+
+def skeleton() -> bytes:
+    """What `opaque` of FOREIGN holds: the torch file of the source without its model's storages."""
+    tied = torch.tensor(7)
+    state = {
+        "conv.w": torch.zeros(2, 2, 2, 2),
+        "fc.w": torch.zeros(2, 2),
+        "fc.scale": torch.ones(2),
+        "grid": torch.zeros(2, 3),
+        "steps": torch.zeros(2, 3, dtype=torch.int64),
+        "a.bias": torch.zeros(3),
+        "count": tied,
+        "again": tied,
+    }
+    whole, rest = io.BytesIO(), io.BytesIO()
+    torch.save({"state": state, "epoch": 3}, whole)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(rest, "w") as kept:
+        for info in archive.infolist():
+            if "/data/" not in info.filename:
+                kept.writestr(zipfile.ZipInfo(info.filename), archive.read(info))
+    return rest.getvalue()
+
+
+SKELETON = skeleton()
+
 # Convolutions of another library that share a codebook, a dense layer, and every kind of origin.
 FOREIGN = Draft(
     document(
@@ -243,7 +272,7 @@ FOREIGN = Draft(
             "opaque": "rest",
             "tensors": [
                 ["conv.w", "F32", [2, 2, 2, 2], {
-                    "layer": "a", "axes": "out in kh kw coef -> out (in coef) kh kw",
+                    "layer": "a", "axes": "out (in coef) kh kw",
                     "from": 0, "to": 2,
                 }],
                 ["fc.w", "F32", [2, 2], {
@@ -267,7 +296,7 @@ FOREIGN = Draft(
         "c.coefficients": ("F32", [1, 2, 2], ramp(4)),
         "a.bias.1": ("F32", [3], ramp(3)),
         "row": ("F32", [3], ramp(3)),
-        "rest": ("U8", [5], b"bytes"),
+        "rest": ("U8", [len(SKELETON)], SKELETON),
         "count": ("I64", [], struct.pack("<q", 7)),
     },
 )  # fmt: skip

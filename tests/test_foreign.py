@@ -325,7 +325,7 @@ def test_modules_that_double_at_each_level() -> None:
     model = nn.Linear(1, 1)
     for _ in range(40):
         model = nn.Sequential(model, model)  # type: ignore[assignment]
-    refused(saved(model), Flaw.BAD_PICKLE, "modules")
+    refused(saved(model), Flaw.TOO_COSTLY, "modules")
 
 
 # --- pickles that would do something --------------------------------------------------------
@@ -447,7 +447,7 @@ def test_bombs(code: bytes) -> None:
 
 def test_pickles_without_an_end_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
-    refused(with_pickle(b"\x80\x04" + b"N0" * 1000 + b"N."), Flaw.BAD_PICKLE, "1000 opcodes")
+    refused(with_pickle(b"\x80\x04" + b"N0" * 1000 + b"N."), Flaw.TOO_COSTLY, "1000 opcodes")
 
 
 def tensor_pickle(count: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
@@ -824,9 +824,11 @@ def test_cases(name: str) -> None:
     if path.parent == TRAPS:
         return
     found = read_foreign(path)
-    expected = {n: t for n, t in by_torch(path).items() if isinstance(t, Tensor)}
-    check(found, expected)
-    assert (found.container, found.path) == ("torch-zip", ())
+    state: Any = by_torch(path)
+    for key in found.path:  # of trainers' dictionaries
+        state = state[key]
+    check(found, {n: t for n, t in state.items() if isinstance(t, Tensor)})
+    assert (found.container, len(found.path)) == ("torch-zip", int(path.parent.name == "kanele"))
     twin = path.with_suffix(".safetensors")
     if twin.exists():
         other = read_foreign(twin)

@@ -1,13 +1,15 @@
 """Files that lie: each must be refused with the flaw that it has, whatever it claims."""
 
 import copy
+import io
 import json
 import random
 import re
 import string
 import struct
 import tracemalloc
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from hostile import (
     KAN,
     META,
     MLP,
+    SKELETON,
     Draft,
     attribute,
     drop,
@@ -80,6 +83,61 @@ def positions(*values: int) -> bytes:
 
 def origin(number: int, value: object) -> hostile.Edit:
     return put(f"restore/tensors/#{number}/#3", value)
+
+
+def piece(**changes: object) -> dict[str, object]:
+    """The origin of fc.w, changed."""
+    return {"layer": "b", "axes": "out in coef", "from": 1, "to": 2} | changes
+
+
+def opaque(edit: Callable[[dict[str, bytes]], None]) -> hostile.Edit:
+    """Change the records of what is kept beside the tensors."""
+
+    def change(draft: Draft) -> None:
+        with zipfile.ZipFile(io.BytesIO(SKELETON)) as archive:
+            records = {info.filename: archive.read(info) for info in archive.infolist()}
+        edit(records)
+        raw = io.BytesIO()
+        with zipfile.ZipFile(raw, "w") as archive:
+            for name, content in records.items():
+                archive.writestr(name, content)
+        tensor("rest", "U8", [len(raw.getvalue())], raw.getvalue())(draft)
+
+    return change
+
+
+def pickled(old: bytes, new: bytes) -> Callable[[dict[str, bytes]], None]:
+    """Replace the first `old` in data.pkl."""
+
+    def edit(records: dict[str, bytes]) -> None:
+        name = next(name for name in records if name.endswith("/data.pkl"))
+        assert old in records[name]
+        records[name] = records[name].replace(old, new, 1)
+
+    return edit
+
+
+def storage_there(size: int) -> Callable[[dict[str, bytes]], None]:
+    def edit(records: dict[str, bytes]) -> None:
+        root = next(iter(records)).partition("/")[0]
+        records[f"{root}/data/0"] = bytes(size)
+
+    return edit
+
+
+# The storage of conv.w has 16 numbers: K is BININT1. Its offset follows the storage (Q).
+OPAQUE_LIES: list[tuple[str, Flaw, str, Callable[[dict[str, bytes]], None]]] = [
+    ("storage-larger-than-its-tensors", Flaw.SIZE_MISMATCH, "storage '0'",
+     pickled(b"K\x10t", b"K\x20t")),
+    ("storage-of-petabytes", Flaw.SIZE_MISMATCH, "storage '0'",
+     pickled(b"K\x10t", b"\x8a\x07\x00\x00\x00\x00\x00\x00\x04t")),
+    ("storage-there-in-another-size", Flaw.SIZE_MISMATCH, "storage '0'", storage_there(60)),
+    ("offset-beyond-the-storage", Flaw.BAD_OFFSETS, "'conv.w'", pickled(b"QK\x00", b"QK\x01")),
+    ("no-pickle", Flaw.BAD_ZIP, "data.pkl", lambda records: records.clear()),
+    ("pickle-of-a-command", Flaw.UNSAFE_PICKLE, "system", lambda records: records.update(
+        {name: b"\x80\x02cos\nsystem\n(X\x04\x00\x00\x00truetR."
+         for name in records if name.endswith("data.pkl")})),
+]  # fmt: skip
 
 
 # name, flaw, what the message must speak of, the file
@@ -571,12 +629,116 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(FOREIGN, tensor("row", "F16", [3]))),
     ("origin-steps-of-another-number", Flaw.WRONG_SHAPE, "'steps'",
      made(FOREIGN, origin(4, {"arange": [0, 1, 0, 4]}))),
+    *(
+        (f"tie-of-another-{name}", Flaw.WRONG_SHAPE, "'again'",
+         made(FOREIGN, put(f"restore/tensors/#7/#{at}", value)))
+        for name, at, value in (("type", 1, "F64"), ("shape", 2, [1]))
+    ),
+    *(
+        (f"columns-{name}", Flaw.WRONG_SHAPE, "'fc.w'", made(FOREIGN, origin(1, value)))
+        for name, value in {
+            "beyond": piece(columns=[7, 9]), "part": piece(columns=[0, 1]),
+            "overlap": {"parts": [piece(columns=[0, 2]), piece(columns=[0, 2])]},
+            "gap": {"parts": [piece(columns=[0, 1]), piece(columns=[1, 2])]},
+            "one-without": {"parts": [piece(columns=[0, 2]), piece()]},
+        }.items()
+    ),
+    *(
+        (f"columns-{name}", Flaw.BAD_VALUE, "'fc.w'",
+         made(FOREIGN, origin(1, piece(columns=value))))
+        for name, value in {
+            "number": 5, "null": None, "object": {"a": 1, "b": 2}, "backwards": [2, 1],
+            "negative": [-1, 2], "three": [0, 1, 2],
+        }.items()
+    ),
+    *(
+        (f"axes-{name}", Flaw.WRONG_SHAPE, says, made(FOREIGN, origin(1, piece(axes=axes))))
+        for name, axes, says in (
+            ("unknown", "out in depth", "'depth'"), ("junk", "-> $(reboot)", "cannot be read"),
+            ("empty", "", "too early"), ("twice", "out out", "twice"),
+            ("missing", "out coef", "lack in"), ("kernels", "out in kh kw", "name kh"),
+            ("half", "out in half", "name half"),
+            ("nested", "((out) in)", "cannot be read"),
+        )
+    ),
+    ("axes-with-the-group-of-one-group", Flaw.WRONG_SHAPE, "name group", made(
+        FOREIGN, put("layers/b/groups", 2), origin(1, piece(axes="group out in", group=0)))),
+    ("axes-of-other-lengths", Flaw.WRONG_SHAPE, "'conv.w'",
+     made(FOREIGN, put("restore/tensors/#0/#2", [4, 1, 2, 2]))),
+    ("axes-without-coef", Flaw.WRONG_SHAPE, "lack coef",
+     made(FOREIGN, origin(0, piece(layer="a", axes="out in kh kw", **{"from": 0, "to": 2})))),
+    ("coefficients-in-whole-numbers", Flaw.WRONG_DTYPE, "'fc.w'",
+     made(FOREIGN, put("restore/tensors/#1/#1", "I32"))),
+    ("coefficients-too-large-for-their-type", Flaw.NOT_FINITE, "infinite in the type F16",
+     made(FOREIGN, put("restore/tensors/#1/#1", "F16"),
+          tensor("a.codebook", "F32", [2, 2], hostile.floats(0, 70000, 0, 0)))),
+    *(
+        (f"fill-{name}", Flaw.BAD_VALUE, "none of this type",
+         made(FOREIGN, origin(2, {"fill": value}), put("restore/tensors/#2/#1", dtype)))
+        for name, dtype, value in (
+            ("half-of-a-whole-number", "I64", 0.5), ("whole-with-fraction", "I64", 1.0),
+            ("beyond-int64", "I64", 2**63), ("beyond-int32", "I32", 2**31),
+            ("beyond-float16", "F16", 1e30), ("beyond-float32", "F32", 1e39),
+            ("rounded", "F32", 0.1), ("of-10^400", "F64", 10**90), ("of-bools", "BOOL", 1),
+            ("of-bytes", "U8", 1),
+        )
+    ),
+    *(
+        (f"arange-{name}", Flaw.BAD_VALUE, "none of this type",
+         made(FOREIGN, origin(4, {"arange": value}), put("restore/tensors/#4/#1", dtype)))
+        for name, dtype, value in (
+            ("far", "I64", [0, 1, 2**62, 3]), ("beyond-the-sum", "I64", [2**63 - 1, 1, 0, 3]),
+            ("beyond-the-product", "I32", [0, 2**30, 1, 3]), ("beyond-t", "I32", [0, 0, 2**31, 3]),
+            ("of-halves", "I64", [0, 0.5, 0, 3]), ("beyond-float16", "F16", [0, 1e4, 0, 3000]),
+            ("of-bools", "BOOL", [0, 1, 0, 3]),
+        ) if value[3] == 3
+    ),
+    ("repeat-of-other-rows", Flaw.WRONG_SHAPE, "'grid'",
+     made(FOREIGN, put("restore/tensors/#3/#2", [3, 2]))),
+    ("repeat-of-nothing", Flaw.WRONG_SHAPE, "'grid'",
+     made(FOREIGN, put("restore/tensors/#3/#2", []))),
+    ("stored-twice", Flaw.BAD_VALUE, "twice",
+     made(FOREIGN, origin(3, {"as": "a.bias.1"}), without("row"))),
+    ("stored-under-a-role", Flaw.BAD_VALUE, "belongs to a layer",
+     made(FOREIGN, origin(5, {"as": "a.bias"}), without("a.bias.1"))),
+    ("restore-path-of-10000", Flaw.BAD_VALUE, "64",
+     made(FOREIGN, put("restore/path", ["k"] * 10000))),
+    ("restore-of-complex-numbers", Flaw.BAD_VALUE, "dtype",
+     made(FOREIGN, put("restore/tensors/#6/#1", "C64"))),
+    ("restore-of-metadata", Flaw.BAD_VALUE, "'__metadata__'",
+     made(FOREIGN, put("restore/tensors/#2/#0", "__metadata__"))),
+    ("restore-as-one-of-ours", Flaw.BAD_VALUE, "'kancompress'",
+     made(FOREIGN, put("restore/metadata", {"kancompress": "x"}))),
+    ("model-and-restore", Flaw.BAD_VALUE, "both",
+     made(FOREIGN, put("model", {"name": "mlp"}))),
+    ("exceptions-none", Flaw.BAD_VALUE, "not empty", made(KAN, put("exceptions", {}))),
+    ("fill-of-20-gigabytes", Flaw.TOO_LARGE, "20000", made(
+        FOREIGN, put("restore/tensors/#2/#2", [5 * 10**9]), drop("restore/opaque"),
+        without("rest"))),
+    ("layer-of-4*10^18-edges", Flaw.TOO_LARGE, "coefficients", made(
+        FOREIGN, put("layers/d", {"shape": [2**30, 2**30, 1, 2]}),
+        tensor("d.codebook", "F32", [1, 1]))),
+    ("network-of-10^9-edges", Flaw.TOO_LARGE, "any_size", made(
+        MLP, put("layers/0/shape", [2, 10**9]), tensor("0.codebook", "F32", [1, 1]),
+        without("0.index"), put("encodings", {"plain": ["bias", "codebook"]}))),
+    *(
+        (f"opaque-{name}", flaw, says, made(FOREIGN, opaque(edit)))
+        for name, flaw, says, edit in OPAQUE_LIES
+    ),
+    ("opaque-under-another-path", Flaw.BAD_VALUE, "restore.path",
+     made(FOREIGN, put("restore/path", ["model"]))),
+    ("opaque-of-other-tensors", Flaw.BAD_VALUE, "'fc.scale'",
+     made(FOREIGN, put("restore/tensors/#2/#0", "fc.size"))),
+    ("opaque-of-other-shapes", Flaw.BAD_VALUE, "another type or shape",
+     made(FOREIGN, put("restore/tensors/#2/#2", [3]))),
     ("opaque-safetensors", Flaw.BAD_VALUE, "opaque does not go with 'safetensors'",
      made(FOREIGN, put("restore/container", "safetensors"))),
     ("opaque-number", Flaw.BAD_VALUE, "opaque", made(FOREIGN, put("restore/opaque", 1))),
     ("opaque-missing", Flaw.MISSING_TENSOR, "'gone'", made(FOREIGN, put("restore/opaque", "gone"),
      without("rest"))),
     ("opaque-f32", Flaw.WRONG_DTYPE, "'rest'", made(FOREIGN, tensor("rest", "F32", [5]))),
+    ("opaque-of-no-zip", Flaw.TRUNCATED, "restore.opaque",
+     made(FOREIGN, tensor("rest", "U8", [5], b"PK\x03\x04x"))),
     ("stored-but-unexplained", Flaw.UNEXPLAINED_TENSOR, "'rest'",
      made(FOREIGN, drop("restore/opaque"))),
     # --- checksum ---
@@ -664,9 +826,10 @@ def test_lie_is_named(flaw: Flaw, says: str, raw: bytes) -> None:
 OF_PATHS = {Flaw.MISSING, Flaw.NOT_A_FILE, Flaw.UNREADABLE, Flaw.BAD_ARRAYS}
 # Of other libraries' files, see test_foreign.py
 OF_FOREIGN = {
-    Flaw.UNKNOWN_FORMAT, Flaw.BAD_ZIP, Flaw.TORCHSCRIPT, Flaw.BAD_PICKLE, Flaw.UNSAFE_PICKLE,
+    Flaw.UNKNOWN_FORMAT, Flaw.TORCHSCRIPT, Flaw.BAD_PICKLE,
     Flaw.NO_TENSORS, Flaw.UNSUPPORTED_TENSOR, Flaw.BAD_INDEX, Flaw.MISSING_SHARD,
     Flaw.BAD_LAYOUTS,  # see test_layout_files.py
+    Flaw.TOO_COSTLY,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save, save_file
 import kancompress
 from benchmarks.streaming import efficient_kan, make, peak
 from conftest import fresh
-from kancompress import files
+from kancompress import inputs
 from kancompress.container import parse
 from kancompress.foreign import read_foreign
 
@@ -37,20 +37,27 @@ def test_peak_of_memory_stays_below_the_file(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
-def test_tensors_of_a_mapped_file_survive_its_release(kind: str, tmp_path: Path) -> None:
+def test_tensors_are_read_when_they_are_asked_for(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model"
     if kind == "torch":
         torch.save(STATE, path)
     else:
         save_file(STATE, path)
     source = read_foreign(path)
-    files.release()
     assert all(torch.equal(source.tensors[name], tensor) for name, tensor in STATE.items())
+    one = source.tensors["layers.0.grid"]
+    assert source.tensors["layers.0.grid"] is one  # while it is held
+    one.zero_()
+    del one
+    assert torch.equal(source.tensors["layers.0.grid"], STATE["layers.0.grid"])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(kancompress.KancompressError, match="model was changed while"):
+        dict(source.tensors)
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors", "native"])
 def test_what_is_packed_has_memory_of_its_own(kind: str, tmp_path: Path) -> None:
-    """Changes to the result are neither lost with the map nor written to the source."""
+    """Changes to the result are neither lost nor written to the source."""
     path = saved(kind, tmp_path)
     before = path.read_bytes()
     config = kancompress.ClusterConfig(clusters=60_000 if kind == "native" else 2)
@@ -58,7 +65,6 @@ def test_what_is_packed_has_memory_of_its_own(kind: str, tmp_path: Path) -> None
     tensors = model.named_tensors()
     for tensor in tensors.values():
         tensor.zero_()
-    files.release()
     assert not any(tensor.any() for tensor in tensors.values())
     assert path.read_bytes() == before
 
@@ -70,7 +76,7 @@ def test_tensors_that_lie_askew_are_read_all_the_same(tmp_path: Path) -> None:
     header += b" " * (-len(header) % 8 + 3)
     path = tmp_path / "askew.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
-    assert parse(files.read(path), "").header_size % 4 == 3
+    assert parse(inputs.read(path), "").header_size % 4 == 3
     tensors = read_foreign(path).tensors
     assert all(torch.equal(tensors[name], tensor) for name, tensor in STATE.items())
     assert all(tensor.data_ptr() % 4 == 0 for tensor in tensors.values())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import kancompress
 from kancompress.cli import _files, _output
@@ -23,6 +26,14 @@ _TORCH_FILE = {".safetensors": False, ".pt": True, ".pth": True, ".bin": True}
 def expand(
     source: InputArgument,
     output: OutputOption,
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size",
+            help="Expand a file whose tensors have more than 10,000 times its bytes and a"
+            " gigabyte.",
+        ),
+    ] = False,
     force: ForceOption = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -42,7 +53,7 @@ def expand(
     kept = _files.inputs(source)
     _files.check_output(output, force=force, inputs=kept)
     found = _files.given(source)
-    dense = kancompress.expand(found.source, name=found.name)
+    dense = kancompress.expand(found.source, name=found.name, any_size=any_size)
     if isinstance(dense, kancompress.Checkpoint):
         written = _files.write_record(dense, output, force=force, inputs=kept)
     else:

@@ -7,17 +7,19 @@ dictionaries around them, and whole modules, of which the classes need not be in
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from kancompress import files
+from kancompress import files, inputs
 from kancompress.container import MAX_HEADER
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
 from kancompress.foreign.saveckpt import Settings
 from kancompress.foreign.skeletons import Skeleton
+from kancompress.inputs import Data
 
 __all__ = ["ForeignCheckpoint", "Settings", "Skeleton", "read_foreign", "read_skeleton"]
 
@@ -43,9 +45,10 @@ class ForeignCheckpoint:
     """A checkpoint as its file holds it.
 
     `container` is safetensors, torch-zip, torch-legacy or torch-module; `path` the dictionary keys
-    under which the state dict lay. `tensors` keeps the source's order and names. `ties` maps a name
-    to the earlier name of which it is the same storage, offset, shape and stride; the two are one
-    object in `tensors`, whose bytes `tensor_bytes` counts once. `metadata` is a safetensors file's
+    under which the state dict lay. `tensors` keeps the source's order and names, and reads a tensor
+    of a file when it is asked for. `ties` maps a name to the earlier name of which it is the same
+    storage, offset, shape and stride; `tensor_bytes` counts the two once. `data` are the bytes of
+    the one file it lies in, None for shards and live modules. `metadata` is a safetensors file's
     own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
     `settings` and `notes` are those of pykan's `saveckpt`, whose files lie beside the tensors'.
     """
@@ -53,7 +56,7 @@ class ForeignCheckpoint:
     where: str
     container: str
     path: tuple[str, ...]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     ties: dict[str, str]
     metadata: dict[str, str]
     dropped: tuple[str, ...]
@@ -61,6 +64,7 @@ class ForeignCheckpoint:
     file_bytes: int
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
+    data: Data | None = None
 
 
 def read_foreign(
@@ -76,23 +80,23 @@ def read_foreign(
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
     if not _is_safetensors(data) and bytes(data[:64]).lstrip()[:1] == b"{":
         return _checkpoint(shards.read_index(data, where, path, _read_shard), where)
-    found = _checkpoint(_read_single(data, where), where)
+    found = replace(_checkpoint(_read_single(data, where), where), data=data)
     return found if path is None else _with_saveckpt(found, path)
 
 
-def _read_single(data: memoryview, where: str) -> shards.Loaded:
+def _read_single(data: Data, where: str) -> shards.Loaded:
     """Read one file that is no index."""
     if _is_safetensors(data):
         return shards.read_single(data, where)
     start = bytes(data[:64])
     if start[:4] == b"PK\x03\x04":
-        return _from_torch(torchfiles.read_zip(data, where), where, len(data))
+        return _from_torch(torchfiles.read_zip(data, where), where)
     if start[:1] == b"\x80":
-        return _from_torch(torchfiles.read_legacy(data, where), where, len(data))
+        return _from_torch(torchfiles.read_legacy(data, where), where)
     raise _unknown(start, where)
 
 
-def _read_shard(data: memoryview, where: str) -> shards.Loaded:
+def _read_shard(data: Data, where: str) -> shards.Loaded:
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a shard was expected.")
     loaded = _read_single(data, where)
@@ -102,11 +106,11 @@ def _read_shard(data: memoryview, where: str) -> shards.Loaded:
 
 def _opened(
     source: str | os.PathLike[str] | bytes, name: str | None
-) -> tuple[Path | None, str, memoryview]:
+) -> tuple[Path | None, str, Data]:
     if isinstance(source, bytes):
-        return None, name or "the checkpoint", memoryview(source)
+        return None, name or "the checkpoint", Data(source)
     path = files.located(Path(source))
-    return path, name or str(path), files.read(path)
+    return path, name or str(path), inputs.read(path)
 
 
 def _with_saveckpt(found: ForeignCheckpoint, path: Path) -> ForeignCheckpoint:
@@ -114,15 +118,15 @@ def _with_saveckpt(found: ForeignCheckpoint, path: Path) -> ForeignCheckpoint:
     return replace(found, settings=settings, notes=notes)
 
 
-def read_skeleton(
-    source: str | os.PathLike[str] | bytes, name: str | None = None
-) -> Skeleton | None:
+def read_skeleton(source: ForeignCheckpoint) -> Skeleton | None:
     """What a checkpoint that `read_foreign` has read holds beside its tensors.
 
     None for safetensors, which hold nothing else but metadata, and for an index of shards. Raises
     UsageError for the stream of pickles of torch before 1.6.
     """
-    _, where, data = _opened(source, name)
+    where, data = source.where, source.data
+    if data is None:
+        return None
     if bytes(data[:4]) == b"PK\x03\x04":
         return skeletons.strip(data, where)
     if bytes(data[:1]) == b"\x80" and not _is_safetensors(data):
@@ -133,7 +137,7 @@ def read_skeleton(
     return None
 
 
-def _is_safetensors(data: memoryview) -> bool:
+def _is_safetensors(data: Data) -> bool:
     """Whether a header of a possible length begins where it should."""
     return bytes(data[8:9]) == b"{" and int.from_bytes(data[:8], "little") <= MAX_HEADER
 
@@ -141,7 +145,8 @@ def _is_safetensors(data: memoryview) -> bool:
 def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
     if not loaded.tensors:
         raise InvalidFileError(Flaw.NO_TENSORS, f"{where} holds no tensors.")
-    sizes = (t.nbytes for name, t in loaded.tensors.items() if name not in loaded.ties)
+    known = loaded.tensors.outline
+    sizes = (tensor.nbytes for name, tensor in known.items() if name not in loaded.ties)
     return ForeignCheckpoint(
         where=where,
         container=loaded.container,
@@ -155,14 +160,14 @@ def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
     )
 
 
-def _from_torch(file: torchfiles.TorchFile, where: str, size: int) -> shards.Loaded:
-    found = statedicts.find(file.value, where)
-    tensors, ties = statedicts.make(found.records, file.storage, size, where)
+def _from_torch(file: torchfiles.TorchFile, where: str) -> shards.Loaded:
+    found = statedicts.find(file, where)
+    tensors, ties = statedicts.make(found.records, file, where)
     return shards.Loaded(
         tensors=tensors,
         metadata={},
         dropped=tuple(found.dropped),
-        file_bytes=size,
+        file_bytes=len(file.data),
         container="torch-module" if found.is_module else file.container,
         path=found.path,
         ties=ties,

@@ -5,22 +5,25 @@ The opcodes come from `pickletools`; what they would build is recorded (see `rec
 
 from __future__ import annotations
 
+import gc
 import pickletools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import records
-from kancompress.foreign.records import Global, Stub, dictionary_key
+from kancompress.foreign.records import Global, Storage, Stub, dictionary_key
+from kancompress.foreign.work import Work
+from kancompress.inputs import Data
 
 # A thousand tensors with their optimizer's take a hundred thousand; each may cost a dictionary.
 MAX_OPCODES = 3_000_000
 _MAX_LINE = 1 << 16
+_MAX_NAME = 512  # of a class or function with its module
+_WINDOW = 1 << 20
 
 # Calls that no checkpoint needs. The machine calls nothing whatever the name is; to find one of
 # these says what the file is for.
@@ -31,53 +34,80 @@ _HOSTILE_BUILTINS = {"eval", "exec", "execfile", "compile", "open", "input", "br
 
 
 class Reader:
-    """The part of a binary file's interface that `pickletools` needs, over a memoryview."""
+    """The part of a binary file's interface that `pickletools` needs, over an input's bytes."""
 
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
+    def __init__(self, data: Data) -> None:
+        self.size = len(data)
         self.position = 0
+        self._data = data
+        self._window = b""
+        self._begin = 0
 
     def tell(self) -> int:
         """Position in bytes."""
         return self.position
 
+    def byte(self) -> int:
+        """The next byte; ValueError where there is none."""
+        at = self.position - self._begin
+        if at >= len(self._window):
+            self._ahead(1)
+            at = 0
+            if not self._window:
+                raise ValueError("the pickle ends before its STOP")
+        self.position += 1
+        return self._window[at]
+
     def read(self, count: int) -> bytes:
         """At most `count` bytes."""
-        chunk = bytes(self.data[self.position : self.position + count])
+        at = self.position - self._begin
+        if at + count > len(self._window):
+            self._ahead(count)
+            at = 0
+        chunk = self._window[at : at + count]
         self.position += len(chunk)
         return chunk
 
     def readline(self) -> bytes:
         """A line with its end, or what there is of it."""
-        for limit in (256, _MAX_LINE):
-            chunk = bytes(self.data[self.position : self.position + limit])
-            line = chunk[: chunk.find(b"\n") + 1] or chunk
-            if line.endswith(b"\n"):
-                break
+        if self.position - self._begin + _MAX_LINE > len(self._window):
+            self._ahead(_MAX_LINE)
+        at = self.position - self._begin
+        end = self._window.find(b"\n", at, at + _MAX_LINE) + 1
+        line = self._window[at : end or at + _MAX_LINE]
         self.position += len(line)
         return line
+
+    def _ahead(self, count: int) -> None:
+        """Have the window begin here, with at least `count` bytes where there are so many."""
+        self._begin = self.position
+        self._window = bytes(self._data[self._begin : self._begin + max(count, _WINDOW)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pickle:
-    """What a pickle holds, and the dtype of every storage that it speaks of."""
+    """What a pickle holds, and every storage that it speaks of, by its key."""
 
     value: object
-    storages: dict[str, torch.dtype]
+    storages: dict[str, Storage]
 
 
-def load(reader: Reader, where: str) -> Pickle:
+def load(reader: Reader, where: str, work: Work, *, views: bool = True) -> Pickle:
     """Read one pickle from where `reader` stands up to its STOP.
 
-    Raises InvalidFileError for what is no pickle, ends too early, or asks to run a command.
+    views : whether a tensor may lie in a part of a storage, as torch wrote it before 1.6
+    Raises InvalidFileError for what is no pickle, ends too early, asks to run a command, or asks
+    for more than `work`.
     """
-    machine = _Machine(where)
+    machine = _Machine(where, work, reader.size, views)
+    collects = gc.isenabled()
+    gc.disable()  # it would look through the millions of values again and again
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names with stray backslashes
             return Pickle(machine.run(reader), machine.storages)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        if reader.position >= len(reader.data) and not machine.stopped:
+        if reader.position >= reader.size and not machine.stopped:
             raise InvalidFileError(
                 Flaw.TRUNCATED, f"{where} ends inside its pickle. It was not copied whole."
             ) from None
@@ -85,6 +115,9 @@ def load(reader: Reader, where: str) -> Pickle:
             Flaw.BAD_PICKLE,
             f"{where}: the pickle is damaged at byte {reader.position} ({_brief(error)}).",
         ) from None
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _brief(error: Exception) -> str:
@@ -98,29 +131,52 @@ _MARK = object()
 class _Machine:
     """The stack machine of one pickle. Methods named `op_...` are its opcodes."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, work: Work, size: int, views: bool) -> None:
         self.where = where
+        self.work = work
+        self.views = views
+        self.most = max(MAX_OPCODES, size // 3)
         self.stack: list[object] = []
         self.memo: dict[int, object] = {}
         self.stopped = False
-        self.storages: dict[str, torch.dtype] = {}
+        self.storages: dict[str, Storage] = {}
 
     def run(self, reader: Reader) -> object:
-        for count, (opcode, arg, _) in enumerate(pickletools.genops(cast(Any, reader))):
-            if count >= MAX_OPCODES:
-                raise ValueError(f"more than {MAX_OPCODES} opcodes")
-            if opcode.name in _LITERALS:
-                self.stack.append(arg)
-            elif opcode.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[opcode.name]())
-            else:
-                handler = getattr(self, f"op_{opcode.name}", None)
-                if handler is None:
-                    raise ValueError(f"opcode {opcode.name} is not supported")
-                handler(arg)
+        handlers = {
+            code: (_arguments(opcode), self.handler(opcode.name))
+            for code, opcode in _OPCODES.items()
+        }
+        for _ in range(self.most):
+            code = reader.byte()
+            if code not in handlers:
+                raise ValueError(f"byte {code:#04x} is no opcode")
+            read_argument, handler = handlers[code]
+            handler(read_argument(reader))
+            if self.stopped:
+                break
+        else:
+            raise InvalidFileError(
+                Flaw.TOO_COSTLY, f"{self.where}: the pickle has more than {self.most} opcodes."
+            )
         if len(self.stack) != 1:
             raise ValueError(f"{len(self.stack)} values at its end, not one")
         return self.stack[0]
+
+    def handler(self, name: str) -> Callable[[Any], None]:
+        """What an opcode does, by its name."""
+        if name in _LITERALS:
+            return self.stack.append
+        if name in _CONSTANTS:
+            make = _CONSTANTS[name]
+            return lambda _: self.stack.append(make())
+        found: Callable[[Any], None] | None = getattr(self, f"op_{name}", None)
+        if found is not None:
+            return found
+
+        def unsupported(_: object) -> None:
+            raise ValueError(f"opcode {name} is not supported")
+
+        return unsupported
 
     # --- stack -------------------------------------------------------------------------------
 
@@ -163,6 +219,8 @@ class _Machine:
     def op_PUT(self, arg: int) -> None:
         if self.top() is _MARK:
             raise ValueError("a mark where a value should be")
+        if not 0 <= arg < 1 << 32:
+            raise ValueError("a value is kept under a number that no pickler counts to")
         self.memo[arg] = self.top()
 
     op_BINPUT = op_LONG_BINPUT = op_PUT
@@ -245,13 +303,13 @@ class _Machine:
 
     def op_GLOBAL(self, arg: str) -> None:
         module, _, name = arg.partition(" ")
-        self.stack.append(Global(module, name))
+        self.stack.append(_named(module, name))
 
     def op_STACK_GLOBAL(self, arg: None) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a global whose name is no text")
-        self.stack.append(Global(module, name))
+        self.stack.append(_named(module, name))
 
     def op_REDUCE(self, arg: None) -> None:
         args, function = self.pop(), self.pop()
@@ -289,11 +347,21 @@ class _Machine:
             self.stack.append(name[1])
             return
         storage = records.storage(name)
-        if self.storages.setdefault(storage.key, storage.dtype) != storage.dtype:
+        known = self.storages.setdefault(storage.key, storage)
+        if known.dtype != storage.dtype:
             raise ValueError(f"storage {shown(storage.key)} has two types")
+        if not self.views and storage.count != storage.whole:
+            raise ValueError(f"a view of storage {shown(storage.key)}")
+        if known.whole != storage.whole:
+            raise ValueError(
+                f"storage {shown(storage.key)} has two sizes, {known.whole} and {storage.whole}"
+            )
         self.stack.append(storage)
 
     def call(self, function: object, args: object) -> object:
+        if isinstance(args, tuple):  # what makes a list or dictionary of them copies them
+            self.work.spend(len(args))
+            self.work.spend(sum(len(arg) for arg in args if isinstance(arg, _COPIED)))
         if not isinstance(function, Global):
             return Stub(function, args)
         if _is_hostile(function):
@@ -305,6 +373,23 @@ class _Machine:
         return records.rebuild(function, args)
 
 
+def _named(module: str, name: str) -> Global:
+    if len(module) + len(name) > _MAX_NAME:
+        raise ValueError(f"a global with a name of {len(module) + len(name):,} characters")
+    return Global(module, name)
+
+
+def _nothing(_: Reader) -> None:
+    return None
+
+
+def _arguments(opcode: pickletools.OpcodeInfo) -> Callable[[Reader], Any]:
+    """What reads the argument of an opcode."""
+    return _nothing if opcode.arg is None else cast(Callable[[Reader], Any], opcode.arg.reader)
+
+
+_OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+_COPIED = (tuple, list, dict)
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",

@@ -67,12 +67,17 @@ class Stub:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A run of numbers in the file; `start` counts elements from the beginning of `key`."""
+    """A run of numbers in the file.
+
+    start : elements between the beginning of what lies under `key` and this run
+    whole : elements of all that lies under `key`
+    """
 
     key: str
     dtype: torch.dtype
     count: int
-    start: int = 0
+    start: int
+    whole: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,17 +105,23 @@ class Unsupported:
 
 def storage(name: tuple[object, ...]) -> Storage:
     """The storage of a persistent name, as torch writes it; ValueError for any other."""
-    kind, maker, key, _, count, view, *_ = (*name, None)
+    if len(name) not in (5, 6):
+        raise ValueError("a persistent name that torch does not write")
+    kind, maker, key, _, count, view = name if len(name) == 6 else (*name, None)
     if kind != "storage" or not isinstance(maker, Global) or not isinstance(key, str):
         raise ValueError("a persistent name that torch does not write")
     dtype = STORAGES.get(maker.name)
     if dtype is None:
         raise ValueError(f"storage type {shown(str(maker))} is not known")
+    whole = _natural(count)
     if view is None:
-        return Storage(key, dtype, _natural(count))
+        return Storage(key, dtype, whole, 0, whole)
     if not isinstance(view, tuple) or len(view) != 3:
         raise ValueError("a storage view that torch does not write")
-    return Storage(key, dtype, _natural(view[2]), _natural(view[1]))
+    found = Storage(key, dtype, _natural(view[2]), _natural(view[1]), whole)
+    if found.start + found.count > whole:
+        raise ValueError("a storage view that reaches beyond its storage")
+    return found
 
 
 def rebuild(function: Global, args: object) -> object:
@@ -145,10 +156,16 @@ _KINDS = {
 
 
 def dictionary_key(key: object) -> object:
-    """A key whose hash is cheap: a tuple may be nested until hashing it overflows the C stack."""
-    if isinstance(key, tuple | bytearray):
-        return Stub(None, key)
-    return key
+    """A key whose hash is cheap and cannot be chosen.
+
+    A tuple may be nested until hashing it overflows the C stack; the hash of a large integer takes
+    time each time, and thousands of numbers can be made that have the same one.
+    """
+    if isinstance(key, str | bytes | bool | Global | None):
+        return key
+    if isinstance(key, int) and key.bit_length() < 60:
+        return key
+    return Stub(None, key)
 
 
 def _natural(value: object) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kancompress import files
+from kancompress import inputs
 from kancompress.container import shown
 from kancompress.errors import InvalidFileError
 
@@ -57,7 +57,7 @@ def beside(state: Path) -> tuple[Settings | None, tuple[str, ...]]:
 
 def _read(config: Path) -> tuple[Settings | None, tuple[str, ...]]:
     try:
-        data = files.read(config)
+        data = inputs.read(config)
         text = bytes(data[:_MAX_CONFIG]).decode()
     except (InvalidFileError, UnicodeDecodeError):
         return None, (f"{config.name} cannot be read as text; its settings are not known.",)

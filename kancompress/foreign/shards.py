@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
-from kancompress import files
+from kancompress import inputs
 from kancompress.container import Container, parse, shown, strict_json
 from kancompress.errors import Flaw, InvalidFileError, together
+from kancompress.inputs import Data
+from kancompress.stored import StoredTensors
 
 _MAX_INDEX = 100_000_000
 
@@ -19,7 +19,7 @@ _MAX_INDEX = 100_000_000
 class Loaded:
     """Tensors of one or more files, as `ForeignCheckpoint` has them."""
 
-    tensors: dict[str, Tensor]
+    tensors: StoredTensors
     metadata: dict[str, str]
     dropped: tuple[str, ...]
     file_bytes: int
@@ -28,21 +28,23 @@ class Loaded:
     ties: Mapping[str, str] = field(default_factory=dict)
 
 
-Read = Callable[[memoryview, str], Loaded]
+Read = Callable[[Data, str], Loaded]
 
 
-def read_single(data: memoryview, where: str) -> Loaded:
+def read_single(data: Data, where: str) -> Loaded:
     """Read one safetensors file."""
     container = parse(data, where)
+    for name in container.entries:
+        _check_type(container, name)
     return Loaded(
-        tensors={name: _tensor(container, name) for name in container.entries},
+        tensors=container.tensors(),
         metadata=container.metadata,
         dropped=(),
         file_bytes=len(data),
     )
 
 
-def read_index(data: memoryview, where: str, path: Path | None, read: Read) -> Loaded:
+def read_index(data: Data, where: str, path: Path | None, read: Read) -> Loaded:
     """Read the shards that the index at `path` names, each with `read`, in the index's order.
 
     Raises InvalidFileError that names every shard that is not there.
@@ -74,13 +76,16 @@ def read_index(data: memoryview, where: str, path: Path | None, read: Read) -> L
         ties |= {name: one for name, one in loaded.ties.items() if {name, one} <= there}
         dropped += [
             f"{name} (in {file} but not in the index; {tensor.nbytes:,} bytes)"
-            for name, tensor in loaded.tensors.items()
+            for name, tensor in loaded.tensors.outline.items()
             if name not in there
         ]
         dropped += [f"{what} (in {file})" for what in loaded.dropped]
     first = next(iter(shards.values()))
     return Loaded(
-        tensors={name: shards[shard].tensors[name] for name, shard in places.items()},
+        tensors=StoredTensors(
+            {name: shards[shard].tensors.outline[name] for name, shard in places.items()},
+            lambda name: shards[places[name]].tensors[name],
+        ),
         metadata=metadata,
         dropped=tuple(dropped),
         file_bytes=len(data) + sum(shard.file_bytes for shard in shards.values()),
@@ -96,7 +101,7 @@ def _shards(places: Mapping[str, str], where: str, path: Path, read: Read) -> di
     for shard in dict.fromkeys(places.values()):
         beside = path.parent / shard
         try:
-            shards[shard] = read(files.read(beside), str(beside))
+            shards[shard] = read(inputs.read(beside), str(beside))
         except InvalidFileError as error:
             if error.flaw != Flaw.MISSING:
                 raise
@@ -112,11 +117,11 @@ def _shards(places: Mapping[str, str], where: str, path: Path, read: Read) -> di
     return shards
 
 
-def _weight_map(data: memoryview, where: str) -> dict[str, str]:
+def _weight_map(data: Data, where: str) -> dict[str, str]:
     if len(data) > _MAX_INDEX:
         raise InvalidFileError(Flaw.BAD_INDEX, f"{where} is too large for an index of shards.")
     try:
-        text = bytes(data).decode()
+        text = bytes(data[:]).decode()
     except UnicodeDecodeError as error:
         raise InvalidFileError(
             Flaw.BAD_INDEX, f"{where}: the index is not UTF-8 at byte {error.start}."
@@ -142,11 +147,10 @@ def _is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\:")
 
 
-def _tensor(container: Container, name: str) -> Tensor:
+def _check_type(container: Container, name: str) -> None:
     if container.entries[name].dtype == "C64":
         raise InvalidFileError(
             Flaw.UNSUPPORTED_TENSOR,
             f"{container.where}: tensor {shown(name)} is complex, which is not supported."
             " Convert it with torch before passing the file.",
         )
-    return container.tensor(name, mapped=True)

@@ -8,7 +8,6 @@ nothing: once to see which storages are the model's, once to put restored tensor
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,10 @@ from torch import Tensor
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
 from kancompress.foreign import statedicts, torchfiles
+from kancompress.foreign.placement import covered, place
 from kancompress.foreign.records import TensorRecord
+from kancompress.foreign.torchfiles import TorchFile
+from kancompress.inputs import Data
 
 # Where torch lets a storage begin, so that the file can be mapped; the rest goes into a field of
 # the record's header that torch names "FB".
@@ -41,23 +43,41 @@ class Skeleton:
     shared: frozenset[str]
 
 
-def strip(data: memoryview, where: str) -> Skeleton:
+def strip(data: Data, where: str) -> Skeleton:
     """The skeleton of a torch zip archive. Raises InvalidFileError as reading the file does."""
     file = torchfiles.read_zip(data, where)
-    models = statedicts.find(file.value, where).records
-    by_key: dict[str, dict[str, TensorRecord]] = {}
-    for name, record in models.items():
-        statedicts.check_record(name, record, where)
-        by_key.setdefault(record.storage.key, {})[name] = record
+    models = statedicts.find(file, where).records
     left_out: set[str] = set()
     shared: set[str] = set()
-    for key, records in by_key.items():
-        covered, twice = _coverage(records)
+    for name, record in models.items():
+        statedicts.check_record(name, record, where)
+    for key, records in _by_storage(models).items():
+        begin, end = file.storage(next(iter(records.values())).storage)
+        covered, twice = _covered(records, end - begin)
         shared |= twice
-        if covered == len(file.storage(next(iter(records.values())).storage)):
+        if covered == end - begin:
             left_out.add(f"{file.root}/data/{key}")
     kept = ((name, content) for name, content in file.contents() if name not in left_out)
     return Skeleton(data=_archive(kept), shared=frozenset(shared))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """A tensor of the model as the packed file has it: its type and shape."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def check(skeleton: Data, claims: Mapping[str, Claim], path: tuple[str, ...], where: str) -> None:
+    """Refuse a skeleton that could not be filled with tensors of these types and shapes.
+
+    path : keys under which the state dict should lie
+    Raises InvalidFileError.
+    """
+    file, _ = _opened(skeleton, claims, f"{where} (restore.opaque)", path)
+    for _ in file.contents():
+        pass  # each is where it should, and has its checksum
 
 
 def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
@@ -67,54 +87,84 @@ def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
     when tensors that share numbers were given different ones.
     """
     where = f"{where} (restore.opaque)"
-    file = torchfiles.read_zip(memoryview(skeleton), where)
-    records = statedicts.find(file.value, where).records
-    _check(records, tensors, where)
+    claims = {name: Claim(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    file, records = _opened(Data(skeleton), claims, where)
     stored = dict(file.contents())
-    limit = statedicts.budget(sum(tensor.nbytes for tensor in tensors.values()))
-    buffers: dict[str, np.ndarray] = {}
-    for record in records.values():
-        name = f"{file.root}/data/{record.storage.key}"
-        size = record.storage.count * record.storage.dtype.itemsize
-        if name in buffers:
-            continue
-        limit -= size
-        if limit < 0 or (name in stored and len(stored[name]) != size):
-            raise InvalidFileError(
-                Flaw.SIZE_MISMATCH,
-                f"{where}: the storage {shown(name)} has not the size it should.",
-            )
-        buffers[name] = np.zeros(size, np.uint8)
+    filled: dict[str, memoryview] = {}
+    for key, own in _by_storage(records).items():
+        name = f"{file.root}/data/{key}"
+        buffer = np.zeros(_size(next(iter(own.values()))), np.uint8)
         if name in stored:
-            buffers[name][:] = np.frombuffer(stored[name], np.uint8)
-    places = {
-        name: _place(buffers[f"{file.root}/data/{record.storage.key}"], record)
-        for name, record in records.items()
-    }
-    numbers = {name: _numbers(tensors[name], records[name]) for name in records}
-    for name, place in places.items():
-        place[...] = numbers[name]
-    for name, place in places.items():
-        if not np.array_equal(place, numbers[name]):
-            raise KancompressError(
-                f"{where}: tensor {shown(name)} shares its storage with another tensor but not its"
-                " numbers any more. Write a .safetensors file instead."
-            )
-    filled = {name: buffer.data for name, buffer in buffers.items()}
+            buffer[:] = np.frombuffer(stored[name], np.uint8)
+        for tensor, record in own.items():
+            place(buffer, record).copy_(tensors[tensor])
+        for tensor, record in own.items():
+            if not torch.equal(_bits(place(buffer, record)), _bits(tensors[tensor])):
+                raise KancompressError(
+                    f"{where}: tensor {shown(tensor)} shares its storage with another tensor but"
+                    " not its numbers any more. Write a .safetensors file instead."
+                )
+        filled[name] = buffer.data
     return _archive((stored | filled).items())
 
 
-def _check(records: Mapping[str, TensorRecord], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse a skeleton whose state dict has other names, types or shapes than the tensors."""
-    if records.keys() != tensors.keys():
-        name = min(records.keys() ^ tensors.keys())
+def _opened(
+    skeleton: Data, claims: Mapping[str, Claim], where: str, path: tuple[str, ...] | None = None
+) -> tuple[TorchFile, Mapping[str, TensorRecord]]:
+    """The archive and where its tensors lie, each checked against the bytes that there are.
+
+    A storage that is there must have the size that the pickle gives it, one that is missing must
+    be covered by tensors.
+    """
+    file = torchfiles.read_zip(skeleton, where)
+    found = statedicts.find(file, where)
+    if path is not None and found.path != path:
+        raise InvalidFileError(
+            Flaw.BAD_VALUE, f"{where}: the state dict lies elsewhere than restore.path says."
+        )
+    _check_claims(found.records, claims, where)
+    for key, records in _by_storage(found.records).items():
+        record = next(iter(records.values()))
+        size = _size(record)
+        if file.has(record.storage):
+            begin, end = file.storage(record.storage)
+            fits = end - begin == size
+        else:
+            most = sum(one.size for one in records.values())
+            fits = size <= most and _covered(records, size)[0] == size
+        if not fits:
+            raise InvalidFileError(
+                Flaw.SIZE_MISMATCH,
+                f"{where}: the storage {shown(key)} has not the size it should.",
+            )
+    return file, found.records
+
+
+def _by_storage(records: Mapping[str, TensorRecord]) -> dict[str, dict[str, TensorRecord]]:
+    """The tensors of each storage, by its key."""
+    result: dict[str, dict[str, TensorRecord]] = {}
+    for name, record in records.items():
+        result.setdefault(record.storage.key, {})[name] = record
+    return result
+
+
+def _size(record: TensorRecord) -> int:
+    """Bytes of the storage that a tensor lies in."""
+    return record.storage.whole * record.storage.dtype.itemsize
+
+
+def _check_claims(
+    records: Mapping[str, TensorRecord], claims: Mapping[str, Claim], where: str
+) -> None:
+    """Refuse a skeleton whose state dict has other names, types or shapes than the model."""
+    if records.keys() != claims.keys():
+        name = min(records.keys() ^ claims.keys())
         raise InvalidFileError(
             Flaw.BAD_VALUE, f"{where}: tensor {shown(name)} is not in both parts of the file."
         )
     for name, record in records.items():
         statedicts.check_record(name, record, where)
-        tensor = tensors[name]
-        if record.dtype != tensor.dtype or record.shape != tuple(tensor.shape):
+        if record.dtype != claims[name].dtype or record.shape != claims[name].shape:
             raise InvalidFileError(
                 Flaw.BAD_VALUE,
                 f"{where}: tensor {shown(name)} has another type or shape there than in"
@@ -122,54 +172,23 @@ def _check(records: Mapping[str, TensorRecord], tensors: Mapping[str, Tensor], w
             )
 
 
-def _coverage(records: Mapping[str, TensorRecord]) -> tuple[int, set[str]]:
+def _covered(records: Mapping[str, TensorRecord], size: int) -> tuple[int, set[str]]:
     """Bytes of one storage that the tensors cover, and the tensors that cover some of them twice.
 
     Tensors that are the same in all (ties) count once.
     """
     distinct = {_key(record): name for name, record in records.items()}
-    record = next(iter(records.values()))
-    if len(distinct) == 1 and record.stride == _contiguous(record.shape):
-        return record.size, set()
-    size = record.storage.count * record.storage.dtype.itemsize
-    owner = np.zeros(size, np.int32)  # 0: nobody, else 1 + number of the tensor
-    names = list(distinct.values())
-    twice: set[str] = set()
-    for number, name in enumerate(names, start=1):
-        place = _place(owner, records[name])
-        for other in np.unique(place):
-            if other:
-                twice |= {name, names[other - 1]}
-        place[...] = number
-        if np.count_nonzero(owner == number) < records[name].size:
-            twice.add(name)
-    same = {name for name, record in records.items() if distinct[_key(record)] in twice}
-    return int(np.count_nonzero(owner)), same
+    total, twice = covered({name: records[name] for name in distinct.values()}, size)
+    return total, {name for name, record in records.items() if distinct[_key(record)] in twice}
 
 
-def _key(record: TensorRecord) -> tuple[object, ...]:
-    return record.dtype, record.offset, record.shape, record.stride
+def _key(record: TensorRecord) -> str:
+    return repr((str(record.dtype), record.offset, record.shape, record.stride))
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
-
-
-def _place(buffer: np.ndarray, record: TensorRecord) -> np.ndarray:
-    """Where a tensor's bytes lie in an array with one entry for each byte of its storage."""
-    item, step = record.dtype.itemsize, buffer.itemsize
-    return np.lib.stride_tricks.as_strided(
-        buffer[record.offset * item :] if 0 not in record.shape else buffer[:0],
-        shape=(*record.shape, item),
-        strides=(*(stride * item * step for stride in record.stride), step),
-    )
-
-
-def _numbers(tensor: Tensor, record: TensorRecord) -> np.ndarray:
-    """The bytes of a tensor, with one more axis for those of a number."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    raw = flat.view(torch.uint8).numpy() if len(flat) else np.zeros(0, np.uint8)
-    return raw.reshape(*record.shape, record.dtype.itemsize)
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, (bytes,)."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _archive(contents: Iterable[tuple[str, memoryview]]) -> bytes:

@@ -6,14 +6,21 @@ Trainers wrap state dicts in dictionaries of their own; whole modules hold their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from kancompress.container import NAMES, shown
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.foreign.records import Global, Storage, Stub, TensorRecord, Unsupported
+from kancompress.foreign.placement import extent, is_contiguous, place
+from kancompress.foreign.records import Global, Stub, TensorRecord, Unsupported
+from kancompress.foreign.torchfiles import TorchFile
+from kancompress.foreign.work import Work
+from kancompress.stored import StoredTensors, without_numbers
 
 # Where trainers put the state dict; the first of these wins.
 KEYS = (
@@ -25,6 +32,9 @@ _MAX_NESTING = 8
 _MAX_MODULES = 100_000
 _MAX_MODULE_NESTING = 100
 _MAX_LINES = 200
+_MAX_KEY = 256  # characters of a key under which a state dict is looked for
+# What a tensor costs beside the characters of its name.
+_EACH = 20
 # Tensors may share numbers or repeat them (stride 0); how much more than the file they may come to.
 _SPARE_BYTES = 1 << 26
 _EXPANSION = 16
@@ -34,56 +44,70 @@ _EXPANSION = 16
 class Found:
     """A state dict, the keys that led to it, and what lay beside it."""
 
-    path: tuple[str, ...] = ()
+    where: str
+    work: Work
+    path: tuple[str, ...]
     records: dict[str, TensorRecord] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     is_module: bool = False
+    more: int = 0
+
+    def drop(self, name: str, value: object, nothing: str = "") -> None:
+        """Tell what is left out: its tensors, or `nothing` where it holds none.
+
+        Beyond the first lines it is only counted.
+        """
+        if len(self.dropped) < _MAX_LINES:
+            self.dropped.append(name + (_tally(value, self.work) or nothing))
+        else:
+            self.more += 1
 
 
-def find(value: object, where: str) -> Found:
-    """Find the state dict in `value`, the object of a torch file.
+def find(file: TorchFile, where: str) -> Found:
+    """Find the state dict in the object of a torch file.
 
-    Raises InvalidFileError when there is none or a tensor of it is of a kind that is not read.
+    Raises InvalidFileError when there is none, a tensor of it is of a kind that is not read, or
+    finding it takes more work than the file may ask for.
     """
-    path = _locate(value, _MAX_NESTING, set())
+    value, work = file.value, file.work
+    path = _locate(value, _MAX_NESTING, set(), work)
     if path is None:
-        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value)}")
-    found = Found(path=path)
+        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value, work)}")
+    found = Found(where, work, path)
+    shown_path = [_name(key) for key in path]
     for depth, key in enumerate(path):
         mapping = _mapping(value) or {}
         for other, content in mapping.items():
             if other != key:
-                name = ".".join([*path[:depth], _name(other)])
-                found.dropped.append(name + _tally(content))
+                found.drop(".".join([*shown_path[:depth], _name(other)]), content)
         value = mapping[key]
-    parts = _module(value)
-    if parts is not None:
+    if _module(value) is not None:
         found.is_module = True
         found.dropped.append(f"the class {_maker(value)} and its settings")
-        _walk(value, found, where)
+        _walk(value, found)
     else:
-        _take(_mapping(value) or {}, "", found, where)
+        _take(_mapping(value) or {}, "", found)
     if not found.records:
-        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value)}")
-    if len(found.dropped) > _MAX_LINES:
-        more = len(found.dropped) - _MAX_LINES
-        found.dropped[_MAX_LINES:] = [f"and {more:,} more"]
+        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value, work)}")
+    if found.more:
+        found.dropped.append(f"and {found.more:,} more")
     return found
 
 
-def _locate(value: object, depth: int, dead: set[int]) -> tuple[str, ...] | None:
+def _locate(value: object, depth: int, dead: set[int], work: Work) -> tuple[str, ...] | None:
     """Keys to the state dict in `value`, or None; `dead` are those in which there is none."""
     mapping = _mapping(value)
     if _module(value) is not None:
         return ()
     if mapping is None or id(mapping) in dead or depth == 0 or "param_groups" in mapping:
         return None
+    work.spend(len(mapping))
     direct = any(_is_tensor(v) for k, v in mapping.items() if isinstance(k, str))
     declared = [key for key in KEYS if key in mapping]
     others = [] if direct else [k for k in mapping if isinstance(k, str) and k not in KEYS]
     for key in (*declared, *others):
-        if "optim" not in key.lower():
-            inner = _locate(mapping[key], depth - 1, dead)
+        if len(key) <= _MAX_KEY and "optim" not in key.lower():
+            inner = _locate(mapping[key], depth - 1, dead, work)
             if inner is not None:
                 return (key, *inner)
     if direct:
@@ -124,7 +148,7 @@ def _name(key: object) -> str:
     return str(key) if is_short else "an entry whose name is no text"
 
 
-def _tally(value: object) -> str:
+def _tally(value: object, work: Work) -> str:
     """How many tensors `value` holds, in brackets; nothing when none."""
     count = size = 0
     seen: set[int] = set()
@@ -134,6 +158,7 @@ def _tally(value: object) -> str:
         if id(item) in seen:
             continue
         seen.add(id(item))
+        work.spend(4 * len(item) if isinstance(item, dict | list | tuple) else 4)
         if isinstance(item, TensorRecord):
             count, size = count + 1, size + item.size
         elif isinstance(item, dict):
@@ -148,7 +173,7 @@ def _tally(value: object) -> str:
     return f" ({count:,} tensor{'s' * (count != 1)}, {length} bytes)"
 
 
-def _without(value: object) -> str:
+def _without(value: object, work: Work) -> str:
     expected = "a dictionary of tensors (a state dict) was expected."
     if isinstance(value, Stub):
         return f"holds an object of {_maker(value)} without tensors; {expected}"
@@ -158,27 +183,28 @@ def _without(value: object) -> str:
         return f"holds an empty dictionary; {expected}"
     kinds = ((dict, "dictionary"), (list, "list"), (tuple, "tuple"))
     kind = next((name for cls, name in kinds if isinstance(value, cls)), "value")
-    tally = _tally(value)
+    tally = _tally(value, work)
     inside = f"with{tally} but none by name" if tally else "without any tensor"
     return f"holds a {kind} {inside}; {expected}"
 
 
-def _take(mapping: Mapping[object, object], prefix: str, found: Found, where: str) -> None:
+def _take(mapping: Mapping[object, object], prefix: str, found: Found) -> None:
     """Take the tensors of a dictionary, and tell what else is in it."""
     for key, value in mapping.items():
+        found.work.spend(_EACH + len(prefix) + (len(key) if isinstance(key, str) else 0))
         if isinstance(key, str) and isinstance(value, Unsupported):
             raise InvalidFileError(
                 Flaw.UNSUPPORTED_TENSOR,
-                f"{where}: tensor {shown(prefix + key)} is {value.kind}; plain dense tensors were"
-                " expected. Convert it with torch before passing the file.",
+                f"{found.where}: tensor {shown(prefix + key)} is {value.kind}; plain dense tensors"
+                " were expected. Convert it with torch before passing the file.",
             )
         if isinstance(key, str) and isinstance(value, TensorRecord):
             found.records[prefix + key] = value
         else:
-            found.dropped.append(prefix + _name(key) + (_tally(value) or " (no tensor)"))
+            found.drop(prefix + _name(key), value, nothing=" (no tensor)")
 
 
-def _walk(module: object, found: Found, where: str) -> None:
+def _walk(module: object, found: Found) -> None:
     """Collect what `state_dict()` of a pickled module would give, in its order."""
     todo: list[tuple[object, str, int]] = [(module, "", 0)]
     for _ in range(_MAX_MODULES):
@@ -191,25 +217,27 @@ def _walk(module: object, found: Found, where: str) -> None:
         if state is None or depth > _MAX_MODULE_NESTING:
             raise InvalidFileError(
                 Flaw.BAD_PICKLE,
-                f"{where}: {shown(prefix)} is nested too deeply or is no module.",
+                f"{found.where}: {shown(prefix)} is nested too deeply or is no module.",
             )
         hidden = state.get("_non_persistent_buffers_set")
         names = {n for n in hidden if isinstance(n, str)} if isinstance(hidden, list) else set()
         for part in ("_parameters", "_buffers"):
+            found.work.spend(len(_part(state, part)))
             content = {k: v for k, v in _part(state, part).items() if v is not None}
             if part == "_buffers":
-                found.dropped += [f"{prefix}{_name(n)} (not persistent)" for n in content
-                                  if n in names]  # fmt: skip
+                for hidden_name in (n for n in content if n in names):
+                    found.drop(f"{prefix}{_name(hidden_name)} (not persistent)", None)
                 content = {k: v for k, v in content.items() if k not in names}
-            _take(content, prefix, found, where)
-        children = [
-            (child, f"{prefix}{name}.", depth + 1)
-            for name, child in _part(state, "_modules").items()
-            if isinstance(name, str)
-        ]
+            _take(content, prefix, found)
+        children: list[tuple[object, str, int]] = []
+        for name, child in _part(state, "_modules").items():
+            if isinstance(name, str):
+                found.work.spend(_EACH + len(prefix) + len(name))
+                children.append((child, f"{prefix}{name}.", depth + 1))
         todo.extend(reversed(children))
     raise InvalidFileError(
-        Flaw.BAD_PICKLE, f"{where} holds more than {_MAX_MODULES:,} modules, or one in itself."
+        Flaw.TOO_COSTLY,
+        f"{found.where} holds more than {_MAX_MODULES:,} modules, or one in itself.",
     )
 
 
@@ -226,40 +254,89 @@ def budget(size: int) -> int:
 
 
 def make(
-    records: Mapping[str, TensorRecord],
-    storage: Callable[[Storage], memoryview],
-    file_bytes: int,
-    where: str,
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Make the tensors, and tell which are the same as an earlier one.
+    records: Mapping[str, TensorRecord], file: TorchFile, where: str
+) -> tuple[StoredTensors, dict[str, str]]:
+    """The tensors of a torch file, each read when it is asked for, and which are the same as an
+    earlier one.
 
     Raises InvalidFileError for what does not lie in its storage or cannot be stored elsewhere.
     """
-    buffers: dict[str, torch.Tensor] = {}
-    first: dict[tuple[object, ...], str] = {}
-    tensors: dict[str, torch.Tensor] = {}
+    first: dict[str, str] = {}
+    outline: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
-    left = budget(file_bytes)
+    size = len(file.data)
+    left, last = budget(size), ""
     for name, record in records.items():
         _check_name(name, where)
         identity = check_record(name, record, where)
         if identity in first:
             ties[name] = first[identity]
-            tensors[name] = tensors[ties[name]]
+            outline[name] = outline[ties[name]]
             continue
         first[identity] = name
         left -= record.size
+        if not is_contiguous(record):  # its storage is read whole, unless it was the last one
+            left -= 0 if record.storage.key == last else _whole(record)
+            last = record.storage.key
         if left < 0:
             raise InvalidFileError(
                 Flaw.SIZE_MISMATCH,
                 f"{where}: up to {shown(name)} the tensors repeat the same numbers to more than"
-                f" {_EXPANSION} times the file's {file_bytes:,} bytes.",
+                f" {_EXPANSION} times the file's {size:,} bytes.",
             )
-        key = record.storage.key
-        if key not in buffers:
-            buffers[key] = _buffer(storage(record.storage))
-        tensors[name] = _view(name, record, buffers[key], where)
-    return tensors, ties
+        _check_place(name, record, file, where)
+        outline[name] = without_numbers(record.shape, record.dtype)
+    return StoredTensors(outline, _Reader(records, file), ties), ties
+
+
+class _Reader:
+    """Reads one tensor of a torch file; keeps the last storage whose parts are not in one piece."""
+
+    def __init__(self, records: Mapping[str, TensorRecord], file: TorchFile) -> None:
+        self._records = records
+        self._file = file
+        self._last: tuple[str, memoryview] = ("", memoryview(b""))
+
+    def __call__(self, name: str) -> Tensor:
+        record = self._records[name]
+        if 0 in record.shape:
+            return torch.empty(record.shape, dtype=record.dtype)
+        storage, (first, end) = record.storage, extent(record)
+        begin, _ = self._file.storage(storage)
+        if is_contiguous(record):
+            raw = self._file.data[begin + first : begin + end]
+            own = bytearray(raw) if raw.readonly else raw
+            return place(_bytes(own, record), record, first)
+        if self._last[0] != storage.key:
+            self._last = "", memoryview(b"")  # before the next one is read
+            self._last = storage.key, self._file.data[begin : begin + _whole(record)]
+        part = _bytes(self._last[1][first:end], record)
+        return place(part, record, first).clone(memory_format=torch.contiguous_format)
+
+
+def _bytes(raw: memoryview | bytearray, record: TensorRecord) -> npt.NDArray[np.uint8]:
+    """Bytes as an array that can be written to, and where the tensor's type can lie."""
+    found = np.frombuffer(raw, np.uint8)
+    is_odd = found.ctypes.data % record.dtype.itemsize
+    return found.copy() if is_odd or not found.flags.writeable else found
+
+
+def _whole(record: TensorRecord) -> int:
+    """Bytes of all that lies under the key of a tensor's storage."""
+    return record.storage.whole * record.storage.dtype.itemsize
+
+
+def _check_place(name: str, record: TensorRecord, file: TorchFile, where: str) -> None:
+    """Refuse a tensor whose storage is not there, or in another size than its pickle gives."""
+    if 0 in record.shape and not file.has(record.storage):
+        return
+    begin, end = file.storage(record.storage)
+    if end - begin < extent(record)[1] or (0 not in record.shape and end - begin < _whole(record)):
+        raise InvalidFileError(
+            Flaw.SIZE_MISMATCH,
+            f"{where}: the storage of tensor {shown(name)} should have {_whole(record):,} bytes and"
+            f" has {end - begin:,}.",
+        )
 
 
 def _check_name(name: str, where: str) -> None:
@@ -273,51 +350,33 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def check_record(name: str, record: TensorRecord, where: str) -> tuple[object, ...]:
-    """Refuse what cannot be; returns what two tensors that are the same have in common."""
+def check_record(name: str, record: TensorRecord, where: str) -> str:
+    """Refuse what cannot be; returns what two tensors that are the same have in common.
+
+    That is a text: the hash of a tuple of numbers from a file could be chosen there.
+    """
     if record.dtype not in NAMES or record.dtype.is_complex:
         raise InvalidFileError(
             Flaw.UNSUPPORTED_TENSOR,
             f"{where}: tensor {shown(name)} is of dtype {str(record.dtype).removeprefix('torch.')},"
             " which is not supported. Convert it with torch before passing the file.",
         )
-    storage, item = record.storage, record.dtype.itemsize
-    steps = zip(record.shape, record.stride, strict=True)
-    last = record.offset + sum((length - 1) * step for length, step in steps)
-    have = storage.count * storage.dtype.itemsize
-    nothing = 0 in record.shape
-    if record.size >= 1 << 63 or (not nothing and (last + 1) * item > have):
+    storage = record.storage
+    begin, end = extent(record)
+    have = (storage.start + storage.count) * storage.dtype.itemsize
+    if not _is_countable(record) or end > have:
         raise InvalidFileError(
             Flaw.BAD_OFFSETS,
             f"{where}: tensor {shown(name)} of shape {shown(list(record.shape))} reaches beyond"
-            f" its storage of {have:,} bytes.",
+            f" its storage of {storage.count * storage.dtype.itemsize:,} bytes.",
         )
-    start = storage.start * storage.dtype.itemsize + record.offset * item
-    return storage.key, record.dtype, start, record.shape, record.stride, nothing and name
+    nothing = name if 0 in record.shape else ""
+    return repr((storage.key, str(record.dtype), begin, record.shape, record.stride, nothing))
 
 
-def _buffer(raw: memoryview) -> torch.Tensor:
-    if not len(raw):
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(raw) if raw.readonly else raw, dtype=torch.uint8)
-
-
-def _view(name: str, record: TensorRecord, buffer: torch.Tensor, where: str) -> torch.Tensor:
-    if 0 in record.shape:
-        return torch.empty(record.shape, dtype=record.dtype)
-    storage = record.storage
-    begin = storage.start * storage.dtype.itemsize
-    end = begin + storage.count * storage.dtype.itemsize
-    if end > len(buffer):
-        raise InvalidFileError(
-            Flaw.SIZE_MISMATCH,
-            f"{where}: the storage of tensor {shown(name)} should have {end:,} bytes and has"
-            f" {len(buffer):,}.",
-        )
-    item = record.dtype.itemsize
-    numbers = buffer[begin : begin + storage.count * storage.dtype.itemsize // item * item]
-    if begin % item or numbers.data_ptr() % item:
-        numbers = numbers.clone()  # a view of another dtype must begin at a multiple of its size
-    base = numbers.view(record.dtype)
-    offset = base.storage_offset() + record.offset
-    return base.as_strided(record.shape, record.stride, offset).contiguous()
+def _is_countable(record: TensorRecord) -> bool:
+    """Whether the lengths other than 0 have a product of bytes below 2^63, so that torch counts."""
+    count = record.dtype.itemsize
+    for length in record.shape:
+        count *= length or 1
+    return count < 1 << 63

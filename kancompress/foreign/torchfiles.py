@@ -13,31 +13,37 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-
-from kancompress import files
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import pickles
 from kancompress.foreign.records import Storage
+from kancompress.foreign.work import Work
+from kancompress.inputs import Data
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LOCAL_HEADER = 30
-# Records from this size on are not kept in memory from their check to their use.
-_LARGE = 1 << 24
+_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchFile:
     """The object of a torch file, and a way to the bytes of its storages.
 
+    data    : the file
+    work    : what is left of the work that the file may ask for
+    storage : begin and end of a storage in the file, whose checksum was right; raises
+              InvalidFileError where it is not there
+    has     : whether there is such a storage
     A zip archive also has the folder of its records (`root`) and all of them (`contents`).
     """
 
     container: str
     value: object
-    storage: Callable[[Storage], memoryview]
+    data: Data
+    work: Work
+    storage: Callable[[Storage], tuple[int, int]]
+    has: Callable[[Storage], bool]
     root: str = ""
     contents: Callable[[], Iterator[tuple[str, memoryview]]] = lambda: iter(())
 
@@ -45,8 +51,8 @@ class TorchFile:
 # --- zip archives --------------------------------------------------------------------------
 
 
-def read_zip(data: memoryview, where: str) -> TorchFile:
-    """Read the zip archive that torch has written since 1.6."""
+def read_zip(data: Data, where: str) -> TorchFile:
+    """Read the zip archive that torch has written since 1.6. Raises InvalidFileError."""
     records = _records(data, where)
     folders = {name.partition("/")[0] for name in records}
     scripted = {f for f in folders if f"{f}/constants.pkl" in records}
@@ -68,24 +74,38 @@ def read_zip(data: memoryview, where: str) -> TorchFile:
         order = bytes(_contents(data, records[f"{root}/byteorder"], where)[:20])
         _check_order(order == b"little", where)
     main = _contents(data, records[f"{root}/data.pkl"], where)
-    value = pickles.load(pickles.Reader(main), f"{where} (data.pkl)").value
+    work = Work(len(main), where)
+    reader = pickles.Reader(Data(main))
+    value = pickles.load(reader, f"{where} (data.pkl)", work, views=False).value
+    checked: dict[str, tuple[int, int]] = {}
 
-    def storage(wanted: Storage) -> memoryview:
-        record = records.get(f"{root}/data/{wanted.key}")
-        if record is None:
+    def storage(wanted: Storage) -> tuple[int, int]:
+        name = f"{root}/data/{wanted.key}"
+        if name not in records:
             raise InvalidFileError(
                 Flaw.BAD_ZIP, f"{where} lacks the record data/{shown(wanted.key)[1:-1]}."
             )
-        return _contents(data, record, where)
+        if name not in checked:
+            checked[name] = _checked_place(data, records[name], where)
+        return checked[name]
 
     def contents() -> Iterator[tuple[str, memoryview]]:
         for name, record in records.items():
             yield name, _contents(data, record, where)
 
-    return TorchFile("torch-zip", value, storage, root, contents)
+    return TorchFile(
+        container="torch-zip",
+        value=value,
+        data=data,
+        work=work,
+        storage=storage,
+        has=lambda wanted: f"{root}/data/{wanted.key}" in records,
+        root=root,
+        contents=contents,
+    )
 
 
-def _records(data: memoryview, where: str) -> dict[str, zipfile.ZipInfo]:
+def _records(data: Data, where: str) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(io.BufferedReader(_RawView(data))) as archive:
             listed = archive.infolist()
@@ -101,11 +121,47 @@ def _records(data: memoryview, where: str) -> dict[str, zipfile.ZipInfo]:
     records = {info.filename: info for info in listed}
     if len(records) != len(listed):
         raise InvalidFileError(Flaw.BAD_ZIP, f"{where} holds two records of the same name.")
+    end = 0
+    for info in sorted(listed, key=lambda info: info.header_offset):
+        if info.header_offset < end:  # checking each would take more than the file's bytes
+            raise InvalidFileError(
+                Flaw.BAD_ZIP,
+                f"{where}: the record {shown(info.filename)} overlaps the one before it.",
+            )
+        end = info.header_offset + _LOCAL_HEADER + info.compress_size
     return records
 
 
-def _contents(data: memoryview, info: zipfile.ZipInfo, where: str) -> memoryview:
-    """Bytes of one record, in place: torch stores records without compressing them."""
+def _contents(data: Data, info: zipfile.ZipInfo, where: str) -> memoryview:
+    """Bytes of one record, whose checksum is right."""
+    begin, end = _place(data, info, where)
+    contents = data[begin:end]
+    _check_crc(zlib.crc32(contents), info, where)
+    return contents
+
+
+def _checked_place(data: Data, info: zipfile.ZipInfo, where: str) -> tuple[int, int]:
+    """Begin and end of one record, whose checksum is right."""
+    begin, end = _place(data, info, where)
+    crc = 0
+    for at in range(begin, end, _BLOCK):
+        crc = zlib.crc32(data[at : min(at + _BLOCK, end)], crc)
+    _check_crc(crc, info, where)
+    return begin, end
+
+
+def _check_crc(found: int, info: zipfile.ZipInfo, where: str) -> None:
+    # torch can be told to write no checksums and then writes 0.
+    if info.CRC and found != info.CRC:
+        raise InvalidFileError(
+            Flaw.CHECKSUM_MISMATCH,
+            f"{where}: the record {shown(info.filename)} does not match its checksum. Copy the file"
+            " again.",
+        )
+
+
+def _place(data: Data, info: zipfile.ZipInfo, where: str) -> tuple[int, int]:
+    """Begin and end of one record: torch stores records without compressing them."""
     name = shown(info.filename)
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise InvalidFileError(
@@ -118,22 +174,13 @@ def _contents(data: memoryview, info: zipfile.ZipInfo, where: str) -> memoryview
     begin += int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     if header[:4] != b"PK\x03\x04" or begin + info.file_size > len(data):
         raise InvalidFileError(Flaw.BAD_ZIP, f"{where}: the record {name} is not where it should.")
-    contents = data[begin : begin + info.file_size]
-    # torch can be told to write no checksums and then writes 0.
-    if info.CRC and zlib.crc32(contents) != info.CRC:
-        raise InvalidFileError(
-            Flaw.CHECKSUM_MISMATCH,
-            f"{where}: the record {name} does not match its checksum. Copy the file again.",
-        )
-    if info.file_size >= _LARGE:
-        files.release()
-    return contents
+    return begin, begin + info.file_size
 
 
 class _RawView(io.RawIOBase):
-    """A memoryview as a file that can be sought in, without a copy."""
+    """An input as a file that can be sought in, without a copy."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
         self.position = 0
 
@@ -160,54 +207,64 @@ class _RawView(io.RawIOBase):
 # --- before 1.6 ----------------------------------------------------------------------------
 
 
-def read_legacy(data: memoryview, where: str) -> TorchFile:
-    """Read the stream of five pickles and the storages after them."""
+def read_legacy(data: Data, where: str) -> TorchFile:
+    """Read the stream of five pickles and the storages after them. Raises InvalidFileError."""
     reader = pickles.Reader(data)
-    if pickles.load(reader, where).value != _MAGIC:
+    work = Work(len(data), where)
+    if pickles.load(reader, where, work).value != _MAGIC:
         raise InvalidFileError(
             Flaw.UNKNOWN_FORMAT,
             f"{where} is a pickle, but none that torch.save wrote. Load it where it was made and"
             " save its state dict with torch.save.",
         )
-    protocol = pickles.load(reader, where).value
+    protocol = pickles.load(reader, where, work).value
     if protocol != _PROTOCOL:
         raise InvalidFileError(
             Flaw.BAD_PICKLE, f"{where} is of another protocol of torch.save than {_PROTOCOL}."
         )
-    system = pickles.load(reader, where).value
+    system = pickles.load(reader, where, work).value
     _check_order(not isinstance(system, dict) or system.get("little_endian") is not False, where)
-    main = pickles.load(reader, where)
-    keys = pickles.load(reader, where).value
+    main = pickles.load(reader, where, work)
+    keys = pickles.load(reader, where, work).value
     found = _runs(data, reader.position, keys, main.storages, where)
 
-    def storage(wanted: Storage) -> memoryview:
+    def storage(wanted: Storage) -> tuple[int, int]:
         if wanted.key not in found:
             raise InvalidFileError(
                 Flaw.BAD_PICKLE, f"{where} does not hold the storage {shown(wanted.key)}."
             )
         return found[wanted.key]
 
-    return TorchFile("torch-legacy", main.value, storage)
+    return TorchFile(
+        container="torch-legacy",
+        value=main.value,
+        data=data,
+        work=work,
+        storage=storage,
+        has=lambda wanted: wanted.key in found,
+    )
 
 
 def _runs(
-    data: memoryview, position: int, keys: object, dtypes: dict[str, torch.dtype], where: str
-) -> dict[str, memoryview]:
+    data: Data, position: int, keys: object, storages: dict[str, Storage], where: str
+) -> dict[str, tuple[int, int]]:
+    """Begin and end of each storage in the file."""
     if not isinstance(keys, list):
         raise InvalidFileError(Flaw.BAD_PICKLE, f"{where}: the list of storages is none.")
-    found: dict[str, memoryview] = {}
+    found: dict[str, tuple[int, int]] = {}
     for key in keys:
-        if not isinstance(key, str) or key not in dtypes:
+        if not isinstance(key, str) or key not in storages:
             raise InvalidFileError(
                 Flaw.BAD_PICKLE, f"{where}: a storage is listed that no tensor is in."
             )
-        size = int.from_bytes(data[position : position + 8], "little") * dtypes[key].itemsize
+        count = int.from_bytes(data[position : position + 8], "little")
+        size = count * storages[key].dtype.itemsize
         if position + 8 + size > len(data):
             raise InvalidFileError(
                 Flaw.TRUNCATED,
                 f"{where} ends inside its storages. It was not copied whole.",
             )
-        found[key] = data[position + 8 : position + 8 + size]
+        found[key] = position + 8, position + 8 + size
         position += 8 + size
     return found
 

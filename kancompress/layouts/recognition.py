@@ -12,6 +12,7 @@ from kancompress.layouts.catalogue import LAYOUTS
 from kancompress.layouts.matching import find_stem, layer_name, match
 from kancompress.layouts.notation import parse_layout
 from kancompress.layouts.records import FoundLayer, Layout, Misfit, Recognition
+from kancompress.stored import outline
 
 _EVERYWHERE = ""
 _TOP = "."
@@ -62,6 +63,7 @@ def recognise(
     leaves its tensors alone. What is wrong with the choices is added to `unfit` where that is
     given; else UsageError says all of it.
     """
+    tensors = outline(tensors)
     search = _Search(tensors)
     wrong: list[str] = []
     for text, stems in _by_text(choices or {}):

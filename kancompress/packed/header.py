@@ -22,7 +22,7 @@ from kancompress.container import Container, element_count, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.kmeans import MAX_CLUSTERS
 from kancompress.packed.model import CODEBOOK_ROLES, SIDE_ROLES
-from kancompress.packed.restore import check_origins, check_restore
+from kancompress.packed.restore import LayerClaim, check_origins, check_restore
 from kancompress.packed.writer import ENCODING_OF_ROLE
 from kancompress.specs import DataSpec, ModelSpec, SourceSizes
 
@@ -30,19 +30,26 @@ ROLES = (*CODEBOOK_ROLES, "coefficients", *SIDE_ROLES)
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
+# Most bytes that a file may stand for: for each byte of its own, and for every file (8.3).
+RESTORED_EACH, RESTORED_FREE = 10_000, 1_000_000_000
+
 Shape = tuple[int, ...]
 
 
 class Header:
     """The claims of one file; `check` fills in the fields, or raises InvalidFileError.
 
+    any_size      : whether what the file stands for may be of any size
     shapes        : shape of each layer, by name
     shares        : layers without a codebook of their own, with the layer whose codebook they use
     others        : names of the tensors that only `restore`, or the model, explains
     """
 
-    def __init__(self, container: Container, document: Mapping[str, Any]) -> None:
+    def __init__(
+        self, container: Container, document: Mapping[str, Any], *, any_size: bool = False
+    ) -> None:
         self.container = container
+        self.any_size = any_size
         self.document = document
         self.where = container.where
         self.entries = container.entries
@@ -86,12 +93,7 @@ class Header:
             self._check_native(self.model)
         else:
             self._check_foreign_sides()
-        if "restore" in self.document:
-            layers = {
-                name: (element_count(shape), self._coefficients(name), self.groups[name])
-                for name, shape in self.shapes.items()
-            }
-            check_origins(self.document["restore"], self.entries, layers, self.where)
+        self._check_bounds()
 
     # --- container and document ---
 
@@ -128,6 +130,8 @@ class Header:
         self.source = documents.spec(SourceSizes.from_json, document["source"], where)
         if "model" in document:
             self.model = documents.spec(ModelSpec.from_json, document["model"], where)
+            if "restore" in document:
+                raise self.fail(Flaw.BAD_VALUE, "the document has both 'model' and 'restore'.")
         elif "restore" not in document:
             raise self.fail(Flaw.MISSING_KEY, "the document has neither 'model' nor 'restore'.")
         self.data = documents.data(document, where)
@@ -140,8 +144,8 @@ class Header:
             if not _LAYER_NAME.fullmatch(name):
                 raise self.fail(Flaw.BAD_VALUE, f"{shown(name)} is not a layer name.")
             if not isinstance(record, dict):
-                raise self.fail(Flaw.BAD_VALUE, f"layer {name!r} should be an object.")
-            what = f"layer {name!r}"
+                raise self.fail(Flaw.BAD_VALUE, f"layer {shown(name)} should be an object.")
+            what = f"layer {shown(name)}"
             documents.check_keys(record, {"shape"}, {"codebook", "groups"}, self.where, what)
             shape = record["shape"]
             if (
@@ -152,7 +156,7 @@ class Header:
             ):
                 raise self.fail(
                     Flaw.BAD_VALUE,
-                    f"layer {name!r} has the shape {shown(shape)}; [out, in] or"
+                    f"layer {shown(name)} has the shape {shown(shape)}; [out, in] or"
                     " [out, in, rows, columns] was expected.",
                 )
             self.shapes[name] = tuple(shape)
@@ -168,8 +172,8 @@ class Header:
             ):
                 raise self.fail(
                     Flaw.BAD_CODEBOOK_REFERENCE,
-                    f"layer {name!r} uses the codebook of {shown(target)}, which has none of its"
-                    " own.",
+                    f"layer {shown(name)} uses the codebook of {shown(target)}, which has none of"
+                    " its own.",
                 )
 
     def _groups(self, record: Mapping[str, Any], what: str) -> int:
@@ -193,6 +197,11 @@ class Header:
         for name in self.entries:
             layer, _, role = name.rpartition(".")
             if layer in self.shapes and role in ROLES:
+                if name in named:
+                    raise self.fail(
+                        Flaw.BAD_VALUE,
+                        f"restore names the tensor {shown(name)}, which belongs to a layer.",
+                    )
                 continue
             if name in named:
                 self.others.add(name)
@@ -215,8 +224,8 @@ class Header:
     def _check_encodings(self) -> None:
         of_role = self._encoding_of_role()
         exceptions = self.document.get("exceptions", {})
-        if not isinstance(exceptions, dict):
-            raise self.fail(Flaw.BAD_VALUE, "exceptions should be an object.")
+        if not isinstance(exceptions, dict) or ("exceptions" in self.document and not exceptions):
+            raise self.fail(Flaw.BAD_VALUE, "exceptions should be an object that is not empty.")
         if strangers := sorted(exceptions.keys() - self.entries.keys()):
             raise self.fail(
                 Flaw.BAD_VALUE, f"exceptions names {shown(strangers[0])}, which is no tensor."
@@ -228,7 +237,7 @@ class Header:
             elif role in of_role:
                 usual, known = of_role[role], ENCODING_OF_ROLE.get(role, "plain")
             else:
-                raise self.fail(Flaw.MISSING_KEY, f"encodings has none for the role {role!r}.")
+                raise self.fail(Flaw.MISSING_KEY, f"encodings has none for the role {shown(role)}.")
             encoding = exceptions.get(name, usual)
             if encoding != known:
                 raise self.fail(
@@ -278,11 +287,11 @@ class Header:
     def _expect(self, name: str, shape: Shape) -> None:
         found = self._shape(name)
         if found is None:
-            raise self.fail(Flaw.MISSING_TENSOR, f"tensor {name!r} is missing.")
+            raise self.fail(Flaw.MISSING_TENSOR, f"tensor {shown(name)} is missing.")
         if found != shape:
             raise self.fail(
                 Flaw.WRONG_SHAPE,
-                f"tensor {name!r} has the shape {shown(list(found))};"
+                f"tensor {shown(name)} has the shape {shown(list(found))};"
                 f" {shown(list(shape))} was expected.",
             )
 
@@ -294,19 +303,21 @@ class Header:
         if "coefficients" in roles:
             if packed or roles & set(CODEBOOK_ROLES):
                 raise self.fail(
-                    Flaw.CONFLICTING_TENSORS, f"layer {name!r} is both dense and packed."
+                    Flaw.CONFLICTING_TENSORS, f"layer {shown(name)} is both dense and packed."
                 )
             found = self._shape(f"{name}.coefficients")
             if found is None or len(found) != len(self.shapes[name]) + 1 or found[-1] < 1:
-                raise self.fail(Flaw.WRONG_SHAPE, f"tensor '{name}.coefficients' has a wrong rank.")
+                raise self.fail(
+                    Flaw.WRONG_SHAPE, f"tensor {shown(f'{name}.coefficients')} has a wrong rank."
+                )
             self._expect(f"{name}.coefficients", (*self.shapes[name], found[-1]))
             return
         if not packed:
             raise self.fail(
-                Flaw.MISSING_TENSOR, f"layer {name!r} has neither a codebook nor coefficients."
+                Flaw.MISSING_TENSOR, f"layer {shown(name)} has neither a codebook nor coefficients."
             )
         if "codebook" in roles and name in self.shares:
-            raise self.fail(Flaw.CONFLICTING_TENSORS, f"layer {name!r} has two codebooks.")
+            raise self.fail(Flaw.CONFLICTING_TENSORS, f"layer {shown(name)} has two codebooks.")
         k, d = self.codebook_shape(name)
         kept = self._check_kept(name, roles, d)
         self._check_index_entry(name, k, element_count(self.shapes[name]) - kept)
@@ -318,14 +329,14 @@ class Header:
         if found is None or len(found) != 2 or not found[0] or not found[1]:
             raise self.fail(
                 Flaw.WRONG_SHAPE,
-                f"tensor '{owner}.codebook' has the shape {shown(list(found or ()))};"
+                f"tensor {shown(f'{owner}.codebook')} has the shape {shown(list(found or ()))};"
                 " [clusters, coefficients] was expected.",
             )
         if found[0] > MAX_CLUSTERS:
             raise self.fail(
                 Flaw.TOO_MANY_CENTROIDS,
-                f"tensor '{owner}.codebook' has {found[0]} centroids; at most {MAX_CLUSTERS}"
-                " are allowed.",
+                f"tensor {shown(f'{owner}.codebook')} has {found[0]} centroids; at most"
+                f" {MAX_CLUSTERS} are allowed.",
             )
         return found[0], found[1]
 
@@ -335,13 +346,15 @@ class Header:
         found = self._shape(f"{name}.kept_at")
         if found is None or "kept" not in roles:
             raise self.fail(
-                Flaw.MISSING_TENSOR, f"layer {name!r} has only one of 'kept_at' and 'kept'."
+                Flaw.MISSING_TENSOR, f"layer {shown(name)} has only one of 'kept_at' and 'kept'."
             )
         if self.entries[f"{name}.kept_at"].dtype != "I64":
-            raise self.fail(Flaw.WRONG_DTYPE, f"tensor '{name}.kept_at' should be I64.")
+            raise self.fail(Flaw.WRONG_DTYPE, f"tensor {shown(f'{name}.kept_at')} should be I64.")
         if len(found) != 1 or not 0 < found[0] < element_count(self.shapes[name]):
             shape = shown(list(found))
-            raise self.fail(Flaw.WRONG_SHAPE, f"tensor '{name}.kept_at' has the shape {shape}.")
+            raise self.fail(
+                Flaw.WRONG_SHAPE, f"tensor {shown(f'{name}.kept_at')} has the shape {shape}."
+            )
         self._expect(f"{name}.kept", (found[0], d))
         return found[0]
 
@@ -350,19 +363,55 @@ class Header:
         width = bits.width_of(k)
         if entry is None:
             if width:
-                raise self.fail(Flaw.MISSING_TENSOR, f"tensor '{name}.index' is missing.")
+                raise self.fail(Flaw.MISSING_TENSOR, f"tensor {shown(f'{name}.index')} is missing.")
             return
         if entry.dtype != "U8":
             raise self.fail(
-                Flaw.WRONG_DTYPE, f"tensor '{name}.index' has the dtype {entry.dtype}, not U8."
+                Flaw.WRONG_DTYPE,
+                f"tensor {shown(f'{name}.index')} has the dtype {entry.dtype}, not U8.",
             )
         needed = bits.packed_size(count, width)
         if entry.shape != (needed,) or width == 0:
             raise self.fail(
                 Flaw.INDEX_LENGTH,
-                f"tensor '{name}.index' has the shape {shown(list(entry.shape))}; {count} indices"
-                f" of {width} bits take [{needed}]" + (" (no tensor)." if width == 0 else "."),
+                f"tensor {shown(f'{name}.index')} has the shape {shown(list(entry.shape))};"
+                f" {count} indices of {width} bits take [{needed}]"
+                + (" (no tensor)." if width == 0 else "."),
             )
+
+    # --- bounds ---
+
+    def _check_bounds(self) -> None:
+        """Refuse what would take memory without measure once it is written out (8.3)."""
+        most = RESTORED_EACH * self.container.file_size + RESTORED_FREE
+        claims = {
+            name: LayerClaim(
+                shape=shape, coefficients=self._coefficients(name), groups=self.groups[name]
+            )
+            for name, shape in self.shapes.items()
+        }
+        sizes = [
+            claim.edges * claim.coefficients * self._itemsize(n) for n, claim in claims.items()
+        ]
+        totals = {"its layers' coefficients": sum(sizes)}
+        if "restore" in self.document:
+            restored = check_origins(self.document["restore"], self.entries, claims, self.where)
+            totals["the tensors that it restores"] = restored
+        for what, total in totals.items():
+            if total > most and not self.any_size:
+                raise self.fail(
+                    Flaw.TOO_LARGE,
+                    f"{what} would have {shown(total)} bytes, more than {RESTORED_EACH:,} times the"
+                    f" file's {self.container.file_size:,} and {RESTORED_FREE:,} more. Where that"
+                    " is meant, read it with any_size=True, or expand it with --any-size.",
+                )
+
+    def _itemsize(self, name: str) -> int:
+        """Bytes of a number of a layer's coefficients when they are written out."""
+        dense = self.entries.get(f"{name}.coefficients")
+        entry = dense or self.entries[f"{self.shares.get(name, name)}.codebook"]
+        size = containers.DTYPES[entry.dtype][1]
+        return max(size, 4) if self.model is not None else size
 
     def _coefficients(self, name: str) -> int:
         dense = self._shape(f"{name}.coefficients")
@@ -374,11 +423,11 @@ class Header:
         for number, shape in enumerate(shapes):
             name = str(number)
             if self.groups[name] > 1:
-                raise self.fail(Flaw.BAD_VALUE, f"layer {name!r} should have no groups.")
+                raise self.fail(Flaw.BAD_VALUE, f"layer {shown(name)} should have no groups.")
             if (d := self._coefficients(name)) != basis.coefficients:
                 raise self.fail(
                     Flaw.WRONG_SHAPE,
-                    f"layer {name!r} has {d} coefficients an edge; model needs"
+                    f"layer {shown(name)} has {d} coefficients an edge; model needs"
                     f" {basis.coefficients}.",
                 )
             sides = side_shapes(basis, shape)
@@ -389,7 +438,7 @@ class Header:
                 elif present:
                     raise self.fail(
                         Flaw.UNEXPLAINED_TENSOR,
-                        f"tensor '{name}.{role}' has no place in a layer of"
+                        f"tensor {shown(f'{name}.{role}')} has no place in a layer of"
                         f" {model.to_json()['name']}.",
                     )
         head = head_shapes(self.container, shapes) if model.conv is not None else {}
@@ -408,12 +457,12 @@ class Header:
             if norm is not None and (len(norm) != 2 or norm[0] not in (2, 4) or not norm[1]):
                 raise self.fail(
                     Flaw.WRONG_SHAPE,
-                    f"tensor '{name}.norm' has the shape {shown(list(norm))};"
+                    f"tensor {shown(f'{name}.norm')} has the shape {shown(list(norm))};"
                     " [2, features] or [4, features] was expected.",
                 )
             if beta is not None and (len(beta) != 1 or not beta[0]):
                 raise self.fail(
                     Flaw.WRONG_SHAPE,
-                    f"tensor '{name}.beta' has the shape {shown(list(beta))};"
+                    f"tensor {shown(f'{name}.beta')} has the shape {shown(list(beta))};"
                     " [degree + 1] was expected.",
                 )

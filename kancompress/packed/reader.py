@@ -16,17 +16,26 @@ from torch import Tensor
 
 from kancompress import bits
 from kancompress.checkpoint import check_finite, check_variance
-from kancompress.container import Container, shown
+from kancompress.container import DTYPES, Container, shown
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.foreign import skeletons
+from kancompress.inputs import Data
 from kancompress.packed.header import ROLES, Header
 from kancompress.packed.model import SIDE_ROLES, PackedLayer, PackedModel
+from kancompress.packed.restore import pieces_of
 from kancompress.packed.writer import BLANK, CHECKSUM_PREFIX
 
 
-def decode(container: Container, document: Mapping[str, Any]) -> PackedModel:
-    """Check and read a file of kind `packed`. Raises InvalidFileError with the flaw it found."""
-    header = Header(container, document)
+def decode(
+    container: Container, document: Mapping[str, Any], *, any_size: bool = False
+) -> PackedModel:
+    """Check and read a file of kind `packed`. Raises InvalidFileError with the flaw it found.
+
+    any_size : read a file that stands for more bytes than docs/packed-format.md, 8.3, allows
+    """
+    header = Header(container, document, any_size=any_size)
     header.check()
+    header.container = container = container.held()
     check_checksum(container, document["checksum"])
     layers = tuple(_read_layer(name, header) for name in header.layer_names())
     for layer in layers:
@@ -35,7 +44,7 @@ def decode(container: Container, document: Mapping[str, Any]) -> PackedModel:
     if header.model is not None:
         for name, tensor in others.items():
             check_finite(tensor, name, header.where)
-    return PackedModel(
+    model = PackedModel(
         layers=layers,
         source=header.source,
         basis=None if header.model is None else header.model.basis,
@@ -44,6 +53,41 @@ def decode(container: Container, document: Mapping[str, Any]) -> PackedModel:
         restore=document.get("restore"),
         conv=None if header.model is None else header.model.conv,
     )
+    if model.restore is not None:
+        _check_types(model, model.restore, header)
+        _check_opaque(model, model.restore, header)
+    return model
+
+
+def _check_types(model: PackedModel, restore: Mapping[str, Any], header: Header) -> None:
+    """Refuse coefficients that would be infinite in the type of the tensor that holds them."""
+    layers = {layer.name: layer for layer in model.layers}
+    for name, dtype, _, origin in restore["tensors"]:
+        kind = DTYPES[dtype][0]
+        for piece in pieces_of(origin):
+            layer = layers[piece["layer"]]
+            codebook = layers[layer.shares].codebook if layer.shares else layer.codebook
+            for values in (codebook, layer.coefficients, layer.kept):
+                if values is None or torch.promote_types(values.dtype, kind) == kind:
+                    continue
+                if not values[..., piece["from"] : piece["to"]].to(kind).isfinite().all():
+                    raise header.fail(
+                        Flaw.NOT_FINITE,
+                        f"layer {shown(layer.name)} has coefficients that are infinite in the type"
+                        f" {dtype} of {shown(name)}.",
+                    )
+
+
+def _check_opaque(model: PackedModel, restore: Mapping[str, Any], header: Header) -> None:
+    """Refuse what is kept beside the tensors where it could not be filled with them (8.5)."""
+    if "opaque" not in restore:
+        return
+    claims = {
+        name: skeletons.Claim(DTYPES[dtype][0], tuple(shape))
+        for name, dtype, shape, _ in restore["tensors"]
+    }
+    data = Data(model.tensors[restore["opaque"]].numpy().data)
+    skeletons.check(data, claims, tuple(restore["path"]), header.where)
 
 
 def check_checksum(container: Container, checksum: str) -> None:
@@ -109,7 +153,8 @@ def _check_index(layer: PackedLayer, header: Header) -> None:
         if not inside or not bool((torch.diff(positions) > 0).all()):
             raise header.fail(
                 Flaw.KEPT_POSITIONS,
-                f"tensor '{layer.name}.kept_at' should ascend strictly within the layer's edges.",
+                f"tensor {shown(f'{layer.name}.kept_at')} should ascend strictly within the layer's"
+                " edges.",
             )
     if layer.index is None:
         return
@@ -117,7 +162,8 @@ def _check_index(layer: PackedLayer, header: Header) -> None:
     width = bits.width_of(k)
     if not bits.padding_is_zero(layer.index, layer.packed_edges, width):
         raise header.fail(
-            Flaw.INDEX_PADDING, f"tensor '{layer.name}.index' has bits set after its last index."
+            Flaw.INDEX_PADDING,
+            f"tensor {shown(f'{layer.name}.index')} has bits set after its last index.",
         )
     if k == 1 << width:
         return
@@ -125,5 +171,6 @@ def _check_index(layer: PackedLayer, header: Header) -> None:
     if largest >= k:
         raise header.fail(
             Flaw.INDEX_RANGE,
-            f"tensor '{layer.name}.index' holds {largest}; the codebook has {k} centroids.",
+            f"tensor {shown(f'{layer.name}.index')} holds {largest}; the codebook has {k}"
+            " centroids.",
         )

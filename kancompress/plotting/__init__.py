@@ -88,4 +88,4 @@ def check_picture_target(
 def _record(source: Input, name: str | None) -> Runnable:
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         return read_foreign(source, name)
-    return sized(source, name, mapped=True)[1]
+    return sized(source, name, stored=True)[1]
