@@ -50,13 +50,15 @@ def check(blob: memoryview, path: list[str], entries: list[Any], module: bool) -
     budget = 10_000 + 4 * len(blob)
     tensors = list(of_module(at, len(entries), budget) if module else of_dict(at))
     compare(tensors, entries)
+    views: dict[str, set[View]] = {}
+    for _, tensor in tensors:
+        views.setdefault(tensor.storage.key, set()).add(tensor)
     for storage in machine.storages.values():
         record = records.get(prefix + b"data/" + storage.key.encode("utf-8", "surrogatepass"))
         if record is not None:
             sound(record[1] == storage.size, "a storage that is there has another size")
         else:
-            views = {view for _, view in tensors if view.storage is storage}
-            cover(views, storage.size, budget)
+            cover(views.get(storage.key, set()), storage.size, budget)
 
 
 # The archive
@@ -581,25 +583,25 @@ def of_module(at: Any, most: int, budget: int) -> Iterator[tuple[str, View]]:
     waiting = [("", at)]
     while waiting:
         prefix, module = waiting.pop()
-        budget -= 1 + len(prefix)
-        known(budget > 0, "the pickled module takes too much work")
         own = attributes(module)
+        groups = [own[name] for name in ("_parameters", "_buffers", "_modules")]
         left_out = own.get("_non_persistent_buffers_set")
-        left_out = left_out.items if isinstance(left_out, Bag) else []
-        hidden = {name for name in left_out if isinstance(name, str)}
-        for group in ("_parameters", "_buffers"):
-            for name, value in by_name(own[group]).items():
-                budget -= 1 + len(name)
-                if value is None or (group == "_buffers" and name in hidden):
-                    continue
-                known(isinstance(value, View), "the pickled module has an odd tensor")
-                yield prefix + name, value
-                most -= 1
-                sound(most >= 0, "data.pkl has more tensors than restore")
-        modules = by_name(own["_modules"]).items()
-        for name, child in reversed(modules):
-            budget -= 1 + len(prefix) + len(name)
-            known(budget > 0, "the pickled module takes too much work")
+        hidden_items = left_out.items if isinstance(left_out, Bag) else []
+        # A module may be shared by many: what is read of it counts each time.
+        budget -= len(own) + len(hidden_items) + sum(len(group.items) for group in groups)
+        budget -= (1 + len(groups[2].items)) * len(prefix)
+        known(budget > 0, "the pickled module takes too much work")
+        hidden = {name for name in hidden_items if isinstance(name, str)}
+        parameters, buffers, modules = (by_name(group) for group in groups)
+        kept = {name: value for name, value in buffers.items() if name not in hidden}
+        for name, value in (*parameters.items(), *kept.items()):
+            if value is None:
+                continue
+            known(isinstance(value, View), "the pickled module has an odd tensor")
+            most -= 1
+            sound(most >= 0, "data.pkl has more tensors than restore")
+            yield prefix + name, value
+        for name, child in reversed(modules.items()):
             if child is not None:
                 waiting.append((f"{prefix}{name}.", child))
 

@@ -58,7 +58,6 @@ class Layer:
         self.kept = 0
         self.dtype = ""
         self.tables: list[Tensor] = []
-        self.maxima: np.ndarray | None = None
 
 
 def checker(raw: bytes) -> str | None:
@@ -224,6 +223,7 @@ class File:
         self.layers: dict[str, Layer] = {}
         # Names of stored tensors that something explains.
         self.named: set[str] = set()
+        self.maxima: dict[int, np.ndarray] = {}
         self.read_container()
 
     def check(self) -> None:
@@ -587,19 +587,21 @@ class File:
         negative = bool((row > 32768).any()) if tensor.dtype == "BF16" else bool((row < 0).any())
         need(not negative, "5.3", "a running variance is negative")
 
+    def columns_of(self, table: Tensor) -> np.ndarray:
+        """The largest absolute number of each column; found once, as layers may share a table."""
+        found = self.maxima.get(table.begin)
+        if found is None:
+            values = self.values(table)
+            if table.dtype == "BF16":
+                values = (values.astype("<u4") << 16).view("<f4")
+            rows = np.abs(values.reshape(-1, table.shape[-1]))
+            found = self.maxima[table.begin] = rows.max(axis=0).astype("<f8")
+        return found
+
     def largest(self, layer: Layer, first: int, last: int) -> float:
         """The largest absolute coefficient of the columns `first ... last - 1`."""
-        if layer.maxima is None:
-            found = []
-            for table in layer.tables:
-                values = self.values(table)
-                if table.dtype == "BF16":
-                    values = (values.astype("<u4") << 16).view("<f4")
-                if values.size:
-                    found.append(np.abs(values.reshape(-1, layer.d)).max(axis=0).astype("<f8"))
-            layer.maxima = np.max(found, axis=0) if found else np.zeros(0)
-        columns = layer.maxima[first:last]
-        return float(columns.max()) if columns.size else 0.0
+        tables = [table for table in layer.tables if table.end > table.begin]
+        return max((float(self.columns_of(t)[first:last].max()) for t in tables), default=0.0)
 
     # Section 7
 
@@ -860,12 +862,10 @@ class Restore:
         # Guess: all rows of the tables count, used or not, in the columns of the range alone.
         wide = {"F64": 3, "F32": 2, "BF16": 1, "F16": 0}
         if any(wide[dtype] < wide.get(table.dtype, 0) for table in layer.tables):
-            most = rounded(dtype, self.file.largest(layer, first, last))
-            need(most < math.inf or not self.finite_tables(layer), "8.3", "numbers become infinite")
-
-    def finite_tables(self, layer: Layer) -> bool:
-        """False where rule 3.6 is broken, which is found and named later."""
-        return all(self.file.finite(table) for table in layer.tables)
+            most = self.file.largest(layer, first, last)
+            # Where the numbers are not finite as they are, rule 3.6 names it later.
+            lost = math.isfinite(most) and not math.isfinite(rounded(dtype, most))
+            need(not lost, "8.3", "numbers become infinite in the tensor's type")
 
 
 def check_fill(dtype: str, value: Any) -> None:
