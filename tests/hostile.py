@@ -232,21 +232,10 @@ MLP = Draft(
 )
 
 
-def skeleton() -> bytes:
-    """What `opaque` of FOREIGN holds: the torch file of the source without its model's storages."""
-    tied = torch.tensor(7)
-    state = {
-        "conv.w": torch.zeros(2, 2, 2, 2),
-        "fc.w": torch.zeros(2, 2),
-        "fc.scale": torch.ones(2),
-        "grid": torch.zeros(2, 3),
-        "steps": torch.zeros(2, 3, dtype=torch.int64),
-        "a.bias": torch.zeros(3),
-        "count": tied,
-        "again": tied,
-    }
+def stripped(content: object) -> bytes:
+    """The torch file of `content` without the storages of its tensors."""
     whole, rest = io.BytesIO(), io.BytesIO()
-    torch.save({"state": state, "epoch": 3}, whole)
+    torch.save(content, whole)
     with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(rest, "w") as kept:
         for info in archive.infolist():
             if "/data/" not in info.filename:
@@ -254,7 +243,21 @@ def skeleton() -> bytes:
     return rest.getvalue()
 
 
-SKELETON = skeleton()
+_TIED = torch.tensor(7)
+# What `opaque` of FOREIGN holds: its source without the model's storages.
+SKELETON = stripped({
+    "state": {
+        "conv.w": torch.zeros(2, 2, 2, 2),
+        "fc.w": torch.zeros(2, 2),
+        "fc.scale": torch.ones(2),
+        "grid": torch.zeros(2, 3),
+        "steps": torch.zeros(2, 3, dtype=torch.int64),
+        "a.bias": torch.zeros(3),
+        "count": _TIED,
+        "again": _TIED,
+    },
+    "epoch": 3,
+})  # fmt: skip
 
 # Convolutions of another library that share a codebook, a dense layer, and every kind of origin.
 FOREIGN = Draft(

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import kancompress
+from hostile import stripped
 from kancompress import bits
 from kancompress.checkpoint import side_shapes
 from kancompress.images import IMAGE_SETS
@@ -208,7 +209,7 @@ def foreign_models(draw: st.DrawFn) -> PackedModel:
         chosen = draw(st.sets(st.sampled_from(sorted(sides))))
         layer = draw(with_sides(layer, {role: sides[role] for role in sorted(chosen)}))
         layers.append(layer)
-        axes = "out in coef" if rank == 2 else "out in kh kw coef -> out (in coef) kh kw"
+        axes = "out in coef" if rank == 2 else "out (in coef) kh kw"
         whole = {"layer": name, "axes": axes, "from": 0, "to": d}
         source.append([f"{name}.weight", "F32", [math.prod(shape), d], whole])
     tensors: dict[str, Tensor] = {}
@@ -226,11 +227,19 @@ def foreign_models(draw: st.DrawFn) -> PackedModel:
             else torch.empty(shape, dtype=DTYPES[dtype])
         )
         source.append([name, dtype, list(shape), None])
+    path = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=2))
     if draw(st.booleans()):
-        tensors["opaque bytes"] = torch.arange(7, dtype=torch.uint8)
+        kinds = {name: (DTYPES[dtype], shape) for name, dtype, shape, _ in source}
+        content: Any = {
+            name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in kinds.items()
+        }
+        for key in reversed(path):
+            content = {key: content, "beside": [1]}
+        raw = bytearray(stripped(content))
+        tensors["opaque bytes"] = torch.frombuffer(raw, dtype=torch.uint8)
     restore: dict[str, Any] = {
         "container": "torch-zip",
-        "path": draw(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=2)),
+        "path": path,
         "tensors": source,
         "metadata": {
             "note": draw(st.text(st.characters(exclude_categories=["Cs"]))),
