@@ -43,9 +43,11 @@ def build(draft: Draft, *, sign: bool = True) -> bytes:
     """The file of a draft, as `Draft.build` makes it, of more types and in less time."""
     text = json.dumps(draft.document, sort_keys=True, separators=(",", ":"))
     header: dict[str, Any] = {"__metadata__": {"kancompress": text} | draft.metadata}
-    names = draft.order or sorted(
+    names = sorted(
         draft.tensors, key=lambda n: (-SIZES[draft.tensors[n][0]], n.encode("utf-8", "replace"))
     )
+    if draft.order:
+        names.sort(key=lambda n: draft.order.index(n) if n in draft.order else -1)
     payload, begin = [], 0
     for name in names:
         dtype, shape, data = draft.tensors[name]

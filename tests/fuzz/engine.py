@@ -6,6 +6,7 @@ processes, and a fault names the case that shows it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -267,11 +268,13 @@ def _start(subject: Subject, seed: int, worker: _Worker, deadline: float) -> Non
 
 
 def _receive(subject: Subject, seed: int, worker: _Worker, deadline: float, report: Report) -> None:
-    try:
-        batch = pickle.loads(worker.pipe.recv_bytes())
-    except EOFError:
+    raw = b""
+    with contextlib.suppress(EOFError):
+        raw = worker.pipe.recv_bytes()
+    if not raw:
         _died(subject, seed, worker, deadline, report)
         return
+    batch = pickle.loads(raw)
     report.cases += batch.cases
     report.outcomes += batch.outcomes
     report.notes += batch.notes

@@ -579,7 +579,7 @@ def check_message(error: KancompressError, verdict: Verdict, stage: str) -> None
     if isinstance(error, InvalidFileError) and not isinstance(error.flaw, Flaw):
         verdict.fault(f"{stage}: no flaw", text[:300])
     kind = error.flaw if isinstance(error, InvalidFileError) else type(error).__name__
-    if len(text) > 500:
+    if max(map(len, error.sentences)) > 500:
         verdict.fault(f"{stage}: a message of more than 500 characters ({kind})", ascii(text[:300]))
     if not "".join(error.sentences).isprintable():
         verdict.fault(f"{stage}: a message that cannot be printed ({kind})", ascii(text[:300]))
