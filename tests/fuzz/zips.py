@@ -284,7 +284,10 @@ def _bytes(ops: list[Op], draw: Random, story: list[str]) -> None:
 
 
 def _deep(ops: list[Op], draw: Random, story: list[str]) -> None:
-    place, depth = draw.randrange(1, len(ops)), draw.choice((9, 9, 100, 100, 1000, 30_000 if draw.random() < 0.1 else 64))
+    place, depth = (
+        draw.randrange(1, len(ops)),
+        draw.choice((9, 9, 100, 100, 1000, 30_000 if draw.random() < 0.1 else 64)),
+    )
     wrap = draw.choice((b"\x85", b"]\x94a", b"}K\x00s"))
     inner = b"N" + b"\x85" * depth if wrap == b"\x85" else b"(" * depth + b"t" * depth
     ops.insert(place, ("", None, inner + b"0"))
