@@ -15,7 +15,7 @@ from typing import Any, cast
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import records
-from kancompress.foreign.records import Global, Storage, Stub, dictionary_key
+from kancompress.foreign.records import Global, Storage, Stub, TensorRecord, dictionary_key
 from kancompress.foreign.work import Work
 from kancompress.inputs import Data
 
@@ -86,10 +86,11 @@ class Reader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pickle:
-    """What a pickle holds, and every storage that it speaks of, by its key."""
+    """What a pickle holds, and every storage (by its key) and tensor that it speaks of."""
 
     value: object
     storages: dict[str, Storage]
+    tensors: list[TensorRecord]
 
 
 def load(reader: Reader, where: str, work: Work, *, views: bool = True) -> Pickle:
@@ -105,7 +106,7 @@ def load(reader: Reader, where: str, work: Work, *, views: bool = True) -> Pickl
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names with stray backslashes
-            return Pickle(machine.run(reader), machine.storages)
+            return Pickle(machine.run(reader), machine.storages, machine.tensors)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         if reader.position >= reader.size and not machine.stopped:
             raise InvalidFileError(
@@ -140,6 +141,7 @@ class _Machine:
         self.memo: dict[int, object] = {}
         self.stopped = False
         self.storages: dict[str, Storage] = {}
+        self.tensors: list[TensorRecord] = []
 
     def run(self, reader: Reader) -> object:
         handlers = {
@@ -370,7 +372,10 @@ class _Machine:
                 f"{self.where} asks to run {shown(str(function))[1:-1]}, which no checkpoint needs;"
                 " nothing was run. Do not load it with anything else; get the weights elsewhere.",
             )
-        return records.rebuild(function, args)
+        made = records.rebuild(function, args)
+        if isinstance(made, TensorRecord):
+            self.tensors.append(made)
+        return made
 
 
 def _named(module: str, name: str) -> Global:

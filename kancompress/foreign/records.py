@@ -110,6 +110,8 @@ def storage(name: tuple[object, ...]) -> Storage:
     kind, maker, key, _, count, view = name if len(name) == 6 else (*name, None)
     if kind != "storage" or not isinstance(maker, Global) or not isinstance(key, str):
         raise ValueError("a persistent name that torch does not write")
+    if not key or not key.isprintable():
+        raise ValueError(f"{shown(key)} is no name of a storage")
     dtype = STORAGES.get(maker.name)
     if dtype is None:
         raise ValueError(f"storage type {shown(str(maker))} is not known")

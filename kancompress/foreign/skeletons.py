@@ -19,8 +19,8 @@ from torch import Tensor
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
 from kancompress.foreign import statedicts, torchfiles
-from kancompress.foreign.placement import covered, place
-from kancompress.foreign.records import TensorRecord
+from kancompress.foreign.placement import covered, extent, place
+from kancompress.foreign.records import Storage, TensorRecord
 from kancompress.foreign.torchfiles import TorchFile
 from kancompress.inputs import Data
 
@@ -93,7 +93,7 @@ def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
     filled: dict[str, memoryview] = {}
     for key, own in _by_storage(records).items():
         name = f"{file.root}/data/{key}"
-        buffer = np.zeros(_size(next(iter(own.values()))), np.uint8)
+        buffer = np.zeros(_size(next(iter(own.values())).storage), np.uint8)
         if name in stored:
             buffer[:] = np.frombuffer(stored[name], np.uint8)
         for tensor, record in own.items():
@@ -116,21 +116,28 @@ def _opened(
     A storage that is there must have the size that the pickle gives it, one that is missing must
     be covered by tensors.
     """
-    file = torchfiles.read_zip(skeleton, where)
+    file = torchfiles.read_zip(skeleton, where, strict=True)
     found = statedicts.find(file, where)
     if path is not None and found.path != path:
         raise InvalidFileError(
             Flaw.BAD_VALUE, f"{where}: the state dict lies elsewhere than restore.path says."
         )
     _check_claims(found.records, claims, where)
-    for key, records in _by_storage(found.records).items():
-        record = next(iter(records.values()))
-        size = _size(record)
-        if file.has(record.storage):
-            begin, end = file.storage(record.storage)
+    for record in file.tensors:
+        if extent(record)[1] > _size(record.storage):
+            raise InvalidFileError(
+                Flaw.BAD_OFFSETS,
+                f"{where}: a tensor reaches beyond its storage {shown(record.storage.key)}.",
+            )
+    by_storage = _by_storage(found.records)
+    for key, storage in file.storages.items():
+        size = _size(storage)
+        if file.has(storage):
+            begin, end = file.storage(storage)
             fits = end - begin == size
         else:
-            most = sum(one.size for one in records.values())
+            records = by_storage.get(key, {})
+            most = sum(record.size for record in records.values())
             fits = size <= most and _covered(records, size)[0] == size
         if not fits:
             raise InvalidFileError(
@@ -148,15 +155,19 @@ def _by_storage(records: Mapping[str, TensorRecord]) -> dict[str, dict[str, Tens
     return result
 
 
-def _size(record: TensorRecord) -> int:
-    """Bytes of the storage that a tensor lies in."""
-    return record.storage.whole * record.storage.dtype.itemsize
+def _size(storage: Storage) -> int:
+    """Bytes of all that lies under a storage's key."""
+    return storage.whole * storage.dtype.itemsize
 
 
 def _check_claims(
     records: Mapping[str, TensorRecord], claims: Mapping[str, Claim], where: str
 ) -> None:
     """Refuse a skeleton whose state dict has other names, types or shapes than the model."""
+    if list(records) != list(claims) and records.keys() == claims.keys():
+        raise InvalidFileError(
+            Flaw.BAD_VALUE, f"{where}: the tensors are in another order than in restore.tensors."
+        )
     if records.keys() != claims.keys():
         name = min(records.keys() ^ claims.keys())
         raise InvalidFileError(

@@ -10,19 +10,21 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import pickles
-from kancompress.foreign.records import Storage
+from kancompress.foreign.records import Storage, TensorRecord
 from kancompress.foreign.work import Work
 from kancompress.inputs import Data
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LOCAL_HEADER = 30
+_END = 22  # bytes of the record at a zip archive's end
+_LARGE_END = 76  # and of the two that may stand before it, for archives of 4 GB and more
 _BLOCK = 1 << 24
 
 
@@ -35,6 +37,7 @@ class TorchFile:
     storage : begin and end of a storage in the file, whose checksum was right; raises
               InvalidFileError where it is not there
     has     : whether there is such a storage
+    tensors, storages : all that the pickle speaks of, also beside the state dict
     A zip archive also has the folder of its records (`root`) and all of them (`contents`).
     """
 
@@ -44,6 +47,8 @@ class TorchFile:
     work: Work
     storage: Callable[[Storage], tuple[int, int]]
     has: Callable[[Storage], bool]
+    tensors: Sequence[TensorRecord]
+    storages: Mapping[str, Storage]
     root: str = ""
     contents: Callable[[], Iterator[tuple[str, memoryview]]] = lambda: iter(())
 
@@ -51,8 +56,12 @@ class TorchFile:
 # --- zip archives --------------------------------------------------------------------------
 
 
-def read_zip(data: Data, where: str) -> TorchFile:
-    """Read the zip archive that torch has written since 1.6. Raises InvalidFileError."""
+def read_zip(data: Data, where: str, *, strict: bool = False) -> TorchFile:
+    """Read the zip archive that torch has written since 1.6. Raises InvalidFileError.
+
+    strict : refuse what torch passes over: several parts, bytes around the archive, and records
+             that are not what the directory says
+    """
     records = _records(data, where)
     folders = {name.partition("/")[0] for name in records}
     scripted = {f for f in folders if f"{f}/constants.pkl" in records}
@@ -76,7 +85,7 @@ def read_zip(data: Data, where: str) -> TorchFile:
     main = _contents(data, records[f"{root}/data.pkl"], where)
     work = Work(len(main), where)
     reader = pickles.Reader(Data(main))
-    value = pickles.load(reader, f"{where} (data.pkl)", work, views=False).value
+    loaded = pickles.load(reader, f"{where} (data.pkl)", work, views=False)
     checked: dict[str, tuple[int, int]] = {}
 
     def storage(wanted: Storage) -> tuple[int, int]:
@@ -93,13 +102,17 @@ def read_zip(data: Data, where: str) -> TorchFile:
         for name, record in records.items():
             yield name, _contents(data, record, where)
 
+    if strict:
+        _check_archive(data, records, where)
     return TorchFile(
         container="torch-zip",
-        value=value,
+        value=loaded.value,
         data=data,
         work=work,
         storage=storage,
         has=lambda wanted: f"{root}/data/{wanted.key}" in records,
+        tensors=loaded.tensors,
+        storages=loaded.storages,
         root=root,
         contents=contents,
     )
@@ -163,7 +176,8 @@ def _check_crc(found: int, info: zipfile.ZipInfo, where: str) -> None:
 def _place(data: Data, info: zipfile.ZipInfo, where: str) -> tuple[int, int]:
     """Begin and end of one record: torch stores records without compressing them."""
     name = shown(info.filename)
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    if not is_stored or info.flag_bits & 1 or info.compress_size != info.file_size:
         raise InvalidFileError(
             Flaw.BAD_ZIP,
             f"{where}: the record {name} is compressed or encrypted, which torch.save never does.",
@@ -175,6 +189,47 @@ def _place(data: Data, info: zipfile.ZipInfo, where: str) -> tuple[int, int]:
     if header[:4] != b"PK\x03\x04" or begin + info.file_size > len(data):
         raise InvalidFileError(Flaw.BAD_ZIP, f"{where}: the record {name} is not where it should.")
     return begin, begin + info.file_size
+
+
+def _check_archive(data: Data, records: Mapping[str, zipfile.ZipInfo], where: str) -> None:
+    """Refuse an archive of several parts, with bytes around it, or whose records say of themselves
+    what its directory does not say."""
+    end = bytes(data[max(0, len(data) - _END) :]).ljust(_END)
+    signature, *parts, size, begin = struct.unpack("<4sHHHHII", end[:20])
+    between = len(data) - _END - begin - size
+    is_whole = between in (0, _LARGE_END) or 0xFFFFFFFF in (size, begin)
+    first = min((info.header_offset for info in records.values()), default=0)
+    if signature != b"PK\x05\x06" or parts[:2] != [0, 0] or first or not is_whole:
+        raise InvalidFileError(
+            Flaw.BAD_ZIP, f"{where}: the zip archive has several parts or bytes around it."
+        )
+    for info in records.values():
+        if not _says_the_same(data, info):
+            raise InvalidFileError(
+                Flaw.BAD_ZIP,
+                f"{where}: the record {shown(info.filename)} says of itself what the archive's"
+                " directory does not.",
+            )
+
+
+def _says_the_same(data: Data, info: zipfile.ZipInfo) -> bool:
+    """Whether a record's own header has what the directory says of it."""
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
+    header = bytes(data[info.header_offset : info.header_offset + _LOCAL_HEADER + len(name)])
+    if len(header) < _LOCAL_HEADER + len(name):
+        return False
+    flags, method = struct.unpack("<HH", header[6:10])
+    crc, packed, size, length = struct.unpack("<IIIH", header[14:28])
+    later = 0 if flags & 8 else info.CRC  # where they stand behind the contents
+    sizes = (0 if flags & 8 else info.file_size, info.file_size, 0xFFFFFFFF)
+    return (
+        (flags, method) == (info.flag_bits, info.compress_type)
+        and crc in (later, info.CRC)
+        and packed in sizes
+        and size in sizes
+        and length == len(name)
+        and header[_LOCAL_HEADER:] == name
+    )
 
 
 class _RawView(io.RawIOBase):
@@ -242,6 +297,8 @@ def read_legacy(data: Data, where: str) -> TorchFile:
         work=work,
         storage=storage,
         has=lambda wanted: wanted.key in found,
+        tensors=main.tensors,
+        storages=main.storages,
     )
 
 

@@ -113,7 +113,7 @@ ORIGINS = Draft(
                 ["grid", "F32", [1, 2, 5], {"arange": [-1.0, 0.4, 0, 5]}],
                 ["grid64", "F64", [5], {"arange": [-1.0, 0.1, 2, 5]}],
                 ["grid16", "BF16", [2, 4], {"arange": [0.0, 0.5, 0, 4]}],
-                ["rows", "I64", [3, 2], {"repeat": "row"}],
+                ["rows", "I64", [3, 2], {"repeat": "one row"}],
                 ["row", "I64", [2], None],
                 ["rows too", "F16", [2, 1, 2], {"repeat": "half row"}],
                 ["fc.bias", "F32", [2], {"as": "tensor 3"}],
@@ -128,6 +128,7 @@ ORIGINS = Draft(
     {
         "fc.codebook": ("F32", [2, 2], ramp(4)),
         "fc.index": ("U8", [1], bytes([0b1010])),
+        "one row": ("I64", [2], _ints(5, 6)),
         "row": ("I64", [2], _ints(3, 4)),
         "half row": ("F16", [1, 2], b"\0\x3c\0\x40"),
         "tensor 3": ("F32", [2], ramp(2)),
