@@ -31,6 +31,7 @@ from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageEr
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.generation import twin_sizes, write_out
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
+from kancompress.layouts.recognition import cut
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.recipes import ClusterConfig, StoredDtype
 from kancompress.remainder import rebuilt, store
@@ -132,7 +133,10 @@ def check_all(
     numbers = {
         name: k
         for name, k in config.layers.items()
-        if not any(text.startswith(f"{name} ") or repr(name) in text for text in open_questions)
+        if not any(
+            text.startswith((f"{name} ", f"{cut(name)} ")) or repr(name) in text
+            for text in open_questions
+        )
     }
     wrong += wrong_numbers(
         replace(config, layers=numbers),

@@ -24,6 +24,7 @@ FLOORS: list[set[str]] = [
     },
     {
         "container",
+        "magnitudes",
         "kmeans",
         "bases",
         "bases.bspline",

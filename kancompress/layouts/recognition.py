@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from kancompress.errors import UsageError, together
+from kancompress.container import shown
+from kancompress.errors import UsageError, shortened, together
 from kancompress.layouts.catalogue import LAYOUTS
 from kancompress.layouts.matching import find_stem, layer_name, match
 from kancompress.layouts.notation import parse_layout
@@ -35,7 +36,7 @@ class _Search:
         twice = self.taken.intersection(layer.tensors) - set(layer.untouched)
         if twice:
             self.problems[anchor] = (
-                f"{_shown(layer.name)} has names and shapes of the layout {layer.layout}, but"
+                f"{cut(layer.name)} has names and shapes of the layout {layer.layout}, but"
                 f" {min(twice)} already belongs to another layer."
             )
             return
@@ -132,13 +133,14 @@ def _try(search: _Search, layout: Layout) -> None:
             search.take(anchor, result)
 
 
-def _shown(name: str) -> str:
-    return name or "The top level"
+def cut(name: str) -> str:
+    """A layer's name as messages begin with it."""
+    return shortened(name, 120) or "The top level"
 
 
 def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
     return (
-        f"{_shown(name)} has names of the layout {layout.name} but was not taken"
+        f"{cut(name)} has names of the layout {layout.name} but was not taken"
         f" for it: {misfit.reason}."
     )
 
@@ -146,9 +148,9 @@ def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
 def _rival_text(name: str, layout: Layout) -> str:
     candidates = ", ".join((layout.name, *layout.rivals))
     return (
-        f"{_shown(name)} has the names and shapes of several layouts with different"
+        f"{cut(name)} has the names and shapes of several layouts with different"
         f" orders of coefficients ({candidates}); choose with"
-        f" --layout {name}={layout.name}, or another of them in its place."
+        f" --layout {shortened(name, 120)}={layout.name}, or another of them in its place."
     )
 
 
@@ -180,7 +182,7 @@ def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) ->
             if hit:
                 search.skipped.add(anchor)
     return [
-        f"There is nothing like a KAN layer {f'at {stem!r} ' if stem else ''}to leave alone."
+        f"There is nothing like a KAN layer {f'at {shown(stem)} ' if stem else ''}to leave alone."
         for stem in stems
         if stem not in met
     ]
@@ -200,7 +202,7 @@ def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> lis
             search.take(anchor, result)
         for stem in hits:
             if isinstance(result, Misfit):
-                reasons[stem].append(f"{name or 'the top level'}: {result.reason}")
+                reasons[stem].append(f"{shortened(name, 120) or 'the top level'}: {result.reason}")
             else:
                 counts[stem] += 1
     return [
@@ -211,6 +213,6 @@ def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> lis
 
 
 def _unfit_text(layout: Layout, stem: str, reasons: Sequence[str]) -> str:
-    where = f"of {stem!r} " if stem else ""
+    where = f"of {shown(stem)} " if stem else ""
     why = reasons[0] if reasons else f"no tensor is called {layout.pieces[0].name} there"
     return f"The layout {layout.name} does not fit any layer {where}({why})."
