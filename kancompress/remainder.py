@@ -71,7 +71,7 @@ def _arange(row: Tensor) -> list[Any] | None:
         return made if step == int(step) and _gives(made, row) else None
     rounded = {float(f"{step:.{digits}g}") for digits in (3, 5, 7)}
     steps = sorted({step, *rounded, float(torch.tensor(step, dtype=row.dtype))})
-    near = [guess for guess in steps if math.isfinite(guess) and _is_nearly_uniform(row, guess)]
+    near = _nearly_uniform(row, steps)
     if not near:
         return None
     exact: list[float] = row.tolist()
@@ -84,20 +84,25 @@ def _gives(made: list[Any], row: Tensor) -> bool:
     return _same_bits(rebuild_arange(made, row.dtype), row)
 
 
-def _is_nearly_uniform(row: Tensor, step: float) -> bool:
-    """Whether a row with that step, each operation rounded, could be this one."""
+def _nearly_uniform(row: Tensor, steps: list[float]) -> list[float]:
+    """The steps with which, each operation rounded, a row could be this one."""
     wide = row.double().numpy()
-    narrow = float(torch.tensor(step, dtype=row.dtype))
-    if not math.isfinite(narrow):
-        return False
+    narrow = torch.tensor(steps, dtype=row.dtype).double().numpy()
+    finite = [(step, by) for step, by in zip(steps, narrow, strict=True) if math.isfinite(by)]
+    largest = max([float(np.abs(wide).max()), *(abs(by) for _, by in finite)])
     # The largest numbers would overflow in the check; a power of two changes nothing else.
-    _, exponent = math.frexp(max(float(np.abs(wide).max()), abs(narrow)))
-    scaled, by = np.ldexp(wide, -exponent), math.ldexp(narrow, -exponent)
-    apart = scaled - by * np.arange(len(row))
+    _, exponent = math.frexp(largest)
+    scaled, places = np.ldexp(wide, -exponent), np.arange(len(row))
     info = torch.finfo(row.dtype)
     least = math.ldexp(info.smallest_normal * info.eps, -exponent)
-    rounding = _ROUNDINGS * (info.eps * (1 + abs(by) * len(row)) + least)
-    return bool(apart.max() - apart.min() <= rounding)
+    near = []
+    for step, by in finite:
+        small = math.ldexp(by, -exponent)
+        apart = scaled - small * places
+        rounding = _ROUNDINGS * (info.eps * (1 + abs(small) * len(row)) + least)
+        if apart.max() - apart.min() <= rounding:
+            near.append(step)
+    return near
 
 
 # Roundings that a rebuilt row may differ by from an exact one; more than there can be.

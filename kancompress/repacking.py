@@ -187,10 +187,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")
 def _safe_names(layers: tuple[FoundLayer, ...]) -> dict[str, str]:
     """The name of each layer in the packed file: its own, as far as the format allows it."""
     names: dict[str, str] = {}
+    taken: set[str] = set()
+    lengths: dict[str, int] = {}  # of the last name that was made of the same one
     for layer in layers:
-        name = _UNSAFE.sub("_", layer.name) or "layer"
-        while name in names.values():
+        plain = _UNSAFE.sub("_", layer.name) or "layer"
+        name = plain.ljust(lengths.get(plain, 0), "_")
+        while name in taken:
             name += "_"
+        taken.add(name)
+        lengths[plain] = len(name)
         names[layer.name] = name
     return names
 

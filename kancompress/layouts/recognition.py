@@ -10,7 +10,7 @@ from torch import Tensor
 from kancompress.container import shown
 from kancompress.errors import UsageError, shortened, together
 from kancompress.layouts.catalogue import LAYOUTS
-from kancompress.layouts.matching import find_stem, layer_name, match
+from kancompress.layouts.matching import Named, find_stem, layer_name, match
 from kancompress.layouts.notation import parse_layout
 from kancompress.layouts.records import FoundLayer, Layout, Misfit, Recognition
 
@@ -63,7 +63,7 @@ def recognise(
     leaves its tensors alone. What is wrong with the choices is added to `unfit` where that is
     given; else UsageError says all of it.
     """
-    search = _Search(tensors)
+    search = _Search(Named(tensors))
     wrong: list[str] = []
     for text, stems in _by_text(choices or {}):
         try:
