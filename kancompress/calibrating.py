@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress import bits, devices, kmeans
+from kancompress.calibration import scaling
 from kancompress.calibration.curves import TellProbe
 from kancompress.calibration.flow import Chain, Flow
 from kancompress.calibration.network import LayerSolution, Place
@@ -28,6 +29,7 @@ from kancompress.compression import (
     stored_side,
     with_stored_sides,
 )
+from kancompress.container import shown
 from kancompress.errors import UsageError
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.forms import FormLayer
@@ -248,6 +250,13 @@ def _calibrated(
     dry_run: bool,
 ) -> Calibrated:
     check_numbers(config, list(subject.layers))
+    for name, layer in subject.layers.items():
+        beyond = scaling.beyond(layer.edges())
+        if beyond:
+            raise UsageError(
+                f"Layer {shown(name)} has {beyond}, which float32 cannot hold, and calibration"
+                " computes in it. Leave --calibrate out."
+            )
     clusters = None
     if target is None:
         clusters = {
@@ -258,7 +267,7 @@ def _calibrated(
         }
     elif subject.apart:
         raise UsageError(
-            f"The layer {min(subject.apart)!r} is clustered by plain k-means"
+            f"The layer {shown(min(subject.apart))} is clustered by plain k-means"
             f" ({subject.apart[min(subject.apart)]}), so numbers of clusters cannot be chosen; give"
             " them with --clusters."
         )

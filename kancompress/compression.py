@@ -12,8 +12,10 @@ from torch import Tensor
 
 from kancompress import bits, distributed, kmeans
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
-from kancompress.errors import KancompressError, UsageError, together
-from kancompress.nearest import SUM_BLOCK, one_thread
+from kancompress.container import shown
+from kancompress.errors import KancompressError, UsageError, shortened, together
+from kancompress.magnitudes import relative_distortion
+from kancompress.nearest import one_thread
 from kancompress.nn.network import build
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.recipes import ClusterConfig, StoredDtype
@@ -164,7 +166,7 @@ def wrong_numbers(config: ClusterConfig, names: list[str]) -> list[UsageError]:
     """What is wrong with the numbers of clusters for layers of these names."""
     wrong = [
         UsageError(
-            f"There is no layer {name!r} to give a number of clusters; the layers are"
+            f"There is no layer {shown(name)} to give a number of clusters; the layers are"
             f" {listed(names)}."
         )
         for name in config.layers
@@ -178,9 +180,16 @@ def wrong_numbers(config: ClusterConfig, names: list[str]) -> list[UsageError]:
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """Names with commas, the first of them where there are very many."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+    """Names with commas, cut, and the first of them where there are very many."""
+    shorter = [shortened(name, _NAME) for name in names[:most]]
+    while sum(map(len, shorter)) > _NAMES and len(shorter) > 1:
+        del shorter[-1]
+    rest = len(names) - len(shorter)
+    return ", ".join(shorter) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+# Most characters of one name in a message, and of all.
+_NAME, _NAMES = 80, 300
 
 
 def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
@@ -263,10 +272,10 @@ def pack_vectors(
     points = _points(vectors)
     if given is None:
         found = ready or _fit(points, clusters, config)
-        codebook, labels = _store(points, found, dtype, name)
+        codebook, labels = _store(points, found, dtype, name, vectors.dtype)
     else:
         found = given.clustering
-        codebook, labels = _stored(found, dtype, name), found.labels
+        codebook, labels = _stored(found, dtype, name, vectors.dtype), found.labels
     width = bits.width_of(len(codebook))
     packed_bytes = codebook.numel() * codebook.element_size() + bits.packed_size(len(labels), width)
     dense_bytes = vectors.numel() * vectors.element_size()
@@ -280,7 +289,7 @@ def pack_vectors(
         iterations=found.iterations,
         repaired=found.repaired,
         exact=found.exact,
-        distortion=0.0 if stays else _relative_distortion(points, codebook, labels),
+        distortion=0.0 if stays else relative_distortion(points, codebook.double().numpy(), labels),
         packed_bytes=packed_bytes,
         dense_bytes=dense_bytes,
     )
@@ -349,10 +358,14 @@ def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:
 
 
 def _store(
-    vectors: np.ndarray, found: kmeans.Clustering, dtype: torch.dtype, name: str
+    vectors: np.ndarray,
+    found: kmeans.Clustering,
+    dtype: torch.dtype,
+    name: str,
+    source: torch.dtype,
 ) -> tuple[Tensor, np.ndarray]:
     """The codebook in its stored type, and the labels nearest to what is stored."""
-    codebook = _stored(found, dtype, name)
+    codebook = _stored(found, dtype, name, source)
     if found.exact or dtype in (torch.float32, torch.float64):
         return codebook, found.labels
     labels = kmeans.assign(vectors, codebook.double().numpy())
@@ -360,35 +373,23 @@ def _store(
     return codebook[torch.from_numpy(used)], labels
 
 
-def _stored(found: kmeans.Clustering, dtype: torch.dtype, name: str) -> Tensor:
+def _stored(found: kmeans.Clustering, dtype: torch.dtype, name: str, source: torch.dtype) -> Tensor:
     """The codebook in its stored type. Raises KancompressError where that is too narrow."""
     codebook = torch.from_numpy(found.centroids).to(dtype)
-    if not torch.isfinite(codebook).all():
+    lost = dtype != source and bool(found.centroids.any()) and not codebook.any()
+    if lost or not torch.isfinite(codebook).all():
+        largest = float(np.abs(found.centroids).max())
+        wider = "float32" if _LEAST < largest < torch.finfo(torch.float32).max else "source"
         raise KancompressError(
-            f"Layer {name!r} has coefficients up to {np.abs(found.centroids).max():.3g}, too large"
-            f" for {str(dtype).removeprefix('torch.')}; use --codebook-dtype float32."
+            f"Layer {shown(name)} has coefficients of {'at most' if lost else 'up to'}"
+            f" {largest:.3g}, too {'small' if lost else 'large'} for"
+            f" {str(dtype).removeprefix('torch.')}; use --codebook-dtype {wider}."
         )
     return codebook
 
 
-def _relative_distortion(vectors: np.ndarray, codebook: Tensor, labels: np.ndarray) -> float:
-    centroids = codebook.double().numpy()
-    total = np.zeros(vectors.shape[1])
-    for block, _ in _blocks(vectors, labels):
-        total += block.sum(axis=0)
-    mean = total / len(vectors)
-    error = spread = 0.0
-    for block, own in _blocks(vectors, labels):
-        error += float(((block - centroids[own]) ** 2).sum())
-        spread += float(((block - mean) ** 2).sum())
-    return error / spread if spread > 0 else 0.0
-
-
-def _blocks(vectors: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Vectors in float64 and their labels, a block at a time."""
-    for start in range(0, len(vectors), SUM_BLOCK):
-        part = slice(start, start + SUM_BLOCK)
-        yield vectors[part].astype(np.float64), labels[part]
+# What float32 holds without losing digits begins here.
+_LEAST = torch.finfo(torch.float32).smallest_normal
 
 
 def expand(model: PackedModel) -> Checkpoint:

@@ -5,7 +5,8 @@
     ├── UsageError              exit code 2   an option or argument does not fit
     └── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
 
-Each message is one or two sentences: what was found, where, what was expected, what to try.
+Each message is one or two sentences: what was found, where, what was expected, what to try. It has
+at most 500 characters, however long the names in a file; `together` joins several.
 """
 
 from __future__ import annotations
@@ -13,11 +14,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
+# Most characters of a sentence; names in files have no limit of their own.
+MOST_CHARACTERS = 500
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """`text` without its middle where it is longer than `most`."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
 
 class KancompressError(Exception):
-    """Base of all errors; its text is meant to be shown to the user as it is."""
+    """Base of all errors; its text is meant to be shown to the user as it is, and has at most
+    `MOST_CHARACTERS`."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message))
 
     _several: tuple[str, ...] = ()
 
@@ -128,14 +142,12 @@ def together(problems: Sequence[KancompressError]) -> KancompressError:
     It is an InvalidFileError where a file is at fault, for then no other option helps; else of the
     first one's class.
     """
+    # Each sentence is bounded, not all of them together.
     texts = tuple(dict.fromkeys(text for problem in problems for text in problem.sentences))
     if len(texts) == 1:
         return problems[0]
     invalid = [problem for problem in problems if isinstance(problem, InvalidFileError)]
-    error = (
-        InvalidFileError(invalid[0].flaw, "\n".join(texts))
-        if invalid
-        else type(problems[0])("\n".join(texts))
-    )
+    error = InvalidFileError(invalid[0].flaw, "") if invalid else type(problems[0])("")
+    error.args = ("\n".join(texts),)
     error._several = texts
     return error

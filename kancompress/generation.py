@@ -6,6 +6,7 @@ come back under the names of efficient-kan's layers, which compute the same func
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ def write_out(
     Both are given back as they are where no layer is generated. The meta-network is left out,
     unless embeddings that were not recognised may need it.
     """
+    others = sorted(found.others)
     generated = [layer for layer in found.layers if layer.generator is not None]
     if not generated:
         return source, found
@@ -37,7 +39,7 @@ def write_out(
         plain, tensors = _plain(layer, source)
         layers[layer.name] = plain
         made[plain.untouched[0]] = tensors
-        dropped |= set(_no_more(layer, found))
+        dropped |= set(_no_more(layer, others))
     known = outline(source.tensors)
     order: dict[str, Tensor] = {}
     for name, tensor in known.items():
@@ -97,12 +99,16 @@ def _plain(layer: FoundLayer, source: ForeignCheckpoint) -> tuple[FoundLayer, di
     return plain, tensors
 
 
-def _no_more(layer: FoundLayer, found: Recognition) -> Iterator[str]:
-    """Tensors that are not needed once the layer's vectors are written out."""
+def _no_more(layer: FoundLayer, others: list[str]) -> Iterator[str]:
+    """Tensors that are not needed once the layer's vectors are written out.
+
+    others : sorted names of tensors that belong to no layer
+    """
     assert layer.generator is not None
     embeddings = layer.generator.embeddings
     yield embeddings
     siblings = embeddings[: embeddings.rindex(".") + 1]
-    if not any(name.startswith(siblings) for name in found.others):
+    after = bisect_left(others, siblings)
+    if not others[after : after + 1] or not others[after].startswith(siblings):
         for pair in layer.generator.linears:
             yield from pair

@@ -9,7 +9,7 @@ import torch
 from kancompress.calibration.grid import cluster_on_grid
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import Given
-from kancompress.errors import UsageError
+from kancompress.errors import UsageError, shortened
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.forms import known_layers
 from kancompress.generation import write_out
@@ -65,4 +65,4 @@ def foreign_given(
         for layer in found.layers
         if layer.name not in layers
     ]
-    return lambda chosen: cluster_on_grid(layers, types, chosen), tuple(notes)
+    return lambda chosen: cluster_on_grid(layers, types, chosen), tuple(map(shortened, notes))

@@ -10,6 +10,7 @@ import numpy as np
 from kancompress import bits
 from kancompress.checkpoint import Checkpoint, dense_twin_sizes
 from kancompress.container import NAMES, Container
+from kancompress.errors import shortened
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import Recognition
 from kancompress.packed import PackedLayer, PackedModel
@@ -76,9 +77,12 @@ def describe_foreign(
         "totals": _sums(layers, source.tensor_bytes),
         "ratios": {"formula": None, "tensors": None, "file": None},
         "problems": [
-            *found.problems,
-            *source.notes,
-            *(f"left out: {what}" for what in source.dropped),
+            shortened(text)
+            for text in (
+                *found.problems,
+                *source.notes,
+                *(f"left out: {what}" for what in source.dropped),
+            )
         ],
         "predicted": _predicted(predicted),
     }

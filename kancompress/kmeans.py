@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from kancompress.magnitudes import moderate, restored, times_square
 from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, in_threads, one_thread
 from kancompress.recipes import KMeans
 
@@ -36,7 +37,7 @@ class Clustering:
 
     centroids  : (k, d) float64, ordered by number of vectors descending, then lexicographically
     labels     : (n,) index of each vector's centroid
-    inertia    : sum of squared distances of the vectors to their centroids
+    inertia    : sum of squared distances of the vectors to their centroids, infinite beyond float64
     iterations : Lloyd iterations that ran, 0 when the codebook is exact
     exact      : whether every distinct vector has a centroid of its own
     repaired   : empty clusters that were moved to far vectors
@@ -76,6 +77,7 @@ def fit(
     exact = _exact(vectors, clusters)
     if exact is not None:
         return canonical(*exact, inertia=0.0, iterations=0, exact=True, repaired=0)
+    vectors, exponent = moderate(vectors)
     points, _, scale = _normalised(vectors)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
@@ -84,9 +86,9 @@ def fit(
     del points
     means, labels = _compact(vectors, result.labels, clusters)
     return canonical(
-        means,
+        restored(means, exponent),
         labels,
-        inertia=result.inertia * scale**2,
+        inertia=times_square(result.inertia, scale, -exponent),
         iterations=result.iterations,
         exact=False,
         repaired=result.repaired,
@@ -95,8 +97,9 @@ def fit(
 
 def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> Labels:
     """Nearest centroid of each vector, ties to the lowest index (eq. 9). (n, d), (k, d) -> (n,)."""
+    vectors, exponent = moderate(vectors)
     points, shift, scale = _normalised(vectors)
-    moved = (centroids.astype(np.float64) - shift) / scale
+    moved = (np.ldexp(centroids.astype(np.float64), exponent) - shift) / scale
     with one_thread():
         return Rows(points, len(moved)).assign(moved)
 
@@ -350,7 +353,7 @@ def count_distinct(vectors: npt.NDArray[np.floating], limit: int) -> int:
 
 def count_separate(vectors: npt.NDArray[np.floating], limit: int) -> int:
     """Number of vectors that `fit` tells apart: it compares them moved, scaled and in float32."""
-    return count_distinct(_normalised(vectors)[0], limit) if len(vectors) else 0
+    return count_distinct(_normalised(moderate(vectors)[0])[0], limit) if len(vectors) else 0
 
 
 def _exact(vectors: npt.NDArray[np.floating], clusters: int) -> tuple[F64, Labels] | None:

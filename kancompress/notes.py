@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kancompress.errors import shortened
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import Recognition
 from kancompress.layouts.pykan import UNTOLD
@@ -11,7 +12,7 @@ def source_notes(
     source: ForeignCheckpoint, found: Recognition, *, kept: bool = False
 ) -> tuple[str, ...]:
     """What the user should know of a foreign source: layouts, what was dropped (or kept, where
-    that was asked for), what was not recognised."""
+    that was asked for), what was not recognised. Each note has at most 500 characters."""
     by_layout: dict[str, int] = {}
     for layer in found.layers:
         by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
@@ -22,4 +23,4 @@ def source_notes(
     notes += source.notes
     fate = "kept beside the model" if kept else "left out"
     notes += [f"{fate}: {what}" for what in source.dropped]
-    return (*notes, *found.problems)
+    return tuple(shortened(note) for note in (*notes, *found.problems))

@@ -31,6 +31,7 @@ from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageEr
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.generation import twin_sizes, write_out
 from kancompress.layouts import FoundLayer, Part, Recognition, gather, packable, scatter
+from kancompress.layouts.recognition import cut
 from kancompress.packed import PackedLayer, PackedModel
 from kancompress.recipes import ClusterConfig, StoredDtype
 from kancompress.remainder import rebuilt, store
@@ -132,7 +133,10 @@ def check_all(
     numbers = {
         name: k
         for name, k in config.layers.items()
-        if not any(text.startswith(f"{name} ") or repr(name) in text for text in open_questions)
+        if not any(
+            text.startswith((f"{name} ", f"{cut(name)} ")) or repr(name) in text
+            for text in open_questions
+        )
     }
     wrong += wrong_numbers(
         replace(config, layers=numbers),
@@ -182,10 +186,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")
 def _safe_names(layers: tuple[FoundLayer, ...]) -> dict[str, str]:
     """The name of each layer in the packed file: its own, as far as the format allows it."""
     names: dict[str, str] = {}
+    taken: set[str] = set()
+    lengths: dict[str, int] = {}  # of the last name that was made of the same one
     for layer in layers:
-        name = _UNSAFE.sub("_", layer.name) or "layer"
-        while name in names.values():
+        plain = _UNSAFE.sub("_", layer.name) or "layer"
+        name = plain.ljust(lengths.get(plain, 0), "_")
+        while name in taken:
             name += "_"
+        taken.add(name)
+        lengths[plain] = len(name)
         names[layer.name] = name
     return names
 

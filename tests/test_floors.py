@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
     },
     {
         "container",
+        "magnitudes",
         "kmeans",
         "bases",
         "bases.bspline",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from kancompress.calibration.allocation import PROBES, Curve
 from kancompress.calibration.flow import Flow
 from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import Place, pose, solve_layer
+from kancompress.calibration.network import Place, naming, pose, solve_layer
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Method
 
@@ -39,12 +39,14 @@ def measure_curves(
     first: Problem | None = None
     for name, layer in flow.layers.items():
         streams, place = flow.seen(name), flow.places[name]
-        problem = pose(layer, streams[0], quick, place)
+        with naming(name):
+            problem = pose(layer, streams[0], quick, place)
         first = first or problem
         curves[name] = _curve(layer, problem, place)
         errors: dict[int, float] = {}
         for k in _probes(curves[name], most_bytes):
-            found = solve_layer(layer, streams, k, quick, place, problem)
+            with naming(name):
+                found = solve_layer(layer, streams, k, quick, place, problem)
             errors[k] = flow.alone(name, found, quick)
             if tell:
                 tell(name, k, errors[k])

@@ -17,6 +17,7 @@ from kancompress.calibration.network import (
     Streams,
     is_small,
     moved,
+    naming,
     relative,
     through,
 )
@@ -155,7 +156,8 @@ class Chain(Flow):
             its_edges = None
             if number == 0 and is_small(after):
                 before = advance(layer, rows, edges, place, dense[0])
-                its_edges = moved(after, before, config, its_place)
+                with naming(other):
+                    its_edges = moved(after, before, config, its_place)
             held_out = advance(after, held_out, its_edges, its_place)
         return self._error(held_out)
 

@@ -8,12 +8,14 @@ Lloyd's iterations in the metric of each input follow.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kancompress import kmeans
-from kancompress.calibration import metric
+from kancompress.calibration import metric, scaling
 from kancompress.compression import Given, codebook_dtype
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import ClusterConfig
@@ -38,7 +40,8 @@ def cluster_on_grid(
 
 def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterConfig) -> Given:
     edges: Tensor = layer.edges()
-    weights = edges.float().flatten(1, -2)
+    scaled, exponent = scaling.moderate(edges)
+    weights = scaled.float().flatten(1, -2)
     blocks = metrics(layer)
     own = len(blocks) > 1
     if not own:
@@ -47,18 +50,19 @@ def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterCon
     iterations = config.max_iterations
     vectors = weights.reshape(-1, weights.shape[2]).numpy()
     if kmeans.count_distinct(vectors, k) <= k:  # in any metric they are the best centroids
-        return Given(clustering=kmeans.fit(vectors, k))
+        exact = kmeans.fit(vectors, k)
+        return Given(clustering=replace(exact, centroids=np.ldexp(exact.centroids, exponent)))
     codebook, passes = metric.start(weights, blocks, k, seed=config.seed, iterations=iterations)
     repaired = 0
     if own:
         found = metric.lloyd(weights, blocks, codebook, iterations=iterations)
         codebook, repaired, passes = found.codebook, found.repaired, passes + found.iterations
-    codebook = codebook.to(dtype).float()
+    codebook = _rounded(codebook, dtype, exponent)
     labels = metric.assign(weights, blocks, codebook).reshape(-1)
     used, labels = torch.unique(labels, return_inverse=True)
     return Given(
         clustering=kmeans.canonical(
-            codebook[used].double().numpy(),
+            scaling.times_two_to(codebook[used].double(), exponent).numpy(),
             labels.numpy(),
             inertia=0.0,
             iterations=passes,
@@ -66,6 +70,14 @@ def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterCon
             repaired=repaired,
         )
     )
+
+
+def _rounded(codebook: Tensor, dtype: torch.dtype, exponent: int) -> Tensor:
+    """Centroids as they will be stored; as they are where that is refused later."""
+    stored = scaling.times_two_to(codebook.double(), exponent).to(dtype)
+    if not stored.isfinite().all() or not stored.any():
+        return codebook
+    return scaling.times_two_to(stored.double(), -exponent).float()
 
 
 def metrics(layer: EdgeLayer) -> Tensor:

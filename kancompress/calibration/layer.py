@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kancompress import devices
-from kancompress.calibration import metric, quadratic
+from kancompress.calibration import metric, quadratic, scaling
 from kancompress.calibration.moments import Moments
 from kancompress.calibration.quadratic import Form
 from kancompress.recipes import CalibrationConfig, Method
@@ -54,11 +54,19 @@ class Problem:
     damping : as of `CalibrationConfig`
     follow  : whether the targets are other than what the weights put out on these features, as
               behind layers that are packed already; the weights then aim at the targets
+    exponent : the layer's own weights are these times 2^exponent, and so are its codebooks
     """
 
     def __init__(
-        self, weights: Tensor, moments: Moments, damping: float | None, *, follow: bool
+        self,
+        weights: Tensor,
+        moments: Moments,
+        damping: float | None,
+        *,
+        follow: bool,
+        exponent: int = 0,
     ) -> None:
+        self.exponent = exponent
         self.moments = moments
         self.out, self.inputs, self.d = weights.shape
         self.order = torch.cat([group.inputs for group in moments.groups])
@@ -219,11 +227,14 @@ class Problem:
         return _Trial(codebook, labels, passes, repaired)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
-        """What the mean of the outputs lacks, (out,); None where nothing was centred."""
+        """What the mean of the outputs lacks, (out,); None where nothing was centred.
+
+        codebook : in the layer's own numbers, as is the bias
+        """
         if not self.moments.centred:
             return None
         sums = torch.zeros_like(self.moments.target)
         for q in range(0, self.inputs, 256):
             part = devices.wide(codebook[labels[:, q : q + 256]])
             sums += torch.einsum("oid,id->o", part, self.moments.mean[q : q + 256])
-        return self.moments.target - sums
+        return scaling.times_two_to(self.moments.target, self.exponent) - sums

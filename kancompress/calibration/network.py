@@ -6,8 +6,10 @@ that later layers repair what earlier ones left.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kancompress import bits, kmeans
+from kancompress.calibration import scaling
 from kancompress.calibration.layer import Problem, Solution
 from kancompress.calibration.moments import STEP, Batches, measure
+from kancompress.container import shown
 from kancompress.errors import UsageError
 from kancompress.nn.layer import EdgeLayer
 from kancompress.recipes import CalibrationConfig, Method
@@ -26,6 +30,11 @@ _TOO_LARGE = (
     "The second moments of a layer's features cannot be used: on these rows they overflow float32"
     " or are too uneven. Scale the rows as the network's training rows were, or take"
     " --method kmeans."
+)
+
+_TOO_LARGE_OUTPUTS = (
+    "The outputs of a layer on these rows are too large for float32, in which calibration computes."
+    " Scale the rows as the network's training rows were, or leave --calibrate out."
 )
 
 
@@ -113,7 +122,7 @@ def flat_edges(layer: EdgeLayer) -> Tensor:
 
 def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
     """Measure what a layer sees, for any number of clusters."""
-    weights = flat_edges(layer)
+    weights, exponent = scaling.moderate(flat_edges(layer))
     centred = place.biased and config.method is not Method.METRIC
     batches = _batches(layer, weights, rows, place)
     moments = measure(batches, centred=centred, memory=config.memory, device=weights.device)
@@ -121,7 +130,17 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     squares = [group.hessian.diagonal() for group in moments.groups]
     if not all(values.isfinite().all() for values in (*squares, moments.mean)):
         raise UsageError(_TOO_LARGE)
-    return Problem(weights, moments, config.damping, follow=rows.dense is not rows.packed)
+    follow = rows.dense is not rows.packed
+    return Problem(weights, moments, config.damping, follow=follow, exponent=exponent)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Within it errors say which layer they are about."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"Layer {shown(name)}: {error}") from None
 
 
 def is_small(layer: EdgeLayer) -> bool:
@@ -133,7 +152,7 @@ def is_small(layer: EdgeLayer) -> bool:
 def moved(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Edges:
     """The dense edges, moved towards the dense outputs behind layers that are packed."""
     problem = pose(layer, rows, config, place)
-    weights = problem.aimed
+    weights = scaling.times_two_to(problem.aimed, problem.exponent)
     labels = torch.arange(weights.shape[0] * weights.shape[1], device=weights.device)
     bias = problem.bias(weights.flatten(0, 1), labels.view(weights.shape[:2]))
     return weights.view(layer.edges().shape), _stored_bias(bias, layer.bias, place)
@@ -164,7 +183,7 @@ def solve_layer(
             found = problem.solve(clusters, config)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise UsageError(_TOO_LARGE) from None
-        codebook = _round(found.codebook, dtype)
+        codebook = _round(scaling.times_two_to(found.codebook, problem.exponent), dtype)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found), bias))
     tried = [
@@ -184,6 +203,9 @@ def solve_layer(
         )
         for number, (clustering, bias) in enumerate(tried)
     ]
+    if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
+        raise UsageError(_TOO_LARGE_OUTPUTS)
+    solutions = [one for one in solutions if math.isfinite(one.error + one.held_out)]
     best = min(solutions, key=lambda solution: solution.held_out)
     return best if best is solutions[0] else replace(best, fallback=solutions[0])
 

@@ -13,7 +13,7 @@ from kancompress.calibration.allocation import Choice, Curve
 from kancompress.calibration.curves import TellProbe, measure_curves
 from kancompress.calibration.flow import Flow
 from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import LayerSolution, solve_layer
+from kancompress.calibration.network import LayerSolution, naming, solve_layer
 from kancompress.errors import KancompressError, UsageError
 from kancompress.recipes import CalibrationConfig, Target
 
@@ -96,7 +96,10 @@ def solve_network(
         k = clusters[name]
         if k is not None:
             own = first if number == 0 else None
-            solutions[name] = solve_layer(layer, flow.seen(name), k, config, flow.places[name], own)
+            with naming(name):
+                solutions[name] = solve_layer(
+                    layer, flow.seen(name), k, config, flow.places[name], own
+                )
             if tell:
                 tell(name, solutions[name])
         flow.settle(name, solutions.get(name))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kancompress.cli import _streams
-from kancompress.errors import KancompressError
+from kancompress.errors import KancompressError, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-# Most characters of a line and of a cell of a table; JSON is never shortened.
-_LINE, _CELL = 4000, 160
+# Most characters of a cell of a table; lines have at most MOST_CHARACTERS, JSON is never shortened.
+_CELL = 160
 _quiet = _silent = False
 
 
@@ -44,12 +44,6 @@ def set_silent(silent: bool) -> None:
 def printable(text: str) -> str:
     """`text` with control characters escaped, safe for a terminal."""
     return _UNSAFE.sub(lambda match: _escaped(ord(match.group())), text)
-
-
-def shortened(text: str, most: int) -> str:
-    """`text` without its middle where it is longer than `most`; names in files have no limit."""
-    half = (most - 3) // 2
-    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def _escaped(code: int) -> str:
@@ -82,17 +76,17 @@ def flush() -> None:
 def note(text: str) -> None:
     """One line on stderr."""
     if not _quiet:
-        _write(shortened(printable(text), _LINE) + "\n", sys.stderr)
+        _write(shortened(printable(text)) + "\n", sys.stderr)
 
 
 def error(text: str) -> None:
     """The sentence of an error, on stderr."""
-    _write(f"kancompress: {shortened(printable(text), _LINE)}\n", sys.stderr, is_error=True)
+    _write(f"kancompress: {shortened(printable(text))}\n", sys.stderr, is_error=True)
 
 
 def result(text: str) -> None:
     """One line of data on stdout."""
-    _write(shortened(printable(text), _LINE) + "\n", sys.stdout)
+    _write(shortened(printable(text)) + "\n", sys.stdout)
 
 
 def lines(text: str) -> None:

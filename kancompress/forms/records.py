@@ -13,6 +13,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from kancompress.container import shown
 from kancompress.errors import UsageError
 from kancompress.forms import modules
 from kancompress.layouts import FoundLayer
@@ -70,8 +71,8 @@ class Setting:
     def refuse(self, reason: str) -> NoReturn:
         """Say why the layer cannot be run."""
         raise UsageError(
-            f"The layer {self.found.name!r} (layout {self.found.layout}) cannot be run: {reason}."
-            f" {OWN_CLASS}"
+            f"The layer {shown(self.found.name)} (layout {self.found.layout}) cannot be run:"
+            f" {reason}. {OWN_CLASS}"
         )
 
 

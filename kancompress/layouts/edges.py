@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from kancompress.container import shown
 from kancompress.errors import KancompressError
 from kancompress.layouts.axes import Claim, Sizes, from_edges, parse_axes, solve, to_edges
 from kancompress.layouts.records import FoundLayer, Gain, Mask, Part
@@ -40,11 +41,11 @@ def scatter(layer: FoundLayer, vectors: Tensor) -> dict[str, Tensor]:
     """
     if layer.generator is not None:
         raise KancompressError(
-            f"The layer {layer.name!r} generates its vectors; they cannot be written back."
+            f"The layer {shown(layer.name)} generates its vectors; they cannot be written back."
         )
     if vectors.shape != (layer.edges, layer.coefficients):
         raise KancompressError(
-            f"The layer {layer.name!r} has {layer.edges} edges of {layer.coefficients}"
+            f"The layer {shown(layer.name)} has {layer.edges} edges of {layer.coefficients}"
             f" coefficients; vectors of shape {tuple(vectors.shape)} were given."
         )
     result: dict[str, Tensor] = {}
@@ -129,7 +130,7 @@ def _mask_sizes(layer: FoundLayer, mask: Mask, shape: tuple[int, ...]) -> dict[s
     sizes = _known(layer)
     reason = solve([Claim(mask.tensor, shape, parse_axes(mask.axes))], sizes)
     if reason:
-        raise KancompressError(f"The mask of {layer.name!r} does not fit: {reason}.")
+        raise KancompressError(f"The mask of {shown(layer.name)} does not fit: {reason}.")
     return sizes.known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,35 @@ def find_stem(layout: Layout, tensor: str) -> tuple[str, str] | None:
     return found["stem"], found.groupdict().get("number") or ""
 
 
+class Named(Mapping[str, Tensor]):
+    """Tensors whose names below a prefix are found without a look at all others."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._places = {name: place for place, name in enumerate(tensors)}
+        self._sorted = sorted(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def below(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, in the order of the file."""
+        names = self._sorted
+        first = last = bisect_left(names, prefix)
+        while last < len(names) and names[last].startswith(prefix):
+            last += 1
+        return sorted(names[first:last], key=self._places.__getitem__)
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One stem of a file: how the relative names of a layout become those of tensors."""
@@ -56,6 +86,8 @@ class Scene:
     def names(self, name: str) -> list[str]:
         """Full names of the tensors that exist."""
         full = self.full(name)
+        if name.endswith("**") and isinstance(self.tensors, Named):
+            return self.tensors.below(full[:-2])
         if name.endswith("**"):
             return [other for other in self.tensors if other.startswith(full[:-2])]
         if "#" in name:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from kancompress.errors import UsageError, together
+from kancompress.container import shown
+from kancompress.errors import UsageError, shortened, together
 from kancompress.layouts.catalogue import LAYOUTS
-from kancompress.layouts.matching import find_stem, layer_name, match
+from kancompress.layouts.matching import Named, find_stem, layer_name, match
 from kancompress.layouts.notation import parse_layout
 from kancompress.layouts.records import FoundLayer, Layout, Misfit, Recognition
 from kancompress.stored import outline
@@ -36,7 +37,7 @@ class _Search:
         twice = self.taken.intersection(layer.tensors) - set(layer.untouched)
         if twice:
             self.problems[anchor] = (
-                f"{_shown(layer.name)} has names and shapes of the layout {layer.layout}, but"
+                f"{cut(layer.name)} has names and shapes of the layout {layer.layout}, but"
                 f" {min(twice)} already belongs to another layer."
             )
             return
@@ -64,7 +65,7 @@ def recognise(
     given; else UsageError says all of it.
     """
     tensors = outline(tensors)
-    search = _Search(tensors)
+    search = _Search(Named(tensors))
     wrong: list[str] = []
     for text, stems in _by_text(choices or {}):
         try:
@@ -134,13 +135,14 @@ def _try(search: _Search, layout: Layout) -> None:
             search.take(anchor, result)
 
 
-def _shown(name: str) -> str:
-    return name or "The top level"
+def cut(name: str) -> str:
+    """A layer's name as messages begin with it."""
+    return shortened(name, 120) or "The top level"
 
 
 def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
     return (
-        f"{_shown(name)} has names of the layout {layout.name} but was not taken"
+        f"{cut(name)} has names of the layout {layout.name} but was not taken"
         f" for it: {misfit.reason}."
     )
 
@@ -148,9 +150,9 @@ def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
 def _rival_text(name: str, layout: Layout) -> str:
     candidates = ", ".join((layout.name, *layout.rivals))
     return (
-        f"{_shown(name)} has the names and shapes of several layouts with different"
+        f"{cut(name)} has the names and shapes of several layouts with different"
         f" orders of coefficients ({candidates}); choose with"
-        f" --layout {name}={layout.name}, or another of them in its place."
+        f" --layout {shortened(name, 120)}={layout.name}, or another of them in its place."
     )
 
 
@@ -182,7 +184,7 @@ def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) ->
             if hit:
                 search.skipped.add(anchor)
     return [
-        f"There is nothing like a KAN layer {f'at {stem!r} ' if stem else ''}to leave alone."
+        f"There is nothing like a KAN layer {f'at {shown(stem)} ' if stem else ''}to leave alone."
         for stem in stems
         if stem not in met
     ]
@@ -202,7 +204,7 @@ def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> lis
             search.take(anchor, result)
         for stem in hits:
             if isinstance(result, Misfit):
-                reasons[stem].append(f"{name or 'the top level'}: {result.reason}")
+                reasons[stem].append(f"{shortened(name, 120) or 'the top level'}: {result.reason}")
             else:
                 counts[stem] += 1
     return [
@@ -213,6 +215,6 @@ def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> lis
 
 
 def _unfit_text(layout: Layout, stem: str, reasons: Sequence[str]) -> str:
-    where = f"of {stem!r} " if stem else ""
+    where = f"of {shown(stem)} " if stem else ""
     why = reasons[0] if reasons else f"no tensor is called {layout.pieces[0].name} there"
     return f"The layout {layout.name} does not fit any layer {where}({why})."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from kancompress import kmeans
 from kancompress.checkpoint import Checkpoint
 from kancompress.compression import dense_coefficients
+from kancompress.container import shown
 from kancompress.errors import UsageError
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.layouts import gather, packable, recognise
@@ -91,7 +93,7 @@ def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotCo
     """The vectors of a layer that is not packed, with the centroids that `cluster` finds."""
     points = _points(vectors)
     if not np.isfinite(points).all():
-        raise UsageError(f"Layer {name!r} holds NaN or infinity, so it cannot be drawn.")
+        raise UsageError(f"Layer {shown(name)} holds NaN or infinity, so it cannot be drawn.")
     if not len(points):
         return _cloud(name, shape, points)
     assert config.clusters is not None
@@ -155,6 +157,7 @@ def project(cloud: Cloud, config: PlotConfig) -> Plane:
     that number, and as high as the share of edges below it.
     """
     rng = np.random.default_rng(config.seed)
+    cloud, unit = _in_units(cloud)
     count = min(config.sample, len(cloud.vectors))
     chosen = np.sort(rng.choice(len(cloud.vectors), count, replace=False))
     points = cloud.vectors[chosen]
@@ -171,8 +174,37 @@ def project(cloud: Cloud, config: PlotConfig) -> Plane:
             f"2nd principal component ({100 * shares[1]:.0f} %)",
         )
     return Plane(
-        points=flat[:count], labels=cloud.labels[chosen], centroids=flat[count:], axes=axes
+        points=flat[:count],
+        labels=cloud.labels[chosen],
+        centroids=flat[count:],
+        axes=(f"{axes[0]}{unit}", f"{axes[1]}{unit if both.shape[1] > 1 else ''}"),
     )
+
+
+def _in_units(cloud: Cloud) -> tuple[Cloud, str]:
+    """A cloud whose numbers can be squared and drawn, and what its axes add where it is other."""
+    divided, unit = in_units(cloud.vectors, cloud.centroids)
+    if not unit:
+        return cloud, ""
+    return replace(cloud, vectors=divided[0], centroids=divided[1]), unit
+
+
+# Numbers between these are drawn as they are; t-SNE squares them in float32.
+_LARGE, _SMALL = 1e15, 1e-15
+
+
+def in_units(*numbers: Points) -> tuple[list[Points], str]:
+    """Numbers over a power of ten where they are too large or small to be drawn, and its name for
+    an axis, empty where they are as they were."""
+    largest = max((float(np.abs(part).max()) for part in numbers if part.size), default=0.0)
+    if largest == 0 or _SMALL <= largest <= _LARGE:
+        return list(numbers), ""
+    power = math.floor(math.log10(largest))
+    half = power // 2  # 10^power itself may be no number
+    divided: list[Points] = [
+        part.astype(np.float64) / 10.0**half / 10.0 ** (power - half) for part in numbers
+    ]
+    return divided, f" / 1e{power}"
 
 
 def _all_edges(cloud: Cloud) -> tuple[Points, F64]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress import bases, running
+from kancompress.container import shown
 from kancompress.errors import UsageError
 from kancompress.forms import FormLayer
 from kancompress.forms.layers import ScaledEdges
@@ -17,7 +18,7 @@ from kancompress.nearest import F64, Labels
 from kancompress.nn.edges import CodebookEdges
 from kancompress.nn.layer import EdgeLayer, KanLayer
 from kancompress.packed import PackedModel
-from kancompress.plotting.clouds import clustered, settled
+from kancompress.plotting.clouds import clustered, in_units, settled
 from kancompress.recipes import PlotConfig, RunOptions
 from kancompress.running import Runnable
 from kancompress.specs import Family
@@ -34,7 +35,7 @@ class Curves:
     x     : (points,) inputs of the basis
     y     : (k, points) values, base branch included, most used centroid first
     edges : (k,) that use each
-    input : what `x` is
+    input : what `x` is; unit : what `y` is divided by, as in " / 1e30"
     """
 
     name: str
@@ -44,6 +45,7 @@ class Curves:
     edges: Labels
     input: str
     note: str = ""
+    unit: str = ""
 
 
 def centroid_curves(
@@ -81,7 +83,12 @@ def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
         centroids, counts = torch.from_numpy(cloud.centroids), cloud.counts
     x, features, axis, note = _grid_features(layer)
     order = np.argsort(-counts, kind="stable")
-    curves = (centroids.double() @ features.double().T).numpy()
+    (vectors,), unit = in_units(centroids.double().numpy())
+    curves = (torch.from_numpy(vectors) @ features.double().T).numpy()
+    if not np.isfinite(curves).all():
+        raise UsageError(
+            f"The functions of layer {shown(number)} hold NaN or infinity, so they cannot be drawn."
+        )
     return Curves(
         name=layer.name if isinstance(layer, FormLayer) else number,
         shape=shape,
@@ -90,6 +97,7 @@ def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
         edges=counts[order],
         input=axis,
         note=note,
+        unit=unit,
     )
 
 

@@ -107,7 +107,7 @@ def _draw_layer(block: SubFigure, layer: Curves, rows: int) -> None:
         axes.tick_params(labelsize=7)
         axes.set_xlim(layer.x[0], layer.x[-1])
     block.supxlabel(layer.input, fontsize=9)
-    block.supylabel("edge function", fontsize=9)
+    block.supylabel(f"edge function{layer.unit}", fontsize=9)
 
 
 def _first(layers: Sequence[Any]) -> str:
