@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
         "bits",
         "files",
         "nearest",
+        "parts",
         "history",
         "version",
         "launch",

@@ -39,8 +39,10 @@ def deadly(function):
     return call
 if what == "step":
     torch.optim.AdamW.step = deadly(torch.optim.AdamW.step)
-else:  # over a file that is there, and where none is
-    pathlib.Path.replace, os.link = deadly(pathlib.Path.replace), deadly(os.link)
+else:  # over a file that is there, and where none is; locks are not counted
+    link, counted = os.link, deadly(os.link)
+    os.link = lambda a, b: (link if os.fspath(b).endswith(".lock") else counted)(a, b)
+    pathlib.Path.replace = deadly(pathlib.Path.replace)
 sys.argv = ["kancompress", *arguments]
 from kancompress.cli.main import main
 main()
