@@ -160,9 +160,13 @@ def in_turn(places: Sequence[tuple[str, Callable[[], int]]]) -> list[int]:
         except KancompressError as error:
             if not number:
                 raise
-            there, missing = " and ".join(names[:number]), " and ".join(names[number:])
-            raise type(error)(f"{error} {there} is written, {missing} is not.") from None
+            there, missing = _listed(names[:number]), _listed(names[number:])
+            raise type(error)(f"{error} {there} written, {missing} not.") from None
     return sizes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 @contextlib.contextmanager
