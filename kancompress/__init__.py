@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     from kancompress.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.packed import PackedLayer, PackedModel
     from kancompress.parametrization import Parametrization, parametrize
-    from kancompress.plotting import check_picture_target, plot_edges, plot_functions
+    from kancompress.plotting import (
+        check_picture_target,
+        plot_edges,
+        plot_functions,
+        plot_pictures,
+    )
     from kancompress.predictions import check_predictions_target, save_predictions
     from kancompress.recipes import (
         Activation,
@@ -91,7 +96,9 @@ _HOMES = {
     "kancompress.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
     "kancompress.packed": ("PackedLayer", "PackedModel"),
     "kancompress.parametrization": ("Parametrization", "parametrize"),
-    "kancompress.plotting": ("check_picture_target", "plot_edges", "plot_functions"),
+    "kancompress.plotting": (
+        "check_picture_target", "plot_edges", "plot_functions", "plot_pictures",
+    ),
     "kancompress.predictions": ("check_predictions_target", "save_predictions"),
     "kancompress.recipes": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig", "KMeans",
@@ -166,6 +173,7 @@ __all__ = [
     "parametrize",
     "plot_edges",
     "plot_functions",
+    "plot_pictures",
     "print_layouts",
     "read_layouts",
     "save",

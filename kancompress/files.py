@@ -10,11 +10,11 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from kancompress import parts
 from kancompress.errors import (
     ClosedPipeError,
     KancompressError,
@@ -52,8 +52,8 @@ def _check_target(path: Path, *, force: bool, inputs: Iterable[Path]) -> None:
     for source in inputs:
         if _is_regular(path) and source.exists() and path.samefile(source):
             raise UsageError(f"{path} is the input itself; write to another file.")
-    if _is_regular(path) and not force:
-        raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
+    if not force:
+        _refuse_existing(path)
     target = path.resolve()
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent} is not a directory; create it first.")
@@ -75,30 +75,102 @@ def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
     target is then what it was before. Raises ClosedPipeError for a named pipe whose reader went
     away.
     """
+    with aside(path, chunks, force=force) as place:
+        return place()
+
+
+def write_together(outputs: Sequence[tuple[Path, Iterable[bytes]]], *, force: bool) -> list[int]:
+    """Write several files as `write` does, all or none of them; returns their sizes.
+
+    They take their names one directly after the other, in their order, once all are written and
+    verified. Raises as `write`; where only some names could be given, the message says which files
+    are there.
+    """
+    with contextlib.ExitStack() as stack:
+        places = [
+            (str(path), stack.enter_context(aside(path, chunks, force=force)))
+            for path, chunks in outputs
+        ]
+        if not force:
+            for path, _ in outputs:
+                _refuse_existing(path)
+        return in_turn(places)
+
+
+def in_turn(places: Sequence[tuple[str, Callable[[], int]]]) -> list[int]:
+    """Give outputs their places, one directly after the other; returns their sizes.
+
+    places : what messages call an output, and what writes or names it
+    Raises what these raise, with what is there and what is not.
+    """
+    names = [name for name, _ in places]
+    sizes: list[int] = []
+    for number, (_, place) in enumerate(places):
+        try:
+            sizes.append(place())
+        except KancompressError as error:
+            if not number:
+                raise
+            there, missing = _listed(names[:number]), _listed(names[number:])
+            raise type(error)(f"{error} {there} written, {missing} not.") from None
+    return sizes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+@contextlib.contextmanager
+def aside(path: Path, chunks: Iterable[bytes], *, force: bool) -> Iterator[Callable[[], int]]:
+    """Write `chunks` beside `path` and verify them; what is yielded gives them their name.
+
+    It returns the number of bytes, and raises as `write`. Without it nothing is left. A device or a
+    named pipe, which has no "beside", is written to when it is called.
+    """
     target = path.resolve()
-    if path.exists() and not _is_regular(path):  # a device or a named pipe has no "beside"
-        return _write_through(path, chunks)
-    aside = _beside(target)
+    if path.exists() and not _is_regular(path):
+        yield lambda: _write_through(path, chunks)
+        return
+    parts.sweep(target)
+    part = parts.Part(target)
     try:
-        handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
-        with os.fdopen(handle, "w+b") as file:
-            size = _write_and_compare(file.fileno(), chunks, path)
-            with contextlib.suppress(OSError):  # some file systems have no modes
-                os.fchmod(file.fileno(), _mode_for(target))
+        size = _write_part(part, chunks, path)
+        yield lambda: _name_part(part, target, path, size, force=force)
+    finally:
+        part.leave()
+
+
+def _write_part(part: parts.Part, chunks: Iterable[bytes], path: Path) -> int:
+    try:
+        part.make()
+        return _write_and_compare(part.handle, chunks, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _name_part(part: parts.Part, target: Path, path: Path, size: int, *, force: bool) -> int:
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            part.set_mode(_mode_for(target))
+        if not part.is_locked:
+            part.close()  # Windows renames no open file; what is locked stays so until it is named
         if force:
-            aside.replace(target)
-        elif not _placed(aside, target):
-            raise UsageError(f"{path} exists already; use --force to replace it, or another name.")
+            part.path.replace(target)
+        elif not _placed(part.path, target):
+            raise _exists(path)
         _sync_directory(target.parent)
     except OSError as error:
         raise _cannot_write(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
     return size
 
 
-_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+def _refuse_existing(path: Path) -> None:
+    if _is_regular(path):
+        raise _exists(path)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path} exists already; use --force to replace it, or another name.")
 
 
 def _placed(aside: Path, target: Path) -> bool:
@@ -112,11 +184,6 @@ def _placed(aside: Path, target: Path) -> bool:
             return False
         aside.replace(target)
     return True
-
-
-def _beside(target: Path) -> Path:
-    """A hidden name in the same directory, chosen before there is anything to take away."""
-    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.part")
 
 
 def _cannot_write(path: Path, error: OSError) -> KancompressError:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from kancompress import container as containers
 from kancompress import distributed, files, inputs, locks
-from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.history import Epoch, Score
 from kancompress.inputs import Data
 from kancompress.recipes import FinetuneConfig, TrainConfig
@@ -39,7 +41,7 @@ class StateFile:
     """Where a run keeps its state, and where it goes on from.
 
     path       : replaced after every epoch; it stays when the run has ended. While a run has it,
-                 no other process may (`locks`)
+                 no other process may (`locks`). What is there and is no state is never replaced
     resume     : state of the same run to go on from, None to start
     on_resume  : told the epochs that are done
     on_change  : told, in a sentence, what may make the result differ in rounding from that of a
@@ -50,6 +52,29 @@ class StateFile:
     resume: Path | None = None
     on_resume: Callable[[list[Epoch]], None] | None = None
     on_change: Callable[[str], None] | None = None
+
+    def check(self) -> None:
+        """Refuse a `path` that holds anything but a state. Raises UsageError."""
+        try:
+            if is_state(self.path):
+                return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise KancompressError(
+                f"{self.path} could not be written: {error.strerror or error}."
+            ) from None
+        what = "a symbolic link, not" if self.path.is_symlink() else "not"
+        raise UsageError(
+            f"{self.path} is {what} the state of a run, so it stays as it is. Move it away, or give"
+            " this run another --output."
+        )
+
+    def remove(self) -> None:
+        """Take the state away; what is none stays."""
+        with contextlib.suppress(OSError):
+            if is_state(self.path):
+                self.path.unlink()
 
     @staticmethod
     def beside(output: Path) -> Path:
@@ -73,6 +98,24 @@ class State:
     best: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     order: Tensor
+
+
+def is_state(path: Path) -> bool:
+    """Whether a regular file, and no link to one, begins as `save` lets states begin.
+
+    Raises OSError where it cannot be read.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return False
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | careful)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return False
+        start = b'{"__metadata__":{"%s":"' % _KEY.encode()
+        return os.read(handle, 8 + len(start))[8:] == start
+    finally:
+        os.close(handle)
 
 
 def options_of(config: TrainConfig | FinetuneConfig) -> dict[str, Any]:
@@ -100,7 +143,8 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def save(path: Path, state: State, run: Facts, place: Facts) -> None:
-    """Replace the state file. Raises KancompressError where it cannot be written.
+    """Replace the state file. Raises KancompressError where it cannot be written, UsageError where
+    something else is there.
 
     run   : what makes this run another than others, by the names of options
     place : what its rounding depends on
@@ -121,6 +165,7 @@ def save(path: Path, state: State, run: Facts, place: Facts) -> None:
         {name: containers.declare(tensor) for name, tensor in tensors.items()},
         {_KEY: json.dumps(document, allow_nan=False)},
     )
+    StateFile(path=path).check()
     files.write(path, [header, payload], force=True)
 
 
@@ -303,10 +348,16 @@ class Keeper:
     run: Facts
     place: Facts
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Have the state to this run. Raises KancompressError where another run has it."""
-        first = distributed.number() == 0
-        return locks.held(self.file.path) if first else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the state to this run. Raises KancompressError where another run has it, UsageError
+        where what has its name is no state."""
+        if distributed.number() != 0:
+            yield
+            return
+        with locks.held(self.file.path):
+            self.file.check()
+            yield
 
     def save(self, state: State) -> None:
         """Replace the state file."""

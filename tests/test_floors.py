@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
         "inputs",
         "stored",
         "nearest",
+        "parts",
         "history",
         "version",
         "launch",

@@ -1,5 +1,6 @@
 """Runs that are killed and go on: the same bytes as without the kill, or a clear word why not."""
 
+import errno
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from torch import nn
 import kancompress
 from command import ENVIRONMENT, KANCOMPRESS, call, done, refused, running, spawn
 from conftest import fresh
-from kancompress import KancompressError, container, datasets, fitting, locks, states
+from kancompress import KancompressError, UsageError, container, datasets, fitting, locks, states
 from kancompress.fitting import Schedule
 from kancompress.history import Epoch
 from kancompress.specs import DataOptions
@@ -39,8 +40,10 @@ def deadly(function):
     return call
 if what == "step":
     torch.optim.AdamW.step = deadly(torch.optim.AdamW.step)
-else:  # over a file that is there, and where none is
-    pathlib.Path.replace, os.link = deadly(pathlib.Path.replace), deadly(os.link)
+else:  # over a file that is there, and where none is; locks are not counted
+    link, counted = os.link, deadly(os.link)
+    os.link = lambda a, b: (link if os.fspath(b).endswith(".lock") else counted)(a, b)
+    pathlib.Path.replace = deadly(pathlib.Path.replace)
 sys.argv = ["kancompress", *arguments]
 from kancompress.cli.main import main
 main()
@@ -364,3 +367,222 @@ def test_logs_hold_every_epoch_and_nothing_else_is_overwritten(here: Path) -> No
     line = refused(2, *run, "-o", "d.st", "--resume", "c.st", "--log", "notes.txt")
     assert "notes.txt is not the log" in line
     assert (here / "notes.txt").read_text() == "not to be lost\n"
+
+
+# --- files of the user ---------------------------------------------------------------------
+
+
+def held_bytes(place: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("more", [(), ("--force",), ("--resume", "auto"), ("--resume", "model")])
+@pytest.mark.parametrize("alias", ["itself", "symbolic", "hard"])
+def test_an_input_that_has_the_name_of_the_state_is_refused(
+    alias: str, more: tuple[str, ...], here: Path
+) -> None:
+    kancompress.save(kancompress.cluster(fresh("kan", (64, 4, 10))).model, "packed.st")
+    source = "packed.st"
+    if alias == "itself":
+        source = Path("packed.st").rename("model.state").name
+    elif alias == "symbolic":
+        Path("model.state").symlink_to("packed.st")
+    else:
+        os.link("packed.st", "model.state")
+    before = held_bytes(here)
+    line = refused(2, "finetune", source, "-o", "model", *more)
+    assert "model.state is an input, and the state of the run would be written there" in line
+    assert held_bytes(here) == before
+    assert Path("model.state").is_symlink() == (alias == "symbolic")
+
+
+def test_an_input_that_has_the_name_of_the_state_serves_a_run_without_one(here: Path) -> None:
+    kancompress.save(kancompress.cluster(fresh("kan", (64, 4, 10))).model, "model.state")
+    before = Path("model.state").read_bytes()
+    done("finetune", "model.state", "-o", "model", "--epochs", "0", "--keep-state", "never")
+    assert Path("model.state").read_bytes() == before
+    assert names(here) == {"model", "model.state"}
+
+
+def _text(path: Path) -> None:
+    path.write_text("not to be lost")
+
+
+def _checkpoint(path: Path) -> None:
+    kancompress.save(fresh("kan", (64, 4, 10)), path)
+
+
+def _nearly(path: Path) -> None:
+    """What has the key of a state elsewhere."""
+    path.write_bytes(container.encode({"kancompress.state": torch.zeros(2)}, {"a": "b"}))
+
+
+def _link_to_a_state(path: Path) -> None:
+    Path("elsewhere").write_bytes(container.encode({}, {"kancompress.state": "{}"}))
+    path.symlink_to("elsewhere")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("more", [(), ("--force",), ("--resume", "auto")])
+@pytest.mark.parametrize(
+    "make", [_text, _checkpoint, _nearly, _link_to_a_state, _dangling, _pipe, _directory]
+)
+def test_what_is_no_state_is_never_replaced(
+    make: Callable[[Path], None], more: tuple[str, ...], here: Path
+) -> None:
+    path = here / "out.st.state"
+    make(path)
+    before, kind = held_bytes(here), (path.lstat().st_mode, path.lstat().st_ino)
+    line = refused(2, "train", "--hidden", "4", "--epochs", "1", "-o", "out.st", *more)
+    assert "out.st.state is " in line
+    assert "the state of a run, so it stays as it is. Move it away" in line
+    assert held_bytes(here) == before
+    assert (path.lstat().st_mode, path.lstat().st_ino) == kind
+    file = kancompress.StateFile(path=path)  # nor through the library
+    with pytest.raises(UsageError, match="so it stays as it is"):
+        file.check()
+    file.remove()
+    assert held_bytes(here) == before
+
+
+def test_a_state_that_is_replaced_while_the_run_has_it_stays(here: Path) -> None:
+    mine = b"not to be lost"
+
+    def replace(epoch: Epoch) -> None:
+        if epoch.number == 1:
+            Path("state").write_bytes(mine)
+
+    config = kancompress.TrainConfig(lr=1e-3, epochs=2)
+    with pytest.raises(KancompressError, match="state is not the state of a run"):
+        kancompress.train(
+            "kan", config=config, hidden=(4,), state=kancompress.StateFile(path=Path("state")),
+            on_epoch=replace,
+        )  # fmt: skip
+    assert held_bytes(here) == {"state": mine}
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 246, "n" * 252, "n" * 255, "\N{SLIGHTLY SMILING FACE}" * 62]
+)
+@pytest.mark.parametrize("more", [(), ("--resume", "auto"), ("--resume", "n" * 252), ("--force",)])
+def test_an_output_beside_which_no_state_fits(name: str, more: tuple[str, ...], here: Path) -> None:
+    run = ("train", "--hidden", "4", "--epochs", "0", "-o", name)
+    line = refused(1, *run, *more)
+    assert "the name is too long. Give the output a shorter name, or keep no state" in line
+    assert "--keep-state never" in line
+    assert list(here.iterdir()) == []
+    if not more:
+        done(*run, "--keep-state", "never")
+        assert names(here) == {name}
+
+
+def test_the_longest_output_that_has_a_state(here: Path) -> None:
+    name = "n" * 244
+    done("train", "--hidden", "4", "--epochs", "1", "-o", name, "--keep-state", "always")
+    assert names(here) == {name, f"{name}.state"}
+    too_long = ("train", "--hidden", "4", "-o", "out.st", "--resume", "n" * 252)
+    assert "does not exist, so there is no run to go on with" in refused(3, *too_long)
+
+
+def test_a_run_takes_away_what_a_killed_one_left_of_its_state(here: Path) -> None:
+    run = ("train", "--hidden", "4", "--epochs", "1", "-o", "out.st", "--resume", "auto")
+    killed(here, "rename", 1, *run)
+    left = [path.name for path in here.iterdir() if path.suffix == ".part"]
+    assert len(left) == 1
+    assert left[0].startswith(".out.st.state.")
+    done(*run)
+    assert [path.name for path in here.iterdir()] == ["out.st"]
+
+
+# --- logs on disks that are full -------------------------------------------------------------
+
+LOGGED = ("train", "--model", "kan", "--hidden", "4", "--epochs", "3", "-o", "out.st")
+
+
+def filled(monkeypatch: pytest.MonkeyPatch, line: int, fault: str) -> None:
+    """Let the disk be full as a line of the log is written, the first one being 0: nothing of it,
+    or half, or only fsync tells."""
+    write, sync, lines = os.write, os.fsync, [0]
+
+    def full(handle: int, data: Any) -> int:
+        if not bytes(data[:9]).startswith(b'{"epoch"'):
+            return write(handle, data)
+        lines[0] += 1
+        if lines[0] != line + 1 or fault == "sync":
+            return write(handle, data)
+        monkeypatch.setattr(os, "write", full_now)
+        return write(handle, data[: len(data) // 2]) if fault == "half" else full_now()
+
+    def full_now(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def synced(handle: int) -> None:
+        sync(handle)
+        if fault == "sync" and lines[0] == line + 1:
+            full_now()
+
+    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "fsync", synced)
+
+
+@pytest.mark.parametrize("fault", ["none", "half", "sync"])
+@pytest.mark.parametrize("line", [0, 2, 3])
+def test_a_log_on_a_full_disk_is_told_and_goes_on_later(
+    line: int, fault: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        filled(patch, line, fault)
+        result = call(*LOGGED, "--log", "out.log")
+    assert result.exit_code == 1
+    assert "out.log could not be written: No space left on device." in result.stderr
+    assert not Path("out.st").exists()
+    assert [found["epoch"] for found in log_of(here / "out.log")] == list(range(line))
+    done(*LOGGED, "--log", "out.log", "--resume", "auto")
+    assert [found["epoch"] for found in log_of(here / "out.log")] == [0, 1, 2, 3]
+
+
+def test_the_log_of_a_stopped_run_is_not_emptied_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        filled(patch, 3, "none")
+        assert call(*LOGGED, "--log", "out.log").exit_code == 1
+    before = Path("out.log").read_bytes()
+    with monkeypatch.context() as patch:
+        filled(patch, 0, "half")
+        assert call(*LOGGED, "--log", "out.log", "--resume", "auto").exit_code == 1
+    assert Path("out.log").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_log_that_is_a_device_or_a_pipe(here: Path) -> None:
+    done(*LOGGED, "--log", "/dev/null", "--keep-state", "always")
+    for more in ("--force", "--resume=auto"):
+        Path("out.st").unlink(missing_ok=True)
+        result = call(*LOGGED, "--log", "/dev/full", more)
+        assert result.exit_code == 1
+        assert "/dev/full could not be written: No space left" in result.stderr
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor(1) as pool:  # whose reader reads to its end once
+        read = pool.submit(lambda: Path("pipe").read_text())
+        done(*LOGGED, "--log", "pipe", "--force")
+        found = [json.loads(line)["epoch"] for line in read.result(timeout=30).splitlines()]
+    assert found == [0, 1, 2, 3]
+
+
+def test_a_log_is_no_lock(here: Path) -> None:
+    for name in ("out.st.state", "out.st.state.lock"):
+        for more in ((), ("--force",)):
+            assert "another output" in refused(2, *LOGGED, "--log", name, *more)
+    assert list(here.iterdir()) == []

@@ -219,8 +219,8 @@ def record(found: Calibrated) -> dict[str, Any]:
     return result
 
 
-def tell(found: Calibrated, report: Path | None, *, force: bool) -> None:
-    """Print a table of the choice, and write the report."""
+def tell(found: Calibrated) -> None:
+    """Print a table of the choice."""
     rows = [[name, "dense" if k is None else str(k)] for name, k in found.clusters.items()]
     if found.curves:
         _output.table(["layer", "clusters"], rows)
@@ -230,6 +230,8 @@ def tell(found: Calibrated, report: Path | None, *, force: bool) -> None:
             f"error of the network's outputs {found.solution.error:.3g},"
             f" {found.solution.held_out:.3g} on held-out rows"
         )
-    if report is not None:
-        text = json.dumps(record(found), indent=2) + "\n"
-        _files.write_bytes(text.encode(), str(report), force=force)
+
+
+def report_bytes(found: Calibrated) -> bytes:
+    """What --report writes."""
+    return (json.dumps(record(found), indent=2) + "\n").encode()

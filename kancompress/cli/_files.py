@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,31 @@ def write_record(
     return write_bytes(kancompress.encode(record), output, force=force)
 
 
+def write_with(
+    record: kancompress.Checkpoint | kancompress.PackedModel,
+    output: str,
+    more: Sequence[tuple[Path, bytes]],
+    *,
+    force: bool,
+    inputs: Iterable[Path] = (),
+) -> int:
+    """Write a record as `write_record` does, and further files together with it."""
+    if not more or not launch.is_first():
+        return write_record(record, output, force=force, inputs=inputs)
+    if output != DASH:
+        files.check_target(Path(output), force=force, inputs=inputs)
+    raw = kancompress.encode(record)
+    if output != DASH:
+        whole = [(Path(output), raw), *more]
+        return files.write_together([(path, [data]) for path, data in whole], force=force)[0]
+    with contextlib.ExitStack() as stack:
+        places = [
+            (str(path), stack.enter_context(files.aside(path, [data], force=force)))
+            for path, data in more
+        ]
+        return files.in_turn([("Standard output", lambda: _to_stdout(raw)), *places])[0]
+
+
 def write_bytes(data: bytes, output: str, *, force: bool) -> int:
     """Write a whole file to a path, atomically and verified, or to standard output.
 
@@ -104,6 +130,10 @@ def write_bytes(data: bytes, output: str, *, force: bool) -> int:
         return 0
     if output != DASH:
         return files.write(Path(output), [data], force=force)
+    return _to_stdout(data)
+
+
+def _to_stdout(data: bytes) -> int:
     write_stdout(data)
     return len(data)
 

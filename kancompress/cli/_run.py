@@ -7,7 +7,9 @@ standard output has gone, 128 + n stopped by signal n.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import signal
 import sys
 import threading
@@ -29,6 +31,13 @@ from kancompress.warnings import KancompressWarning
 Command = TypeVar("Command", bound=Callable[..., Any])
 # click's ClickException, which typer may bring along and does not export
 _ParseError: Any = typer.BadParameter.__mro__[2]
+# Made now: there may be no memory to make them when they are needed.
+_NO_MEMORY = "Not enough memory for this; try a smaller network, fewer clusters or fewer rows."
+_NO_WORDS = "Internal error, and its report failed. Run it again with --debug and report it."
+_reserve = [bytearray(1 << 20)]
+_said = False
+_LINES = {text: f"kancompress: {text}\n" for text in (_NO_MEMORY, _NO_WORDS)}
+_BYTES = {text: line.encode() for text, line in _LINES.items()}
 
 
 class _StoppedError(BaseException):
@@ -44,27 +53,43 @@ class Group(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Parse and run, then exit with the code of the command."""
+        global _said
+        _said = False
+        code = 1
+        try:
+            with _quiet_about_memory():
+                code = self._code(args, kwargs)
+        except MemoryError:  # while the command ended, or while that was told
+            _last_resort(_NO_MEMORY)
+        except Exception as error:  # of what surrounds the commands
+            with contextlib.suppress(Exception):
+                _tell([_last_words(error)])
+            _last_resort(_NO_MEMORY if _is_of_memory(error) else _NO_WORDS)
+        sys.exit(code)
+
+    def _code(self, args: Any, kwargs: Any) -> int:
         _streams.prepare()
         if not launch.is_first():
             _streams.silence(sys.stdout)  # help and version as well are the first one's to print
         kwargs["standalone_mode"] = False
         try:
-            code = super().main(*args, **kwargs)
+            return int(super().main(*args, **kwargs) or 0)
         except _ParseError as error:
             _tell([_parse_error(error)])
-            code = error.exit_code
+            return int(error.exit_code)
         except typer.Abort:
-            code = 130
+            return 130
         except OSError as error:  # of --help and --version; commands handle their own
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from None
             _streams.silence(sys.stdout)
             _output.error(f"Standard output could not be written: {error.strerror or error}.")
-            code = 1
+            return 1
         except SystemExit as stop:
             # typer's own answer to a closed pipe is 1; nothing else here exits with it
             if stop.code != 1:
                 raise
-            code = ClosedPipeError.exit_code
-        sys.exit(code or 0)
+            return ClosedPipeError.exit_code
 
 
 def _parse_error(error: Any) -> str:
@@ -107,8 +132,9 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
         except (KeyboardInterrupt, _StoppedError) as stop:  # while another end was on its way
             _stopped(stop, debug)
         finally:
-            _drop_signals()
-            _drop_signals()  # the interpreter's own end comes next
+            with contextlib.suppress(MemoryError):  # nothing that was told is to be told otherwise
+                _drop_signals()
+                _drop_signals()  # the interpreter's own end comes next
 
     return wrapper  # type: ignore[return-value]
 
@@ -128,17 +154,27 @@ def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debu
     except typer.Exit:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError):
+            _reserve.clear()
         # The last door: a bug must not show a traceback to somebody who did not ask for one.
         _fail([_last_words(error)], 1, debug)
 
 
 def _last_words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    try:
+        text = str(error)
+    except MemoryError:
+        raise
+    except Exception:  # of a class that is not ours
+        text = "its text cannot be had"
     # torch has no type of its own for it
-    if "out of memory" in str(error):  # torch's words for devices
+    if "out of memory" in text:  # torch's words for devices
         return "The device has not enough memory for this; try --device cpu, or smaller batches."
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return "Not enough memory for this; try a smaller network, fewer clusters or fewer rows."
-    first = next(iter(str(error).splitlines()), "")  # torch adds its stack in C++
+    if _is_of_memory(error):
+        return _NO_MEMORY
+    first = next(iter(text.splitlines()), "")  # torch adds its stack in C++
     return (
         f"Internal error, {type(error).__name__}: {first}. Run it again with --debug and report"
         " what it prints."
@@ -196,10 +232,57 @@ def _stopped(stop: BaseException, debug: bool) -> NoReturn:
 def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
     _drop_signals()
     if debug:
-        traceback.print_exc()
-    _tell(sentences)
+        with contextlib.suppress(MemoryError):
+            traceback.print_exc()
+    try:
+        _tell(sentences)
+    except MemoryError:
+        raise
+    except Exception:
+        _last_resort(_NO_WORDS)
     _drop_signals()
     raise typer.Exit(code)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether torch, the system, or the loader of libraries had no memory."""
+    try:
+        text = str(error)
+    except Exception:
+        return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("allocate memory", "failed to map segment")
+    )
+
+
+def _last_resort(text: str) -> None:
+    """Say what was made beforehand, unless the last words were said. Nothing is raised."""
+    global _said
+    _reserve.clear()
+    if _said:
+        return
+    _said = True
+    try:
+        sys.stderr.write(_LINES[text])
+        sys.stderr.flush()
+    except Exception:
+        with contextlib.suppress(Exception):
+            os.write(2, _BYTES[text])
+
+
+@contextlib.contextmanager
+def _quiet_about_memory() -> Iterator[None]:
+    """Threads and destructors that find no memory print no traceback; who needed them tells it."""
+    hooks: tuple[Any, Any] = (threading.excepthook, sys.unraisablehook)
+
+    def quiet(before: Callable[[Any], object]) -> Callable[[Any], object]:
+        return lambda args: args.exc_type is MemoryError or before(args)
+
+    threading.excepthook, sys.unraisablehook = map(quiet, hooks)
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = hooks
 
 
 def _tell(sentences: Sequence[str]) -> None:
@@ -208,10 +291,12 @@ def _tell(sentences: Sequence[str]) -> None:
     Of the processes of torchrun the first to fail has them, whichever it is: torchrun stops the
     others as soon as one has ended, and that must not stop the one that speaks.
     """
+    global _said
     with _not_to_be_stopped() if launch.processes() > 1 else contextlib.nullcontext():
         if launch.is_first_to_fail():
             for text in sentences:
                 _output.error(text)
+                _said = True
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import kancompress
-from kancompress import files, launch, locks
+from kancompress import files, launch, locks, parts
 from kancompress.cli import _files, _output, _scores
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kancompress.history import Epoch
 
 AUTO = "auto"
+_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Keep(StrEnum):
@@ -104,7 +106,7 @@ class Wishes:
             return False
         try:
             return path.is_file() or not path.exists()
-        except OSError:  # such as a name that is too long; the check of the output tells it
+        except (OSError, ValueError):  # what is no name; the check of the output tells it
             return False
 
     @property
@@ -120,13 +122,13 @@ class Wishes:
             what = "-o names none" if self.keep is not Keep.NEVER else "--keep-state never has none"
             raise UsageError(f"--resume needs a state beside an output file, and {what}.")
         if self.resume == AUTO:
-            return self.own if self.own.exists() else None
+            return self.own if os.path.lexists(self.own) else None
         path = Path(self.resume)
-        if self.resume == _files.DASH or (path.exists() and not path.is_file()):
+        if self.resume == _files.DASH or _is_no_file(path):
             raise UsageError(f"--resume {self.resume} is no file; name the state OUT.state.")
-        if not path.is_file() or kancompress.StateFile.beside(path).is_file():
+        if not _is_file(path) or _is_file(kancompress.StateFile.beside(path)):
             path = kancompress.StateFile.beside(path)  # the output was named
-        if not path.is_file() and launch.is_first():  # which reads it
+        if not _is_file(path) and launch.is_first():  # which reads it
             raise InvalidFileError(
                 Flaw.MISSING,
                 f"{self.resume} does not exist, so there is no run to go on with. Leave --resume"
@@ -146,13 +148,15 @@ class Conduct:
         self._wishes = wishes
         self._epochs = epochs
         resumed = wishes.resumed()
-        kept = [*inputs, *([resumed] if resumed else [])]
+        read = list(inputs)
+        kept = [*read, *([resumed] if resumed else [])]
         _files.check_output(wishes.output, force=wishes.force, inputs=kept)
         self._log = wishes.log and _Log(wishes.log, wishes, kept)
         self.state: kancompress.StateFile | None = None
         self._bar = _output.Bar()
         if not wishes.keeps:
             return
+        _check_state(wishes.own, read)
         if wishes.own.exists() and resumed is None:
             if not wishes.force:
                 raise UsageError(
@@ -160,7 +164,6 @@ class Conduct:
                     f" {wishes.own}, or start a new run with --force, which replaces it."
                 )
             _output.note(f"Warning: {wishes.own}, of a run that was stopped, will be replaced")
-        files.check_target(wishes.own, force=True)
         self.state = kancompress.StateFile(
             path=wishes.own,
             resume=resumed,
@@ -195,11 +198,15 @@ class Conduct:
         if self._log and launch.is_first():
             self._log.write(history)
 
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._log:
+            self._log.close()
+
     def finish(self) -> None:
         """Take the state away, when the output has been written."""
         if self.state and self._wishes.keep is not Keep.ALWAYS and launch.is_first():
-            with contextlib.suppress(OSError):
-                self.state.path.unlink()
+            self.state.remove()
 
 
 @contextlib.contextmanager
@@ -207,8 +214,58 @@ def conducted(wishes: Wishes, inputs: Iterable[Path], epochs: int) -> Iterator[C
     """A run that has its state to itself until the output is written. Raises as `Conduct` and
     KancompressError where another run has the same state."""
     alone = wishes.keeps and launch.is_first()
+    if alone:
+        _check_names(wishes.own)
     with locks.held(wishes.own) if alone else contextlib.nullcontext():
-        yield Conduct(wishes, inputs, epochs)
+        if alone:
+            parts.sweep(wishes.own.resolve())
+        conduct = Conduct(wishes, inputs, epochs)
+        try:
+            yield conduct
+        finally:
+            conduct.close()
+
+
+def _check_state(own: Path, read: Iterable[Path]) -> None:
+    """Refuse an output beside which the state would replace something else."""
+    for source in read:
+        with contextlib.suppress(OSError):
+            if own.samefile(source):
+                raise UsageError(
+                    f"{own} is an input, and the state of the run would be written there. Give"
+                    " another --output, or keep no state, with --keep-state never."
+                )
+    kancompress.StateFile(path=own).check()
+    files.check_target(own, force=True)
+
+
+def _check_names(own: Path) -> None:
+    """Refuse an output whose state, or its lock, has too long a name."""
+    for path in (own, locks.beside(own)):
+        try:
+            path.lstat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                most = len(os.fsencode(path.name))
+                raise KancompressError(
+                    f"{path}, of {most} bytes, could not be written beside the output: the name is"
+                    " too long. Give the output a shorter name, or keep no state, with"
+                    " --keep-state never."
+                ) from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # what is no name
+        return False
+
+
+def _is_no_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 class _Log:
@@ -217,39 +274,84 @@ class _Log:
     def __init__(self, path: Path, wishes: Wishes, inputs: list[Path]) -> None:
         if str(path) == _files.DASH:
             raise UsageError("--log names a file; standard output is for data.")
-        if path.resolve() in (Path(wishes.output).resolve(), wishes.own.resolve()):
+        own = wishes.own
+        others = (Path(wishes.output), own, locks.beside(own))
+        if path.resolve() in [other.resolve() for other in others]:
             raise UsageError(f"--log {path} is another output of the same run; name a file.")
         self._path = path
+        self._force = wishes.force
         self._continues = wishes.resume is not None and not wishes.force
         files.check_target(path, force=wishes.force or self._continues, inputs=inputs)
         self._started = False
+        self._pipe = -1
 
     def write(self, epochs: Iterable[Epoch]) -> None:
-        """Add lines; the first time to an empty file, or in place of lines that begin like them.
+        """Add lines; the first time to an empty file, or behind lines that begin like them.
 
         Raises UsageError where the file holds something else, KancompressError where it cannot be
-        written.
+        written; it then ends with the last line that could.
         """
-        lines = [f"{_line(epoch)}\n" for epoch in epochs]
+        lines = "".join(f"{_line(epoch)}\n" for epoch in epochs).encode()
         try:
-            if not self._started and self._continues and not self._is_start_of(lines):
-                raise UsageError(
-                    f"{self._path} is not the log of the run that goes on; name another file with"
-                    " --log."
-                )
-            with self._path.open("a" if self._started else "w") as file:
-                file.write("".join(lines))
+            if self._path.exists() and not self._path.is_file():
+                self._send(lines)
+            else:
+                self._append(lines)
         except OSError as error:
+            hint = " Free some space or write elsewhere." if error.errno == errno.ENOSPC else ""
             raise KancompressError(
-                f"{self._path} could not be written: {error.strerror or error}."
+                f"{self._path} could not be written: {error.strerror or error}.{hint}"
             ) from None
         self._started = True
 
-    def _is_start_of(self, lines: list[str]) -> bool:
-        if not self._path.exists():
-            return True
-        found = self._path.read_text(errors="replace")
-        return "".join(lines).startswith(found)
+    def close(self) -> None:
+        """Let go of a device or a pipe."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def _send(self, lines: bytes) -> None:
+        """Write to a device or a pipe, which stays open: its reader ends when it is closed."""
+        if self._pipe < 0:
+            self._pipe = os.open(self._path, os.O_WRONLY | _FLAGS)
+        _write_all(self._pipe, lines)
+
+    def _append(self, lines: bytes) -> None:
+        new = not (self._started or self._force or self._continues)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0) | _FLAGS
+        handle = os.open(self._path.resolve(), flags, 0o666)
+        try:
+            if not self._started:
+                lines = self._missing(handle, lines)
+            size = os.fstat(handle).st_size
+            try:
+                _write_all(handle, lines)
+                os.fsync(handle)  # some file systems tell only now that there is no space
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
+
+    def _missing(self, handle: int, lines: bytes) -> bytes:
+        """What the file lacks of the first lines; a log of the same run may have some of them."""
+        if not self._continues:
+            os.ftruncate(handle, 0)
+            return lines
+        with os.fdopen(os.dup(handle), "rb") as file:
+            found = file.read(len(lines) + 1)
+        if not lines.startswith(found):
+            raise UsageError(
+                f"{self._path} is not the log of the run that goes on; name another file with"
+                " --log."
+            )
+        return lines[len(found) :]
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
 
 
 def _line(epoch: Epoch) -> str:

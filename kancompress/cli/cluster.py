@@ -265,17 +265,22 @@ def cluster(
         rows = wishes.rows(data_dir)
         if dry_run:
             choice = _calibration.choose(found, rows, wishes, config, calibration)
-            _calibration.tell(choice, report, force=force)
+            _calibration.tell(choice)
+            if report is not None:
+                _files.write_bytes(_calibration.report_bytes(choice), str(report), force=force)
             if json_:
                 _output.document({"calibration": _calibration.record(choice)})
             return
         packed = _calibration.run(found, rows, wishes, config, calibration, _tell)
         assert packed.calibrated is not None
-        _calibration.tell(packed.calibrated, report, force=force)
+        _calibration.tell(packed.calibrated)
     assert output is not None
     for note in packed.notes:
         _output.note(note)
-    written = _files.write_record(packed.model, output, force=force, inputs=kept)
+    more = []
+    if report is not None and packed.calibrated is not None:
+        more.append((report, _calibration.report_bytes(packed.calibrated)))
+    written = _files.write_with(packed.model, output, more, force=force, inputs=kept)
     origin = packed.model.source
     _output.note(
         f"{_output.size(written)} bytes; the source has {_output.size(origin.file)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,18 +150,25 @@ def _draw(
     kept: list[Path],
 ) -> list[dict[str, Any]]:
     """Draw the pictures that were asked for; what is told of each."""
+    options = RunOptions(layouts=chosen)
     common: dict[str, Any] = {"name": found.name, "force": force, "inputs": kept}
-    plots = []
-    if edges is not None:
-        size = kancompress.plot_edges(found.source, edges, config, layouts=chosen, **common)
-        plots.append({"kind": "edges", "output": str(edges), "file_bytes": size})
-    if functions is not None:
-        options = RunOptions(layouts=chosen)
-        size = kancompress.plot_functions(
-            found.source, functions, config, options=options, **common
+    sizes: Sequence[int] = ()
+    if edges is not None and functions is not None:
+        sizes = kancompress.plot_pictures(
+            found.source, edges, functions, config, options=options, **common
         )
-        plots.append({"kind": "functions", "output": str(functions), "file_bytes": size})
-    return plots
+    elif edges is not None:
+        sizes = [kancompress.plot_edges(found.source, edges, config, layouts=chosen, **common)]
+    elif functions is not None:
+        sizes = [
+            kancompress.plot_functions(found.source, functions, config, options=options, **common)
+        ]
+    drawn = [("edges", edges), ("functions", functions)]
+    paths = [(kind, path) for kind, path in drawn if path is not None]
+    return [
+        {"kind": kind, "output": str(path), "file_bytes": size}
+        for (kind, path), size in zip(paths, sizes, strict=True)
+    ]
 
 
 def _show(report: dict[str, Any], name: str) -> None:

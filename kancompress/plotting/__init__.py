@@ -40,11 +40,9 @@ def plot_edges(
     Raises UsageError for another suffix or a file that exists (unless `force`), KancompressError
     without matplotlib.
     """
-    config = config or PlotConfig()
     target = check_picture_target(path, force=force, inputs=inputs)
-    clouds = list(edge_clouds(_record(source, name), config, layouts))
-    figure = draw_clouds(clouds, config, called(source, name))
-    return files.write(target, [encode(figure, target.suffix.lower())], force=force)
+    picture = _edges(source, target, config or PlotConfig(), layouts, name)
+    return files.write(target, [picture], force=force)
 
 
 def plot_functions(
@@ -64,9 +62,54 @@ def plot_functions(
     layers compute.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
-    curves = centroid_curves(_record(source, name), config or PlotConfig(), options)
-    figure = draw_curves(curves, called(source, name))
-    return files.write(target, [encode(figure, target.suffix.lower())], force=force)
+    picture = _functions(source, target, config or PlotConfig(), options, name)
+    return files.write(target, [picture], force=force)
+
+
+def plot_pictures(
+    source: Input,
+    edges: str | os.PathLike[str],
+    functions: str | os.PathLike[str],
+    config: PlotConfig | None = None,
+    *,
+    options: RunOptions | None = None,
+    name: str | None = None,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+) -> tuple[int, int]:
+    """Draw what `plot_edges` and `plot_functions` draw, and write both pictures or none.
+
+    options : as for `plot_functions`; `plot_edges` takes their layouts
+    Returns the bytes of both. Raises as these two.
+    """
+    config = config or PlotConfig()
+    kept = list(inputs)
+    first = check_picture_target(edges, force=force, inputs=kept)
+    second = check_picture_target(functions, force=force, inputs=kept)
+    pictures = [
+        (first, [_edges(source, first, config, options.layouts if options else None, name)]),
+        (second, [_functions(source, second, config, options, name)]),
+    ]
+    sizes = files.write_together(pictures, force=force)
+    return sizes[0], sizes[1]
+
+
+def _edges(
+    source: Input,
+    target: Path,
+    config: PlotConfig,
+    layouts: Mapping[str, str] | None,
+    name: str | None,
+) -> bytes:
+    clouds = list(edge_clouds(_record(source, name), config, layouts))
+    return encode(draw_clouds(clouds, config, called(source, name)), target.suffix.lower())
+
+
+def _functions(
+    source: Input, target: Path, config: PlotConfig, options: RunOptions | None, name: str | None
+) -> bytes:
+    curves = centroid_curves(_record(source, name), config, options)
+    return encode(draw_curves(curves, called(source, name)), target.suffix.lower())
 
 
 def check_picture_target(
