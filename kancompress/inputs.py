@@ -74,7 +74,7 @@ class FileData(Data):
 
     def _reopened(self) -> FileIO:
         try:
-            file = FileIO(self._path)
+            file = self._path.open("rb", buffering=0)
         except FileNotFoundError:
             raise self._changed() from None
         if _stamp(file) != self._stamp:
@@ -137,7 +137,7 @@ def read(path: Path) -> Data:
     What is no regular file, such as a pipe, is read to its end at once.
     """
     try:
-        file = FileIO(path)
+        file = path.open("rb", buffering=0)
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             with file:

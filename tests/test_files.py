@@ -10,7 +10,7 @@ import pytest
 
 import kancompress
 from command import call, done, only_line, refused, write_material
-from kancompress import files
+from kancompress import files, inputs
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 
 
@@ -38,16 +38,16 @@ def listing(place: Path) -> dict[str, bytes | None]:
 def test_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
-    assert bytes(files.read(path)) == b"abc"
+    assert bytes(inputs.read(path)[:]) == b"abc"
     path.write_bytes(b"")
-    assert bytes(files.read(path)) == b""
+    assert bytes(inputs.read(path)[:]) == b""
 
 
 def test_read_of_a_pipe(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, b"abc")
     os.close(writer)
-    assert bytes(files.read(Path(f"/dev/fd/{reader}"))) == b"abc"
+    assert bytes(inputs.read(Path(f"/dev/fd/{reader}"))[:]) == b"abc"
     os.close(reader)
 
 
@@ -66,7 +66,7 @@ def test_unreadable(name: str, flaw: Flaw, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InvalidFileError) as caught:
-        files.read(tmp_path / name)
+        inputs.read(tmp_path / name)
     assert caught.value.flaw == flaw
 
 

@@ -1,0 +1,189 @@
+"""Inputs are read where they are needed; one that changes meanwhile is refused on every path."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_repacking import efficient_kan
+
+import kancompress
+from command import done, refused
+from conftest import fresh
+from kancompress import inputs
+
+CHANGED = "was changed while it was read, so nothing was written. Run it again."
+
+
+def test_slices_are_those_of_bytes(tmp_path: Path) -> None:
+    content = os.urandom(100)
+    (tmp_path / "file").write_bytes(content)
+    for data in (inputs.Data(content), inputs.read(tmp_path / "file")):
+        assert len(data) == 100
+        for place in (slice(0, 8), slice(90, 200), slice(None), slice(50, 20), slice(-4, None)):
+            assert bytes(data[place]) == content[place]
+
+
+def test_what_is_read_of_a_file_can_be_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abcd")
+    data = inputs.read(path)
+    data[0:2][:] = b"xy"
+    assert bytes(data[:]) == path.read_bytes() == b"abcd"
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4)
+        file.write(b"!")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+def lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"!")
+
+
+CHANGES = [overwrite, truncate, lengthen]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_after_opening_is_told(change: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    data = inputs.read(path)
+    assert bytes(data[2:4]) == b"23"
+    change(path)
+    with pytest.raises(kancompress.KancompressError) as caught:
+        data[0:8]
+    assert str(caught.value) == f"{path} {CHANGED}"
+    assert caught.value.exit_code == 1
+
+
+def test_a_change_in_the_tick_of_the_last_one_is_told(tmp_path: Path) -> None:
+    """Times of files go by ticks: opening waits until the last change lies behind."""
+    path = tmp_path / "file"
+    for _ in range(30):
+        path.write_bytes(b"0123456789")
+        data = inputs.read(path)
+        overwrite(path)
+        with pytest.raises(kancompress.KancompressError):
+            data[0:8]
+
+
+def test_a_file_that_takes_the_name_of_an_open_one_is_another(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_bytes(b"old")
+    other.write_bytes(b"new")
+    data = inputs.read(path)
+    other.replace(path)
+    assert bytes(data[:]) == b"old"
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}" for number in range(3 * inputs._MOST_OPEN)]
+    for number, path in enumerate(paths):
+        path.write_bytes(f"{number}".encode())
+    os.utime(paths[0], ns=(1, 1))
+    found = [inputs.read(path) for path in paths]
+    assert [bytes(data[:]) for data in found] == [path.read_bytes() for path in paths]
+    paths[1].write_bytes(b"x")  # is closed, and opened again
+    with pytest.raises(kancompress.KancompressError, match="was changed"):
+        found[1][:]
+    paths[2].unlink()
+    with pytest.raises(kancompress.KancompressError, match="was changed"):
+        found[2][:]
+    found.clear()
+    assert not inputs._pool._files
+
+
+# --- commands ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file of each kind."""
+    folder = tmp_path_factory.mktemp("inputs")
+    dense = fresh("gramkan", (64, 8, 10))
+    kancompress.save(dense, folder / "dense.st")
+    kancompress.save(kancompress.cluster(dense).model, folder / "packed.st")
+    kancompress.save(fresh("metakan", (64, 8, 10)), folder / "meta.st")
+    state = efficient_kan()
+    save_file(state, folder / "other.safetensors")
+    torch.save({"model": state, "opt": {"m": torch.ones(50)}}, folder / "other.pt")
+    torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    kept = kancompress.cluster(folder / "other.pt", keep_extra=True)
+    kancompress.save(kept.model, folder / "kept.st")
+    return folder
+
+
+class _Change:
+    """Changes a file just after the n-th time that a file has been read."""
+
+    def __init__(self, path: Path, number: int, change: Callable[[Path], None]) -> None:
+        self.path, self.left, self.change = path, number, change
+
+    def __call__(self, content: memoryview, file: Any, begin: int) -> int:
+        count = READ_INTO(content, file, begin)
+        if os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
+            self.left -= 1
+            if self.left == 0:
+                self.change(self.path)
+        return count
+
+
+READ_INTO = inputs._read_into
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cluster dense.st", "cluster meta.st", "cluster dense.st --calibrate digits --samples 64",
+        "cluster other.safetensors", "cluster other.pt", "cluster legacy.pt",
+        "cluster other.pt --keep-extra", "cluster other.pt --calibrate rows.npz",
+        "cluster other.safetensors --calibrate rows.npz", "expand packed.st", "expand kept.st",
+        "inspect dense.st", "inspect packed.st --check", "inspect other.safetensors",
+        "inspect other.pt -k 4", "eval dense.st", "eval packed.st",
+        "finetune packed.st --epochs 1",
+    ],
+)  # fmt: skip
+def test_every_command_refuses_an_input_that_changes(
+    line: str, change: Callable[[Path], None], place: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Wherever in its reading; what was read before the change is not what is refused."""
+    command, name, *options = line.split()
+    source = tmp_path / name
+    writes = command in ("cluster", "expand", "finetune")
+    if "rows.npz" in options:
+        np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).normal(size=(64, 30)))
+        options[options.index("rows.npz")] = str(tmp_path / "rows.npz")
+    reads = 0
+
+    def count(content: memoryview, file: Any, begin: int) -> int:
+        nonlocal reads
+        reads += os.fstat(file.fileno()).st_ino == source.stat().st_ino
+        return READ_INTO(content, file, begin)
+
+    def run() -> list[str]:
+        output = ["-o", str(tmp_path / "out"), "--force"] if writes else []
+        return [command, str(source), *options, *output]
+
+    source.write_bytes((place / name).read_bytes())
+    monkeypatch.setattr(inputs, "_read_into", count)
+    done(*run())
+    (tmp_path / "out").unlink(missing_ok=True)
+    for number in sorted({1, 2, (reads + 1) // 2, reads - 1}):
+        source.write_bytes((place / name).read_bytes())
+        monkeypatch.setattr(inputs, "_read_into", _Change(source, number, change))
+        told = refused(1, *run())
+        assert told == f"{source} {CHANGED}"
+        assert not (tmp_path / "out").exists()
