@@ -119,6 +119,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(state, folder / "other.safetensors")
     torch.save({"model": state, "opt": {"m": torch.ones(50)}}, folder / "other.pt")
     torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    chain = {name: tensor for name, tensor in state.items() if name.startswith("layers.")}
+    save_file(chain, folder / "chain.safetensors")
+    torch.save(chain, folder / "chain.pt")
     kept = kancompress.cluster(folder / "other.pt", keep_extra=True)
     kancompress.save(kept.model, folder / "kept.st")
     return folder
@@ -148,8 +151,8 @@ READ_INTO = inputs._read_into
     [
         "cluster dense.st", "cluster meta.st", "cluster dense.st --calibrate digits --samples 64",
         "cluster other.safetensors", "cluster other.pt", "cluster legacy.pt",
-        "cluster other.pt --keep-extra", "cluster other.pt --calibrate rows.npz",
-        "cluster other.safetensors --calibrate rows.npz", "expand packed.st", "expand kept.st",
+        "cluster other.pt --keep-extra", "cluster chain.pt --calibrate rows.npz",
+        "cluster chain.safetensors --calibrate rows.npz", "expand packed.st", "expand kept.st",
         "inspect dense.st", "inspect packed.st --check", "inspect other.safetensors",
         "inspect other.pt -k 4", "eval dense.st", "eval packed.st",
         "finetune packed.st --epochs 1",
