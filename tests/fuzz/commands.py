@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -40,6 +41,12 @@ def prepare() -> None:
     """Import and read in the parent what every command needs; no gradient may be taken here."""
     torch.set_num_threads(1)
     datasets.load_for_training(DataOptions(), seed=0)
+
+
+def settle() -> None:
+    """To be called behind the last `warm_up`: what is there is not collected in each child anew."""
+    gc.collect()
+    gc.freeze()
 
 
 def warm_up(folder: Path, *arguments: str) -> None:

@@ -59,7 +59,7 @@ class Kills:
 
     name = "kills"
 
-    def __init__(self) -> None:
+    def __init__(self, only: tuple[str, ...] = ()) -> None:
         limits.prepare()
         commands.prepare()
         self.home = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -81,14 +81,16 @@ class Kills:
             Command("train", train),
             Command("expand", ("expand", "packed.st")),
         ]  # fmt: skip
+        self.commands = [one for one in self.commands if not only or one.name in only]
+        for command in self.commands:
+            folder = self._folder(f"first-{command.name}")
+            commands.warm_up(folder, *command.arguments, "-o", OUT)
+            self._remove(folder)
+        commands.settle()
         for command in self.commands:
             times = []
             for number in range(3):
                 folder = self._folder(f"reference-{command.name}-{number}")
-                if number == 0:
-                    commands.warm_up(folder, *command.arguments, "-o", OUT, "--force")
-                    self._remove(folder)
-                    continue
                 done = commands.run(folder, *command.arguments, "-o", OUT)
                 assert done.code == 0, done.stderr
                 raw = (folder / OUT).read_bytes()

@@ -107,7 +107,7 @@ class Places:
             verdict.outcome = "refused"
             if not isinstance(error, KancompressError | ValueError):
                 verdict.fault(limits.kind_of(error, "place"), limits.brief(error))
-            elif expected is not None and _is_aligned(record):
+            elif expected is not None and _is_plain(record):
                 verdict.fault("place: refused, though it fits", limits.brief(error))
             return verdict
         verdict.outcome = "placed"
@@ -135,8 +135,12 @@ def _span(record: TensorRecord) -> tuple[int, int]:
     return base, base + sum((length - 1) * step for length, step in steps) * item + item
 
 
-def _is_aligned(record: TensorRecord) -> bool:
-    return _span(record)[0] % record.dtype.itemsize == 0
+def _is_plain(record: TensorRecord) -> bool:
+    """Whether nothing speaks against it: an even place, lengths whose product torch can count."""
+    product = 1
+    for length in record.shape:
+        product *= max(length, 1)
+    return _span(record)[0] % record.dtype.itemsize == 0 and product * 8 < 1 << 63
 
 
 def _expected(buffer: np.ndarray, record: TensorRecord) -> bytes | None:
