@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -40,7 +43,25 @@ def prepare() -> None:
     datasets.load_for_training(DataOptions(), seed=0)
 
 
-def start(folder: Path, *arguments: str) -> int:
+def settle() -> None:
+    """To be called behind the last `warm_up`: what is there is not collected in each child anew."""
+    gc.collect()
+    gc.freeze()
+
+
+def warm_up(folder: Path, *arguments: str) -> None:
+    """Import what a command imports, so that the next ones need not."""
+    listing = Path(f"{folder}.modules")
+    ended(folder, start(folder, *arguments, listing=listing), time.monotonic())
+    for name in listing.read_text().split():
+        if name not in sys.modules:
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import_module(name)
+    listing.unlink()
+
+
+def start(folder: Path, *arguments: str, listing: Path | None = None) -> int:
     """Start a command in `folder`; returns its process number. Its words go to two files beside."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -74,6 +95,8 @@ def start(folder: Path, *arguments: str) -> int:
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
             sys.stderr.flush()
+        if listing is not None:
+            listing.write_text("\n".join(sys.modules))
         os._exit(code)
 
 

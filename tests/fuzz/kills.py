@@ -59,7 +59,7 @@ class Kills:
 
     name = "kills"
 
-    def __init__(self) -> None:
+    def __init__(self, only: tuple[str, ...] = ()) -> None:
         limits.prepare()
         commands.prepare()
         self.home = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -74,16 +74,22 @@ class Kills:
         self.commands = [
             Command("cluster", ("cluster", "dense.st", "-k", "4")),
             Command("calibrate", ("cluster", "dense.st", "-k", "4", "--calibrate", "digits",
-                                  "--samples", "64", "--rounds", "1", "--sweeps", "1",
+                                  "--samples", "64", "--method", "feedback", "--rounds", "1",
                                   "--report", "report.json")),
             Command("finetune", ("finetune", "packed.st", "--epochs", "3", "--lr", "0.01",
                                  "--batch-size", "512"), ("--resume", "auto")),
             Command("train", train),
             Command("expand", ("expand", "packed.st")),
         ]  # fmt: skip
+        self.commands = [one for one in self.commands if not only or one.name in only]
+        for command in self.commands:
+            folder = self._folder(f"first-{command.name}")
+            commands.warm_up(folder, *command.arguments, "-o", OUT)
+            self._remove(folder)
+        commands.settle()
         for command in self.commands:
             times = []
-            for number in range(4):
+            for number in range(3):
                 folder = self._folder(f"reference-{command.name}-{number}")
                 done = commands.run(folder, *command.arguments, "-o", OUT)
                 assert done.code == 0, done.stderr
