@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kancompress.magnitudes import moderate, restored, times_square
+from kancompress.magnitudes import means, moderate, times_square
 from kancompress.nearest import F32, F64, SPAN, SUM_BLOCK, Labels, Rows, in_threads, one_thread
 from kancompress.recipes import KMeans
 
@@ -77,16 +77,16 @@ def fit(
     exact = _exact(vectors, clusters)
     if exact is not None:
         return canonical(*exact, inertia=0.0, iterations=0, exact=True, repaired=0)
-    vectors, exponent = moderate(vectors)
-    points, _, scale = _normalised(vectors)
+    ranged, exponent = moderate(vectors)
+    points, _, scale = _normalised(ranged)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
     iterate = lloyd if by is KMeans.OWN else scikit_learn
     result = iterate(points, start, max_iterations=max_iterations)
-    del points
-    means, labels = _compact(vectors, result.labels, clusters)
+    del points, ranged
+    centroids, labels = _compact(vectors, result.labels, clusters)
     return canonical(
-        restored(means, exponent),
+        centroids,
         labels,
         inertia=times_square(result.inertia, scale, -exponent),
         iterations=result.iterations,
@@ -376,11 +376,9 @@ def _compact(
     number = np.full(clusters, -1, np.int64)
     number[used] = np.arange(len(used))
     labels = number[labels]
-    sums = [
-        np.bincount(labels, weights=plane.astype(np.float64), minlength=len(used))
-        for plane in vectors.T
-    ]
-    return np.stack(sums, axis=1) / counts[used, None], labels
+    sizes = counts[used]
+    columns = [means(plane, labels, sizes) for plane in vectors.T]
+    return np.stack(columns, axis=1), labels
 
 
 def canonical(

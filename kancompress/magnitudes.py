@@ -32,14 +32,17 @@ def moderate(vectors: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating
     return (np.ldexp(vectors, by), by) if by else (vectors, 0)
 
 
-def restored(centroids: F64, exponent: int) -> F64:
-    """Centroids of vectors that `moderate` scaled, in the vectors' own numbers."""
-    if not exponent:
-        return centroids
-    with np.errstate(over="ignore", under="ignore"):
-        # the mean of equal vectors may be rounded beyond them, and they may be the largest numbers
-        back: F64 = np.clip(np.ldexp(centroids, -exponent), -_LARGEST, _LARGEST)
-    return back
+def means(numbers: npt.NDArray[np.floating], labels: Labels, sizes: Labels) -> F64:
+    """Mean of the numbers (n,) of each label, (k,), of which `sizes` tells how many there are."""
+    wide = numbers.astype(np.float64)
+    found: F64 = np.bincount(labels, weights=wide, minlength=len(sizes)) / sizes
+    finite = np.isfinite(found)
+    if finite.all():
+        return found
+    smaller = np.bincount(labels, weights=np.ldexp(wide, _DOWN), minlength=len(sizes)) / sizes
+    # the mean of the largest numbers may be rounded beyond them
+    largest = np.ldexp(_LARGEST, _DOWN)
+    return np.where(finite, found, np.ldexp(np.clip(smaller, -largest, largest), -_DOWN))
 
 
 def times_square(value: float, scale: float, exponent: int) -> float:

@@ -40,7 +40,7 @@ def cluster_on_grid(
 
 def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterConfig) -> Given:
     edges: Tensor = layer.edges()
-    scaled, exponent = scaling.moderate(edges)
+    scaled, exponent = scaling.moderate(edges.detach())
     weights = scaled.float().flatten(1, -2)
     blocks = metrics(layer)
     own = len(blocks) > 1

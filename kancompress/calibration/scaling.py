@@ -17,7 +17,7 @@ _HIGH, _LOW = 40, -40
 
 def moderate(weights: Tensor) -> tuple[Tensor, int]:
     """The weights times 2^-exponent, and the exponent; 0 where they are used as they are."""
-    largest = float(weights.abs().max()) if weights.numel() else 0.0
+    largest = float(weights.detach().abs().max()) if weights.numel() else 0.0
     exponent = math.frexp(largest)[1] if math.isfinite(largest) and largest else 0
     if _LOW <= exponent <= _HIGH:
         return weights, 0
@@ -32,7 +32,7 @@ def times_two_to(values: Tensor, exponent: int) -> Tensor:
 
 def beyond(weights: Tensor) -> str:
     """What of a layer's coefficients float32 cannot hold, empty where it holds them."""
-    largest = float(weights.abs().max()) if weights.numel() else 0.0
+    largest = float(weights.detach().abs().max()) if weights.numel() else 0.0
     if largest > torch.finfo(torch.float32).max:
         return f"coefficients of up to {largest:.3g}"
     if 0 < largest < torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps:
