@@ -182,8 +182,14 @@ def test_packed_tensors_that_lie_over_each_other_are_refused() -> None:
         packed(saved({"model": state}))
     state = efficient_kan()
     state["view"] = state["head.weight"].view(-1)[3:9]
+    state["alike"] = torch.randn(1).expand(4, 3)  # lies over itself
+    state["turned"] = torch.randn(3, 4).t()
+    state["columns"] = torch.randn(6, 4)[:, 1:3]
+    state["slanted"] = torch.randn(12).as_strided((4, 3), (2, 1))
     again = loaded(restored(saved({"model": state}))[0])
-    assert alike(again["model"]["view"], state["view"])
+    for name in ("view", "alike", "turned", "columns", "slanted"):
+        assert alike(again["model"][name], state[name]), name
+        assert again["model"][name].stride() == state[name].stride()
     assert again["model"]["view"].data_ptr() == again["model"]["head.weight"].data_ptr() + 12
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from kancompress.foreign.records import TensorRecord
 
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def extent(record: TensorRecord) -> tuple[int, int]:
     """Begin and end of the bytes that a tensor touches, counted from its storage's first byte.
@@ -25,6 +27,14 @@ def extent(record: TensorRecord) -> tuple[int, int]:
     begin = record.storage.start * record.storage.dtype.itemsize + record.offset * item
     steps = zip(record.shape, record.stride, strict=True)
     return begin, begin + (1 + sum((length - 1) * step for length, step in steps)) * item
+
+
+def is_countable(record: TensorRecord) -> bool:
+    """Whether the lengths other than 0 have a product of bytes below 2^63, so that torch counts."""
+    count = record.dtype.itemsize
+    for length in record.shape:
+        count *= length or 1
+    return count < 1 << 63
 
 
 def is_contiguous(record: TensorRecord) -> bool:
@@ -41,14 +51,17 @@ def place(buffer: npt.NDArray[np.uint8], record: TensorRecord, start: int = 0) -
     """A tensor as a view of a buffer that holds its storage's bytes from byte `start` on.
 
     buffer : (bytes,) uint8, contiguous, whose memory begins at a multiple of the element's size
-    Raises ValueError where the tensor does not lie in the buffer, or not at a multiple of its
-    element's size.
+    Raises ValueError where the tensor does not lie in the buffer and in what its storage is said to
+    be, not at a multiple of its element's size, or has more elements than can be counted.
     """
+    item, storage = record.dtype.itemsize, record.storage
+    if not is_countable(record):
+        raise ValueError("more elements than can be counted")
     if 0 in record.shape:
         return torch.empty(record.shape, dtype=record.dtype)
-    item = record.dtype.itemsize
     first, end = (byte - start for byte in extent(record))
-    if first < 0 or end > len(buffer) or end - first > len(buffer):
+    claimed = (storage.start + storage.count) * storage.dtype.itemsize - start
+    if first < 0 or end > min(len(buffer), claimed):
         raise ValueError(f"bytes {first} to {end} of a buffer of {len(buffer)}")
     if first % item or buffer.ctypes.data % item or not buffer.flags.c_contiguous:
         raise ValueError(f"elements of {item} bytes at byte {first}")
@@ -58,6 +71,24 @@ def place(buffer: npt.NDArray[np.uint8], record: TensorRecord, start: int = 0) -
         step if length > 1 else 1 for length, step in zip(record.shape, record.stride, strict=True)
     ]
     return numbers.as_strided(record.shape, steps, first // item)
+
+
+def write(buffer: npt.NDArray[np.uint8], record: TensorRecord, tensor: Tensor) -> None:
+    """Write a tensor's numbers to its place, also where elements of it share their bytes; the last
+    of those then counts.
+
+    tensor : of the record's shape and type
+    Raises as `place`.
+    """
+    there = place(buffer, record)
+    if is_contiguous(record):
+        there.copy_(tensor)
+        return
+    item = record.dtype.itemsize
+    kind = _WHOLE[item]  # NaNs are copied bit by bit
+    cells = torch.from_numpy(buffer[: len(buffer) // item * item]).view(kind)
+    values = tensor.detach().cpu().contiguous().view(kind).reshape(-1)
+    cells[torch.from_numpy(_cells(record, item))] = values
 
 
 def covered(records: dict[str, TensorRecord], size: int) -> tuple[int, set[str]]:

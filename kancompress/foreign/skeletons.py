@@ -19,7 +19,7 @@ from torch import Tensor
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
 from kancompress.foreign import statedicts, torchfiles
-from kancompress.foreign.placement import covered, extent, place
+from kancompress.foreign.placement import covered, extent, place, write
 from kancompress.foreign.records import Storage, TensorRecord
 from kancompress.foreign.torchfiles import TorchFile
 from kancompress.inputs import Data
@@ -97,7 +97,7 @@ def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
         if name in stored:
             buffer[:] = np.frombuffer(stored[name], np.uint8)
         for tensor, record in own.items():
-            place(buffer, record).copy_(tensors[tensor])
+            write(buffer, record, tensors[tensor])
         for tensor, record in own.items():
             if not torch.equal(_bits(place(buffer, record)), _bits(tensors[tensor])):
                 raise KancompressError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kancompress.container import NAMES, shown
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.foreign.placement import extent, is_contiguous, place
+from kancompress.foreign.placement import extent, is_contiguous, is_countable, place
 from kancompress.foreign.records import Global, Stub, TensorRecord, Unsupported
 from kancompress.foreign.torchfiles import TorchFile
 from kancompress.foreign.work import Work
@@ -364,7 +364,7 @@ def check_record(name: str, record: TensorRecord, where: str) -> str:
     storage = record.storage
     begin, end = extent(record)
     have = (storage.start + storage.count) * storage.dtype.itemsize
-    if not _is_countable(record) or end > have:
+    if not is_countable(record) or end > have:
         raise InvalidFileError(
             Flaw.BAD_OFFSETS,
             f"{where}: tensor {shown(name)} of shape {shown(list(record.shape))} reaches beyond"
@@ -372,11 +372,3 @@ def check_record(name: str, record: TensorRecord, where: str) -> str:
         )
     nothing = name if 0 in record.shape else ""
     return repr((storage.key, str(record.dtype), begin, record.shape, record.stride, nothing))
-
-
-def _is_countable(record: TensorRecord) -> bool:
-    """Whether the lengths other than 0 have a product of bytes below 2^63, so that torch counts."""
-    count = record.dtype.itemsize
-    for length in record.shape:
-        count *= length or 1
-    return count < 1 << 63

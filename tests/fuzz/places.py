@@ -81,7 +81,7 @@ class Places:
         count = draw.choice((size // item, size // item, size // item + 1, 0, 2**40, 2**62 - 1))
         start = draw.choice((0, 0, 0, 1, 3, size // item, 2**40, 2**62 - 1))
         offset = draw.choice((0, 0, 1, 2, max(0, size // dtype.itemsize - 1), 2**31, 2**62 - 1))
-        storage = Storage("0", other if draw.random() < 0.3 else dtype, count, start)
+        storage = Storage("0", other if draw.random() < 0.3 else dtype, count, start, start + count)
         record = TensorRecord(storage, dtype, offset, tuple(shape), tuple(strides))
         story = [f"{size} bytes", f"{dtype} of {storage.dtype} [{start}:+{count}]",
                  f"offset {offset}", f"shape {shape}", f"strides {strides}"]  # fmt: skip
@@ -100,14 +100,12 @@ class Places:
             buffer[:] &= 1
         expected = _expected(buffer, record)
         seconds = slot.seconds if slot else 60.0
-        result, error = limits.attempt(
-            lambda: _touched(placement.place(buffer, record)), 200_000_000, seconds
-        )
+        result, error = limits.attempt(lambda: _touched(buffer, record), 200_000_000, seconds)
         if error is not None:
             verdict.outcome = "refused"
             if not isinstance(error, KancompressError | ValueError):
                 verdict.fault(limits.kind_of(error, "place"), limits.brief(error))
-            elif expected is not None and _is_plain(record):
+            elif expected is not None and _is_plain(record, buffer.ctypes.data):
                 verdict.fault("place: refused, though it fits", limits.brief(error))
             return verdict
         verdict.outcome = "placed"
@@ -135,25 +133,26 @@ def _span(record: TensorRecord) -> tuple[int, int]:
     return base, base + sum((length - 1) * step for length, step in steps) * item + item
 
 
-def _is_plain(record: TensorRecord) -> bool:
+def _is_plain(record: TensorRecord, address: int) -> bool:
     """Whether nothing speaks against it: an even place, lengths whose product torch can count."""
     product = 1
     for length in record.shape:
         product *= max(length, 1)
-    return _span(record)[0] % record.dtype.itemsize == 0 and product * 8 < 1 << 63
+    item = record.dtype.itemsize
+    return _span(record)[0] % item == address % item == 0 and product * 8 < 1 << 63
 
 
 def _expected(buffer: np.ndarray, record: TensorRecord) -> bytes | None:
     """The numbers' bytes, picked one by one; None where one of them lies outside.
 
-    A record's own storage is a part of the buffer: none may lie outside of that either.
+    None may lie outside of what the record's storage is said to be either.
     """
     if 0 in record.shape:
         return b""
     begin, end = _span(record)
     first = record.storage.start * record.storage.dtype.itemsize
     last = first + record.storage.count * record.storage.dtype.itemsize
-    if begin < first or end > min(last, len(buffer)) or last > len(buffer):
+    if begin < first or end > min(last, len(buffer)):
         return None
     if record.size >= 1 << 63:
         return None
@@ -168,8 +167,9 @@ def _expected(buffer: np.ndarray, record: TensorRecord) -> bytes | None:
     return picked.tobytes()
 
 
-def _touched(tensor: torch.Tensor) -> bytes:
+def _touched(buffer: np.ndarray, record: TensorRecord) -> bytes:
     """Read every number, and write it where it was."""
+    tensor = placement.place(buffer, record)
     if tensor.nbytes > _TOUCHED:
         return b"too large"
     if not tensor.numel():
@@ -177,6 +177,7 @@ def _touched(tensor: torch.Tensor) -> bytes:
     flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
     flat.view(tensor.shape).copy_(tensor)
     raw = flat.view(torch.uint8).numpy().tobytes()
-    if len(raw) == tensor.untyped_storage().nbytes():
-        tensor.copy_(tensor.clone())  # torch writes to no tensor that lies over itself
+    before = buffer.tobytes()
+    placement.write(buffer, record, flat.view(tensor.shape))
+    assert buffer.tobytes() == before
     return raw
