@@ -321,7 +321,8 @@ class DataSpec:
         """Read the document's `data`. Raises SpecError."""
         known = {"name", "seed", "classes", "targets", "mean", "std", "validation", "test"}
         record = _only(record, "data", known, {"name", "seed"})
-        if not isinstance(record["name"], str) or not record["name"].isprintable():
+        name = record["name"]
+        if not isinstance(name, str) or not name.isprintable() or not name:
             _fail("data.name", record["name"], "a printable name")
         fields: dict[str, Any] = {"name": record["name"]}
         fields["seed"] = _count("data.seed", record["seed"], 0, 2**63 - 1)
@@ -336,12 +337,14 @@ class DataSpec:
                 share = _number(f"data.{key}", record[key])
                 if not 0 < share < 1:
                     _fail(f"data.{key}", share, "a share between 0 and 1")
+                if key == "validation" and share == 0.1:
+                    _fail(f"data.{key}", share, "another share than 0.1, which is left out")
                 fields[key] = share
         return cls(**fields)
 
 
 def _numbers(key: str, value: object) -> tuple[float, ...]:
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not value:
         _fail(key, value, "a list of numbers")
     return tuple(_number(key, number) for number in value)
 

@@ -478,7 +478,7 @@ def pairs(values: list[Any]) -> list[tuple[Any, Any]]:
 
 def called(maker: Any, arguments: tuple[Any, ...]) -> Any:
     """What a call of torch's own few functions gives, else a note of the call."""
-    sound(isinstance(maker, Named), "data.pkl calls what it does not name")
+    known(isinstance(maker, Named), "data.pkl calls what it does not name")
     where, name = maker
     if where == "torch._utils" and name == "_rebuild_tensor_v2":
         known(len(arguments) in (6, 7), "data.pkl rebuilds a tensor in an odd way")

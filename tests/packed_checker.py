@@ -180,6 +180,8 @@ def as_float(value: float) -> float:
 
 
 def is_finite(value: Any) -> bool:
+    if type(value) is int and abs(value) > 2**53:  # 1.4: a real number is written otherwise
+        return False
     return is_number(value) and math.isfinite(as_float(value))
 
 
@@ -234,12 +236,13 @@ class File:
         self.check_document()
         self.check_layers()
         self.check_encodings()
-        if "data" in document:
-            check_data(document["data"])
+        outputs = None
         if "model" in document:
-            self.check_model()
+            outputs = self.check_model()
         else:
             Restore(self).check()
+        if "data" in document:
+            check_data(document["data"], outputs)
         for name in self.tensors:
             explained = name in self.named or self.role_of(name) is not None
             need(explained, "3.9", "nothing explains a tensor")
@@ -332,7 +335,7 @@ class File:
         dense = source.get("dense", [0, 0])
         need(isinstance(dense, list) and len(dense) == 2, "6", "source.dense is not two sizes")
         sizes = [source.get("tensors"), source.get("file"), *dense]
-        good = all(is_whole(size) and size >= 0 for size in sizes)
+        good = all(is_whole(size) and 0 <= size < 2**63 for size in sizes)
         need(good, "6", "a size of source is no size")
         checksum = document["checksum"]
         form = r"sha256-[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
@@ -443,7 +446,8 @@ class File:
 
     # Section 5
 
-    def check_model(self) -> None:
+    def check_model(self) -> int:
+        """How many outputs the network has."""
         model = self.document["model"]
         need(isinstance(model, dict), "5.1", "model is no object")
         name = model.get("name")
@@ -467,6 +471,9 @@ class File:
             self.check_native_sides(layer, family, conv, model)
         if conv:
             self.check_convolutions(model, before)
+            return self.tensors["head.weight"].shape[0]
+        assert before is not None
+        return before
 
     def check_native_sides(
         self, layer: Layer, family: str, conv: bool, model: dict[str, Any]
@@ -502,6 +509,7 @@ class File:
         assert bias is not None
         good = len(weight.shape) == 2 and weight.shape[1] == channels
         need(good and bias.shape == weight.shape[:1], "5.3", "the head has another shape")
+        need(weight.shape[0] > 0, "5.3", "the head has no outputs")
         good = weight.dtype in FLOATS and bias.dtype in FLOATS
         need(good, "5.3", "the head has no type of numbers")
         self.named |= {"head.weight", "head.bias"}
@@ -664,46 +672,49 @@ def check_basis(model: dict[str, Any], family: str) -> int:
         grid = model["grid"]
         need(isinstance(grid, list) and len(grid) == 3, "5.1", "grid is not [low, high, G]")
         low, high, parts = grid
-        # Guess: both finite, low below high, and G as large as the formulas need it.
         good = is_finite(low) and is_finite(high) and low < high
         need(good, "5.1", "grid does not go from low to high")
         least = 2 if family == "fastkan" else 1
-        need(is_whole(parts) and parts >= least, "5.1", "G is no number of parts")
+        need(is_whole(parts) and least <= parts <= 65_536, "5.1", "G is no number of parts")
         count += parts
     if "degree" in model:
         degree = model["degree"]
-        need(is_whole(degree) and degree >= 0, "5.1", "degree is no whole number")
+        need(is_whole(degree) and 0 <= degree <= 16, "5.1", "degree is not from 0 to 16")
         count += degree + (1 if family == "gramkan" else 0)
     return count
 
 
-DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "file")
 DATA_KEYS = frozenset((
     "name", "classes", "targets", "mean", "std", "seed", "validation", "test"
 ))  # fmt: skip
 
 
-def check_data(data: Any) -> None:
+def check_data(data: Any, outputs: int | None) -> None:
     need(isinstance(data, dict), "5.2", "data is no object")
-    # Guess: the table is complete, and data may stand beside restore.
+    # Guess: data may stand beside restore.
     need(data.keys() <= DATA_KEYS, "5.2", "data has an unknown key")
     need("name" in data and "seed" in data, "5.2", "data has no name or no seed")
-    good = isinstance(data["name"], str) and data["name"] in DATA_SETS
-    need(good, "5.2", "the name of the data is unknown")
-    # Guess: a seed is a whole number of either sign.
-    need(is_whole(data["seed"]), "5.2", "seed is no whole number")
+    name = data["name"]
+    good = isinstance(name, str) and name != "" and name.isprintable()
+    need(good, "5.2", "the name of the data is no printable text")
+    good = is_whole(data["seed"]) and 0 <= data["seed"] < 2**63
+    need(good, "5.2", "seed is no whole number below 2^63")
+    need(not {"classes", "targets"} <= data.keys(), "5.2", "data has classes and targets")
     for key in ("classes", "targets"):
-        # Guess: at least one of them, and both may be there.
-        good = key not in data or (is_whole(data[key]) and data[key] >= 1)
+        good = key not in data or (is_whole(data[key]) and 1 <= data[key] <= 10**9)
         need(good, "5.2", f"{key} is no number of them")
-    for key in ("mean", "std"):
-        # Guess: a list of finite numbers, of any length.
-        good = key not in data or (isinstance(data[key], list) and all(map(is_finite, data[key])))
-        need(good, "5.2", f"{key} is no list of numbers")
+        good = key not in data or outputs in (None, data[key])
+        need(good, "5.2", f"{key} is not the number of outputs")
+    lists = [data.get(key, []) for key in ("mean", "std")]
+    for key, numbers in zip(("mean", "std"), lists, strict=True):
+        good = isinstance(numbers, list) and all(map(is_finite, numbers))
+        need(good and bool(numbers) == (key in data), "5.2", f"{key} is no list of numbers")
+    need(len(lists[0]) == len(lists[1]), "5.2", "mean and std have other lengths")
+    need(all(number > 0 for number in lists[1]), "5.2", "a std is not above 0")
     for key in ("validation", "test"):
-        # Guess: a share is from 0 to 1.
-        good = key not in data or (is_number(data[key]) and 0 <= data[key] <= 1)
+        good = key not in data or (is_number(data[key]) and 0 < data[key] < 1)
         need(good, "5.2", f"{key} is no share")
+    need(data.get("validation") != 0.1, "5.2", "validation is 0.1 and not left out")
 
 
 RESTORE_KEYS = frozenset(("container", "path", "tensors", "metadata", "opaque"))
@@ -909,15 +920,16 @@ def check_arange(dtype: str, shape: list[int], value: Any) -> None:
     need(all(map(math.isfinite, results)), "8.3", "an arange is not finite")
 
 
-# Guess: one space or more between dimensions; spaces inside parentheses as einops has them;
-# parentheses hold one name or more, and no `1`.
-DIMENSION = re.compile(r"(1|[A-Za-z_0-9]+|\( *[A-Za-z_0-9]+(?: +[A-Za-z_0-9]+)* *\))( +(?=\S)|\Z)")
+# Guess: any white space between and around dimensions, none needed beside parentheses, which hold
+# no `1`.
+DIMENSION = re.compile(r"\s*(1(?!\d)|[a-z_]+|\((?:\s*[a-z_]+)*\s*\))\s*")
 AXES = ("group", "out", "in", "kh", "kw", "half", "coef")
 
 
 def read_pattern(pattern: str) -> list[list[str]]:
     dimensions: list[list[str]] = []
-    place = 0
+    place, pattern = 0, pattern.strip()
+    need(pattern, "8.4", "a pattern is empty")
     while place < len(pattern):
         found = DIMENSION.match(pattern, place)
         if found is None:
@@ -939,7 +951,7 @@ def check_pattern(
     sizes = {"out": layer.shape[0] // layer.groups, "in": layer.shape[1]}
     if len(layer.shape) == 4:
         sizes |= {"kh": layer.shape[2], "kw": layer.shape[3]}
-    if layer.groups > 1 and not one_group:
+    if not one_group and (layer.groups > 1 or "group" in names):
         sizes["group"] = layer.groups
     axes = set(names) - {"half", "coef"}
     need(axes == sizes.keys(), "8.4.1", "a pattern does not name the axes of the layer")

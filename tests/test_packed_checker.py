@@ -242,7 +242,7 @@ LIES: list[tuple[str, Draft, tuple[Edit, ...]]] = [
     ("5.1", GRAM, (tensor("0.beta", "F32", [3]),)),
     ("5.1", GRAM, (tensor("0.norm", "F32", [4, 2]),)),
     ("5.1", KAN, (put("layers/1/shape", [3, 2]),)),
-    ("5.2", KAN, (put("data/name", "cifar"),)),
+    ("5.2", KAN, (put("data/name", "a\nb"),)),
     ("5.2", KAN, (put("data/validation", 1.5),)),
     ("5.3", CONV, (put("model/strides", [0]),)),
     ("5.3", CONV, (put("model/padding", 17),)),
