@@ -430,7 +430,7 @@ class Machine:
     def do_newobj(self, _: Any) -> None:
         arguments, maker = self.stack.pop(), self.stack.pop()
         good = isinstance(maker, Named) and isinstance(arguments, tuple)
-        sound(good, "data.pkl makes an object of no class")
+        known(good, "data.pkl makes an object of no class")
         self.stack.append(Made(maker, arguments))
 
     def do_newobj_ex(self, _: Any) -> None:
@@ -447,7 +447,7 @@ class Machine:
 
     def do_reduce(self, _: Any) -> None:
         arguments, maker = self.stack.pop(), self.stack.pop()
-        sound(isinstance(arguments, tuple), "data.pkl calls without arguments")
+        known(isinstance(arguments, tuple), "data.pkl calls without arguments")
         self.stack.append(called(maker, arguments))
 
     def do_binpersid(self, _: Any) -> None:

@@ -765,7 +765,8 @@ class Restore:
             need(torch, "8.5", "opaque goes with torch-zip and torch-module only")
             # Guess: its shape may be any.
             tensor = self.stored(name, "8.1")
-            need(tensor.dtype == "U8", "8.1", "opaque is not U8")
+            good = tensor.dtype == "U8" and len(tensor.shape) == 1
+            need(good, "8.1", "opaque is no row of bytes")
 
     def read_entries(self) -> None:
         for entry in self.restore["tensors"]:

@@ -23,6 +23,8 @@ from kancompress.inputs import Data
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LOCAL_HEADER = 30
+_ENCRYPTED = 0x2041
+_ENTRY = 46  # bytes of a directory's entry without its name
 _END = 22  # bytes of the record at a zip archive's end
 _LARGE_END = 76  # and of the two that may stand before it, for archives of 4 GB and more
 _BLOCK = 1 << 24
@@ -177,7 +179,7 @@ def _place(data: Data, info: zipfile.ZipInfo, where: str) -> tuple[int, int]:
     """Begin and end of one record: torch stores records without compressing them."""
     name = shown(info.filename)
     is_stored = info.compress_type == zipfile.ZIP_STORED
-    if not is_stored or info.flag_bits & 1 or info.compress_size != info.file_size:
+    if not is_stored or info.flag_bits & _ENCRYPTED or info.compress_size != info.file_size:
         raise InvalidFileError(
             Flaw.BAD_ZIP,
             f"{where}: the record {name} is compressed or encrypted, which torch.save never does.",
@@ -196,20 +198,39 @@ def _check_archive(data: Data, records: Mapping[str, zipfile.ZipInfo], where: st
     what its directory does not say."""
     end = bytes(data[max(0, len(data) - _END) :]).ljust(_END)
     signature, *parts, size, begin = struct.unpack("<4sHHHHII", end[:20])
+    count = min(len(records), 0xFFFF)
     between = len(data) - _END - begin - size
-    is_whole = between in (0, _LARGE_END) or 0xFFFFFFFF in (size, begin)
+    is_large = 0xFFFFFFFF in (size, begin)  # told by two records before this one
+    is_whole = is_large or (
+        between in (0, _LARGE_END) and _is_walked(bytes(data[begin : begin + size]), len(records))
+    )
     first = min((info.header_offset for info in records.values()), default=0)
-    if signature != b"PK\x05\x06" or parts[:2] != [0, 0] or first or not is_whole:
+    in_one = parts == [0, 0, count, count] and all(
+        info.volume in (0, 0xFFFF) for info in records.values()
+    )
+    if signature != b"PK\x05\x06" or not in_one or first or not is_whole:
         raise InvalidFileError(
-            Flaw.BAD_ZIP, f"{where}: the zip archive has several parts or bytes around it."
+            Flaw.BAD_ZIP,
+            f"{where}: the zip archive has several parts, a damaged directory or bytes around it.",
         )
     for info in records.values():
-        if not _says_the_same(data, info):
+        inside = is_large or _place(data, info, where)[1] <= begin
+        if not inside or not _says_the_same(data, info):
             raise InvalidFileError(
                 Flaw.BAD_ZIP,
                 f"{where}: the record {shown(info.filename)} says of itself what the archive's"
                 " directory does not.",
             )
+
+
+def _is_walked(directory: bytes, count: int) -> bool:
+    """Whether a directory is so many entries, one behind the other, and nothing else."""
+    at = 0
+    for _ in range(count):
+        if directory[at : at + 4] != b"PK\x01\x02" or len(directory) < at + _ENTRY:
+            return False
+        at += _ENTRY + sum(struct.unpack("<HHH", directory[at + 28 : at + 34]))
+    return at == len(directory)
 
 
 def _says_the_same(data: Data, info: zipfile.ZipInfo) -> bool:
@@ -221,7 +242,8 @@ def _says_the_same(data: Data, info: zipfile.ZipInfo) -> bool:
     flags, method = struct.unpack("<HH", header[6:10])
     crc, packed, size, length = struct.unpack("<IIIH", header[14:28])
     later = 0 if flags & 8 else info.CRC  # where they stand behind the contents
-    sizes = (0 if flags & 8 else info.file_size, info.file_size, 0xFFFFFFFF)
+    large = 0xFFFFFFFF if info.file_size >= zipfile.ZIP64_LIMIT else info.file_size
+    sizes = (0 if flags & 8 else info.file_size, info.file_size, large)
     return (
         (flags, method) == (info.flag_bits, info.compress_type)
         and crc in (later, info.CRC)

@@ -162,7 +162,14 @@ def check_origins(
         if not (origin and "tie" in origin):
             total += element_count(tuple(shape)) * DTYPES[dtype][1]
     if "opaque" in record:
-        _check_dtype(entries[record["opaque"]], "U8", "restore.opaque", where)
+        entry = entries[record["opaque"]]
+        _check_dtype(entry, "U8", "restore.opaque", where)
+        if len(entry.shape) != 1:
+            raise InvalidFileError(
+                Flaw.WRONG_SHAPE,
+                f"{where}: restore.opaque has the shape {shown(list(entry.shape))}; [bytes] was"
+                " expected.",
+            )
     return total
 
 

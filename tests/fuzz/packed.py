@@ -636,6 +636,8 @@ def _write_again(
     if ours != theirs:
         what = "document" if ours[0] != theirs[0] else "tensors"
         verdict.fault(f"written again with another {what}")
+    elif _document(raw) != _document(again):
+        verdict.notes.append("a whole number for a real one, written again as a real one")
     elif isinstance(record, kancompress.PackedModel) and _is_canonical(raw):
         verdict.fault("canonical, written again with other bytes")
     else:
@@ -647,6 +649,12 @@ def _content(raw: bytes) -> tuple[Any, dict[str, Any]]:
     draft = drafts.take_apart(raw)
     draft.document.pop("checksum", None)
     return _exact(draft.document), draft.tensors
+
+
+def _document(raw: bytes) -> str:
+    draft = drafts.take_apart(raw)
+    draft.document.pop("checksum", None)
+    return json.dumps(draft.document, sort_keys=True)
 
 
 def _exact(value: Any) -> Any:
