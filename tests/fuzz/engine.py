@@ -169,7 +169,11 @@ def _work(
         slot.enter(number)
         case = case_of(subject, seed, number)
         before = time.process_time()
-        verdict = subject.judge(case, slot)
+        try:
+            verdict = subject.judge(case, slot)
+        except Exception as error:  # what a judge did not think of ends no long run
+            verdict = Verdict("not judged")
+            verdict.fault(f"not judged: {limits.kind_of(error, 'judge')}", limits.brief(error))
         batch.add(number, verdict, time.process_time() - before)
         for kind, detail in verdict.faults:
             fault = kept.setdefault(kind, Fault(kind))

@@ -490,6 +490,8 @@ class Packed:
 
     def __init__(self) -> None:
         limits.prepare()
+        if checker is None:
+            print("packed: tests/packed_checker.py is not here, nothing is compared with it")
         found = drafts.by_hand() | dict(drafts.by_library())
         self.bases = [_base(name, draft) for name, draft in found.items()]
         # Other libraries' files have more to lie about, most of all those with a torch file inside.
@@ -498,8 +500,8 @@ class Packed:
         for base in self.bases:
             verdict = self.judge(Case(base.raw), None)
             assert verdict.outcome == "accepted", (base.name, verdict)
-            if checker is not None:
-                assert checker(base.raw) is None or base.draft.document["kind"] != "packed"
+            if checker is not None and base.draft.document["kind"] == "packed":
+                assert checker(base.raw) is None, (base.name, checker(base.raw))
 
     def make(self, draw: Random) -> Case:
         kind = draw.random()

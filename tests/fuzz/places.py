@@ -59,6 +59,8 @@ class Places:
     def __init__(self) -> None:
         limits.prepare()
         self.is_here = placement is not None
+        if not self.is_here:
+            print("places: kancompress.foreign.placement is not here yet, nothing is placed")
         self.guarded = Guarded()
 
     def make(self, draw: Random) -> Case:
