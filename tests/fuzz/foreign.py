@@ -314,7 +314,7 @@ def _allowed(error: BaseException, verdict: Verdict, stage: str) -> None:
 def _fill_again(found: Any, raw: bytes, size: int, verdict: Verdict, seconds: float) -> None:
     """The rest of a torch file, and the file made of it again, hold the same tensors."""
     memory = 4 * max(size, len(raw)) + _RESTORING
-    skeleton, error = limits.attempt(lambda: read_skeleton(raw, "it"), memory, seconds)
+    skeleton, error = limits.attempt(lambda: read_skeleton(found), memory, seconds)
     if error is not None:
         _allowed(error, verdict, "read_skeleton")
         return
