@@ -74,6 +74,10 @@ class PackedModel:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     restore: Mapping[str, Any] | None = None
     conv: ConvSpec | None = None
+    _by_name: Mapping[str, PackedLayer] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {layer.name: layer for layer in self.layers})
 
     @property
     def model(self) -> ModelSpec | None:
@@ -82,7 +86,7 @@ class PackedModel:
 
     def layer(self, name: str) -> PackedLayer:
         """The layer called `name`."""
-        return next(layer for layer in self.layers if layer.name == name)
+        return self._by_name[name]
 
     def codebook_of(self, layer: PackedLayer) -> Tensor | None:
         """The codebook that `layer` uses, its own or another layer's; None where it stays dense."""

@@ -29,14 +29,10 @@ def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> 
         if layer.groups > 1:
             record["groups"] = layer.groups
         layers[layer.name] = record
-        prefix = f"{layer.name}."
-        roles |= {
-            name.removeprefix(prefix)
-            for name in names
-            if name.startswith(prefix)
-            and name not in model.tensors
-            and "." not in name[len(prefix) :]
-        }
+    for name in names:
+        layer_name, _, role = name.rpartition(".")
+        if layer_name in layers and name not in model.tensors:
+            roles.add(role)
     result: dict[str, Any] = {
         "version": documents.VERSION,
         "kind": "packed",
