@@ -167,11 +167,12 @@ def _work(
         if number in dead:
             continue
         slot.enter(number)
-        case = case_of(subject, seed, number)
-        before = time.process_time()
+        case, before = Case(b"", ["not made"]), time.process_time()
         try:
+            case = case_of(subject, seed, number)
+            before = time.process_time()
             verdict = subject.judge(case, slot)
-        except Exception as error:  # what a judge did not think of ends no long run
+        except Exception as error:  # what this program did not think of ends no long run
             verdict = Verdict("not judged")
             verdict.fault(f"not judged: {limits.kind_of(error, 'judge')}", limits.brief(error))
         batch.add(number, verdict, time.process_time() - before)

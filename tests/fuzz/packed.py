@@ -447,7 +447,7 @@ def _damaged(raw: bytes, other: bytes, draw: Random, story: list[str]) -> bytes:
     """Bytes flipped, cut out, put in, or taken from another file."""
     place = draw.randrange(len(raw))
     if draw.random() < 0.5:  # the header, mostly
-        place = draw.randrange(min(len(raw), 8 + struct.unpack("<Q", raw[:8])[0] % len(raw)))
+        place = draw.randrange(min(len(raw), 8 + int.from_bytes(raw[:8], "little") % len(raw)))
     match draw.randrange(7):
         case 0 | 1:
             new = raw[place] ^ (1 << draw.randrange(8))
