@@ -544,7 +544,9 @@ class Packed:
                 verdict.notes.append(f"refused as {flaw}, fine for the checker")
             return verdict
         is_packed = isinstance(record, kancompress.PackedModel)
-        if is_packed and refusal is not None:
+        if is_packed and refusal is not None and refusal.startswith("unknown"):
+            verdict.notes.append("accepted, the checker cannot tell")
+        elif is_packed and refusal is not None:
             verdict.fault(f"accepted, though the checker refuses: {_gist(refusal)}", refusal)
         size = restored_bytes(record) if is_packed else 0
         if size > _TIMES * len(raw) + _SPARE:
