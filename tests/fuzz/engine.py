@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from tests.fuzz import limits
 
 # A worker that spends this long on one case is stopped from outside.
@@ -157,6 +159,7 @@ def _work(
     slot: Slot,
 ) -> None:  # fmt: skip
     limits.prepare()
+    torch.set_num_threads(1)  # threads of the parent are not there
     warnings.simplefilter("error")
     begin = limits.size()
     kept: dict[str, Fault] = {}
