@@ -39,7 +39,6 @@ class Ended:
 
 def prepare() -> None:
     """Import and read in the parent what every command needs; no gradient may be taken here."""
-    torch.set_num_threads(1)
     datasets.load_for_training(DataOptions(), seed=0)
 
 
@@ -77,6 +76,7 @@ def start(folder: Path, *arguments: str, listing: Path | None = None) -> int:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(1)  # threads of the parent are not there
         os.chdir(folder)
         os.dup2(words[0], 1)
         os.dup2(words[1], 2)

@@ -130,6 +130,7 @@ ORIGINS = Draft(
         "fc.index": ("U8", [1], bytes([0b1010])),
         "one row": ("I64", [2], _ints(5, 6)),
         "row": ("I64", [2], _ints(3, 4)),
+        "one row": ("I64", [2], _ints(5, 6)),
         "half row": ("F16", [1, 2], b"\0\x3c\0\x40"),
         "tensor 3": ("F32", [2], ramp(2)),
         "empty": ("F32", [0, 4], b""),

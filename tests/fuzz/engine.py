@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from tests.fuzz import limits
 
 # A worker that spends this long on one case is stopped from outside.
@@ -157,6 +159,7 @@ def _work(
     slot: Slot,
 ) -> None:  # fmt: skip
     limits.prepare()
+    torch.set_num_threads(1)  # threads of the parent are not there
     warnings.simplefilter("error")
     begin = limits.size()
     kept: dict[str, Fault] = {}
@@ -167,11 +170,12 @@ def _work(
         if number in dead:
             continue
         slot.enter(number)
-        case = case_of(subject, seed, number)
-        before = time.process_time()
+        case, before = Case(b"", ["not made"]), time.process_time()
         try:
+            case = case_of(subject, seed, number)
+            before = time.process_time()
             verdict = subject.judge(case, slot)
-        except Exception as error:  # what a judge did not think of ends no long run
+        except Exception as error:  # what this program did not think of ends no long run
             verdict = Verdict("not judged")
             verdict.fault(f"not judged: {limits.kind_of(error, 'judge')}", limits.brief(error))
         batch.add(number, verdict, time.process_time() - before)

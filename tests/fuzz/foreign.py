@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickletools
+import re
 import shutil
 import struct
 import tempfile
@@ -369,7 +370,8 @@ def _compare_torch(raw: bytes, found: Any, verdict: Verdict) -> None:
 
     theirs, error = limits.attempt(read, _LOADING + 64 * len(raw), 10)
     if error is not None:
-        verdict.notes.append(f"accepted, refused by torch: {str(error).splitlines()[0][:60]!r}")
+        words = re.sub(r"b?'[^']*'|[0-9]+", "…", str(error).splitlines()[0])[:50]
+        verdict.notes.append(f"accepted, refused by torch: {words}")
         return
     for key in found.path:
         theirs = theirs[key]
