@@ -128,7 +128,6 @@ ORIGINS = Draft(
     {
         "fc.codebook": ("F32", [2, 2], ramp(4)),
         "fc.index": ("U8", [1], bytes([0b1010])),
-        "one row": ("I64", [2], _ints(5, 6)),
         "row": ("I64", [2], _ints(3, 4)),
         "one row": ("I64", [2], _ints(5, 6)),
         "half row": ("F16", [1, 2], b"\0\x3c\0\x40"),
