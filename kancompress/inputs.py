@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections import OrderedDict
 from io import FileIO
@@ -55,19 +56,23 @@ class FileData(Data):
     def __getitem__(self, place: slice) -> memoryview:
         begin, end, _ = place.indices(self._size)
         content = memoryview(bytearray(max(0, end - begin)))
-        done = 0
         try:
-            file = _pool.get(self) or self._reopened()
-            while done < len(content):
-                count = _read_into(content[done:], file, begin + done)
-                if not count:
-                    raise self._changed()
-                done += count
-            if _stamp(file) != self._stamp:
-                raise self._changed()
+            with _pool.lock:  # another thread must not have the file closed
+                self._fill(content, begin)
         except OSError as error:
             raise _unreadable(self._path, error) from None
         return content
+
+    def _fill(self, content: memoryview, begin: int) -> None:
+        file = _pool.get(self) or self._reopened()
+        done = 0
+        while done < len(content):
+            count = _read_into(content[done:], file, begin + done)
+            if not count:
+                raise self._changed()
+            done += count
+        if _stamp(file) != self._stamp:
+            raise self._changed()
 
     def __del__(self) -> None:
         _pool.drop(self)
@@ -94,12 +99,14 @@ class _Pool:
 
     def __init__(self) -> None:
         self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self.lock = threading.RLock()
 
     def put(self, owner: FileData, file: FileIO) -> None:
         """Keep a file open, and close the one that was not used for longest."""
-        self._files[id(owner)] = file
-        if len(self._files) > _MOST_OPEN:
-            self._files.popitem(last=False)[1].close()
+        with self.lock:
+            self._files[id(owner)] = file
+            if len(self._files) > _MOST_OPEN:
+                self._files.popitem(last=False)[1].close()
 
     def get(self, owner: FileData) -> FileIO | None:
         """The file, where it is still open."""
@@ -110,7 +117,8 @@ class _Pool:
 
     def drop(self, owner: FileData) -> None:
         """Close the file."""
-        file = self._files.pop(id(owner), None)
+        with self.lock:
+            file = self._files.pop(id(owner), None)
         if file is not None:
             file.close()
 
@@ -119,9 +127,12 @@ _pool = _Pool()
 
 
 def _stamp(file: FileIO) -> tuple[int, ...]:
-    """What changes when a file is written to: its number, size and time."""
+    """What changes when a file is written to: its number, its size, its times.
+
+    The time of the last change to its entry cannot be put back, as the other can.
+    """
     found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read_into(content: memoryview, file: FileIO, begin: int) -> int:
@@ -142,7 +153,7 @@ def read(path: Path) -> Data:
         if not stat.S_ISREG(found.st_mode):
             with file:
                 return Data(file.readall())
-        if 0 <= time.time_ns() - found.st_mtime_ns < _TICK:
+        if 0 <= time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK:
             time.sleep(_TICK / 1e9)
         return FileData(path, file)
     except FileNotFoundError:

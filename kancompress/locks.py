@@ -124,12 +124,16 @@ def _named(mine: parts.Part, lock: Path) -> parts.Part:
     plain = parts.Part(lock)
     try:
         plain.handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        plain.leave()
+        return plain
+    try:
         _write_text(plain.handle)
         if not parts.lock(plain.handle):  # somebody looks at it already
             plain.leave()
-    except FileExistsError:
-        plain.leave()
     except BaseException:
+        with contextlib.suppress(OSError):
+            lock.unlink()  # with half its text nobody would know it for a lock
         plain.leave()
         raise
     return plain

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kancompress.container import NAMES
+from kancompress.packed.numbers import steps_stay_in_range
 from kancompress.packed.state import rebuild_arange
 
 
@@ -81,7 +83,13 @@ def _arange(row: Tensor) -> list[Any] | None:
 
 
 def _gives(made: list[Any], row: Tensor) -> bool:
-    return _same_bits(rebuild_arange(made, row.dtype), row)
+    return _may_be_read(made, row) and _same_bits(rebuild_arange(made, row.dtype), row)
+
+
+def _may_be_read(made: list[Any], row: Tensor) -> bool:
+    """Whether readers take these steps for the row's type (docs/packed-format.md, 8.3)."""
+    base, step, first, count = made
+    return steps_stay_in_range(base, step, first, count, NAMES[row.dtype])
 
 
 def _nearly_uniform(row: Tensor, steps: list[float]) -> list[float]:
@@ -135,7 +143,7 @@ def _from_an_element(
         for start in {exact[first], short[first]}:
             made = [start, step, -first, count]
             again = rebuild_arange(made, row.dtype).view(bits.dtype)
-            if torch.equal(again, bits):
+            if torch.equal(again, bits) and _may_be_read(made, row):
                 return made
             missed = int((again != bits).byte().argmax())
             reached = (missed - places).to(row.dtype) * torch.tensor(step, dtype=row.dtype) + bases

@@ -114,7 +114,7 @@ def encode(record: Record) -> bytes:
     """
     raw = packed.encode(record) if isinstance(record, PackedModel) else record.encode()
     try:
-        again = load(raw, "the new file")
+        again = load(raw, "the new file", any_size=True)
     except InvalidFileError as error:
         raise KancompressError(f"Nothing was written: {error}") from None
     twin = packed.encode(again) if isinstance(again, PackedModel) else again.encode()

@@ -46,6 +46,10 @@ class StoredTensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.outline)
 
+    def __or__(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A dictionary of all of them, read, and of others."""
+        return {**self, **others}
+
 
 def outline(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Tensors of which shape and type alone are wanted, so that nothing has to be read."""
@@ -55,12 +59,3 @@ def outline(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def without_numbers(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor that has a shape and a type alone."""
     return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def joined(*sources: Mapping[str, Tensor]) -> StoredTensors:
-    """Tensors of several sources; where two have the same name, the later one's."""
-    owner = {name: source for source in sources for name in source}
-    return StoredTensors(
-        {name: outline(source)[name] for name, source in owner.items()},
-        lambda name: owner[name][name],
-    )

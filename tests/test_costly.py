@@ -9,13 +9,18 @@ import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import kancompress
+from command import done, refused
+from hostile import MLP, Draft, document, made, ramp, stripped
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import ForeignCheckpoint, pickles, read_foreign
+from kancompress.restoration import Restored
 
 PRIME = (1 << 61) - 1  # numbers that it divides have the hash 0
 
@@ -179,6 +184,46 @@ def deep_dictionaries() -> bytes:
     return archive(dictionary(MODEL, text("x"), deep))
 
 
+def list_copied_behind_a_type() -> bytes:
+    """Of a tensor of a subclass the arguments lie one level deeper."""
+    pairs = b"(" + (text("a") + b"N\x86") * 20_000 + b"l" + put(1)
+    inner = named("collections", "OrderedDict") + named("m", "T") + get(1) + b"\x85" + b"N"
+    call = named("torch._tensor", "_rebuild_from_type_v2") + b"(" + inner + b"tR"
+    return archive(dictionary(MODEL, text("y"), pairs, text("x"), b"(" + call * 2_000 + b"l"))
+
+
+def long_key_of_a_storage() -> bytes:
+    name = b"(" + text("storage") + named("torch", "FloatStorage") + text("k" * (1 << 20))
+    name += text("cpu") + whole(4) + b"t" + put(1)
+    again = (get(1) + b"Q0") * 20_000
+    return archive(dictionary(MODEL, text("x"), name) + again)
+
+
+def hidden_names_of_a_shared_module() -> bytes:
+    names = (
+        named("builtins", "set") + b"(" + b"(" + b"".join(map(text, "ab")) * 30_000 + b"l" + b"tR"
+    )
+    state = dictionary(
+        text("_parameters"), b"}", text("_buffers"), b"}", text("_modules"), b"}",
+        text("_non_persistent_buffers_set"), names,
+    )  # fmt: skip
+    shared = named("m", "M") + b")\x81" + state + b"b" + put(9) + b"0"
+    children = b"".join(text(f"{number:x}") + get(9) for number in range(5_000))
+    return archive(shared + module(MODEL, children))
+
+
+def long_name_before_hidden_buffers() -> bytes:
+    hidden = b"".join(text(f"b{number}") for number in range(5_000))
+    buffers = b"".join(text(f"b{number}") + b"K\x01" for number in range(5_000))
+    names = named("builtins", "set") + b"((" + hidden + b"ltR"
+    state = dictionary(
+        text("_parameters"), b"}", text("_buffers"), dictionary(buffers), text("_modules"), b"}",
+        text("_non_persistent_buffers_set"), names,
+    )  # fmt: skip
+    child = text("n" * (1 << 20)) + named("m", "M") + b")\x81" + state + b"b"
+    return archive(module(MODEL, child))
+
+
 COSTLY: dict[str, tuple[Callable[[], bytes], Flaw | int]] = {
     "numbers-of-one-hash": (colliding_numbers, 1),
     "memo-of-one-hash": (colliding_memo, Flaw.BAD_PICKLE),
@@ -194,6 +239,10 @@ COSTLY: dict[str, tuple[Callable[[], bytes], Flaw | int]] = {
     "records-that-overlap": (records_that_overlap, Flaw.BAD_ZIP),
     "views-of-one-storage": (views_of_one_storage, 2000),
     "strides-of-one-hash": (colliding_strides, 2000),
+    "list-copied-behind-a-type": (list_copied_behind_a_type, Flaw.TOO_COSTLY),
+    "long-key-of-a-storage": (long_key_of_a_storage, Flaw.BAD_PICKLE),
+    "hidden-names-of-a-shared-module": (hidden_names_of_a_shared_module, Flaw.TOO_COSTLY),
+    "long-name-before-hidden-buffers": (long_name_before_hidden_buffers, Flaw.TOO_COSTLY),
     "deep-tuples": (deep_values, 1),
     "deep-dictionaries": (deep_dictionaries, 1),
 }  # fmt: skip
@@ -280,3 +329,98 @@ def test_columns_of_storages_in_turn_are_refused_where_they_would_be_read_again(
     with pytest.raises(InvalidFileError) as caught:
         read_foreign(file.getvalue())
     assert caught.value.flaw is Flaw.SIZE_MISMATCH
+
+
+# --- packed files --------------------------------------------------------------------------
+
+
+def expanded(count: int) -> bytes:
+    """A packed file whose rest names one number `count` times, in a storage that is not there."""
+    tensors = {"w": torch.zeros(2, 2), "x": torch.zeros(1).expand(count)}
+    rest = stripped(tensors)
+    draft = Draft(
+        document(
+            layers={"l": {"shape": [2, 2]}},
+            encodings={"bits": ["index"], "plain": ["codebook"]},
+            restore={
+                "container": "torch-zip",
+                "path": [],
+                "opaque": "rest",
+                "tensors": [
+                    ["w", "F32", [2, 2], {"layer": "l", "axes": "out in", "from": 0, "to": 1}],
+                    ["x", "F32", [count], {"fill": 0.5}],
+                ],
+            },
+        ),
+        {
+            "l.codebook": ("F32", [2, 1], ramp(2)),
+            "l.index": ("U8", [1], b"\x06"),
+            "rest": ("U8", [len(rest)], rest),
+        },
+    )
+    return draft.build()
+
+
+def test_a_number_that_is_repeated_costs_nothing_until_it_is_restored() -> None:
+    raw = expanded(200_000_000)
+    tracemalloc.start()
+    try:
+        model = kancompress.load(raw)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert isinstance(model, kancompress.PackedModel)
+    back = kancompress.expand(kancompress.load(expanded(1000)))
+    assert isinstance(back, Restored)
+    again = torch.load(io.BytesIO(back.encode()), weights_only=True)
+    assert torch.equal(again["x"], torch.full((1000,), 0.5))
+    assert again["x"].stride() == (0,)
+
+
+def test_many_entries_of_one_codebook_are_checked_once() -> None:
+    """And a name that is stored twice is found in one pass."""
+    entries: list[Any] = [
+        [f"t{n}", "F16", [2, 2], {"layer": "l", "axes": "out in", "from": n % 64, "to": n % 64 + 1}]
+        for n in range(20_000)
+    ]
+    draft = Draft(
+        document(
+            layers={"l": {"shape": [2, 2]}},
+            encodings={"bits": ["index"], "plain": ["codebook"]},
+            restore={"container": "safetensors", "path": [], "tensors": entries},
+        ),
+        {
+            "l.codebook": ("F32", [4, 64], ramp(256)),
+            "l.index": ("U8", [1], b"\x06"),
+        },
+    )
+    assert len(kancompress.load(draft.build()).state_dict()) == 20_000
+    entries += [[f"s{n}", "F32", [0], {"as": f"s{n % 9_999}"}] for n in range(10_000)]
+    draft.tensors |= {f"s{n}": ("F32", [0], b"") for n in range(9_999)}
+    with pytest.raises(InvalidFileError, match="'s0' twice"):
+        kancompress.load(draft.build())
+
+
+def test_a_file_beyond_the_bound_is_read_by_who_asks_for_it(tmp_path: Path) -> None:
+    draft = Draft(
+        document(
+            model={"name": "mlp"},
+            layers={"0": {"shape": [2, 150_000_000]}},
+            encodings={"plain": ["codebook"]},
+        ),
+        {"0.codebook": ("F32", [1, 1], ramp(1))},
+    )
+    path = tmp_path / "large.st"
+    path.write_bytes(draft.build())
+    for read in (kancompress.load, kancompress.expand, kancompress.inspect):
+        with pytest.raises(InvalidFileError, match="--any-size") as caught:
+            read(path)
+        assert caught.value.flaw is Flaw.TOO_LARGE
+    model = kancompress.load(path, any_size=True)
+    assert isinstance(model, kancompress.PackedModel)
+    assert model.layers[0].edges == 300_000_000
+    assert kancompress.encode(model) == path.read_bytes()
+    assert "--any-size" in refused(3, "expand", path, "-o", tmp_path / "dense.st")
+    small = made(MLP)
+    path.write_bytes(small)
+    done("expand", path, "--any-size", "-o", tmp_path / "dense.st")

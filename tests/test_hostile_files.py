@@ -11,7 +11,7 @@ from command import call, only_line, refused
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import read_foreign
 
-HERE = Path(__file__).parent / "cases" / "hostile"
+HERE = Path(__file__).parent / "hostile_cases"
 # None: an honest file by now
 FLAWS: dict[str, Flaw | None] = {
     "foreign/2_001.pt": None,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,43 @@ def test_a_change_in_the_tick_of_the_last_one_is_told(tmp_path: Path) -> None:
             data[0:8]
 
 
-def test_a_file_that_takes_the_name_of_an_open_one_is_another(tmp_path: Path) -> None:
-    path, other = tmp_path / "file", tmp_path / "other"
-    path.write_bytes(b"old")
-    other.write_bytes(b"new")
-    data = inputs.read(path)
+def put_back(path: Path) -> None:
+    """Overwrite a file and give it its time again, as copying with --preserve does."""
+    before = path.stat()
+    overwrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def take_its_name(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
     other.replace(path)
-    assert bytes(data[:]) == b"old"
+
+
+@pytest.mark.parametrize("change", [put_back, take_its_name])
+def test_what_hides_a_change_is_a_change(change: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    data = inputs.read(path)
+    change(path)
+    with pytest.raises(kancompress.KancompressError, match="was changed"):
+        data[0:8]
+
+
+def test_threads_read_more_files_than_may_be_open(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}" for number in range(2 * inputs._MOST_OPEN)]
+    for number, path in enumerate(paths):
+        path.write_bytes(f"{number:08}".encode() * 100)
+    found = [inputs.read(path) for path in paths]
+
+    def all_of_them(seed: int) -> list[bytes]:
+        order = np.random.default_rng(seed).permutation(len(found))
+        read = {int(number): bytes(found[number][:]) for number in order for _ in range(3)}
+        return [read[number] for number in range(len(found))]
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(all_of_them, range(8)))
+    assert all(result == [path.read_bytes() for path in paths] for result in results)
 
 
 def test_more_files_than_may_be_open(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_integers_at_their_limits(tmp_path: Path) -> None:
             [low] * 5, [high] * 5, [low, high, low, high], [low, 0, 0, high],
             [high - 6, high - 4, high - 2, high], [low, low + 1, low + 2, low + 3],
             [high, high - 1, high - 2, high - 3, high - 4],
+            [int(share * high) for share in (-0.99, -0.33, 0.33, 0.99)],  # steps that would wrap
         ]  # fmt: skip
         for number, row in enumerate(rows):
             beside[f"{dtype}.{number}"] = torch.tensor(row, dtype=dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,4 +233,4 @@ def tell(found: Calibrated) -> None:
 
 def report_bytes(found: Calibrated) -> bytes:
     """What --report writes."""
-    return (json.dumps(record(found), indent=2) + "\n").encode()
+    return f"{_output.json_text(record(found))}\n".encode()

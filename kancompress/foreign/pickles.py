@@ -361,9 +361,6 @@ class _Machine:
         self.stack.append(storage)
 
     def call(self, function: object, args: object) -> object:
-        if isinstance(args, tuple):  # what makes a list or dictionary of them copies them
-            self.work.spend(len(args))
-            self.work.spend(sum(len(arg) for arg in args if isinstance(arg, _COPIED)))
         if not isinstance(function, Global):
             return Stub(function, args)
         if _is_hostile(function):
@@ -372,7 +369,7 @@ class _Machine:
                 f"{self.where} asks to run {shown(str(function))[1:-1]}, which no checkpoint needs;"
                 " nothing was run. Do not load it with anything else; get the weights elsewhere.",
             )
-        made = records.rebuild(function, args)
+        made = records.rebuild(function, args, self.work)
         if isinstance(made, TensorRecord):
             self.tensors.append(made)
         return made
@@ -394,7 +391,6 @@ def _arguments(opcode: pickletools.OpcodeInfo) -> Callable[[Reader], Any]:
 
 
 _OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
-_COPIED = (tuple, list, dict)
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",

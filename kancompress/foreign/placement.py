@@ -6,14 +6,16 @@ and compared with the buffer that is there before a view is made of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kancompress.foreign.records import TensorRecord
-
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def extent(record: TensorRecord) -> tuple[int, int]:
@@ -74,64 +76,131 @@ def place(buffer: npt.NDArray[np.uint8], record: TensorRecord, start: int = 0) -
 
 
 def write(buffer: npt.NDArray[np.uint8], record: TensorRecord, tensor: Tensor) -> None:
-    """Write a tensor's numbers to its place, also where elements of it share their bytes; the last
-    of those then counts.
+    """Write a tensor's numbers to its place.
+
+    Where elements share their bytes, one of them is written; whoever wants all of them to be there
+    compares afterwards.
 
     tensor : of the record's shape and type
     Raises as `place`.
     """
-    there = place(buffer, record)
-    if is_contiguous(record):
-        there.copy_(tensor)
-        return
-    item = record.dtype.itemsize
-    kind = _WHOLE[item]  # NaNs are copied bit by bit
-    cells = torch.from_numpy(buffer[: len(buffer) // item * item]).view(kind)
-    values = tensor.detach().cpu().contiguous().view(kind).reshape(-1)
-    cells[torch.from_numpy(_cells(record, item))] = values
+    shape = list(record.shape)
+    for axis, (length, step) in enumerate(zip(record.shape, record.stride, strict=True)):
+        if length > 1 and step == 0:  # torch writes to no tensor that repeats itself
+            shape[axis] = 1
+            tensor = tensor.narrow(axis, 0, 1)
+    place(buffer, replace(record, shape=tuple(shape))).copy_(tensor)
 
 
-def covered(records: dict[str, TensorRecord], size: int) -> tuple[int, set[str]]:
-    """How many of a storage's bytes tensors cover, and the tensors that cover some of them twice.
+# --- what lies where -----------------------------------------------------------------------
 
-    records : tensors that lie in the storage, each place once
-    size    : bytes of the storage; every tensor lies inside
+
+def covered(records: Iterable[TensorRecord], size: int) -> int:
+    """How many of a storage's bytes tensors cover, at least.
+
+    Tensors that are one piece are counted by where they begin and end; the others are looked at
+    byte by byte, in storages of at most 64 million elements.
+
+    size : bytes of the storage; every tensor lies inside
     """
-    if not all(is_contiguous(record) for record in records.values()):
-        return _covered_by_steps(records, size)
+    found = [record for record in records if 0 not in record.shape]
     total = reach = 0
-    farthest = ""
-    twice: set[str] = set()
-    for (begin, end), name in sorted((extent(record), name) for name, record in records.items()):
-        if begin < min(reach, end):
-            twice |= {name, farthest}
+    for begin, end in sorted(extent(record) for record in found if _is_piece(record)):
         total += max(0, end - max(begin, reach))
-        if end > reach:
-            reach, farthest = end, name
-    return total, twice
+        reach = max(reach, end)
+    if total == size or all(map(_is_piece, found)):
+        return total
+    unit = min(record.dtype.itemsize for record in found)
+    if size // unit > _MOST_CELLS:
+        return total
+    marks = np.zeros(size // unit, np.bool_)
+    for record in found:
+        _cells(marks, record, unit)[...] = True
+    return int(np.count_nonzero(marks)) * unit
 
 
-def _covered_by_steps(records: dict[str, TensorRecord], size: int) -> tuple[int, set[str]]:
-    unit = min(record.dtype.itemsize for record in records.values())
+def overlapping(records: Mapping[str, TensorRecord], size: int) -> set[str]:
+    """Tensors that lie over others, or over themselves: they cannot be given numbers of their own.
+
+    records : tensors in one storage, none of them twice; size : bytes of the storage
+    """
+    found = {name: record for name, record in records.items() if 0 not in record.shape}
+    twice = {name for name, record in found.items() if _lies_over_itself(record)}
+    if all(map(_is_piece, found.values())):
+        reach, farthest = 0, ""
+        places = sorted((extent(record), name) for name, record in found.items())
+        for (begin, end), name in places:
+            if begin < reach:
+                twice |= {name, farthest}
+            if end > reach:
+                reach, farthest = end, name
+        return twice
+    unit = min(record.dtype.itemsize for record in found.values())
     owner = np.zeros(size // unit, np.int32)  # 0: nobody, else 1 + number of the tensor
-    names = list(records)
-    twice: set[str] = set()
-    for number, name in enumerate(names, start=1):
-        cells = _cells(records[name], unit)
-        others = [names[other - 1] for other in np.unique(owner[cells]) if other]
-        if others or len(np.unique(cells)) < len(cells):
+    names = list(found)
+    for number, (name, record) in enumerate(found.items(), start=1):
+        cells = _cells(owner, record, unit)
+        others = [names[other - 1] for other in np.unique(cells) if other]
+        cells[...] = number
+        if others:
             twice |= {name, *others}
-        owner[cells] = number
-    return int(np.count_nonzero(owner)) * unit, twice
+    return twice
 
 
-def _cells(record: TensorRecord, unit: int) -> npt.NDArray[np.int64]:
-    """The cells of `unit` bytes that a tensor's elements take, (cells,)."""
-    if 0 in record.shape:
-        return np.zeros(0, np.int64)
-    each = record.dtype.itemsize // unit
-    cells = np.arange(each, dtype=np.int64) + extent(record)[0] // unit
-    for length, step in zip(record.shape, record.stride, strict=True):
-        if length > 1:
-            cells = (cells[:, None] + np.arange(length, dtype=np.int64) * (step * each)).reshape(-1)
-    return cells
+_MOST_CELLS = 1 << 26
+
+
+def _repeats(record: TensorRecord) -> bool:
+    """Whether an axis repeats the same elements."""
+    return any(
+        length > 1 and step == 0 for length, step in zip(record.shape, record.stride, strict=True)
+    )
+
+
+def _axes(record: TensorRecord) -> list[tuple[int, int]]:
+    """Length and step of the axes that lead to other elements, the longest steps first."""
+    axes = zip(record.stride, record.shape, strict=True)
+    return [(length, step) for step, length in sorted(axes, reverse=True) if length > 1 and step]
+
+
+def _is_piece(record: TensorRecord) -> bool:
+    """Whether the elements fill one piece of the storage, in whatever order."""
+    expected = 1
+    for length, step in reversed(_axes(record)):
+        if step != expected:
+            return False
+        expected *= length
+    return True
+
+
+def _lies_over_itself(record: TensorRecord) -> bool:
+    """Whether two elements lie in the same place."""
+    axes = _axes(record)
+    reach = 0
+    for length, step in reversed(axes):
+        if step <= reach:
+            break
+        reach += (length - 1) * step
+    else:
+        return _repeats(record)  # each axis goes beyond all that the shorter ones reach
+    places = np.zeros(1, np.int64)
+    for length, step in axes:
+        places = (places[:, None] + np.arange(length, dtype=np.int64) * step).reshape(-1)
+    return _repeats(record) or len(np.unique(places)) < len(places)
+
+
+def _cells(array: npt.NDArray[Any], record: TensorRecord, unit: int) -> npt.NDArray[Any]:
+    """The entries for a tensor's elements in an array with one for each `unit` bytes of a storage.
+
+    Raises ValueError where they are not all in the array.
+    """
+    begin, end = extent(record)
+    each, size = record.dtype.itemsize // unit, array.itemsize
+    if not each or begin % unit or end > len(array) * unit:
+        raise ValueError(f"bytes {begin} to {end} of {len(array)} parts of {unit}")
+    axes = _axes(record)
+    return np.lib.stride_tricks.as_strided(
+        array[begin // unit :],
+        shape=(*(length for length, _ in axes), each),
+        strides=(*(step * each * size for _, step in axes), size),
+    )

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import torch
 
 from kancompress.container import element_count, shown
+from kancompress.foreign.work import Work
 
 _MAX_RANK = 64
+_MAX_KEY = 256  # torch writes some digits
 
 STORAGES: dict[str, torch.dtype] = {
     "DoubleStorage": torch.float64,
@@ -79,6 +81,11 @@ class Storage:
     start: int
     whole: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that lies under `key`."""
+        return self.whole * self.dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorRecord:
@@ -110,7 +117,7 @@ def storage(name: tuple[object, ...]) -> Storage:
     kind, maker, key, _, count, view = name if len(name) == 6 else (*name, None)
     if kind != "storage" or not isinstance(maker, Global) or not isinstance(key, str):
         raise ValueError("a persistent name that torch does not write")
-    if not key or not key.isprintable():
+    if not key or len(key) > _MAX_KEY or not key.isprintable():
         raise ValueError(f"{shown(key)} is no name of a storage")
     dtype = STORAGES.get(maker.name)
     if dtype is None:
@@ -126,14 +133,19 @@ def storage(name: tuple[object, ...]) -> Storage:
     return found
 
 
-def rebuild(function: Global, args: object) -> object:
-    """What `function` would make of `args`: a record where it is known, else a Stub."""
+def rebuild(function: Global, args: object, work: Work) -> object:
+    """What `function` would make of `args`: a record where it is known, else a Stub.
+
+    What is copied is taken from `work`; raises InvalidFileError where that is used up.
+    """
     if isinstance(args, tuple) and str(function) in _FROM_TYPE and len(args) >= 3:
         function, _, args, *_ = args  # a tensor with attributes or of a subclass
         if not isinstance(function, Global):
             return Unsupported("rebuilt by an unknown function")
     if not isinstance(args, tuple):
         raise ValueError("arguments that are no tuple")
+    work.spend(len(args))
+    work.spend(sum(len(arg) for arg in args if isinstance(arg, tuple | list | dict)))
     name = str(function)
     if name in _MAKERS:
         return _MAKERS[name](*args)

@@ -19,8 +19,8 @@ from torch import Tensor
 from kancompress.container import shown
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
 from kancompress.foreign import statedicts, torchfiles
-from kancompress.foreign.placement import covered, extent, place, write
-from kancompress.foreign.records import Storage, TensorRecord
+from kancompress.foreign.placement import covered, extent, overlapping, place, write
+from kancompress.foreign.records import TensorRecord
 from kancompress.foreign.torchfiles import TorchFile
 from kancompress.inputs import Data
 
@@ -53,9 +53,8 @@ def strip(data: Data, where: str) -> Skeleton:
         statedicts.check_record(name, record, where)
     for key, records in _by_storage(models).items():
         begin, end = file.storage(next(iter(records.values())).storage)
-        covered, twice = _covered(records, end - begin)
-        shared |= twice
-        if covered == end - begin:
+        shared |= _shared(records, end - begin)
+        if covered(records.values(), end - begin) == end - begin:
             left_out.add(f"{file.root}/data/{key}")
     kept = ((name, content) for name, content in file.contents() if name not in left_out)
     return Skeleton(data=_archive(kept), shared=frozenset(shared))
@@ -93,7 +92,7 @@ def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
     filled: dict[str, memoryview] = {}
     for key, own in _by_storage(records).items():
         name = f"{file.root}/data/{key}"
-        buffer = np.zeros(_size(next(iter(own.values())).storage), np.uint8)
+        buffer = np.zeros(next(iter(own.values())).storage.size, np.uint8)
         if name in stored:
             buffer[:] = np.frombuffer(stored[name], np.uint8)
         for tensor, record in own.items():
@@ -124,21 +123,21 @@ def _opened(
         )
     _check_claims(found.records, claims, where)
     for record in file.tensors:
-        if extent(record)[1] > _size(record.storage):
+        if extent(record)[1] > record.storage.size:
             raise InvalidFileError(
                 Flaw.BAD_OFFSETS,
                 f"{where}: a tensor reaches beyond its storage {shown(record.storage.key)}.",
             )
     by_storage = _by_storage(found.records)
     for key, storage in file.storages.items():
-        size = _size(storage)
+        size = storage.size
         if file.has(storage):
             begin, end = file.storage(storage)
             fits = end - begin == size
         else:
             records = by_storage.get(key, {})
             most = sum(record.size for record in records.values())
-            fits = size <= most and _covered(records, size)[0] == size
+            fits = size <= most and covered(records.values(), size) == size
         if not fits:
             raise InvalidFileError(
                 Flaw.SIZE_MISMATCH,
@@ -153,11 +152,6 @@ def _by_storage(records: Mapping[str, TensorRecord]) -> dict[str, dict[str, Tens
     for name, record in records.items():
         result.setdefault(record.storage.key, {})[name] = record
     return result
-
-
-def _size(storage: Storage) -> int:
-    """Bytes of all that lies under a storage's key."""
-    return storage.whole * storage.dtype.itemsize
 
 
 def _check_claims(
@@ -183,14 +177,14 @@ def _check_claims(
             )
 
 
-def _covered(records: Mapping[str, TensorRecord], size: int) -> tuple[int, set[str]]:
-    """Bytes of one storage that the tensors cover, and the tensors that cover some of them twice.
+def _shared(records: Mapping[str, TensorRecord], size: int) -> set[str]:
+    """Tensors of one storage that lie over others, or over themselves.
 
     Tensors that are the same in all (ties) count once.
     """
     distinct = {_key(record): name for name, record in records.items()}
-    total, twice = covered({name: records[name] for name in distinct.values()}, size)
-    return total, {name for name, record in records.items() if distinct[_key(record)] in twice}
+    twice = overlapping({name: records[name] for name in distinct.values()}, size)
+    return {name for name, record in records.items() if distinct[_key(record)] in twice}
 
 
 def _key(record: TensorRecord) -> str:

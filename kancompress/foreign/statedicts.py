@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.container import NAMES, shown
-from kancompress.errors import Flaw, InvalidFileError
+from kancompress.errors import Flaw, InvalidFileError, shortened
 from kancompress.foreign.placement import extent, is_contiguous, is_countable, place
 from kancompress.foreign.records import Global, Stub, TensorRecord, Unsupported
 from kancompress.foreign.torchfiles import TorchFile
@@ -32,6 +32,7 @@ _MAX_NESTING = 8
 _MAX_MODULES = 100_000
 _MAX_MODULE_NESTING = 100
 _MAX_LINES = 200
+_MAX_SHOWN = 300  # characters of a name that is told
 _MAX_KEY = 256  # characters of a key under which a state dict is looked for
 # What a tensor costs beside the characters of its name.
 _EACH = 20
@@ -58,7 +59,8 @@ class Found:
         Beyond the first lines it is only counted.
         """
         if len(self.dropped) < _MAX_LINES:
-            self.dropped.append(name + (_tally(value, self.work) or nothing))
+            told = _tally(value, self.work) or nothing
+            self.dropped.append(shortened(name, _MAX_SHOWN) + told)
         else:
             self.more += 1
 
@@ -220,12 +222,14 @@ def _walk(module: object, found: Found) -> None:
                 f"{found.where}: {shown(prefix)} is nested too deeply or is no module.",
             )
         hidden = state.get("_non_persistent_buffers_set")
+        found.work.spend(len(hidden) if isinstance(hidden, list) else 0)
         names = {n for n in hidden if isinstance(n, str)} if isinstance(hidden, list) else set()
         for part in ("_parameters", "_buffers"):
             found.work.spend(len(_part(state, part)))
             content = {k: v for k, v in _part(state, part).items() if v is not None}
             if part == "_buffers":
                 for hidden_name in (n for n in content if n in names):
+                    found.work.spend(_EACH + len(prefix))
                     found.drop(f"{prefix}{_name(hidden_name)} (not persistent)", None)
                 content = {k: v for k, v in content.items() if k not in names}
             _take(content, prefix, found)
@@ -248,7 +252,7 @@ def _part(state: dict[object, object], name: str) -> dict[object, object]:
 # --- tensors -------------------------------------------------------------------------------
 
 
-def budget(size: int) -> int:
+def _budget(size: int) -> int:
     """Bytes that tensors which share or repeat numbers may come to, for a file of `size` bytes."""
     return _SPARE_BYTES + _EXPANSION * size
 
@@ -265,7 +269,7 @@ def make(
     outline: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     size = len(file.data)
-    left, last = budget(size), ""
+    left, last = _budget(size), ""
     for name, record in records.items():
         _check_name(name, where)
         identity = check_record(name, record, where)
@@ -276,7 +280,7 @@ def make(
         first[identity] = name
         left -= record.size
         if not is_contiguous(record):  # its storage is read whole, unless it was the last one
-            left -= 0 if record.storage.key == last else _whole(record)
+            left -= 0 if record.storage.key == last else record.storage.size
             last = record.storage.key
         if left < 0:
             raise InvalidFileError(
@@ -307,10 +311,13 @@ class _Reader:
             raw = self._file.data[begin + first : begin + end]
             own = bytearray(raw) if raw.readonly else raw
             return place(_bytes(own, record), record, first)
-        if self._last[0] != storage.key:
+        key, whole = self._last
+        if key != storage.key:
+            del whole
             self._last = "", memoryview(b"")  # before the next one is read
-            self._last = storage.key, self._file.data[begin : begin + _whole(record)]
-        part = _bytes(self._last[1][first:end], record)
+            whole = self._file.data[begin : begin + storage.size]
+            self._last = storage.key, whole
+        part = _bytes(whole[first:end], record)
         return place(part, record, first).clone(memory_format=torch.contiguous_format)
 
 
@@ -321,21 +328,17 @@ def _bytes(raw: memoryview | bytearray, record: TensorRecord) -> npt.NDArray[np.
     return found.copy() if is_odd or not found.flags.writeable else found
 
 
-def _whole(record: TensorRecord) -> int:
-    """Bytes of all that lies under the key of a tensor's storage."""
-    return record.storage.whole * record.storage.dtype.itemsize
-
-
 def _check_place(name: str, record: TensorRecord, file: TorchFile, where: str) -> None:
     """Refuse a tensor whose storage is not there, or in another size than its pickle gives."""
     if 0 in record.shape and not file.has(record.storage):
         return
     begin, end = file.storage(record.storage)
-    if end - begin < extent(record)[1] or (0 not in record.shape and end - begin < _whole(record)):
+    have, size = end - begin, record.storage.size
+    if have < extent(record)[1] or (have < size and 0 not in record.shape):
         raise InvalidFileError(
             Flaw.SIZE_MISMATCH,
-            f"{where}: the storage of tensor {shown(name)} should have {_whole(record):,} bytes and"
-            f" has {end - begin:,}.",
+            f"{where}: the storage of tensor {shown(name)} should have {size:,} bytes and has"
+            f" {have:,}.",
         )
 
 

@@ -213,9 +213,10 @@ def _check_archive(data: Data, records: Mapping[str, zipfile.ZipInfo], where: st
             Flaw.BAD_ZIP,
             f"{where}: the zip archive has several parts, a damaged directory or bytes around it.",
         )
-    for info in records.values():
-        inside = is_large or _place(data, info, where)[1] <= begin
-        if not inside or not _says_the_same(data, info):
+    ordered = sorted(records.values(), key=lambda info: info.header_offset)
+    ends = [*(info.header_offset for info in ordered[1:]), len(data) if is_large else begin]
+    for info, end_of in zip(ordered, ends, strict=True):
+        if _place(data, info, where)[1] > end_of or not _says_the_same(data, info):
             raise InvalidFileError(
                 Flaw.BAD_ZIP,
                 f"{where}: the record {shown(info.filename)} says of itself what the archive's"

@@ -25,6 +25,8 @@ from kancompress.packed.model import SIDE_ROLES, PackedLayer, PackedModel
 from kancompress.packed.restore import pieces_of
 from kancompress.packed.writer import BLANK, CHECKSUM_PREFIX
 
+_BLOCK = 1 << 16  # edges whose coefficients are converted at a time
+
 
 def decode(
     container: Container, document: Mapping[str, Any], *, any_size: bool = False
@@ -61,21 +63,30 @@ def decode(
 
 def _check_types(model: PackedModel, restore: Mapping[str, Any], header: Header) -> None:
     """Refuse coefficients that would be infinite in the type of the tensor that holds them."""
-    layers = {layer.name: layer for layer in model.layers}
+    known: dict[tuple[str, str], Tensor] = {}
     for name, dtype, _, origin in restore["tensors"]:
-        kind = DTYPES[dtype][0]
         for piece in pieces_of(origin):
-            layer = layers[piece["layer"]]
-            codebook = layers[layer.shares].codebook if layer.shares else layer.codebook
-            for values in (codebook, layer.coefficients, layer.kept):
-                if values is None or torch.promote_types(values.dtype, kind) == kind:
-                    continue
-                if not values[..., piece["from"] : piece["to"]].to(kind).isfinite().all():
-                    raise header.fail(
-                        Flaw.NOT_FINITE,
-                        f"layer {shown(layer.name)} has coefficients that are infinite in the type"
-                        f" {dtype} of {shown(name)}.",
-                    )
+            key = piece["layer"], dtype
+            if key not in known:
+                known[key] = _finite_columns(model, model.layer(key[0]), DTYPES[dtype][0])
+            if not known[key][piece["from"] : piece["to"]].all():
+                raise header.fail(
+                    Flaw.NOT_FINITE,
+                    f"layer {shown(key[0])} has coefficients that are infinite in the type {dtype}"
+                    f" of {shown(name)}.",
+                )
+
+
+def _finite_columns(model: PackedModel, layer: PackedLayer, kind: torch.dtype) -> Tensor:
+    """Which coefficients (d,) of a layer's edges are finite in a type."""
+    found = [model.codebook_of(layer), layer.coefficients, layer.kept]
+    values = [tensor.reshape(-1, tensor.shape[-1]) for tensor in found if tensor is not None]
+    finite = torch.ones(values[0].shape[-1], dtype=torch.bool)
+    for tensor in values:
+        if torch.promote_types(tensor.dtype, kind) != kind:
+            for start in range(0, len(tensor), _BLOCK):
+                finite &= tensor[start : start + _BLOCK].to(kind).isfinite().all(dim=0)
+    return finite
 
 
 def _check_opaque(model: PackedModel, restore: Mapping[str, Any], header: Header) -> None:

@@ -74,10 +74,11 @@ def check_restore(record: object, layers: set[str], where: str) -> set[str]:
         if record["container"] not in _WITH_OPAQUE:
             raise _bad(where, f"restore.opaque does not go with {shown(record['container'])}")
         stored.append(record["opaque"])
-    names = set(stored)
-    if len(names) != len(stored):
-        twice = next(name for name in names if stored.count(name) > 1)
-        raise _bad(where, f"restore names the stored tensor {shown(twice)} twice")
+    names: set[str] = set()
+    for name in stored:
+        if name in names:
+            raise _bad(where, f"restore names the stored tensor {shown(name)} twice")
+        names.add(name)
     return names
 
 

@@ -41,7 +41,8 @@ def plot_edges(
     without matplotlib.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
-    picture = _edges(source, target, config or PlotConfig(), layouts, name)
+    record, where = _record(source, name), called(source, name)
+    picture = _edges(record, where, target, config or PlotConfig(), layouts)
     return files.write(target, [picture], force=force)
 
 
@@ -62,7 +63,8 @@ def plot_functions(
     layers compute.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
-    picture = _functions(source, target, config or PlotConfig(), options, name)
+    record, where = _record(source, name), called(source, name)
+    picture = _functions(record, where, target, config or PlotConfig(), options)
     return files.write(target, [picture], force=force)
 
 
@@ -86,30 +88,34 @@ def plot_pictures(
     kept = list(inputs)
     first = check_picture_target(edges, force=force, inputs=kept)
     second = check_picture_target(functions, force=force, inputs=kept)
+    if first.resolve() == second.resolve():
+        raise UsageError(f"{first} is to hold both pictures; give two names.")
+    record, where = _record(source, name), called(source, name)
+    layouts = options.layouts if options else None
     pictures = [
-        (first, [_edges(source, first, config, options.layouts if options else None, name)]),
-        (second, [_functions(source, second, config, options, name)]),
+        (first, [_edges(record, where, first, config, layouts)]),
+        (second, [_functions(record, where, second, config, options)]),
     ]
     sizes = files.write_together(pictures, force=force)
     return sizes[0], sizes[1]
 
 
 def _edges(
-    source: Input,
+    record: Runnable,
+    where: str,
     target: Path,
     config: PlotConfig,
     layouts: Mapping[str, str] | None,
-    name: str | None,
 ) -> bytes:
-    clouds = list(edge_clouds(_record(source, name), config, layouts))
-    return encode(draw_clouds(clouds, config, called(source, name)), target.suffix.lower())
+    clouds = list(edge_clouds(record, config, layouts))
+    return encode(draw_clouds(clouds, config, where), target.suffix.lower())
 
 
 def _functions(
-    source: Input, target: Path, config: PlotConfig, options: RunOptions | None, name: str | None
+    record: Runnable, where: str, target: Path, config: PlotConfig, options: RunOptions | None
 ) -> bytes:
-    curves = centroid_curves(_record(source, name), config, options)
-    return encode(draw_curves(curves, called(source, name)), target.suffix.lower())
+    curves = centroid_curves(record, config, options)
+    return encode(draw_curves(curves, where), target.suffix.lower())
 
 
 def check_picture_target(

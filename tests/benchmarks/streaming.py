@@ -3,9 +3,8 @@
     python -m tests.benchmarks.streaming [--megabytes 1000] [--layers 8] [--clusters 16]
 
 Makes checkpoints with random edges in a temporary directory and packs each in a process of its
-own. The peak is that of the resident set, as the kernel counts it: pages of a mapped file count
-while they are there. What importing torch costs, whatever the file, is the peak of a run on a file
-of a few kilobytes.
+own. The peak is that of the resident set, as the kernel counts it. What importing torch costs,
+whatever the file, is the peak of a run on a file of a few kilobytes.
 """
 
 from __future__ import annotations

@@ -14,11 +14,7 @@ from kancompress.errors import Flaw, InvalidFileError, KancompressError
 from tests.fuzz import drafts, limits, zips
 from tests.fuzz.engine import Case, Slot, Verdict
 from tests.hostile import BLANK, Draft, sign
-
-try:  # an independent reader of docs/packed-format.md
-    from tests.packed_checker import checker
-except ImportError:
-    checker = None
+from tests.packed_checker import checker  # written from docs/packed-format.md alone
 
 STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 7, 64, 255, 65536, 2**31 - 1, 2**31, 2**53 + 1, 2**62,
@@ -490,8 +486,6 @@ class Packed:
 
     def __init__(self) -> None:
         limits.prepare()
-        if checker is None:
-            print("packed: tests/packed_checker.py is not here, nothing is compared with it")
         found = drafts.by_hand() | dict(drafts.by_library())
         self.bases = [_base(name, draft) for name, draft in found.items()]
         # Other libraries' files have more to lie about, most of all those with a torch file inside.
@@ -500,7 +494,7 @@ class Packed:
         for base in self.bases:
             verdict = self.judge(Case(base.raw), None)
             assert verdict.outcome == "accepted", (base.name, verdict)
-            if checker is not None and base.draft.document["kind"] == "packed":
+            if base.draft.document["kind"] == "packed":
                 assert checker(base.raw) is None, (base.name, checker(base.raw))
 
     def make(self, draw: Random) -> Case:
@@ -538,9 +532,9 @@ class Packed:
         record, flaw = _load(raw, verdict, slot, seconds)
         if slot:
             slot.stage("check")
-        refusal = None if checker is None else checker(raw)
+        refusal = checker(raw)
         if record is None:
-            if flaw and checker is not None and refusal is None and _is_packed(raw):
+            if flaw and refusal is None and _is_packed(raw):
                 verdict.notes.append(f"refused as {flaw}, fine for the checker")
             return verdict
         is_packed = isinstance(record, kancompress.PackedModel)
