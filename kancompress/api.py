@@ -36,7 +36,16 @@ from kancompress.restoration import Restored, restore
 from kancompress.running import Runnable, Running
 from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
 from kancompress.states import StateFile
-from kancompress.storage import Input, Source, called, is_native, open_container, read_record, sized
+from kancompress.storage import (
+    Input,
+    Source,
+    called,
+    is_native,
+    once,
+    open_container,
+    read_record,
+    sized,
+)
 from kancompress.training import Training, fit_network
 from kancompress.usermodel import evaluate_module, taught_by, tune_module
 
@@ -126,6 +135,7 @@ def cluster(
     (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
     """
     config = config or ClusterConfig()
+    source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         foreign = read_foreign(source, name)
         unfit: list[str] = []
@@ -244,6 +254,7 @@ def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> 
 
 def _runnable(source: Input, name: str | None) -> Runnable:
     """A record of ours, or another library's checkpoint."""
+    source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         return read_foreign(source, name)
     return sized(source, name)[1]
@@ -307,6 +318,7 @@ def inspect(
     if check:
         return {"kind": storage.check(source, name), "sound": True}
     config = None if clusters is None else ClusterConfig(clusters=clusters)
+    source, name = _opened_again(source, name)
     if is_native(source):
         if layouts:
             raise UsageError("Layouts belong to other libraries' files; this one is ours.")
@@ -329,6 +341,7 @@ def print_layouts(
     layouts : as for `cluster`
     Raises UsageError for a file of ours, or for layouts that fit nothing.
     """
+    source, name = _opened_again(source, name)
     if is_native(source):
         raise UsageError("Layouts belong to other libraries' files; this one is ours.")
     foreign = read_foreign(source, name)
@@ -348,6 +361,12 @@ def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
             f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
         ) from None
     return parse_layouts(text, os.fspath(path))
+
+
+def _opened_again(source: Source, name: str | None) -> tuple[Source, str | None]:
+    found, name = once(source, name)
+    assert not isinstance(found, Checkpoint | PackedModel)
+    return found, name
 
 
 def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:

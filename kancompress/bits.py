@@ -6,6 +6,8 @@ take exactly ceil(n * b / 8) bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -56,16 +58,24 @@ def pack(indices: npt.NDArray[np.integer], width: int) -> U8:
 def unpack(data: U8, count: int, width: int) -> U16:
     """Unpack `count` indices of `width` bits; the inverse of `pack`. `data` must be long enough."""
     out = np.zeros(count, dtype=np.uint16)
-    if width == 0:
-        return out
+    if width:
+        for start, block in unpacked(data, count, width):
+            out[start : start + len(block)] = block
+    return out
+
+
+def unpacked(data: U8, count: int, width: int) -> Iterator[tuple[int, U16]]:
+    """The indices of `unpack`, a block at a time, each with the number of its first."""
     shifts = np.arange(width, dtype=np.uint16)
     for start in range(0, count, _BLOCK):
         size = min(_BLOCK, count - start)
+        if width == 0:
+            yield start, np.zeros(size, np.uint16)
+            continue
         first = start * width // 8
         block = data[first : first + packed_size(size, width)]
         bits = np.unpackbits(block, count=size * width, bitorder="little").reshape(size, width)
-        out[start : start + size] = (bits.astype(np.uint16) << shifts).sum(axis=1, dtype=np.uint16)
-    return out
+        yield start, (bits.astype(np.uint16) << shifts).sum(axis=1, dtype=np.uint16)
 
 
 def padding_is_zero(data: U8, count: int, width: int) -> bool:

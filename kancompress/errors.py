@@ -16,6 +16,8 @@ from enum import StrEnum
 
 # Most characters of a sentence; names in files have no limit of their own.
 MOST_CHARACTERS = 500
+# Most problems that one error tells.
+MOST_SENTENCES = 50
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
@@ -146,6 +148,9 @@ def together(problems: Sequence[KancompressError]) -> KancompressError:
     texts = tuple(dict.fromkeys(text for problem in problems for text in problem.sentences))
     if len(texts) == 1:
         return problems[0]
+    if len(texts) > MOST_SENTENCES:
+        more = len(texts) - MOST_SENTENCES
+        texts = (*texts[:MOST_SENTENCES], f"And {more:,} more like these.")
     invalid = [problem for problem in problems if isinstance(problem, InvalidFileError)]
     error = InvalidFileError(invalid[0].flaw, "") if invalid else type(problems[0])("")
     error.args = ("\n".join(texts),)

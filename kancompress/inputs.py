@@ -22,6 +22,7 @@ _MOST_OPEN = 64
 # Times of files go by the ticks of the kernel's clock, of 10 ms at most: what is written within the
 # same tick as the last change before it cannot be told from it.
 _TICK = 20_000_000
+_MOST_OF_A_DEVICE = 1 << 26
 
 
 class Data:
@@ -152,7 +153,7 @@ def read(path: Path) -> Data:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             with file:
-                return Data(file.readall())
+                return Data(_to_its_end(path, file, found.st_mode))
         if 0 <= time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK:
             time.sleep(_TICK / 1e9)
         return FileData(path, file)
@@ -162,6 +163,20 @@ def read(path: Path) -> Data:
         raise InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+
+
+def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
+    """All that a pipe gives, or a device, which may have no end."""
+    if not stat.S_ISCHR(mode):
+        return file.readall()
+    content = bytearray()
+    while block := file.read(1 << 16):
+        content += block
+        if len(content) > _MOST_OF_A_DEVICE:
+            raise InvalidFileError(
+                Flaw.NOT_A_FILE, f"{path} is a device that gives bytes without end, not a file."
+            )
+    return bytes(content)
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:

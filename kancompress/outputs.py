@@ -40,7 +40,7 @@ from kancompress.recipes import (
 )
 from kancompress.repacking import check_all
 from kancompress.specs import DataOptions, DataSpec
-from kancompress.storage import Input, called, is_native, sized
+from kancompress.storage import Input, called, is_native, once, sized
 
 
 def cluster_by_outputs(
@@ -174,6 +174,7 @@ class _Work:
         model: nn.Module | None,
         name: str | None,
     ) -> _Opened:
+        source, name = once(source, name)
         if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
             foreign = read_foreign(source, name)
             if model is None:

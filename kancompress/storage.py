@@ -35,6 +35,21 @@ def opened(source: Source, name: str | None = None) -> tuple[str, Data]:
     return name or str(path), inputs.read(path)
 
 
+def once(source: Input, name: str | None) -> tuple[Input, str | None]:
+    """A source that is opened more than once, and what messages call it.
+
+    A pipe can be read but once: its path becomes its bytes. Raises InvalidFileError.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return source, name
+    path = files.located(Path(source))
+    try:
+        is_stream = path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):  # a name that cannot be one is told when it is opened
+        is_stream = False
+    return (bytes(inputs.read(path)[:]), name or str(path)) if is_stream else (source, name)
+
+
 def load(source: Source, name: str | None = None, *, any_size: bool = False) -> Record:
     """Read a dense, meta or packed file that kancompress wrote.
 

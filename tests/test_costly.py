@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,40 @@ MODEL = text("w") + tensor()
 def colliding_numbers(make: Callable[[int], bytes] = whole) -> bytes:
     keys = b"".join(make(number * PRIME) + b"N" for number in range(1, 20_001))
     return archive(dictionary(MODEL, keys))
+
+
+def in_each_others_way(bits: int = 16, extra: int = 6_000) -> list[int]:
+    """Numbers below 2^31 that Python's dictionaries of 2^bits places probe one behind the other.
+
+    The first fill a run of the places that are looked at in turn; the others begin in it.
+    """
+    size, run = 1 << bits, int(0.4 * (1 << bits))
+    place, orbit = 7, []
+    for _ in range(run):
+        orbit.append(place)
+        place = (5 * place + 1) % size
+    position = {slot: number for number, slot in enumerate(orbit)}
+    draw = np.random.default_rng(0)
+    found: dict[int, None] = {}
+    while len(found) < extra:
+        for number in draw.integers(size, 1 << 31, 20_000).tolist():
+            slot, rest = number % size, number
+            while slot in position and rest:
+                rest >>= 5
+                slot = (slot * 5 + rest + 1) % size
+            if position.get(slot, run) < run // 3:
+                found[number] = None
+    return [*orbit, *list(found)[:extra]]
+
+
+def memo_in_each_others_way() -> bytes:
+    puts = b"".join(put(number) for number in in_each_others_way())
+    return archive(b"N" + puts + b"0" + dictionary(MODEL))
+
+
+def keys_in_each_others_way() -> bytes:
+    keys = (b"J" + struct.pack("<i", number) + b"N" for number in in_each_others_way())
+    return archive(dictionary(MODEL, *keys))
 
 
 def colliding_memo() -> bytes:
@@ -226,6 +261,8 @@ def long_name_before_hidden_buffers() -> bytes:
 
 COSTLY: dict[str, tuple[Callable[[], bytes], Flaw | int]] = {
     "numbers-of-one-hash": (colliding_numbers, 1),
+    "memo-in-each-others-way": (memo_in_each_others_way, 1),
+    "keys-in-each-others-way": (keys_in_each_others_way, 1),
     "memo-of-one-hash": (colliding_memo, Flaw.BAD_PICKLE),
     "long-number-as-keys": (long_number_as_keys, 1),
     "list-copied-for-every-key": (list_copied_for_every_key, Flaw.TOO_COSTLY),
@@ -424,3 +461,35 @@ def test_a_file_beyond_the_bound_is_read_by_who_asks_for_it(tmp_path: Path) -> N
     small = made(MLP)
     path.write_bytes(small)
     done("expand", path, "--any-size", "-o", tmp_path / "dense.st")
+
+
+def test_a_row_of_many_layers_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer's columns are written into one tensor."""
+    count = 300
+    layers = {f"l{n}": {"shape": [1, 1], "codebook": "l0"} for n in range(1, count)}
+    parts = [
+        {"layer": f"l{n}", "axes": "out in", "from": 0, "to": 1, "columns": [n, n + 1]}
+        for n in range(count)
+    ]
+    draft = Draft(
+        document(
+            layers={"l0": {"shape": [1, 1]}} | layers,
+            encodings={"bits": ["index"], "plain": ["codebook"]},
+            restore={
+                "container": "safetensors",
+                "path": [],
+                "tensors": [["row", "F32", [1, count], {"parts": parts}]],
+            },
+        ),
+        {"l0.codebook": ("F32", [4, 1], ramp(4))}
+        | {f"l{n}.index": ("U8", [1], bytes([n % 4])) for n in range(count)},
+    )
+    model = kancompress.load(draft.build())
+    made = []
+    zeros = torch.Tensor.new_zeros
+    monkeypatch.setattr(
+        torch.Tensor, "new_zeros", lambda *rest, **more: made.append(1) or zeros(*rest, **more)
+    )
+    row = model.state_dict()["row"]
+    assert row.tolist() == [[n % 4 / 8 - 1 for n in range(count)]]
+    assert len(made) == 1

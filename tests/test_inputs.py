@@ -1,6 +1,7 @@
 """Inputs are read where they are needed; one that changes meanwhile is refused on every path."""
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,6 +134,35 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
         found[2][:]
     found.clear()
     assert not inputs._pool._files
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no such devices here")
+def test_a_device_without_end_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "_MOST_OF_A_DEVICE", 1 << 20)
+    with pytest.raises(kancompress.InvalidFileError, match="/dev/zero is a device"):
+        inputs.read(Path("/dev/zero"))
+    assert not len(inputs.read(Path("/dev/null")))
+
+
+@pytest.mark.parametrize(
+    "line", ["cluster other.pt", "inspect other.pt", "inspect packed.st", "expand packed.st"]
+)
+def test_a_pipe_is_read_once(line: str, place: Path, tmp_path: Path) -> None:
+    command, name = line.split()
+    output = [] if command == "inspect" else ["-o", str(tmp_path / "out")]
+    done(command, place / name, *output, "--json")
+    expected = (tmp_path / "out").read_bytes() if output else done(command, place / name).stdout
+    (tmp_path / "out").unlink(missing_ok=True)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((place / name).read_bytes()))
+    writer.start()
+    result = done(command, pipe, *output)
+    writer.join(10)
+    if output:
+        assert (tmp_path / "out").read_bytes() == expected
+    else:
+        assert result.stdout.replace(str(pipe), str(place / name)) == expected
 
 
 # --- commands ------------------------------------------------------------------------------

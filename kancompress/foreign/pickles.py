@@ -138,7 +138,7 @@ class _Machine:
         self.views = views
         self.most = max(MAX_OPCODES, size // 3)
         self.stack: list[object] = []
-        self.memo: dict[int, object] = {}
+        self.memo: dict[str, object] = {}  # by text, whose hash a file cannot choose
         self.stopped = False
         self.storages: dict[str, Storage] = {}
         self.tensors: list[TensorRecord] = []
@@ -223,7 +223,7 @@ class _Machine:
             raise ValueError("a mark where a value should be")
         if not 0 <= arg < 1 << 32:
             raise ValueError("a value is kept under a number that no pickler counts to")
-        self.memo[arg] = self.top()
+        self.memo[str(arg)] = self.top()
 
     op_BINPUT = op_LONG_BINPUT = op_PUT
 
@@ -231,7 +231,7 @@ class _Machine:
         self.op_PUT(len(self.memo))
 
     def op_GET(self, arg: int) -> None:
-        self.stack.append(self.memo[arg])
+        self.stack.append(self.memo[str(arg)])
 
     op_BINGET = op_LONG_BINGET = op_GET
 
@@ -305,13 +305,13 @@ class _Machine:
 
     def op_GLOBAL(self, arg: str) -> None:
         module, _, name = arg.partition(" ")
-        self.stack.append(_named(module, name))
+        self.stack.append(self.named(module, name))
 
     def op_STACK_GLOBAL(self, arg: None) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a global whose name is no text")
-        self.stack.append(_named(module, name))
+        self.stack.append(self.named(module, name))
 
     def op_REDUCE(self, arg: None) -> None:
         args, function = self.pop(), self.pop()
@@ -360,25 +360,26 @@ class _Machine:
             )
         self.stack.append(storage)
 
+    def named(self, module: str, name: str) -> Global:
+        """A class or function by its name; whatever is done with it, some are refused."""
+        if len(module) + len(name) > _MAX_NAME:
+            raise ValueError(f"a global with a name of {len(module) + len(name):,} characters")
+        found = Global(module, name)
+        if _is_hostile(found):
+            raise InvalidFileError(
+                Flaw.UNSAFE_PICKLE,
+                f"{self.where} asks to run {shown(str(found))[1:-1]}, which no checkpoint needs;"
+                " nothing was run. Do not load it with anything else; get the weights elsewhere.",
+            )
+        return found
+
     def call(self, function: object, args: object) -> object:
         if not isinstance(function, Global):
             return Stub(function, args)
-        if _is_hostile(function):
-            raise InvalidFileError(
-                Flaw.UNSAFE_PICKLE,
-                f"{self.where} asks to run {shown(str(function))[1:-1]}, which no checkpoint needs;"
-                " nothing was run. Do not load it with anything else; get the weights elsewhere.",
-            )
         made = records.rebuild(function, args, self.work)
         if isinstance(made, TensorRecord):
             self.tensors.append(made)
         return made
-
-
-def _named(module: str, name: str) -> Global:
-    if len(module) + len(name) > _MAX_NAME:
-        raise ValueError(f"a global with a name of {len(module) + len(name):,} characters")
-    return Global(module, name)
 
 
 def _nothing(_: Reader) -> None:

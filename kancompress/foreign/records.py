@@ -56,6 +56,13 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A whole number as the key of a dictionary; the hashes of texts are drawn anew each run."""
+
+    text: str
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Stub:
     """What a class or function that is not called would have made."""
@@ -173,12 +180,12 @@ def dictionary_key(key: object) -> object:
     """A key whose hash is cheap and cannot be chosen.
 
     A tuple may be nested until hashing it overflows the C stack; the hash of a large integer takes
-    time each time, and thousands of numbers can be made that have the same one.
+    time each time, and of small ones thousands can be found that get in each other's way.
     """
     if isinstance(key, str | bytes | bool | Global | None):
         return key
-    if isinstance(key, int) and key.bit_length() < 60:
-        return key
+    if isinstance(key, int) and key.bit_length() < 64:
+        return Number(str(key))
     return Stub(None, key)
 
 

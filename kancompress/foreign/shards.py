@@ -13,6 +13,7 @@ from kancompress.inputs import Data
 from kancompress.stored import StoredTensors
 
 _MAX_INDEX = 100_000_000
+_MAX_LINES = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -80,6 +81,8 @@ def read_index(data: Data, where: str, path: Path | None, read: Read) -> Loaded:
             if name not in there
         ]
         dropped += [f"{what} (in {file})" for what in loaded.dropped]
+    if len(dropped) > _MAX_LINES:
+        dropped[_MAX_LINES:] = [f"and {len(dropped) - _MAX_LINES:,} more"]
     first = next(iter(shards.values()))
     return Loaded(
         tensors=StoredTensors(

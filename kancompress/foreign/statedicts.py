@@ -17,7 +17,7 @@ from torch import Tensor
 from kancompress.container import NAMES, shown
 from kancompress.errors import Flaw, InvalidFileError, shortened
 from kancompress.foreign.placement import extent, is_contiguous, is_countable, place
-from kancompress.foreign.records import Global, Stub, TensorRecord, Unsupported
+from kancompress.foreign.records import Global, Number, Stub, TensorRecord, Unsupported
 from kancompress.foreign.torchfiles import TorchFile
 from kancompress.foreign.work import Work
 from kancompress.stored import StoredTensors, without_numbers
@@ -146,8 +146,9 @@ def _is_tensor(value: object) -> bool:
 def _name(key: object) -> str:
     if isinstance(key, str):
         return key if len(key) <= 100 and key.isprintable() else shown(key)
-    is_short = isinstance(key, int) and key.bit_length() < 64
-    return str(key) if is_short else "an entry whose name is no text"
+    if isinstance(key, bool | None):
+        return str(key)
+    return key.text if isinstance(key, Number) else "an entry whose name is no text"
 
 
 def _tally(value: object, work: Work) -> str:

@@ -34,9 +34,13 @@ def gather(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     return vectors
 
 
-def scatter(layer: FoundLayer, vectors: Tensor) -> dict[str, Tensor]:
+def scatter(
+    layer: FoundLayer, vectors: Tensor, into: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The tensors of the layer's parts and gains, rebuilt from (edges, coefficients).
 
+    into : other layers' tensors, which get these, too; columns of a tensor that is there are
+           written into it
     Gains come back as ones; masks and all other tensors are not touched.
     """
     if layer.generator is not None:
@@ -48,7 +52,7 @@ def scatter(layer: FoundLayer, vectors: Tensor) -> dict[str, Tensor]:
             f"The layer {shown(layer.name)} has {layer.edges} edges of {layer.coefficients}"
             f" coefficients; vectors of shape {tuple(vectors.shape)} were given."
         )
-    result: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {} if into is None else into
     for part in layer.parts:
         block = vectors[_rows(layer, part), part.first : part.last]
         tensor = from_edges(block, parse_axes(part.axes), _sizes(layer, part)).to(part.dtype)
@@ -56,7 +60,9 @@ def scatter(layer: FoundLayer, vectors: Tensor) -> dict[str, Tensor]:
             result[part.tensor] = tensor.reshape(part.shape).contiguous()
             continue
         begin, end = part.columns
-        whole = result.setdefault(part.tensor, tensor.new_zeros(part.shape))
+        if part.tensor not in result:
+            result[part.tensor] = tensor.new_zeros(part.shape)
+        whole = result[part.tensor]
         whole[..., begin:end] = tensor.reshape(*part.shape[:-1], end - begin)
     for gain in layer.gains:
         result[gain.tensor] = vectors.new_ones(gain.shape, dtype=gain.dtype)

@@ -110,7 +110,7 @@ class PackedModel:
         if codebook is None:
             assert layer.coefficients is not None
             return layer.coefficients
-        packed = codebook[torch.from_numpy(self.indices_of(layer).astype(np.int64))]
+        packed = self._packed_vectors(layer, codebook)
         if layer.kept_at is None or layer.kept is None:
             return packed.reshape(*layer.shape, -1)
         dtype = torch.promote_types(codebook.dtype, layer.kept.dtype)
@@ -120,6 +120,16 @@ class PackedModel:
         result[rest] = packed.to(dtype)
         result[layer.kept_at] = layer.kept.to(dtype)
         return result.reshape(*layer.shape, -1)
+
+    def _packed_vectors(self, layer: PackedLayer, codebook: Tensor) -> Tensor:
+        """Centroids of the edges that have an index, (packed_edges, d), a block at a time."""
+        width = bits.width_of(len(codebook))
+        data = np.zeros(0, np.uint8) if layer.index is None else layer.index
+        result = torch.empty(layer.packed_edges, codebook.shape[1], dtype=codebook.dtype)
+        for start, indices in bits.unpacked(data, layer.packed_edges, width):
+            wanted = torch.from_numpy(indices.astype(np.int64))
+            torch.index_select(codebook, 0, wanted, out=result[start : start + len(indices)])
+        return result
 
     def named_tensors(self) -> dict[str, Tensor]:
         """All tensors as the file names them."""

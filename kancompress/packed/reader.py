@@ -178,7 +178,8 @@ def _check_index(layer: PackedLayer, header: Header) -> None:
         )
     if k == 1 << width:
         return
-    largest = int(bits.unpack(layer.index, layer.packed_edges, width).max(initial=0))
+    blocks = bits.unpacked(layer.index, layer.packed_edges, width)
+    largest = max((int(block.max()) for _, block in blocks), default=0)
     if largest >= k:
         raise header.fail(
             Flaw.INDEX_RANGE,

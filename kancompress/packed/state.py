@@ -47,7 +47,7 @@ def source_tensors(model: PackedModel) -> dict[str, Tensor]:
     for layer in found_layers(model):
         packed = model.layer(layer.name)
         vectors = model.coefficients_of(packed).reshape(layer.edges, -1)
-        join(edges, layer, scatter(layer, vectors))
+        scatter(layer, vectors, into=edges)
     result: dict[str, Tensor] = {}
     for name, (dtype, shape, origin) in entries.items():
         if not (origin and "tie" in origin):

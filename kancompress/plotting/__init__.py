@@ -18,7 +18,7 @@ from kancompress.plotting.curves import centroid_curves
 from kancompress.plotting.drawing import SUFFIXES, draw_clouds, draw_curves, encode
 from kancompress.recipes import PlotConfig, RunOptions
 from kancompress.running import Runnable
-from kancompress.storage import Input, called, is_native, sized
+from kancompress.storage import Input, called, is_native, once, sized
 
 
 def plot_edges(
@@ -135,6 +135,7 @@ def check_picture_target(
 
 
 def _record(source: Input, name: str | None) -> Runnable:
+    source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         return read_foreign(source, name)
     return sized(source, name, stored=True)[1]
