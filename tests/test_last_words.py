@@ -1,5 +1,6 @@
 """What ends a command when there is no memory, not even to say so: a sentence and exit code 1."""
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -80,6 +81,26 @@ def test_no_memory_at_the_very_end_takes_no_words_back(monkeypatch: pytest.Monke
     result = call("inspect", "any.st")
     assert only_line(result.stderr) == "something does not fit."
     assert result.exit_code == 1
+
+
+def test_a_stop_that_a_library_made_another_error_of_is_a_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is half imported may answer a request to stop with whatever comes of that."""
+
+    def half_imported(*_: object, **__: object) -> Any:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError("maximum recursion depth exceeded") from None
+
+    monkeypatch.setattr(kancompress, "inspect", half_imported)
+    result = call("inspect", "any.st")
+    assert (result.exit_code, only_line(result.stderr)) == (
+        130, "Interrupted; nothing was left half-written.",
+    )  # fmt: skip
+    monkeypatch.setattr(kancompress, "inspect", bug)
+    assert "Internal error" in call("inspect", "any.st").stderr
 
 
 def test_an_interruption_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,10 @@ _LINES = {text: f"kancompress: {text}\n" for text in (_NO_MEMORY, _NO_WORDS)}
 _BYTES = {text: line.encode() for text, line in _LINES.items()}
 
 
+# The signal that asked this command to stop.
+_asked_to_stop: int | None = None
+
+
 class _StoppedError(BaseException):
     """A signal asked to stop."""
 
@@ -156,6 +160,8 @@ def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debu
     except Exception as error:
         if isinstance(error, MemoryError):
             _reserve.clear()
+        if _asked_to_stop is not None:  # a library that was being imported made this of the request
+            _stopped(_StoppedError(_asked_to_stop), debug)
         # The last door: a bug must not show a traceback to somebody who did not ask for one.
         _fail([_last_words(error)], 1, debug)
 
@@ -187,6 +193,8 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 def _catch_signals() -> None:
     """Let a request to stop run the `finally` blocks that take half-written files away."""
+    global _asked_to_stop
+    _asked_to_stop = None
     for number in _stop_signals():
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or in the background
             with contextlib.suppress(ValueError):  # only the main thread may
@@ -199,6 +207,8 @@ def _stop_signals() -> list[signal.Signals]:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    global _asked_to_stop
+    _asked_to_stop = number
     _drop_signals()
     raise KeyboardInterrupt if number == signal.SIGINT else _StoppedError(number)
 
