@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_real_classes import LIBRARIES, Library, network
 from torch import Tensor, nn
 from torch.nn import functional
 
 import kancompress
+from changing import Change, moments
 from command import done, refused
 from conftest import fresh
-from kancompress import CalibrationConfig, ClusterConfig, Target, UsageError
+from kancompress import CalibrationConfig, ClusterConfig, Target, UsageError, inputs
 from tests.benchmarks.convolutional import SimpleConvKagn
 
 MODELS = '''
@@ -224,6 +226,24 @@ def test_the_command_runs_the_user_s_model(models, tmp_path: Path) -> None:
     torch.save(dict(list(model.state_dict().items())[1:]), "less.pt")
     assert "conv.weight" in refused(2, "cluster", "less.pt", *options, "-o", "none.st")
     assert "--calibrate" in refused(2, "cluster", "model.pt", *options[2:], "-o", "none.st")
+
+
+def test_an_input_that_changes_is_refused_in_the_users_model_too(
+    models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, source = make(models.Net).state_dict(), tmp_path / "model.safetensors"
+    save_file(state, source)
+    raw = source.read_bytes()
+    np.savez("rows.npz", x=images()[:64].numpy())
+    options = ["--calibrate", "rows.npz", "--model", "hooked_models:Net", "--force"]
+    run = ("cluster", source, "-k", "8", *options, "-o", tmp_path / "packed.st")
+    for number in moments(source, lambda: done(*run), monkeypatch):
+        source.write_bytes(raw)
+        (tmp_path / "packed.st").unlink(missing_ok=True)
+        change = Change(source, number, lambda path: path.write_bytes(raw[:-4] + b"else"))
+        monkeypatch.setattr(inputs, "_read_into", change)
+        assert "was changed while it was read" in refused(1, *run)
+        assert not (tmp_path / "packed.st").exists()
 
 
 def test_rows_of_a_named_data_set_have_the_shape_that_is_told(models) -> None:

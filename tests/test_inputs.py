@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from test_repacking import efficient_kan
 
 import kancompress
+from changing import Change, moments
 from command import done, refused
 from conftest import fresh
 from kancompress import inputs
@@ -188,24 +188,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class _Change:
-    """Changes a file just after the n-th time that a file has been read."""
-
-    def __init__(self, path: Path, number: int, change: Callable[[Path], None]) -> None:
-        self.path, self.left, self.change = path, number, change
-
-    def __call__(self, content: memoryview, file: Any, begin: int) -> int:
-        count = READ_INTO(content, file, begin)
-        if os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
-            self.left -= 1
-            if self.left == 0:
-                self.change(self.path)
-        return count
-
-
-READ_INTO = inputs._read_into
-
-
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(
     "line",
@@ -230,24 +212,18 @@ def test_every_command_refuses_an_input_that_changes(
     if "rows.npz" in options:
         np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).normal(size=(64, 30)))
         options[options.index("rows.npz")] = str(tmp_path / "rows.npz")
-    reads = 0
-
-    def count(content: memoryview, file: Any, begin: int) -> int:
-        nonlocal reads
-        reads += os.fstat(file.fileno()).st_ino == source.stat().st_ino
-        return READ_INTO(content, file, begin)
 
     def run() -> list[str]:
         output = ["-o", str(tmp_path / "out"), "--force"] if writes else []
         return [command, str(source), *options, *output]
 
     source.write_bytes((place / name).read_bytes())
-    monkeypatch.setattr(inputs, "_read_into", count)
-    done(*run())
+    numbers = moments(source, lambda: done(*run()), monkeypatch)
     (tmp_path / "out").unlink(missing_ok=True)
-    for number in sorted({1, 2, (reads + 1) // 2, reads - 1}):
+    assert numbers
+    for number in numbers:
         source.write_bytes((place / name).read_bytes())
-        monkeypatch.setattr(inputs, "_read_into", _Change(source, number, change))
+        monkeypatch.setattr(inputs, "_read_into", Change(source, number, change))
         told = refused(1, *run())
         assert told == f"{source} {CHANGED}"
         assert not (tmp_path / "out").exists()
