@@ -7,6 +7,7 @@ processes, and a fault names the case that shows it.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import mmap
 import multiprocessing
 import os
@@ -161,6 +162,7 @@ def _work(
     limits.prepare()
     torch.set_num_threads(1)  # threads of the parent are not there
     warnings.simplefilter("error")
+    faulthandler.disable()  # pytest's: a crash is told in the report
     begin = limits.size()
     kept: dict[str, Fault] = {}
     batch = _Batch()
