@@ -148,7 +148,7 @@ def decode(
         expected |= head_shapes(container, shapes)
     check_outputs(data, width_of(shapes, expected), where)
     _check_names(container, expected, where)
-    tensors = container.tensors() if stored else dict(container.tensors())
+    tensors = container.stored() if stored else container.tensors()
     for name, tensor in tensors.items():
         check_finite(tensor, name, where)
         check_variance(tensor, name, where)

@@ -105,7 +105,11 @@ class Container:
             flat = flat.clone()
         return flat.view(dtype).reshape(entry.shape)
 
-    def tensors(self) -> StoredTensors:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Read all tensors."""
+        return {name: self.tensor(name) for name in self.entries}
+
+    def stored(self) -> StoredTensors:
         """All tensors, each read when it is asked for."""
         outline = {
             name: without_numbers(entry.shape, DTYPES[entry.dtype][0])

@@ -38,7 +38,7 @@ def read_single(data: Data, where: str) -> Loaded:
     for name in container.entries:
         _check_type(container, name)
     return Loaded(
-        tensors=container.tensors(),
+        tensors=container.stored(),
         metadata=container.metadata,
         dropped=(),
         file_bytes=len(data),
