@@ -725,6 +725,8 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
         (f"opaque-{name}", flaw, says, made(FOREIGN, opaque(edit)))
         for name, flaw, says, edit in OPAQUE_LIES
     ),
+    ("opaque-with-a-comment-that-is-not-there", Flaw.BAD_ZIP, "around it",
+     made(FOREIGN, tensor("rest", "U8", [len(SKELETON)], SKELETON[:-1] + b"\x20"))),
     ("opaque-under-another-path", Flaw.BAD_VALUE, "restore.path",
      made(FOREIGN, put("restore/path", ["model"]))),
     ("opaque-of-other-tensors", Flaw.BAD_VALUE, "'fc.scale'",

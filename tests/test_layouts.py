@@ -13,6 +13,7 @@ from kancompress.errors import KancompressError, UsageError
 from kancompress.layouts import (
     LAYOUTS,
     FoundLayer,
+    Part,
     describe,
     gather,
     packable,
@@ -582,3 +583,20 @@ def test_names_of_layouts_are_unique() -> None:
     names = [layout.name for layout in LAYOUTS]
     assert len(names) == len(set(names))
     assert {rival for layout in LAYOUTS for rival in layout.rivals} <= set(names)
+
+
+def test_halves_in_the_columns_of_a_tensor_are_those_of_the_columns() -> None:
+    """The shape that tells half and coef is that of the columns, not of the whole tensor."""
+    parts = tuple(
+        Part(
+            tensor="both", axes="out in half coef", first=first, last=first + 4,
+            shape=(2, 3, 2, 4), dtype=torch.float32, columns=columns,
+        )
+        for first, columns in ((0, (0, 2)), (4, (2, 4)))
+    )  # fmt: skip
+    layer = FoundLayer(name="l", layout="", shape=(2, 3), coefficients=8, parts=parts)
+    vectors = torch.arange(48.0).reshape(6, 8)
+    made = scatter(layer, vectors)
+    expected = vectors.reshape(2, 3, 2, 2, 2).permute(0, 1, 3, 2, 4).reshape(2, 3, 2, 4)
+    assert torch.equal(made["both"], expected)
+    assert torch.equal(gather(layer, made), vectors)

@@ -197,7 +197,7 @@ def _check_archive(data: Data, records: Mapping[str, zipfile.ZipInfo], where: st
     """Refuse an archive of several parts, with bytes around it, or whose records say of themselves
     what its directory does not say."""
     end = bytes(data[max(0, len(data) - _END) :]).ljust(_END)
-    signature, *parts, size, begin = struct.unpack("<4sHHHHII", end[:20])
+    signature, *parts, size, begin, comment = struct.unpack("<4sHHHHIIH", end)
     count = min(len(records), 0xFFFF)
     between = len(data) - _END - begin - size
     is_large = 0xFFFFFFFF in (size, begin)  # told by two records before this one
@@ -208,7 +208,7 @@ def _check_archive(data: Data, records: Mapping[str, zipfile.ZipInfo], where: st
     in_one = parts == [0, 0, count, count] and all(
         info.volume in (0, 0xFFFF) for info in records.values()
     )
-    if signature != b"PK\x05\x06" or not in_one or first or not is_whole:
+    if signature != b"PK\x05\x06" or comment or not in_one or first or not is_whole:
         raise InvalidFileError(
             Flaw.BAD_ZIP,
             f"{where}: the zip archive has several parts, a damaged directory or bytes around it.",

@@ -128,7 +128,10 @@ def _sizes(layer: FoundLayer, piece: Part | Gain) -> dict[str, int]:
     if "half" not in axes.names:
         sizes.bind("coef", piece.last - piece.first, layer.name)
     elif len(axes.dims) == len(piece.shape):
-        solve([Claim(piece.tensor, piece.shape, axes)], sizes)
+        shape, columns = piece.shape, piece.columns if isinstance(piece, Part) else None
+        if columns is not None:
+            shape = (*shape[:-1], columns[1] - columns[0])
+        solve([Claim(piece.tensor, shape, axes)], sizes)
     return sizes.known
 
 
