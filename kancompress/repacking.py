@@ -26,7 +26,7 @@ from kancompress.compression import (
     pack_vectors,
     wrong_numbers,
 )
-from kancompress.container import NAMES
+from kancompress.container import NAMES, shown
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
 from kancompress.foreign import ForeignCheckpoint
 from kancompress.generation import twin_sizes, write_out
@@ -251,6 +251,12 @@ class LayerGroup:
         for layer in self.layers:
             mask = packable(layer, self.source.tensors)
             vectors = gather(layer, self.source.tensors).cpu()
+            if layer.gains and not vectors.isfinite().all():
+                raise KancompressError(
+                    f"{self.source.where}: in layer {shown(layer.name)} coefficients times the"
+                    " scale of their edge are too large for their type. Leave the scales apart"
+                    " with --keep-scaler."
+                )
             found.append(vectors if mask.all() else vectors[mask])
         return found[0] if len(found) == 1 else torch.cat(found)
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save
 from torch import Tensor
 
 import kancompress
 from kancompress import bits
+from kancompress.errors import KancompressError
 from kancompress.foreign import read_foreign
 from kancompress.layouts import gather, packable, recognise
 from kancompress.packed import PackedModel
@@ -208,3 +210,15 @@ def test_packing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     config = ClusterConfig(clusters=16)
     first, second = (kancompress.encode(kancompress.cluster(path, config).model) for _ in range(2))
     assert first == second
+
+
+def test_scales_that_cannot_be_folded_are_refused_and_can_be_kept() -> None:
+    state = efficient_kan()
+    state["layers.0.spline_scaler"][0, 0] = 1e25
+    state["layers.0.spline_weight"][0, 0] = 1e25
+    raw = save(state)
+    with pytest.raises(KancompressError, match=r"'layers.0' coefficients times .* --keep-scaler"):
+        kancompress.cluster(raw, kancompress.ClusterConfig(clusters=4))
+    kept = kancompress.cluster(raw, kancompress.ClusterConfig(clusters=4), keep_scaler=True)
+    scaler = kept.model.state_dict()["layers.0.spline_scaler"]
+    assert torch.equal(scaler, state["layers.0.spline_scaler"])
