@@ -94,7 +94,8 @@ class Container:
         return replace(self, data=Data(self.data[:]))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor, which must be in `entries`, into memory of its own."""
+        """Read one tensor, which must be in `entries`: a part of the memory of a file that is held,
+        else memory of its own."""
         entry = self.entries[name]
         dtype, size = DTYPES[entry.dtype]
         if entry.size == 0:

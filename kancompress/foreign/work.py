@@ -11,7 +11,8 @@ _FREE, _EACH = 1_000_000, 4
 class Work:
     """A budget of work: values that are copied or looked at, and characters of names.
 
-    size : bytes of the pickle that is read; the budget grows with it
+    size : bytes of the pickle that is read, or of the file where it has no length of its own; the
+           budget grows with it
     """
 
     def __init__(self, size: int, where: str) -> None:
