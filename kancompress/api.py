@@ -318,7 +318,7 @@ def inspect(
     if check:
         return {"kind": storage.check(source, name), "sound": True}
     config = None if clusters is None else ClusterConfig(clusters=clusters)
-    source, name = _opened_again(source, name)
+    source, name = once(source, name)
     if is_native(source):
         if layouts:
             raise UsageError("Layouts belong to other libraries' files; this one is ours.")
@@ -341,7 +341,7 @@ def print_layouts(
     layouts : as for `cluster`
     Raises UsageError for a file of ours, or for layouts that fit nothing.
     """
-    source, name = _opened_again(source, name)
+    source, name = once(source, name)
     if is_native(source):
         raise UsageError("Layouts belong to other libraries' files; this one is ours.")
     foreign = read_foreign(source, name)
@@ -361,12 +361,6 @@ def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
             f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
         ) from None
     return parse_layouts(text, os.fspath(path))
-
-
-def _opened_again(source: Source, name: str | None) -> tuple[Source, str | None]:
-    found, name = once(source, name)
-    assert not isinstance(found, Checkpoint | PackedModel)
-    return found, name
 
 
 def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:

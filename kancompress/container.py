@@ -19,6 +19,7 @@ import torch
 
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.inputs import Data
+from kancompress.shapes import element_count, is_countable
 from kancompress.stored import StoredTensors, without_numbers
 
 MAX_HEADER = 100_000_000
@@ -117,14 +118,6 @@ class Container:
             for name, entry in self.entries.items()
         }
         return StoredTensors(outline, self.tensor)
-
-
-def element_count(shape: tuple[int, ...]) -> int:
-    """Product of a shape in Python integers, which cannot wrap."""
-    count = 1
-    for length in shape:
-        count *= length
-    return count
 
 
 def shown(value: object) -> str:
@@ -307,16 +300,6 @@ def _naturals(value: object) -> tuple[int, ...] | None:
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in value):
         return None
     return tuple(value)
-
-
-def is_countable(shape: tuple[int, ...]) -> bool:
-    """Whether the lengths other than 0 have a product below 2^63, so that strides exist."""
-    count = 1
-    for length in shape:
-        count *= length or 1
-        if count >= 1 << 63:
-            return False
-    return True
 
 
 def _entry(name: str, record: object, where: str) -> Entry:

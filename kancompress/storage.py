@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from kancompress import checkpoint as checkpoints
 from kancompress import container as containers
@@ -19,6 +20,7 @@ from kancompress.packed import PackedModel
 Source = str | os.PathLike[str] | bytes
 Record = Checkpoint | PackedModel
 Input = Source | Record
+Opened = TypeVar("Opened", bound=Input)
 
 
 def open_container(source: Source, name: str | None = None) -> Container:
@@ -35,7 +37,7 @@ def opened(source: Source, name: str | None = None) -> tuple[str, Data]:
     return name or str(path), inputs.read(path)
 
 
-def once(source: Input, name: str | None) -> tuple[Input, str | None]:
+def once(source: Opened, name: str | None) -> tuple[Opened | bytes, str | None]:
     """A source that is opened more than once, and what messages call it.
 
     A pipe can be read but once: its path becomes its bytes. Raises InvalidFileError.

@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
         "bits",
         "files",
         "inputs",
+        "shapes",
         "stored",
         "nearest",
         "parts",
@@ -43,6 +44,8 @@ FLOORS: list[set[str]] = [
     {
         "packed",
         "packed.header",
+        "packed.bounds",
+        "packed.encodings",
         "packed.model",
         "packed.numbers",
         "packed.reader",
@@ -127,9 +130,10 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
                 assert not imports(function), f"{module}.{function.name}"
 
 
-def test_functions_stay_readable() -> None:
+def test_files_and_functions_stay_readable() -> None:
     for path in modules().values():
         tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 420, path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and "cli" not in path.parts:
                 length = (node.end_lineno or 0) - node.body[0].lineno + 1

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kancompress.container import element_count, shown
+from kancompress.container import shown
 from kancompress.foreign.work import Work
+from kancompress.shapes import element_count
 
 _MAX_RANK = 64
 _MAX_KEY = 256  # torch writes some digits

@@ -18,20 +18,18 @@ from kancompress.checkpoint import (
     side_shapes,
     width_of,
 )
-from kancompress.container import Container, element_count, shown
+from kancompress.container import Container, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.kmeans import MAX_CLUSTERS
-from kancompress.packed.model import CODEBOOK_ROLES, SIDE_ROLES
+from kancompress.packed.bounds import check_bounds
+from kancompress.packed.encodings import check_encodings
+from kancompress.packed.model import CODEBOOK_ROLES, ROLES, SIDE_ROLES
 from kancompress.packed.restore import LayerClaim, check_origins, check_restore
-from kancompress.packed.writer import ENCODING_OF_ROLE
+from kancompress.shapes import element_count
 from kancompress.specs import DataSpec, ModelSpec, SourceSizes
 
-ROLES = (*CODEBOOK_ROLES, "coefficients", *SIDE_ROLES)
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-# Most bytes that a file may stand for: for each byte of its own, and for every file (8.3).
-RESTORED_EACH, RESTORED_FREE = 10_000, 1_000_000_000
 
 Shape = tuple[int, ...]
 
@@ -86,14 +84,14 @@ class Header:
         self._check_specs()
         self._check_layer_records()
         self._check_names()
-        self._check_encodings()
+        check_encodings(self.document, self.entries, self.others, self.where)
         for name in self.shapes:
             self._check_layer(name)
         if self.model is not None:
             self._check_native(self.model)
         else:
             self._check_foreign_sides()
-        self._check_bounds()
+        self._check_restored()
 
     # --- container and document ---
 
@@ -221,63 +219,6 @@ class Header:
                 Flaw.MISSING_TENSOR, f"tensor {shown(missing[0])}, which {cause} needs, is missing."
             )
 
-    def _check_encodings(self) -> None:
-        of_role = self._encoding_of_role()
-        exceptions = self.document.get("exceptions", {})
-        if not isinstance(exceptions, dict) or ("exceptions" in self.document and not exceptions):
-            raise self.fail(Flaw.BAD_VALUE, "exceptions should be an object that is not empty.")
-        if strangers := sorted(exceptions.keys() - self.entries.keys()):
-            raise self.fail(
-                Flaw.BAD_VALUE, f"exceptions names {shown(strangers[0])}, which is no tensor."
-            )
-        for name in self.entries:
-            role = name.rpartition(".")[2]
-            if name in self.others:  # bytes of the source, as they were
-                usual = known = "plain"
-            elif role in of_role:
-                usual, known = of_role[role], ENCODING_OF_ROLE.get(role, "plain")
-            else:
-                raise self.fail(Flaw.MISSING_KEY, f"encodings has none for the role {shown(role)}.")
-            encoding = exceptions.get(name, usual)
-            if encoding != known:
-                raise self.fail(
-                    Flaw.UNKNOWN_ENCODING,
-                    f"tensor {shown(name)} has the encoding {shown(encoding)}, which this"
-                    f" kancompress does not read ({known!r} is known). Upgrade it with:"
-                    " pip install --upgrade kancompress",
-                )
-            if name in exceptions:
-                raise self.fail(
-                    Flaw.BAD_VALUE,
-                    f"exceptions names {shown(name)}, whose encoding is the usual one.",
-                )
-
-    def _encoding_of_role(self) -> dict[str, str]:
-        encodings = self.document["encodings"]
-        if not isinstance(encodings, dict):
-            raise self.fail(Flaw.BAD_VALUE, "encodings should be an object.")
-        present = {name.rpartition(".")[2] for name in self.entries if name not in self.others}
-        of_role: dict[str, str] = {}
-        for encoding, roles in encodings.items():
-            if (
-                not isinstance(roles, list)
-                or not roles
-                or not all(isinstance(role, str) for role in roles)
-                or sorted(set(roles) - of_role.keys()) != roles
-            ):
-                raise self.fail(
-                    Flaw.BAD_VALUE,
-                    f"encodings gives {shown(encoding)} to {shown(roles)}; a sorted list of roles"
-                    " that have no other encoding was expected.",
-                )
-            if idle := sorted(set(roles) - present):
-                raise self.fail(
-                    Flaw.BAD_VALUE if idle[0] in ROLES else Flaw.UNKNOWN_ROLE,
-                    f"encodings names the role {shown(idle[0])}, which no tensor has.",
-                )
-            of_role |= dict.fromkeys(roles, encoding)
-        return of_role
-
     # --- layers ---
 
     def _shape(self, name: str) -> Shape | None:
@@ -379,39 +320,25 @@ class Header:
                 + (" (no tensor)." if width == 0 else "."),
             )
 
-    # --- bounds ---
-
-    def _check_bounds(self) -> None:
-        """Refuse what would take memory without measure once it is written out (8.3)."""
-        most = RESTORED_EACH * self.container.file_size + RESTORED_FREE
+    def _check_restored(self) -> None:
         claims = {
             name: LayerClaim(
                 shape=shape, coefficients=self._coefficients(name), groups=self.groups[name]
             )
             for name, shape in self.shapes.items()
         }
-        sizes = [
-            claim.edges * claim.coefficients * self._itemsize(n) for n, claim in claims.items()
-        ]
-        totals = {"its layers' coefficients": sum(sizes)}
+        restored = 0
         if "restore" in self.document:
             restored = check_origins(self.document["restore"], self.entries, claims, self.where)
-            totals["the tensors that it restores"] = restored
-        for what, total in totals.items():
-            if total > most and not self.any_size:
-                raise self.fail(
-                    Flaw.TOO_LARGE,
-                    f"{what} would have {shown(total)} bytes, more than {RESTORED_EACH:,} times the"
-                    f" file's {self.container.file_size:,} and {RESTORED_FREE:,} more. Where that"
-                    " is meant, read it with any_size=True, or expand it with --any-size.",
-                )
+        if not self.any_size:
+            layers = ((claim, self._written_as(name)) for name, claim in claims.items())
+            check_bounds(layers, restored, self.container.file_size, self.where)
 
-    def _itemsize(self, name: str) -> int:
-        """Bytes of a number of a layer's coefficients when they are written out."""
+    def _written_as(self, name: str) -> str:
+        """Type of a layer's coefficients when they are written out."""
         dense = self.entries.get(f"{name}.coefficients")
         entry = dense or self.entries[f"{self.shares.get(name, name)}.codebook"]
-        size = containers.DTYPES[entry.dtype][1]
-        return max(size, 4) if self.model is not None else size
+        return "F32" if self.model is not None and entry.dtype != "F64" else entry.dtype
 
     def _coefficients(self, name: str) -> int:
         dense = self._shape(f"{name}.coefficients")

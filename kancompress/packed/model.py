@@ -19,6 +19,7 @@ from kancompress.specs import BasisSpec, ConvSpec, DataSpec, ModelSpec, SourceSi
 # Roles of tensors named <layer>.<role>, section 3.3.
 CODEBOOK_ROLES = ("codebook", "index", "kept_at", "kept")
 SIDE_ROLES = ("bias", "norm", "beta", "slope")
+ROLES = (*CODEBOOK_ROLES, "coefficients", *SIDE_ROLES)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

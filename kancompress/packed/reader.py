@@ -20,8 +20,8 @@ from kancompress.container import DTYPES, Container, shown
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.foreign import skeletons
 from kancompress.inputs import Data
-from kancompress.packed.header import ROLES, Header
-from kancompress.packed.model import SIDE_ROLES, PackedLayer, PackedModel
+from kancompress.packed.header import Header
+from kancompress.packed.model import ROLES, SIDE_ROLES, PackedLayer, PackedModel
 from kancompress.packed.restore import pieces_of
 from kancompress.packed.writer import BLANK, CHECKSUM_PREFIX
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kancompress.container import DTYPES, Entry, element_count, is_countable, shown
+from kancompress.container import DTYPES, Entry, shown
 from kancompress.document import check_keys
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.layouts.axes import NAMES, Axes, Claim, Sizes, parse_axes, solve
 from kancompress.packed.numbers import is_number_of, steps_stay_in_range
+from kancompress.shapes import element_count, is_countable
 
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
 _WITH_OPAQUE = ("torch-zip", "torch-module")
