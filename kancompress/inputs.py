@@ -15,6 +15,7 @@ from collections import OrderedDict
 from io import FileIO
 from pathlib import Path
 
+from kancompress import files
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
 
 # Descriptors that are open at a time: a checkpoint may lie in more shards than a process may open.
@@ -163,6 +164,20 @@ def read(path: Path) -> Data:
         raise InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+
+
+def opened(
+    source: str | os.PathLike[str] | bytes, name: str | None, otherwise: str
+) -> tuple[Path | None, str, Data]:
+    """The path of a source that has one, what messages call it, and its bytes.
+
+    otherwise : what messages call bytes without a name
+    Raises InvalidFileError as `read`.
+    """
+    if isinstance(source, bytes):
+        return None, name or otherwise, Data(source)
+    path = files.located(Path(source))
+    return path, name or str(path), read(path)
 
 
 def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:

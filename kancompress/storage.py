@@ -14,7 +14,6 @@ from kancompress import files, inputs, packed
 from kancompress.checkpoint import Checkpoint
 from kancompress.container import Container
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
-from kancompress.inputs import Data
 from kancompress.packed import PackedModel
 
 Source = str | os.PathLike[str] | bytes
@@ -25,16 +24,8 @@ Opened = TypeVar("Opened", bound=Input)
 
 def open_container(source: Source, name: str | None = None) -> Container:
     """Open a path, or wrap bytes, and check the safetensors header. Raises InvalidFileError."""
-    where, data = opened(source, name)
+    _, where, data = inputs.opened(source, name, "the input")
     return containers.parse(data, where)
-
-
-def opened(source: Source, name: str | None = None) -> tuple[str, Data]:
-    """What messages call a source, and its bytes. Raises InvalidFileError."""
-    if isinstance(source, bytes):
-        return name or "the input", Data(source)
-    path = files.located(Path(source))
-    return name or str(path), inputs.read(path)
 
 
 def once(source: Opened, name: str | None) -> tuple[Opened | bytes, str | None]:
@@ -64,7 +55,7 @@ def load(source: Source, name: str | None = None, *, any_size: bool = False) -> 
 
 def is_native(source: Source) -> bool:
     """Whether kancompress wrote this file: a safetensors file with its key in the metadata."""
-    _, data = opened(source)
+    _, _, data = inputs.opened(source, None, "the input")
     try:
         return documents.KEY in containers.parse(data, "").metadata
     except InvalidFileError:

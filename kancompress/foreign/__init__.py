@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kancompress import files, inputs
+from kancompress import inputs
 from kancompress.container import MAX_HEADER
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
@@ -75,7 +75,7 @@ def read_foreign(
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
     command. Nothing that a file names is ever run or imported.
     """
-    path, where, data = _opened(source, name)
+    path, where, data = inputs.opened(source, name, "the checkpoint")
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
     if not _is_safetensors(data) and bytes(data[:64]).lstrip()[:1] == b"{":
@@ -102,15 +102,6 @@ def _read_shard(data: Data, where: str) -> shards.Loaded:
     loaded = _read_single(data, where)
     # what torch wrote before 1.6 comes back as it writes now, and so do all its shards
     return replace(loaded, container="torch-zip") if loaded.container in _TORCH else loaded
-
-
-def _opened(
-    source: str | os.PathLike[str] | bytes, name: str | None
-) -> tuple[Path | None, str, Data]:
-    if isinstance(source, bytes):
-        return None, name or "the checkpoint", Data(source)
-    path = files.located(Path(source))
-    return path, name or str(path), inputs.read(path)
 
 
 def _with_saveckpt(found: ForeignCheckpoint, path: Path) -> ForeignCheckpoint:
