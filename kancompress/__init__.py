@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kancompress.api import (
+    from kancompress.api.commands import (
         Compression,
         cluster,
         evaluate,
@@ -25,27 +25,11 @@ if TYPE_CHECKING:
         read_layouts,
         train,
     )
-    from kancompress.calibrating import Hooks
-    from kancompress.calibration.run import Calibrated
-    from kancompress.checkpoint import Checkpoint
-    from kancompress.devices import use_threads
-    from kancompress.distributed import joined
-    from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-    from kancompress.evaluation import Evaluation
-    from kancompress.finetuning import Finetuning
-    from kancompress.live import Compressed, compress
-    from kancompress.modules import build_module
-    from kancompress.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
-    from kancompress.packed import PackedLayer, PackedModel
-    from kancompress.parametrization import Parametrization, parametrize
-    from kancompress.plotting import (
-        check_picture_target,
-        plot_edges,
-        plot_functions,
-        plot_pictures,
-    )
-    from kancompress.predictions import check_predictions_target, save_predictions
-    from kancompress.recipes import (
+    from kancompress.api.modules import Compressed, compress
+    from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
+    from kancompress.api.predictions import check_predictions_target, save_predictions
+    from kancompress.clustering.network import Calibrated
+    from kancompress.config import (
         Activation,
         CalibrationConfig,
         ClusterConfig,
@@ -63,6 +47,19 @@ if TYPE_CHECKING:
         Target,
         TrainConfig,
     )
+    from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+    from kancompress.formats.checkpoint import Checkpoint
+    from kancompress.formats.packed import PackedLayer, PackedModel
+    from kancompress.formats.storage import encode, load, save
+    from kancompress.models.parametrization import Parametrization, parametrize
+    from kancompress.models.user_module import build_module
+    from kancompress.packing.by_outputs import Hooks
+    from kancompress.reporting.plotting import (
+        check_picture_target,
+        plot_edges,
+        plot_functions,
+        plot_pictures,
+    )
     from kancompress.specs import (
         BasisSpec,
         ConvSpec,
@@ -72,35 +69,38 @@ if TYPE_CHECKING:
         ModelName,
         ModelSpec,
     )
-    from kancompress.states import StateFile
-    from kancompress.storage import encode, load, save
-    from kancompress.training import Training
+    from kancompress.system.devices import use_threads
+    from kancompress.system.distributed import joined
+    from kancompress.training.evaluation import Evaluation
+    from kancompress.training.finetune import Finetuning
+    from kancompress.training.state import StateFile
+    from kancompress.training.train import Training
 
 from kancompress.version import __version__
 
 _HOMES = {
-    "kancompress.api": (
+    "kancompress.api.commands": (
         "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
         "read_layouts", "train",
     ),
-    "kancompress.calibrating": ("Hooks",),
-    "kancompress.calibration.run": ("Calibrated",),
-    "kancompress.checkpoint": ("Checkpoint",),
-    "kancompress.devices": ("use_threads",),
-    "kancompress.distributed": ("joined",),
+    "kancompress.packing.by_outputs": ("Hooks",),
+    "kancompress.clustering.network": ("Calibrated",),
+    "kancompress.formats.checkpoint": ("Checkpoint",),
+    "kancompress.system.devices": ("use_threads",),
+    "kancompress.system.distributed": ("joined",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
-    "kancompress.evaluation": ("Evaluation",),
-    "kancompress.finetuning": ("Finetuning",),
-    "kancompress.live": ("Compressed", "compress"),
-    "kancompress.modules": ("build_module",),
-    "kancompress.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
-    "kancompress.packed": ("PackedLayer", "PackedModel"),
-    "kancompress.parametrization": ("Parametrization", "parametrize"),
-    "kancompress.plotting": (
+    "kancompress.training.evaluation": ("Evaluation",),
+    "kancompress.training.finetune": ("Finetuning",),
+    "kancompress.api.modules": ("Compressed", "compress"),
+    "kancompress.models.user_module": ("build_module",),
+    "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
+    "kancompress.formats.packed": ("PackedLayer", "PackedModel"),
+    "kancompress.models.parametrization": ("Parametrization", "parametrize"),
+    "kancompress.reporting.plotting": (
         "check_picture_target", "plot_edges", "plot_functions", "plot_pictures",
     ),
-    "kancompress.predictions": ("check_predictions_target", "save_predictions"),
-    "kancompress.recipes": (
+    "kancompress.api.predictions": ("check_predictions_target", "save_predictions"),
+    "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig", "KMeans",
         "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection", "RunOptions",
         "StoredDtype", "Target", "TrainConfig",
@@ -108,9 +108,9 @@ _HOMES = {
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
     ),
-    "kancompress.states": ("StateFile",),
-    "kancompress.storage": ("encode", "load", "save"),
-    "kancompress.training": ("Training",),
+    "kancompress.training.state": ("StateFile",),
+    "kancompress.formats.storage": ("encode", "load", "save"),
+    "kancompress.training.train": ("Training",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

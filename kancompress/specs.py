@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
+# Most centroids of a codebook: indices have at most 16 bits.
+MAX_CLUSTERS = 65_536
 # Name of a data set that is the user's own file.
 FILE = "file"
 # How the name of a model of convolutions ends.

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from kancompress import container
+from kancompress.formats import safetensors as container
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "COLUMNS": "100"}
 KANCOMPRESS = [sys.executable, "-m", "kancompress"]

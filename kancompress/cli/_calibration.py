@@ -8,25 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kancompress
-from kancompress import files
 from kancompress.cli import _files, _model, _output
+from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
 from kancompress.errors import UsageError
-from kancompress.recipes import (
-    CalibrationConfig,
-    ClusterConfig,
-    Device,
-    Machine,
-    RunOptions,
-    Target,
-)
 from kancompress.specs import DataOptions, DatasetName
+from kancompress.system import files
 
 if TYPE_CHECKING:
-    from kancompress.api import Compression
-    from kancompress.calibration.network import LayerSolution
-    from kancompress.calibration.run import Calibrated
+    from kancompress.api.commands import Compression
     from kancompress.cli._files import Given
-    from kancompress.compression import Report
+    from kancompress.clustering.layer import LayerSolution
+    from kancompress.clustering.network import Calibrated
+    from kancompress.packing.native import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

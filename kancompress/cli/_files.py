@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kancompress
-from kancompress import files, launch
 from kancompress.cli import _streams
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.system import files
+from kancompress.system import torchrun as launch
 
 DASH = "-"
 _STDIN = Path("/dev/stdin")

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 import kancompress
+from kancompress.config import Activation, Device, Precision, RunOptions
 from kancompress.errors import UsageError
-from kancompress.recipes import Activation, Device, Precision, RunOptions
 from kancompress.specs import DataOptions, DatasetName
 
 InputArgument = Annotated[

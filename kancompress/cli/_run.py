@@ -23,9 +23,9 @@ import typer
 from typer.core import TyperGroup
 
 import kancompress
-from kancompress import launch
 from kancompress.cli import _output, _streams
 from kancompress.errors import ClosedPipeError, KancompressError
+from kancompress.system import torchrun as launch
 from kancompress.warnings import KancompressWarning
 
 Command = TypeVar("Command", bound=Callable[..., Any])

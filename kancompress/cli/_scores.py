@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kancompress.cli import _output
 
 if TYPE_CHECKING:
-    from kancompress.history import Epoch, Score
+    from kancompress.training.history import Epoch, Score
 
 
 def score_json(score: Score) -> dict[str, Any]:

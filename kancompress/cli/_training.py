@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import kancompress
-from kancompress import files, launch, locks, parts
 from kancompress.cli import _files, _output, _scores
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.system import files, locks, parts
+from kancompress.system import torchrun as launch
 
 if TYPE_CHECKING:
-    from kancompress.history import Epoch
+    from kancompress.training.history import Epoch
 
 AUTO = "auto"
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -32,8 +32,7 @@ from kancompress.cli._options import (
     use_threads,
 )
 from kancompress.cli._run import shared_command
-from kancompress.errors import UsageError
-from kancompress.recipes import (
+from kancompress.config import (
     CLUSTERS,
     CONV_CLUSTERS,
     CalibrationConfig,
@@ -44,9 +43,10 @@ from kancompress.recipes import (
     Metric,
     StoredDtype,
 )
+from kancompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from kancompress.compression import LayerClustering
+    from kancompress.packing.native import LayerClustering
 
 _DEFAULTS = CalibrationConfig()
 

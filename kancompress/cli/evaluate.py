@@ -34,8 +34,8 @@ from kancompress.cli._options import (
     use_threads,
 )
 from kancompress.cli._run import command
+from kancompress.config import Device, Machine
 from kancompress.errors import UsageError
-from kancompress.recipes import Device, Machine
 
 
 @command

@@ -52,8 +52,8 @@ from kancompress.cli._training import (
     conducted,
     worker_count,
 )
-from kancompress.history import best_epoch
-from kancompress.recipes import Device, FinetuneConfig, Machine, Precision
+from kancompress.config import Device, FinetuneConfig, Machine, Precision
+from kancompress.training.history import best_epoch
 
 
 class Also(StrEnum):

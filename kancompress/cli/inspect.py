@@ -20,8 +20,8 @@ from kancompress.cli._options import (
     layouts,
 )
 from kancompress.cli._run import command
+from kancompress.config import PlotConfig, Projection, RunOptions
 from kancompress.errors import UsageError
-from kancompress.recipes import PlotConfig, Projection, RunOptions
 
 _RATIOS = {
     "formula": "eq. 10: dense coefficients / (n log2 k / 8 + codebooks)",

@@ -41,9 +41,8 @@ from kancompress.cli._training import (
     conducted,
     worker_count,
 )
+from kancompress.config import CHANNELS, Device, Machine, Precision, TrainConfig, default_training
 from kancompress.errors import UsageError
-from kancompress.history import best_epoch
-from kancompress.recipes import CHANNELS, Device, Machine, Precision, TrainConfig, default_training
 from kancompress.specs import (
     BasisSpec,
     ConvSpec,
@@ -55,6 +54,7 @@ from kancompress.specs import (
     default_conv,
     default_meta,
 )
+from kancompress.training.history import best_epoch
 
 
 @shared_command

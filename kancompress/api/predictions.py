@@ -1,0 +1,37 @@
+"""Outputs of the test rows as a file of arrays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from kancompress.errors import UsageError
+from kancompress.formats import safetensors as containers
+from kancompress.system import files
+from kancompress.training.evaluation import Evaluation
+
+
+def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a target that cannot be written or whose suffix says no known format."""
+    if path.suffix not in (".safetensors", ".npz"):
+        raise UsageError(f"{path} should end in .safetensors or .npz, which names the format.")
+    files.check_target(path, force=force, inputs=inputs)
+
+
+def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:
+    """Write `outputs` (rows, width) float32 and, for classification, `classes` (rows,) int64.
+
+    The suffix of `path` chooses safetensors or npz. Returns the file's bytes.
+    """
+    check_predictions_target(path, force=force)
+    arrays = {"outputs": evaluation.outputs}
+    if evaluation.score.accuracy is not None:
+        arrays["classes"] = evaluation.outputs.argmax(1)
+    if path.suffix == ".safetensors":
+        return files.write(path, [containers.encode(arrays, {})], force=force)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: t.numpy() for name, t in arrays.items()})  # type: ignore[arg-type]
+    return files.write(path, [buffer.getvalue()], force=force)

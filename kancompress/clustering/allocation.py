@@ -1,0 +1,108 @@
+"""How many centroids each layer should have: what a byte buys at the network's output.
+
+A curve tells for some numbers of centroids what a layer's clustering alone costs at the output,
+where a small layer comes next without what that can repair of it; between them log error is taken
+to be linear in log k. Errors of layers are taken to add up, which independent errors do. All
+choices that no other beats in both bytes and error are built up layer by layer, so the best one for
+any budget is found exactly under these assumptions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kancompress.formats.packed.encodings import bits
+
+# Numbers of centroids at which curves are measured.
+PROBES = (2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Error at the network's output against k for one layer.
+
+    edges, coefficients, itemsize : of the layer and its stored centroids
+    dense_bytes  : what the layer weighs unpacked
+    errors       : k to relative error, for some k
+    """
+
+    edges: int
+    coefficients: int
+    itemsize: int
+    dense_bytes: int
+    errors: Mapping[int, float]
+
+    def bytes_at(self, k: int) -> int:
+        """Index and codebook bytes."""
+        return bits.layer_bytes(self.edges, self.coefficients, self.itemsize, k)
+
+    def error_at(self, k: int) -> float:
+        """Error at any k between the measured ones, by interpolation."""
+        known = sorted(self.errors)
+        if k in self.errors:
+            return self.errors[k]
+        upper = next((i for i, other in enumerate(known) if other > k), len(known) - 1)
+        low, high = known[max(0, upper - 1)], known[max(upper, 1) if len(known) > 1 else 0]
+        if low == high:
+            return self.errors[low]
+        left, right = (math.log(max(self.errors[other], 1e-30)) for other in (low, high))
+        share = (math.log(k) - math.log(low)) / (math.log(high) - math.log(low))
+        return math.exp(left + share * (right - left))
+
+    def choices(self) -> list[Choice]:
+        """Numbers of centroids worth considering, and staying dense."""
+        known = sorted(self.errors)
+        numbers = [k for k in _numbers(known[-1]) if k >= known[0]] if known else []
+        found = [Choice((k,), self.bytes_at(k), self.error_at(k)) for k in numbers]
+        found = [choice for choice in found if choice.bytes < self.dense_bytes]
+        return [*found, Choice((None,), self.dense_bytes, 0.0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Number of centroids of one or more layers (None: dense), their bytes and their error."""
+
+    clusters: tuple[int | None, ...]
+    bytes: int
+    error: float
+
+
+def _numbers(most: int) -> list[int]:
+    """Numbers of centroids up to `most`: powers of two and three steps between each two."""
+    steps = {2**b * quarter // 4 for b in range(1, 17) for quarter in (4, 5, 6, 7)}
+    return sorted(k for k in steps if 2 <= k <= most)
+
+
+def frontier(curves: Sequence[Curve]) -> list[Choice]:
+    """All choices that no other beats in bytes and error, by rising bytes."""
+    found = [Choice((), 0, 0.0)]
+    for curve in curves:
+        sums = [
+            Choice(a.clusters + b.clusters, a.bytes + b.bytes, a.error + b.error)
+            for a in found
+            for b in curve.choices()
+        ]
+        found = _undominated(sums)
+    return found
+
+
+def _undominated(choices: list[Choice]) -> list[Choice]:
+    choices.sort(key=lambda choice: (choice.bytes, choice.error))
+    kept: list[Choice] = []
+    for choice in choices:
+        if not kept or choice.error < kept[-1].error:
+            kept.append(choice)
+    return kept
+
+
+def within(choices: Sequence[Choice], budget: int) -> Choice | None:
+    """The choice of least error that takes at most `budget` bytes."""
+    fitting = [choice for choice in choices if choice.bytes <= budget]
+    return min(fitting, key=lambda choice: choice.error) if fitting else None
+
+
+def smallest(choices: Sequence[Choice], error: float) -> Choice | None:
+    """The choice of fewest bytes whose error is at most `error`."""
+    return next((choice for choice in choices if choice.error <= error), None)

@@ -1,0 +1,413 @@
+"""k-means over edge vectors (eqs. 7 to 9 of the MetaCluster paper), the same for any thread count.
+
+Greedy k-means++ (Arthur and Vassilvitskii 2007, with the local trials scikit-learn uses) on a
+seeded sample, then Lloyd's iterations on all vectors, with the assignment of
+`kancompress.clustering.nearest`, and with momentum where there are many centroids. Sums are taken
+in float64 in a fixed order; ties go to the lowest index.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kancompress.clustering.magnitudes import means, moderate, times_square
+from kancompress.clustering.nearest import (
+    F32,
+    F64,
+    SPAN,
+    SUM_BLOCK,
+    Labels,
+    Rows,
+    in_threads,
+    one_thread,
+)
+from kancompress.config import KMeans
+
+# From this many centroids on, spans of neighbouring vectors are compared with few of them, and
+# they move with momentum. With fewer it gains little, and results are those of scikit-learn.
+_MANY = 64
+_MOMENTUM = 0.9
+# Blocks whose sums are taken before they are added up, so that threads share them.
+_AT_ONCE = 8
+# Bounds are kept for every span and centroid; above so many, 256 MB, none are.
+_MOST_BOUNDS = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Clustering:
+    """Result of `fit`.
+
+    centroids  : (k, d) float64, ordered by number of vectors descending, then lexicographically
+    labels     : (n,) index of each vector's centroid
+    inertia    : sum of squared distances of the vectors to their centroids, infinite beyond float64
+    iterations : Lloyd iterations that ran, 0 when the codebook is exact
+    exact      : whether every distinct vector has a centroid of its own
+    repaired   : empty clusters that were moved to far vectors
+    """
+
+    centroids: F64
+    labels: Labels
+    inertia: float
+    iterations: int
+    exact: bool
+    repaired: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LloydResult:
+    """Result of `lloyd`: centroids (k, d), labels (n,), inertia, iterations, repaired clusters."""
+
+    centroids: F64
+    labels: Labels
+    inertia: float
+    iterations: int
+    repaired: int
+
+
+def fit(
+    vectors: npt.NDArray[np.floating],
+    clusters: int,
+    *,
+    seed: int = 0,
+    max_iterations: int = 100,
+    by: KMeans = KMeans.OWN,
+) -> Clustering:
+    """Cluster `vectors`, shape (n, d), n >= 1, all finite, into at most `clusters` groups.
+
+    With at most `clusters` distinct vectors the result is exact and has that many centroids.
+    """
+    exact = _exact(vectors, clusters)
+    if exact is not None:
+        return canonical(*exact, inertia=0.0, iterations=0, exact=True, repaired=0)
+    ranged, exponent = moderate(vectors)
+    points, _, scale = _normalised(ranged)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    start = plus_plus(points, clusters, rng)
+    iterate = lloyd if by is KMeans.OWN else scikit_learn
+    result = iterate(points, start, max_iterations=max_iterations)
+    del points, ranged
+    centroids, labels = _compact(vectors, result.labels, clusters)
+    return canonical(
+        centroids,
+        labels,
+        inertia=times_square(result.inertia, scale, -exponent),
+        iterations=result.iterations,
+        exact=False,
+        repaired=result.repaired,
+    )
+
+
+def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> Labels:
+    """Nearest centroid of each vector, ties to the lowest index (eq. 9). (n, d), (k, d) -> (n,)."""
+    vectors, exponent = moderate(vectors)
+    points, shift, scale = _normalised(vectors)
+    moved = (np.ldexp(centroids.astype(np.float64), exponent) - shift) / scale
+    with one_thread():
+        return Rows(points, len(moved)).assign(moved)
+
+
+@one_thread()
+def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) -> LloydResult:
+    """Lloyd's iterations from the centroids `start`, until no label changes any more.
+
+    points : (n, d) float32; start : (k, d). Empty clusters move to the vectors that are farthest
+    from their centroids. With many centroids the vectors are put in order of their first
+    clusters once, so that later assignments compare each span of neighbours with the few
+    centroids that can be nearest to any of them; the labels are those of the full comparison.
+    Many centroids also move with momentum, beyond their means, in all iterations but the last one
+    allowed. Where it stops by itself every centroid is its cluster's mean, so that a plain
+    iteration changes nothing.
+    """
+    centroids = start.astype(np.float64)
+    rows = Rows(points, len(start))
+    labels = rows.assign(centroids)
+    order = None
+    bounds = len(rows.spans) * len(start)
+    if len(start) >= _MANY and len(points) >= 16 * SPAN and bounds <= _MOST_BOUNDS:
+        squared = rows.distances(centroids, labels)
+        del rows  # two of them would be the peak of memory
+        rows, order = Rows.near(points, centroids, labels, squared)
+        labels = labels[order]
+    sums = _Sums(rows.points, labels, len(start))
+    momentum = _Momentum(_MOMENTUM if len(start) >= _MANY else 0.0)
+    repaired = iterations = 0
+    while iterations < max_iterations:
+        iterations += 1
+        means, moved = _means(rows, sums, labels, centroids)
+        repaired += moved
+        if moved:
+            momentum.forget()
+        if iterations < max_iterations:
+            centroids = momentum.beyond(means, centroids, sums.counts)
+        else:
+            centroids = means
+        previous = labels
+        labels = rows.assign(centroids)
+        changed = sums.move(rows.points, previous, labels)
+        if not moved and not changed and np.array_equal(centroids, means):
+            break
+    inertia = float(rows.distances(centroids, labels).sum())
+    if order is not None:
+        labels = _undo(order, labels)
+    return LloydResult(centroids, labels, inertia, iterations, repaired)
+
+
+@one_thread()
+def scikit_learn(
+    points: F32, start: npt.NDArray[np.floating], *, max_iterations: int
+) -> LloydResult:
+    """The same by scikit-learn's KMeans, which moves empty clusters to far vectors by itself."""
+    from sklearn.cluster import KMeans as Estimator
+    from sklearn.exceptions import ConvergenceWarning
+
+    estimator = Estimator(
+        len(start),
+        init=start.astype(np.float32),
+        n_init=1,
+        max_iter=max_iterations,
+        tol=0,
+        algorithm="lloyd",
+    )
+    with warnings.catch_warnings():
+        # vectors that differ may be equal once scaled; their cluster is left out later
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(points)
+    centroids: F64 = estimator.cluster_centers_.astype(np.float64)
+    labels: Labels = estimator.labels_.astype(np.int64)
+    return LloydResult(centroids, labels, float(estimator.inertia_), int(estimator.n_iter_), 0)
+
+
+def _undo(order: Labels, values: Labels) -> Labels:
+    result = np.empty_like(values)
+    result[order] = values
+    return result
+
+
+class _Momentum:
+    """Where centroids move to: beyond their means, by a share of the means' last move.
+
+    An iteration of Lloyd's is a step of gradient descent whose length each cluster chooses by its
+    size, so what speeds up gradient descent speeds it up (Nesterov 1983). Where the last move leads
+    uphill the means themselves are taken (O'Donoghue and Candes 2015, the gradient scheme).
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._last: F64 | None = None
+
+    def forget(self) -> None:
+        """Start anew, after empty clusters were moved."""
+        self._last = None
+
+    def beyond(self, means: F64, centroids: F64, counts: Labels) -> F64:
+        """The next centroids (k, d), from the means (k, d) and sizes (k,) of the clusters that
+        `centroids` made."""
+        last, self._last = self._last, means
+        if last is None or not self._share:
+            return means
+        moves = means - last
+        # inertia has the gradient 2 * count * (centroid - mean)
+        if np.einsum("k,kd,kd->", counts, centroids - means, moves) > 0:
+            return means
+        return means + self._share * moves
+
+
+class _Sums:
+    """Count and sum (k, d) in float64 of the members of every cluster, kept up to date."""
+
+    def __init__(self, points: F32, labels: Labels, clusters: int) -> None:
+        self.counts = np.bincount(labels, minlength=clusters)
+        self.totals = np.zeros((clusters, points.shape[1]))
+        blocks = range(0, len(points), SUM_BLOCK)
+        parts = np.empty((_AT_ONCE, *self.totals.shape))
+        for first in range(0, len(blocks), _AT_ONCE):
+            starts = blocks[first : first + _AT_ONCE]
+
+            def work(number: int, starts: range = starts) -> None:
+                block = slice(starts[number], starts[number] + SUM_BLOCK)
+                parts[number] = _totals(points[block], labels[block], clusters)
+
+            in_threads(work, range(len(starts)))
+            for part in parts[: len(starts)]:
+                self.totals += part
+
+    def move(self, points: F32, previous: Labels, labels: Labels) -> int:
+        """Move the vectors whose label changed; returns how many did."""
+        rows = np.flatnonzero(previous != labels)
+        clusters = len(self.counts)
+        for start in range(0, len(rows), SUM_BLOCK):
+            part = rows[start : start + SUM_BLOCK]
+            members, old, new = np.take(points, part, axis=0), previous[part], labels[part]
+            self.totals += _totals(members, new, clusters) - _totals(members, old, clusters)
+            self.counts += np.bincount(new, minlength=clusters) - np.bincount(
+                old, minlength=clusters
+            )
+        return len(rows)
+
+
+def _totals(points: F32, labels: Labels, clusters: int) -> F64:
+    """Sum of the vectors of each label, (clusters, d)."""
+    totals = torch.zeros(clusters, points.shape[1], dtype=torch.float64)
+    wide = torch.from_numpy(points.astype(np.float64))
+    totals.index_add_(0, torch.from_numpy(labels), wide)  # row after row
+    return totals.numpy()
+
+
+def _means(rows: Rows, sums: _Sums, labels: Labels, centroids: F64) -> tuple[F64, int]:
+    """Mean of each cluster (eq. 8); empty ones are placed on the farthest distinct vectors."""
+    counts = sums.counts[:, None]
+    means = np.where(counts > 0, sums.totals / np.maximum(counts, 1), centroids)
+    empty = np.flatnonzero(sums.counts == 0)
+    if not len(empty):
+        return means, 0
+    distances = rows.distances(centroids, labels)
+    taken: list[F32] = []
+    for row in np.argsort(-distances, kind="stable")[: 8 * len(empty)]:
+        if distances[row] <= 0 or len(taken) == len(empty):
+            break
+        if not any(np.array_equal(rows.points[row], other) for other in taken):
+            taken.append(rows.points[row])
+    means[empty[: len(taken)]] = np.array(taken, dtype=np.float64).reshape(-1, means.shape[1])
+    return means, len(taken)
+
+
+@one_thread()
+def plus_plus(points: F32, clusters: int, rng: np.random.Generator) -> F32:
+    """Greedy k-means++ start on a seeded sample of `points`. Returns (clusters, d).
+
+    Above 4,096 clusters a seeded choice of rows takes its place: its quadratic cost buys little
+    where clusters hold a handful of vectors.
+    """
+    n = len(points)
+    if clusters > 4096:
+        return points[np.sort(rng.choice(n, clusters, replace=False))]
+    size = min(n, max(16_384, 64 * clusters))
+    sample = points[np.sort(rng.choice(n, size, replace=False))] if size < n else points
+    trials = 2 + int(np.log(clusters))
+    squared = np.einsum("nd,nd->n", sample, sample)
+    chosen = np.empty((clusters, sample.shape[1]), np.float32)
+    first = int(rng.integers(size))
+    chosen[0] = sample[first]
+    closest = _squared_to(sample, squared, chosen[:1])[0]
+    for position in range(1, clusters):
+        cumulative = np.cumsum(closest, dtype=np.float64)
+        draws = rng.random(trials) * cumulative[-1]
+        candidates = np.minimum(np.searchsorted(cumulative, draws, side="right"), size - 1)
+        reduced = _squared_to(sample, squared, sample[candidates])
+        np.minimum(reduced, closest, out=reduced)
+        best = int(np.argmin(reduced.sum(axis=1, dtype=np.float64)))
+        closest = reduced[best]
+        chosen[position] = sample[candidates[best]]
+    return chosen
+
+
+def _squared_to(sample: F32, squared: F32, centres: F32) -> F32:
+    """Squared distances (centre, sample)."""
+    result: F32 = (-2 * centres) @ sample.T
+    result += np.einsum("cd,cd->c", centres, centres)[:, None]
+    result += squared
+    return np.maximum(result, 0, out=result)
+
+
+def _normalised(vectors: npt.NDArray[np.floating]) -> tuple[F32, F64, float]:
+    """Vectors moved to their mean and scaled to at most 1, so that squares neither cancel nor
+    overflow: (points, shift, scale)."""
+    shift = _column_sums(vectors) / len(vectors)
+    scale = 0.0
+    for block in _blocks(vectors):
+        scale = max(scale, float(np.abs(block - shift).max()))
+    scale = scale or 1.0
+    points = np.empty(vectors.shape, np.float32)
+    for number, block in enumerate(_blocks(vectors)):
+        points[number * SUM_BLOCK :][: len(block)] = (block - shift) / scale
+    return points, shift, scale
+
+
+def _blocks(vectors: npt.NDArray[np.floating]) -> Iterator[F64]:
+    """The vectors in float64, a block at a time."""
+    for start in range(0, len(vectors), SUM_BLOCK):
+        yield vectors[start : start + SUM_BLOCK].astype(np.float64)
+
+
+def _column_sums(vectors: npt.NDArray[np.floating]) -> F64:
+    """Sums of the columns in float64, row after row whatever the block: (n, d) -> (d,)."""
+    if vectors.shape[1] == 1:  # numpy sums a single column by halves
+        whole: F64 = vectors.astype(np.float64).sum(axis=0)
+        return whole
+    total = np.zeros((1, vectors.shape[1]))
+    for block in _blocks(vectors):
+        total = np.concatenate([total, block]).sum(axis=0, keepdims=True)
+    result: F64 = total[0]
+    return result
+
+
+def count_distinct(vectors: npt.NDArray[np.floating], limit: int) -> int:
+    """Number of distinct vectors, (n, d), and `limit` + 1 where there are more."""
+    whole = np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))
+    found = np.empty(0, whole)
+    for start in range(0, len(vectors), SUM_BLOCK):
+        block = np.ascontiguousarray(vectors[start : start + SUM_BLOCK] + vectors.dtype.type(0))
+        found = np.unique(np.concatenate([found, np.unique(block.view(whole).reshape(-1))]))
+        if len(found) > limit:
+            return limit + 1
+    return len(found)
+
+
+def count_separate(vectors: npt.NDArray[np.floating], limit: int) -> int:
+    """Number of vectors that `fit` tells apart: it compares them moved, scaled and in float32."""
+    return count_distinct(_normalised(moderate(vectors)[0])[0], limit) if len(vectors) else 0
+
+
+def _exact(vectors: npt.NDArray[np.floating], clusters: int) -> tuple[F64, Labels] | None:
+    """The distinct vectors and their labels when there are at most `clusters`, else None."""
+    probe = vectors[: 4 * clusters + 64]
+    if len(np.unique(probe, axis=0)) > clusters:
+        return None
+    distinct, labels = np.unique(vectors, axis=0, return_inverse=True)
+    if len(distinct) > clusters:
+        return None
+    return distinct.astype(np.float64), labels.reshape(-1).astype(np.int64)
+
+
+def _compact(
+    vectors: npt.NDArray[np.floating], labels: Labels, clusters: int
+) -> tuple[F64, Labels]:
+    """Means in float64 of the clusters that are used, labels renumbered."""
+    counts = np.bincount(labels, minlength=clusters)
+    used = np.flatnonzero(counts)
+    number = np.full(clusters, -1, np.int64)
+    number[used] = np.arange(len(used))
+    labels = number[labels]
+    sizes = counts[used]
+    columns = [means(plane, labels, sizes) for plane in vectors.T]
+    return np.stack(columns, axis=1), labels
+
+
+def canonical(
+    centroids: F64,
+    labels: Labels,
+    *,
+    inertia: float,
+    iterations: int,
+    exact: bool,
+    repaired: int,
+) -> Clustering:
+    """Order centroids by use, descending, then by their coefficients, ascending."""
+    counts = np.bincount(labels, minlength=len(centroids))
+    order = np.lexsort((*centroids.T[::-1], -counts))
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    return Clustering(
+        centroids=centroids[order],
+        labels=number[labels],
+        inertia=inertia,
+        iterations=iterations,
+        exact=exact,
+        repaired=repaired,
+    )

@@ -1,0 +1,240 @@
+"""One layer clustered by what it puts out: the rungs of the ladder, each on top of the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kancompress.clustering import metric, quadratic, scaling
+from kancompress.clustering.moments import Moments
+from kancompress.clustering.quadratic import Form
+from kancompress.config import CalibrationConfig, Method
+from kancompress.system import devices
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Solution:
+    """Codebook (k, d) float32, labels (out, in), and what they took.
+
+    iterations : passes over all edges, of k-means, feedback and sweeps
+    repaired   : centroids that no edge used and that were moved to edges that were worst off
+    """
+
+    codebook: Tensor
+    labels: Tensor
+    iterations: int
+    repaired: int
+
+
+# What all starts of a layer may take together: outputs times coefficients of an output times these
+# or the centroids, whichever are more. A second or two; where one start takes more, there is one.
+_STARTS_CELLS = 1 << 28
+# Without a number, passes go on while each lowers the error by this share, at most so often.
+_WORTH, _MOST = 0.01, 8
+# Between the seeds of a layer's starts, so that those of small seeds have none in common.
+_SEEDS_APART = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """Where one start led: labels (out, m) by group, passes over all edges, repairs."""
+
+    codebook: Tensor
+    labels: list[Tensor]
+    passes: int
+    repaired: int
+
+
+class Problem:
+    """A layer's weights and moments, prepared once for any number of clusters.
+
+    weights : (out, in, d); moments : of its features, aiming at the targets they were taken with
+    damping : as of `CalibrationConfig`
+    follow  : whether the targets are other than what the weights put out on these features, as
+              behind layers that are packed already; the weights then aim at the targets
+    exponent : the layer's own weights are these times 2^exponent, and so are its codebooks
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        moments: Moments,
+        damping: float | None,
+        *,
+        follow: bool,
+        exponent: int = 0,
+    ) -> None:
+        self.exponent = exponent
+        self.moments = moments
+        self.out, self.inputs, self.d = weights.shape
+        self.order = torch.cat([group.inputs for group in moments.groups])
+        self.forms: list[Form] = []
+        self.factors: list[Tensor] = []
+        self.weights = weights.float()
+        for group in moments.groups:
+            own = self.weights[:, group.inputs]
+            share = self._damping(group.hessian) if damping is None else damping
+            if follow and len(moments.groups) == 1:
+                own = self._aimed(own, group.hessian, group.cross, share)
+            hessian = quadratic.damped(group.hessian, share)
+            self.forms.append(Form(own, hessian))
+
+    @property
+    def aimed(self) -> Tensor:
+        """Weights (out, in, d) that the codebook should stand for."""
+        weights = self.weights.clone()
+        weights[:, self.order] = torch.cat([form.weights for form in self.forms], dim=1)
+        return weights
+
+    def _damping(self, hessian: Tensor) -> float:
+        """1 % of the mean diagonal, 5 % where the rows do not outnumber the dimensions."""
+        return 0.01 if self.moments.rows > 2 * len(hessian) else 0.05
+
+    def _aimed(self, weights: Tensor, hessian: Tensor, cross: Tensor, damping: float) -> Tensor:
+        """Weights whose outputs come nearest to the targets, held to the given ones by damping."""
+        flat = devices.wide(weights.flatten(1))
+        square = devices.wide(hessian)
+        ridge = quadratic.damped(square.clone(), damping)
+        moved = torch.linalg.solve(ridge, (devices.wide(cross) - flat @ square).T).T
+        aimed: Tensor = (flat + moved).float()
+        return aimed.to(weights.device).view_as(weights)
+
+    def solve(self, clusters: int, config: CalibrationConfig) -> Solution:
+        """Cluster into at most `clusters` centroids by the method of `config`.
+
+        Where that takes but a moment it starts several times, and the least error is kept.
+        """
+        trials = (
+            self._from_start(clusters, replace(config, seed=config.seed + number * _SEEDS_APART))
+            for number in range(self.starts(clusters, config.starts))
+        )
+        best = min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
+        codebook = self._with_spare(best.codebook, clusters, config)
+        labels = self.all_labels(codebook, best.labels)
+        return Solution(
+            codebook=codebook, labels=labels, iterations=best.passes, repaired=best.repaired
+        )
+
+    def starts(self, clusters: int, most: int) -> int:
+        """How often the layer is solved: at least once, and `most` times where it is small."""
+        sizes = [len(form.hessian) for form in self.forms]
+        cells = self.out * sum(size * max(size, clusters) for size in sizes)
+        return max(1, min(most, _STARTS_CELLS // max(1, cells)))
+
+    def all_labels(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
+        """Labels (out, in) of all inputs from those (out, m) by group.
+
+        Inputs that no group has take their nearest centroids, as the other inputs see them on the
+        average, in case that they do change elsewhere.
+        """
+        result = torch.empty(self.out, self.inputs, dtype=torch.int64, device=codebook.device)
+        result[:, self.order] = torch.cat(labels, dim=1)
+        weights, blocks = self._still()
+        result[:, self.moments.still] = metric.assign(weights, blocks, codebook)
+        return result
+
+    def _still(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, s, d) of the inputs that no group has, and the mean metric for each."""
+        still = self.moments.still
+        mean = torch.cat([form.blocks for form in self.forms]).mean(0)
+        return self.weights[:, still], mean.expand(len(still), -1, -1)
+
+    def _with_spare(self, codebook: Tensor, clusters: int, config: CalibrationConfig) -> Tensor:
+        """The codebook, centroids that its inputs did not need given to those that no group has."""
+        spare = clusters - len(codebook)
+        if not spare or not len(self.moments.still):
+            return codebook
+        seed, iterations = config.seed, config.max_iterations
+        more, _ = metric.start(*self._still(), spare, seed=seed, iterations=iterations)
+        return torch.cat([codebook, more])
+
+    def _from_start(self, clusters: int, config: CalibrationConfig) -> _Trial:
+        """The rungs of the method, one on top of the other, from one start."""
+        seed, iterations = config.seed, config.max_iterations
+        edges = self._edges()
+        codebook, passes = metric.start(*edges, clusters, seed=seed, iterations=iterations)
+        found = metric.lloyd(*edges, codebook, iterations=iterations)
+        labels = self._cut(found.labels)
+        trial = _Trial(found.codebook, labels, passes + found.iterations, found.repaired)
+        if config.method in (Method.FEEDBACK, Method.SWEEPS):
+            trial = self._alternate(trial, config.rounds)
+        if config.method is Method.SWEEPS:
+            trial = self._swept(trial, config.sweeps)
+        return trial
+
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, m, d) and metrics (m, d, d) of the inputs of all groups."""
+        weights = torch.cat([form.weights for form in self.forms], dim=1)
+        return weights, torch.cat([form.blocks for form in self.forms])
+
+    def _cut(self, labels: Tensor) -> list[Tensor]:
+        return list(torch.split(labels, [form.weights.shape[1] for form in self.forms], dim=1))
+
+    def _error(self, codebook: Tensor, labels: list[Tensor]) -> float:
+        return sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
+
+    def _repair(self, codebook: Tensor, labels: list[Tensor]) -> tuple[Tensor, int]:
+        """The codebook for the next pass, centroids that no edge uses put where they may help."""
+        whole = torch.cat(labels, dim=1)
+        if int(torch.bincount(whole.reshape(-1), minlength=len(codebook)).min()):
+            return codebook, 0
+        return metric.repair(*self._edges(), codebook, whole)
+
+    def _alternate(self, trial: _Trial, rounds: int | None) -> _Trial:
+        """Refit and feedback in turn; the best round is kept."""
+        if not self.factors:
+            self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
+        labels, repaired = trial.labels, trial.repaired
+        codebook = quadratic.refit(self.forms, trial.codebook, labels)
+        best, least = (codebook, labels), self._error(codebook, labels)
+        passes = trial.passes
+        for _ in range(_MOST if rounds is None else rounds):
+            passes += 1
+            codebook, moved = self._repair(codebook, labels)
+            repaired += moved
+            labels = [
+                quadratic.feedback(form, factor, codebook)
+                for form, factor in zip(self.forms, self.factors, strict=True)
+            ]
+            codebook = quadratic.refit(self.forms, codebook, labels)
+            error, enough = self._error(codebook, labels), least * (1 - _WORTH)
+            if error < least:
+                best, least = (codebook, labels), error
+            if rounds is None and not error < enough:
+                break
+        return _Trial(*best, passes, repaired)
+
+    def _swept(self, trial: _Trial, sweeps: int | None) -> _Trial:
+        """Coordinate descent over the labels and refit in turn; neither raises the error."""
+        codebook, labels, repaired = trial.codebook, trial.labels, trial.repaired
+        passes = trial.passes
+        error = self._error(codebook, labels) if sweeps is None else 0.0
+        for _ in range(_MOST if sweeps is None else sweeps):
+            passes += 1
+            codebook, moved = self._repair(codebook, labels)
+            repaired += moved
+            labels = [
+                quadratic.sweep(form, codebook, chosen)
+                for form, chosen in zip(self.forms, labels, strict=True)
+            ]
+            codebook = quadratic.refit(self.forms, codebook, labels)
+            if sweeps is None:
+                error, enough = self._error(codebook, labels), error * (1 - _WORTH)
+                if not error < enough:
+                    break
+        return _Trial(codebook, labels, passes, repaired)
+
+    def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
+        """What the mean of the outputs lacks, (out,); None where nothing was centred.
+
+        codebook : in the layer's own numbers, as is the bias
+        """
+        if not self.moments.centred:
+            return None
+        sums = torch.zeros_like(self.moments.target)
+        for q in range(0, self.inputs, 256):
+            part = devices.wide(codebook[labels[:, q : q + 256]])
+            sums += torch.einsum("oid,id->o", part, self.moments.mean[q : q + 256])
+        return scaling.times_two_to(self.moments.target, self.exponent) - sums

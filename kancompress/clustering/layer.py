@@ -1,0 +1,350 @@
+"""One layer of a network clustered by what it puts out.
+
+It sees what the packed layers before it put out and aims at what the dense network puts out, so
+that later layers repair what earlier ones left.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kancompress.clustering import kmeans, scaling
+from kancompress.clustering.ladder import Problem, Solution
+from kancompress.clustering.moments import STEP, Batches, measure
+from kancompress.config import CalibrationConfig, Method
+from kancompress.errors import UsageError
+from kancompress.formats.packed.encodings import bits
+from kancompress.formats.safetensors import shown
+from kancompress.layers.layer import EdgeLayer
+
+_TOO_LARGE = (
+    "The second moments of a layer's features cannot be used: on these rows they overflow float32"
+    " or are too uneven. Scale the rows as the network's training rows were, or take"
+    " --method kmeans."
+)
+
+_TOO_LARGE_OUTPUTS = (
+    "The outputs of a layer on these rows are too large for float32, in which calibration computes."
+    " Scale the rows as the network's training rows were, or leave --calibrate out."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Streams:
+    """Rows on their way through the network: as the dense one has them and as the packed one.
+
+    They are on the CPU; blocks of them visit the device where a layer computes.
+    """
+
+    dense: Tensor
+    packed: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LayerSolution:
+    """What calibration chose for one layer.
+
+    bias            : (out,) float32 to add to the sum over the edges, the layer's own included;
+                      None where there is no place for one
+    error           : mean squared error of the layer's outputs over the calibration rows, relative
+                      as `relative` has it; `held_out` on rows that were not used, `plain` and
+                      `plain_held_out` the same for plain k-means
+    fallback        : the solution of plain k-means where this one is another
+    seconds         : that it took, moments included
+    """
+
+    clustering: kmeans.Clustering
+    bias: Tensor | None
+    method: Method
+    error: float
+    held_out: float
+    plain: float
+    plain_held_out: float
+    seconds: float
+    fallback: LayerSolution | None = None
+
+    def coefficients(self, weights: Tensor) -> Tensor:
+        """The centroid of every edge, in the shape of the dense coefficients."""
+        return _coefficients(self.clustering, weights)
+
+    def edges(self, layer: EdgeLayer) -> Edges:
+        """The centroids in place of the layer's coefficients, and the bias."""
+        return self.coefficients(layer.edges().detach().float()), self.bias
+
+    @property
+    def index_entropy(self) -> float:
+        """Shannon entropy of the indices in bits."""
+        return bits.entropy(np.bincount(self.clustering.labels))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a packed layer can hold: the type of its centroids, and whether it may have a bias.
+
+    dense_itemsize : bytes of a coefficient in the source
+    side_dtype     : type of the bias
+    rounded        : the layer with what is beside its edges as it will be stored, where that is
+                     other than what it is
+    """
+
+    dtype: torch.dtype
+    biased: bool
+    dense_itemsize: int = 4
+    side_dtype: torch.dtype = torch.float32
+    rounded: EdgeLayer | None = None
+
+
+# Coefficients in the shape of a layer's, and the whole bias (out,) that goes with them.
+Edges = tuple[Tensor, Tensor | None]
+
+# Coefficients of an output of a small layer, at most.
+_SMALL = 4096
+
+# Images of convolutions that are looked at together, and the most sums of each.
+IMAGES = 64
+PLACES = 8
+
+
+def flat_edges(layer: EdgeLayer) -> Tensor:
+    """Coefficients (out, edges of an output, d): of a convolution inputs and taps together."""
+    edges: Tensor = layer.edges()
+    return edges.detach().float().flatten(1, -2)
+
+
+def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
+    """Measure what a layer sees, for any number of clusters."""
+    weights, exponent = scaling.moderate(flat_edges(layer))
+    centred = place.biased and config.method is not Method.METRIC
+    batches = _batches(layer, weights, rows, place)
+    moments = measure(batches, centred=centred, memory=config.memory, device=weights.device)
+    # No second moment is larger than those on the diagonal.
+    squares = [group.hessian.diagonal() for group in moments.groups]
+    if not all(values.isfinite().all() for values in (*squares, moments.mean)):
+        raise UsageError(_TOO_LARGE)
+    follow = rows.dense is not rows.packed
+    return Problem(weights, moments, config.damping, follow=follow, exponent=exponent)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Within it errors say which layer they are about."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"Layer {shown(name)}: {error}") from None
+
+
+def is_small(layer: EdgeLayer) -> bool:
+    """Whether `moved` takes but a moment."""
+    edges: Tensor = layer.edges()
+    return edges[0].numel() <= _SMALL
+
+
+def moved(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Edges:
+    """The dense edges, moved towards the dense outputs behind layers that are packed."""
+    problem = pose(layer, rows, config, place)
+    weights = scaling.times_two_to(problem.aimed, problem.exponent)
+    labels = torch.arange(weights.shape[0] * weights.shape[1], device=weights.device)
+    bias = problem.bias(weights.flatten(0, 1), labels.view(weights.shape[:2]))
+    return weights.view(layer.edges().shape), _stored_bias(bias, layer.bias, place)
+
+
+def solve_layer(
+    layer: EdgeLayer,
+    streams: tuple[Streams, Streams],
+    clusters: int,
+    config: CalibrationConfig,
+    place: Place,
+    problem: Problem | None = None,
+) -> LayerSolution:
+    """Cluster one layer; never worse on the held-out rows than plain k-means with the same k.
+
+    streams : rows to calibrate on, and rows that are held out
+    problem : what `pose` made of the same layer and rows, where it is at hand
+    """
+    begin = time.perf_counter()
+    weights = flat_edges(layer)
+    dtype = place.dtype
+    candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
+    plain = _plain(weights, clusters, config)
+    candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
+    if config.method is not Method.KMEANS:
+        problem = problem or pose(layer, streams[0], config, place)
+        try:
+            found = problem.solve(clusters, config)
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
+            raise UsageError(_TOO_LARGE) from None
+        codebook = _round(scaling.times_two_to(found.codebook, problem.exponent), dtype)
+        bias = problem.bias(codebook, found.labels)
+        candidates.append((config.method, _clustering(codebook, found), bias))
+    tried = [
+        (clustering, _stored_bias(bias, layer.bias, place)) for _, clustering, bias in candidates
+    ]
+    errors, held_out = (output_errors(layer, weights, s, tried, place) for s in streams)
+    solutions = [
+        LayerSolution(
+            clustering=clustering,
+            bias=bias,
+            method=candidates[number][0],
+            error=errors[number],
+            held_out=held_out[number],
+            plain=errors[0],
+            plain_held_out=held_out[0],
+            seconds=time.perf_counter() - begin,
+        )
+        for number, (clustering, bias) in enumerate(tried)
+    ]
+    if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
+        raise UsageError(_TOO_LARGE_OUTPUTS)
+    solutions = [one for one in solutions if math.isfinite(one.error + one.held_out)]
+    best = min(solutions, key=lambda solution: solution.held_out)
+    return best if best is solutions[0] else replace(best, fallback=solutions[0])
+
+
+def _stored_bias(bias: Tensor | None, own: nn.Parameter | None, place: Place) -> Tensor | None:
+    """The whole bias as it is stored: what calibration found and the layer's own."""
+    bias = None if bias is None else bias.cpu()
+    if own is not None:
+        bias = own.detach().cpu().double() + (0.0 if bias is None else bias)
+    return None if bias is None else _round(bias, place.side_dtype)
+
+
+def _plain(weights: Tensor, clusters: int, config: CalibrationConfig) -> kmeans.Clustering:
+    vectors = weights.reshape(-1, weights.shape[2]).cpu().numpy()
+    return kmeans.fit(vectors, clusters, seed=config.seed, max_iterations=config.max_iterations)
+
+
+def _round(codebook: Tensor, dtype: torch.dtype) -> Tensor:
+    return codebook.to(dtype).float()
+
+
+def _rounded(found: kmeans.Clustering, dtype: torch.dtype) -> kmeans.Clustering:
+    centroids = torch.from_numpy(found.centroids).to(dtype).double().numpy()
+    return kmeans.canonical(
+        centroids,
+        found.labels,
+        inertia=found.inertia,
+        iterations=found.iterations,
+        exact=found.exact,
+        repaired=found.repaired,
+    )
+
+
+def _clustering(codebook: Tensor, found: Solution) -> kmeans.Clustering:
+    """The solution in the canonical order, centroids without edges left out."""
+    labels = found.labels.reshape(-1).cpu()
+    used, labels = torch.unique(labels, return_inverse=True)
+    return kmeans.canonical(
+        codebook.cpu()[used].double().numpy(),
+        labels.numpy(),
+        inertia=0.0,
+        iterations=found.iterations,
+        exact=False,
+        repaired=found.repaired,
+    )
+
+
+def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> Batches:
+    """Features of the packed stream and outputs of the dense layer, without its bias."""
+    matrix = weights.transpose(1, 2).flatten(1)
+    packed = place.rounded or layer
+    same = packed is layer and rows.dense is rows.packed
+    device = weights.device
+
+    def walk() -> Iterator[tuple[Tensor, Tensor]]:
+        with torch.no_grad():
+            for part in _parts(layer, rows.dense):
+                places = _places(layer, rows.dense[part], part.start).to(device)
+                features = packed.columns(rows.packed[part].to(device), places).float()
+                own = features
+                if not same:
+                    own = layer.columns(rows.dense[part].to(device), places).float()
+                yield features, own.flatten(1) @ matrix.T
+
+    return walk
+
+
+def _parts(layer: EdgeLayer, x: Tensor) -> list[slice]:
+    """The rows a block at a time."""
+    step = STEP if layer.window is None else IMAGES
+    return [slice(start, start + step) for start in range(0, len(x), step)]
+
+
+def _places(layer: EdgeLayer, x: Tensor, seed: int) -> Tensor:
+    """Numbers of the sums of each row that are looked at, (rows, at most PLACES)."""
+    count = layer.places(x)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(x), count, generator=generator).argsort(1)
+    return order[:, :PLACES]
+
+
+def output_errors(
+    layer: EdgeLayer,
+    weights: Tensor,
+    rows: Streams,
+    candidates: list[tuple[kmeans.Clustering, Tensor | None]],
+    place: Place,
+) -> list[float]:
+    """Squared errors of the sums over the edges, as `relative` has them.
+
+    candidates : clusterings, each with the bias (out,) that goes with it
+    """
+    own = 0.0 if layer.bias is None else layer.bias.detach().cpu().double()
+    matrices = [_coefficients(c, weights).transpose(1, 2).flatten(1).T for c, _ in candidates]
+    shifts = [(0.0 if bias is None else bias.double()) - own for _, bias in candidates]
+    errors = [0.0] * len(candidates)
+    outputs = []
+    for features, targets in _batches(layer, weights, rows, place)():
+        flat, wanted = features.flatten(1), targets.cpu().double()
+        for number, (matrix, shift) in enumerate(zip(matrices, shifts, strict=True)):
+            gap = (flat @ matrix).cpu().double() + shift - wanted
+            errors[number] += float(gap.square().sum())
+        outputs.append(wanted)
+    scale = _scale(torch.cat(outputs))
+    return [error / scale for error in errors]
+
+
+def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
+    codebook = torch.from_numpy(found.centroids).float().to(weights.device)
+    labels = torch.from_numpy(found.labels).to(weights.device)
+    return functional.embedding(labels, codebook).view_as(weights)
+
+
+def through(layer: EdgeLayer, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer with other coefficients and another bias, a block of rows at a time on the device
+    of the coefficients."""
+    device = coefficients.device
+    bias = None if bias is None else bias.to(device)
+    with torch.no_grad():
+        parts = [layer.run(x[p].to(device), coefficients, bias).cpu() for p in _parts(layer, x)]
+    return torch.cat(parts)
+
+
+# Outputs whose spread is below this share of their squares are equal but for rounding.
+_EQUAL = 1e-10
+
+
+def relative(outputs: Tensor, targets: Tensor) -> float:
+    """Squared distance of outputs from targets, relative to the spread of the targets.
+
+    Where the targets are the same for all rows it is relative to their squares, and where they are
+    zero it is the squared distance itself.
+    """
+    wide = targets.double()
+    return float((outputs.double() - wide).square().sum()) / _scale(wide)
+
+
+def _scale(targets: Tensor) -> float:
+    """What squared errors are compared with; (rows, ...) float64."""
+    spread = float((targets - targets.mean(0)).square().sum())
+    squares = float(targets.square().sum())
+    return spread if spread > _EQUAL * squares else squares or 1.0

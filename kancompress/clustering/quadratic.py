@@ -1,0 +1,192 @@
+"""The error of a layer's outputs as a quadratic form, and how to make it small.
+
+For weights W and their centroids C, both (out, in * d), and second moments H of the features, the
+mean squared error of the outputs is tr (W - C) H (W - C)^T. Three ways to lower it alternate:
+
+- `feedback` assigns inputs one after another, the last first. With H = L L^T, L lower triangular,
+  the form is |(W - C) L|^2, whose columns of input q depend on the errors of q and of inputs
+  behind it alone: each assignment repairs what those before it left (the nearest-plane rule, as
+  GPTQ and GPTVQ do with scalars and vectors; Frantar et al. 2022, van Baalen et al. 2024).
+- `refit` finds the best codebook for fixed assignments, a linear least-squares problem, by
+  conjugate gradients.
+- `sweep` improves assignments one input at a time by exact coordinate descent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import scipy.linalg
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kancompress.clustering.metric import metric_sums, regular
+from kancompress.system import devices
+
+# Inputs whose updates are gathered before they are applied to all others.
+BLOCK = 32
+# Steps of a refit that is followed by others: eight leave less than a thousandth of the error that
+# there is to gain, and each reads the whole matrix.
+CG_STEPS = 8
+CG_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """tr (W - C) H (W - C)^T for one group of inputs.
+
+    weights : (out, m, d) what the codebook should stand for; hessian : (m * d, m * d), damped
+    """
+
+    weights: Tensor
+    hessian: Tensor
+
+    @property
+    def blocks(self) -> Tensor:
+        """The metric of each input: diagonal blocks of the matrix, (m, d, d)."""
+        _, m, d = self.weights.shape
+        return self.hessian.view(m, d, m, d).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+    def gradient(self, codebook: Tensor, labels: Tensor) -> Tensor:
+        """(W - C) H, (out, m * d)."""
+        return self.gap(codebook, labels).flatten(1) @ self.hessian
+
+    def gap(self, codebook: Tensor, labels: Tensor) -> Tensor:
+        """W - C, (out, m, d)."""
+        return self.weights - functional.embedding(labels, codebook)
+
+    def error(self, codebook: Tensor, labels: Tensor) -> float:
+        """Value of the form."""
+        gap = self.gap(codebook, labels).flatten(1)
+        return float(devices.wide_sum((gap @ self.hessian) * gap))
+
+
+def damped(hessian: Tensor, share: float) -> Tensor:
+    """The matrix with `share` of its mean diagonal added to the diagonal, in place."""
+    diagonal = hessian.diagonal()
+    mean = float(devices.wide(diagonal).mean())
+    diagonal += share * mean + 1e-12
+    return hessian
+
+
+def lower_factor(hessian: Tensor) -> Tensor:
+    """L, lower triangular, with L L^T = hessian."""
+    if hessian.device.type != "cpu":
+        factor: Tensor = torch.linalg.cholesky(hessian)
+        return factor
+    copy = hessian.numpy().T.copy(order="F")  # symmetric; LAPACK wants columns
+    lower = scipy.linalg.cholesky(copy, lower=True, overwrite_a=True, check_finite=False)
+    return torch.from_numpy(lower.T).T
+
+
+def feedback(form: Form, factor: Tensor, codebook: Tensor) -> Tensor:
+    """Assign input after input, the last first, each repairing what those before it left.
+
+    factor : (m * d, m * d) lower triangular; returns (out, m)
+    """
+    out, m, d = form.weights.shape
+    carried = torch.zeros(out, m * d, device=codebook.device)
+    labels = torch.empty(out, m, dtype=torch.int64, device=codebook.device)
+    for stop in range(m, 0, -BLOCK):
+        start = max(0, stop - BLOCK)
+        begin, end = start * d, stop * d
+        square = factor[begin:end, begin:end]
+        local = carried[:, begin:end]
+        gaps = torch.empty(out, end - begin, device=codebook.device)
+        for q in range(stop - 1, start - 1, -1):
+            a, b = q * d - begin, (q + 1) * d - begin
+            turn = square[a:b, a:b]
+            weights = form.weights[:, q]
+            chosen = nearest(torch.addmm(local[:, a:b], weights, turn), codebook @ turn)
+            labels[:, q] = chosen
+            gap = weights - codebook[chosen]
+            gaps[:, a:b] = gap
+            local[:, :a].addmm_(gap, square[a:b, :a])
+        carried[:, :begin].addmm_(gaps, factor[begin:end, :begin])
+    return labels
+
+
+def nearest(points: Tensor, centroids: Tensor) -> Tensor:
+    """Nearest centroid of each point, ties to the lowest. (n, d), (k, d) -> (n,)."""
+    return (centroids.square().sum(1) - 2 * points @ centroids.T).argmin(1)
+
+
+def sweep(form: Form, codebook: Tensor, labels: Tensor) -> Tensor:
+    """One pass of exact coordinate descent over the inputs; never raises the error."""
+    _, m, d = form.weights.shape
+    roots = torch.linalg.cholesky(form.blocks)  # H_qq = L L^T
+    inverse = torch.linalg.solve_triangular(
+        roots, torch.eye(d, device=roots.device).expand_as(roots), upper=False
+    )
+    gradient = form.gradient(codebook, labels)
+    labels = labels.clone()
+    for start in range(0, m, BLOCK):
+        stop = min(start + BLOCK, m)
+        begin, end = start * d, stop * d
+        square = form.hessian[begin:end, begin:end]
+        local = gradient[:, begin:end].clone()
+        changes = torch.zeros_like(local)
+        for q in range(start, stop):
+            a, b = q * d - begin, (q + 1) * d - begin
+            turn = roots[q]
+            centroids = codebook @ turn
+            # The point whose distance from each centroid is the error, but for a constant.
+            points = (codebook[labels[:, q]] @ turn).addmm_(local[:, a:b], inverse[q].T)
+            chosen = nearest(points, centroids)
+            change = codebook[labels[:, q]] - codebook[chosen]
+            labels[:, q] = chosen
+            changes[:, a:b] = change
+            local[:, b:].addmm_(change, square[a:b, b:])
+        gradient[:, end:].addmm_(changes, form.hessian[begin:end, end:])
+    return labels
+
+
+def refit(
+    forms: list[Form], codebook: Tensor, labels: list[Tensor], *, steps: int = CG_STEPS
+) -> Tensor:
+    """The codebook (k, d) of least error for fixed labels, by `steps` of conjugate gradients.
+
+    Preconditioned with the diagonal blocks; clusters without members stay where they are.
+    """
+    k, d = codebook.shape
+    result = devices.wide(codebook)
+    blocks = torch.zeros(k, d, d, dtype=torch.float64, device=result.device)
+    for form, chosen in zip(forms, labels, strict=True):
+        blocks += metric_sums(form.blocks, chosen, k)
+    preconditioner = torch.linalg.inv(regular(blocks))
+    rows = [chosen.reshape(-1).to(result.device) for chosen in labels]
+
+    def scattered(values: list[Tensor]) -> Tensor:
+        total = torch.zeros_like(result)
+        for chosen, value in zip(rows, values, strict=True):
+            total.index_add_(0, chosen, devices.wide(value.reshape(-1, d)))
+        return total
+
+    def product(direction: Tensor) -> Tensor:
+        narrow = direction.float().to(codebook.device)
+        return scattered(
+            [
+                functional.embedding(chosen, narrow).flatten(1) @ form.hessian
+                for form, chosen in zip(forms, labels, strict=True)
+            ]
+        )
+
+    residual = scattered([f.gradient(codebook, c) for f, c in zip(forms, labels, strict=True)])
+    start = float(residual.norm())
+    direction = step = (preconditioner @ residual[:, :, None])[:, :, 0]
+    power = float((residual * step).sum())
+    for _ in range(steps):
+        if float(residual.norm()) <= CG_TOLERANCE * start or power <= 0:
+            break
+        image = product(direction)
+        curvature = float((direction * image).sum())
+        if curvature <= 0:
+            break
+        length = power / curvature
+        result = result + length * direction
+        residual = residual - length * image
+        step = (preconditioner @ residual[:, :, None])[:, :, 0]
+        power, before = float((residual * step).sum()), power
+        direction = step + power / before * direction
+    return result.float().to(codebook.device)

@@ -1,0 +1,1 @@
+"""Data sets, their rows, and the batches that training takes."""

@@ -1,0 +1,390 @@
+"""Data sets by name or from the user's file, as tensors in memory.
+
+Nothing here draws at random but the division into training and validation rows, which
+`DataSpec.seed` fixes, and the test rows of digits and of users' files, which are fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kancompress.data.images import IMAGE_SETS, Images, read_images
+from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.formats import safetensors as containers
+from kancompress.specs import FILE, DataOptions, DatasetName, DataSpec
+from kancompress.system import inputs
+
+# What y as whole numbers may count; a target by mistake would ask for a network of its size.
+_MAX_CLASSES = 65_536
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Split:
+    """Rows: x (rows, features) float32, or rows of the shape that was asked for; y (rows,) int64
+    classes or (rows, targets) float32.
+
+    soft   : y are another network's outputs for the classes, (rows, classes), to come near to
+    images : the bytes behind x, where the data are images
+    """
+
+    x: Tensor
+    y: Tensor
+    soft: bool = False
+    images: Images | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def part(self, rows: Tensor) -> Split:
+        """Some of the rows, by their numbers (n,)."""
+        images = None if self.images is None else self.images.part(rows)
+        return replace(self, x=self.x[rows], y=self.y[rows], images=images)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Dataset:
+    """A data set in memory, divided; what a checkpoint remembers of it is `spec`."""
+
+    spec: DataSpec
+    train: Split
+    validation: Split
+    test: Split
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run sees of the data while it trains: training and validation rows."""
+        return {
+            f"{name} {key}": tensor
+            for name, part in (("train", self.train), ("validation", self.validation))
+            for key, tensor in (("x", part.x), ("y", part.y))
+        }
+
+    @property
+    def features(self) -> int:
+        """Inputs of a network for this data."""
+        return self.train.x.shape[1]
+
+
+def load_for_training(options: DataOptions, *, seed: int, validation: float = 0.1) -> Dataset:
+    """Read and divide the data that `options` names. Raises UsageError or InvalidFileError."""
+    whole = _whole(replace(options, name=options.name or DatasetName.DIGITS))
+    spec = replace(whole.spec, seed=seed, validation=validation)
+    return _divide(replace(whole, spec=spec))
+
+
+def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Dataset:
+    """Read the data that a checkpoint was trained for, divided as it was then.
+
+    options : where it lies; `options.file` is needed for a network trained on the user's arrays,
+              it or `options.name` for a file that names no data
+    """
+    options = options or DataOptions()
+    if options.file is not None and options.name is not None:
+        raise UsageError("A data set and a file are both given; name one set of data.")
+    if spec is not None and options.name not in (None, spec.name):
+        raise UsageError(
+            f"The network was trained on {spec.name}, which the file names; leave --dataset out, or"
+            " give other rows with --data FILE."
+        )
+    if options.file is not None:
+        remembered = spec or DataSpec(name=FILE)
+        whole = _whole(options, remembered.test)
+    elif spec is None:
+        if options.name is None:
+            raise UsageError(
+                "The file does not name its data set; give one with --data FILE or --dataset NAME."
+            )
+        remembered = DataSpec(name=options.name)
+        whole = _whole(options)
+    elif spec.name == FILE:
+        raise UsageError(
+            "This network was trained on arrays of your own; give the file again with --data FILE."
+        )
+    else:
+        remembered = spec
+        whole = _whole(replace(options, name=spec.name))
+    found = replace(whole.spec, seed=remembered.seed, validation=remembered.validation)
+    return _divide(replace(whole, spec=found))
+
+
+def has_labels(options: DataOptions) -> bool:
+    """Whether the data has labels: not a file of the user's own without an array y."""
+    return options.file is None or "y" in _read_arrays(options.file)
+
+
+def load_unlabelled(spec: DataSpec | None, options: DataOptions, outputs: int) -> Dataset:
+    """Rows x of a file of the user's own, divided for training and validation; none tests.
+
+    spec    : of the checkpoint, where it has one: it tells the kind of the outputs. Without it they
+              are real numbers
+    outputs : of the network
+    """
+    spec = replace(spec, name=FILE, test=None) if spec else DataSpec(name=FILE, targets=outputs)
+    x = _shaped(load_inputs(None, options), () if options.images else options.shape)
+    y = torch.zeros(len(x), outputs) if spec.is_regression else torch.zeros(len(x)).long()
+    rows = Split(x=x, y=y)
+    none = Split(x=x[:0], y=y[:0])
+    return _divide(_Whole(spec=spec, train=rows, test=none))
+
+
+def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
+    """Training rows without labels, (rows, ...) float32, for calibration.
+
+    spec : of the checkpoint; where it names the same data, its validation rows are left out
+    A file of the user's own needs an array x and nothing else.
+    """
+    if options.file is not None:
+        arrays = _read_arrays(options.file)
+        if "x" not in arrays:
+            raise _bad(options.file, "has no array 'x'; rows (rows, features) were expected")
+        x = arrays["x"]
+        if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "fiub":
+            what = f"has x of shape {list(x.shape)} and type {x.dtype}"
+            raise _bad(options.file, f"{what}; numbers (rows, features) were expected")
+        return _floats(options.file, x, "x")
+    if spec is not None and options.name in (None, spec.name):
+        return load_for_model(spec, options).train.x
+    return _whole(options).train.x
+
+
+def check_rows(x: Tensor, conv: bool) -> None:
+    """Refuse rows that are no images (channels, rows, columns) where convolutions need them."""
+    if conv and x.dim() != 4:
+        raise UsageError(
+            "Convolutions take images, an x of shape (rows, channels, height, width); the data has"
+            f" {list(x.shape)}."
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Whole:
+    """Training rows not yet divided, and test rows."""
+
+    spec: DataSpec
+    train: Split
+    test: Split
+
+
+def _divide(whole: _Whole) -> Dataset:
+    """Divide the training rows with a permutation that `spec.seed` fixes."""
+    rows = len(whole.train)
+    generator = torch.Generator().manual_seed(whole.spec.seed)
+    order = torch.randperm(rows, generator=generator)
+    held = max(1, round(rows * whole.spec.validation))
+    if rows - held < 1:
+        raise UsageError(f"{rows} training rows cannot be divided into training and validation.")
+    parts = (order[held:], order[:held])
+    train, validation = (whole.train.part(rows) for rows in parts)
+    return Dataset(spec=whole.spec, train=train, validation=validation, test=whole.test)
+
+
+def _whole(options: DataOptions, remembered: float | None = None) -> _Whole:
+    whole = _read(options, remembered)
+    parts = (whole.train, whole.test)
+    shape = () if options.images else options.shape
+    train, test = (replace(part, x=_shaped(part.x, shape)) for part in parts)
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise UsageError(
+            f"Training rows have the shape {list(train.x.shape[1:])}, test rows"
+            f" {list(test.x.shape[1:])}; one shape was expected."
+        )
+    return replace(whole, train=train, test=test)
+
+
+def _shaped(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """Rows of the shape that `DataOptions.shape` asks for."""
+    if shape == ():
+        return x
+    size = math.prod(x.shape[1:])
+    if shape is not None and math.prod(shape) != size:
+        text = ",".join(map(str, shape))
+        raise UsageError(
+            f"--input-shape {text} has {math.prod(shape)} numbers, but the data has {size}"
+            " features a row."
+        )
+    return x.reshape(len(x), *(shape or (size,)))
+
+
+def _read(options: DataOptions, remembered: float | None) -> _Whole:
+    if options.file is not None:
+        return _from_file(options.file, options.test_split, remembered)
+    if options.test_split is not None:
+        raise UsageError(
+            f"{options.name} has test rows of its own; --test-split is for --data FILE."
+        )
+    if options.name == DatasetName.DIGITS:
+        return _digits(images=options.images)
+    if options.name is not None and options.name in IMAGE_SETS:
+        return _images(options)
+    raise UsageError(
+        f"There is no data set {options.name!r}; known are {', '.join(DatasetName)}."
+        " Your own arrays are given with --data FILE."
+    )
+
+
+# --- named data sets -----------------------------------------------------------------------
+
+
+def _digits(*, images: bool) -> _Whole:
+    """scikit-learn's 1,797 digits: x / 16, a fixed stratified fifth tests."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    parts = train_test_split(
+        (x / 16).astype(np.float32), y.astype(np.int64), test_size=0.2, stratify=y, random_state=0
+    )
+    train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
+    if images:
+        train_x, test_x = (x.reshape(-1, 1, 8, 8) for x in (train_x, test_x))
+    spec = DataSpec(name=DatasetName.DIGITS, classes=10, mean=(0.0,), std=(1.0,))
+    return _Whole(spec=spec, train=Split(x=train_x, y=train_y), test=Split(x=test_x, y=test_y))
+
+
+def _images(options: DataOptions) -> _Whole:
+    kind = IMAGE_SETS[str(options.name)]
+    parts = []
+    for images, y in read_images(options):
+        x = images.features(images.pixels)
+        if options.images:
+            x = x.view(len(x), -1, *images.size)
+        parts.append(Split(x=x, y=y, images=images))
+        mean, std = images.mean, images.std
+    spec = DataSpec(name=str(options.name), classes=kind.classes, mean=mean, std=std)
+    return _Whole(spec=spec, train=parts[0], test=parts[1])
+
+
+# --- the user's arrays ---------------------------------------------------------------------
+
+
+def _from_file(path: Path, test_split: float | None, remembered: float | None) -> _Whole:
+    """Arrays x, y and perhaps x_test, y_test from a safetensors or npz file.
+
+    test_split : the user's share of test rows; `remembered` is the checkpoint's
+    """
+    arrays = _read_arrays(path)
+    unknown = sorted(arrays.keys() - {"x", "y", "x_test", "y_test"})
+    missing = sorted({"x", "y"} - arrays.keys())
+    if missing or unknown:
+        word = (
+            f"has no array {missing[0]!r}" if missing else f"has the unknown array {unknown[0]!r}"
+        )
+        raise _bad(path, f"{word}; x and y, and perhaps x_test and y_test, were expected")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise _bad(path, "has only one of x_test and y_test; give both or neither")
+    whole = _rows(path, arrays["x"], arrays["y"], "x", "y")
+    if "x_test" in arrays:
+        if test_split is not None:
+            raise UsageError(f"{path} has test rows of its own; leave --test-split out.")
+        test = _rows(path, arrays["x_test"], arrays["y_test"], "x_test", "y_test")
+        if test.x[0].numel() != whole.x[0].numel() or test.y.dtype != whole.y.dtype:
+            raise _bad(path, "has test rows that differ from the training rows in width or type")
+        return _Whole(spec=_spec_of(path, whole, test, None), train=whole, test=test)
+    share = next(share for share in (test_split, remembered, 0.2) if share is not None)
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    held = round(len(whole) * share) if 0 < share < 1 else 0
+    if not 0 < held < len(whole):
+        raise UsageError(f"{path}: {len(whole)} rows cannot give a test share of {share}.")
+    train, test = (whole.part(part) for part in (order[held:], order[:held]))
+    return _Whole(spec=_spec_of(path, train, test, share), train=train, test=test)
+
+
+def _spec_of(path: Path, train: Split, test: Split, share: float | None) -> DataSpec:
+    if train.y.is_floating_point():
+        if train.y.shape[1:] != test.y.shape[1:]:
+            raise _bad(path, "has y and y_test of different widths")
+        return DataSpec(name=FILE, targets=train.y.shape[1], test=share)
+    low, high = (int(f(torch.cat([train.y, test.y]))) for f in (torch.min, torch.max))
+    if not 0 <= low <= high < _MAX_CLASSES:
+        raise _bad(
+            path,
+            f"has whole numbers from {low} to {high} in y. Classes count from 0 to"
+            f" {_MAX_CLASSES - 1}; targets of a regression are floating point numbers",
+        )
+    return DataSpec(name=FILE, classes=high + 1, test=share)
+
+
+def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> Split:
+    if x.ndim < 2 or x.size == 0:
+        raise _bad(path, f"has {x_name} of shape {list(x.shape)}; (rows, features) was expected")
+    if y.ndim < 1 or y.size == 0:
+        raise _bad(path, f"has {y_name} of shape {list(y.shape)}; a target a row was expected")
+    if len(x) != len(y):
+        raise _bad(path, f"has {len(x)} rows in {x_name} and {len(y)} in {y_name}")
+    for name, array in ((x_name, x), (y_name, y)):
+        if array.dtype.kind not in "fiub":
+            raise _bad(path, f"has {name} of type {array.dtype}; numbers were expected")
+    features = _floats(path, x, x_name)
+    if y.dtype.kind == "f":
+        return Split(x=features, y=_floats(path, y, y_name).reshape(len(y), -1))
+    if y.ndim != 1:
+        raise _bad(
+            path, f"has {y_name} of shape {list(y.shape)}; whole numbers are classes, (rows,)"
+        )
+    return Split(x=features, y=torch.from_numpy(y.astype(np.int64)))
+
+
+def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:
+    with np.errstate(over="ignore"):
+        floats = array.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise _bad(
+            path,
+            f"has NaN, infinity or numbers beyond float32 in {name}; finite numbers were expected."
+            " Leave such rows out",
+        )
+    return torch.from_numpy(floats)
+
+
+def _bad(path: Path, message: str) -> InvalidFileError:
+    return InvalidFileError(Flaw.BAD_ARRAYS, f"{path} {message}.")
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    data = inputs.read(path)
+    if bytes(data[:4]) == b"PK\x03\x04":
+        return _read_npz(path, data[:])
+    try:
+        tensors = containers.parse(data, str(path)).tensors()
+    except InvalidFileError as error:
+        if error.flaw not in (Flaw.NOT_SAFETENSORS, Flaw.TOO_SHORT):
+            raise
+        raise _bad(
+            path,
+            "is neither safetensors nor npz; write the arrays with"
+            " numpy.savez(FILE, x=x, y=y) and name the .npz",
+        ) from None
+    return {name: _array(tensor) for name, tensor in tensors.items()}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor for numpy, which lacks bfloat16 and float8."""
+    known = (torch.float16, torch.float32, torch.float64)
+    plain = tensor.is_floating_point() and tensor.dtype not in known
+    return (tensor.float() if plain else tensor).numpy()
+
+
+def _read_npz(path: Path, data: memoryview) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/data.pkl") for name in names):
+            raise _bad(path, "is a torch.save file; safetensors or npz was expected")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = dict(arrays.items())
+    except InvalidFileError:
+        raise
+    except Exception as error:  # zlib, zipfile and numpy each have their own
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise _bad(path, f"is not a readable npz file ({text})") from None
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise _bad(path, f"holds {name!r}, which is no array")
+    return found

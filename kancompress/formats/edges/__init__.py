@@ -1,0 +1,1 @@
+"""How edge vectors lie in the tensors of a file."""

@@ -1,0 +1,187 @@
+"""Checkpoints of other programs, read without running or importing anything that they name.
+
+Safetensors files, their sharded form, and what `torch.save` writes: state dicts, trainers'
+dictionaries around them, and whole modules, of which the classes need not be installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
+from kancompress.formats.foreign.saveckpt import Settings
+from kancompress.formats.foreign.skeletons import Skeleton
+from kancompress.formats.safetensors import MAX_HEADER
+from kancompress.system import inputs
+from kancompress.system.inputs import Data
+
+__all__ = ["ForeignCheckpoint", "Settings", "Skeleton", "read_foreign", "read_skeleton"]
+
+# How files begin that are sometimes taken for checkpoints.
+_OTHERS = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"%PDF", "a PDF"),
+)
+
+
+_TORCH = ("torch-zip", "torch-legacy", "torch-module")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ForeignCheckpoint:
+    """A checkpoint as its file holds it.
+
+    `container` is safetensors, torch-zip, torch-legacy or torch-module; `path` the dictionary keys
+    under which the state dict lay. `tensors` keeps the source's order and names, and reads a tensor
+    of a file when it is asked for. `ties` maps a name to the earlier name of which it is the same
+    storage, offset, shape and stride; `tensor_bytes` counts the two once. `data` are the bytes of
+    the one file it lies in, None for shards and live modules. `metadata` is a safetensors file's
+    own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
+    `settings` and `notes` are those of pykan's `saveckpt`, whose files lie beside the tensors'.
+    """
+
+    where: str
+    container: str
+    path: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    ties: dict[str, str]
+    metadata: dict[str, str]
+    dropped: tuple[str, ...]
+    tensor_bytes: int
+    file_bytes: int
+    settings: Settings | None = None
+    notes: tuple[str, ...] = ()
+    data: Data | None = None
+
+
+def read_foreign(
+    source: str | os.PathLike[str] | bytes, name: str | None = None
+) -> ForeignCheckpoint:
+    """Read a checkpoint from a path or from bytes; `name` is what messages call it.
+
+    Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
+    command. Nothing that a file names is ever run or imported.
+    """
+    path, where, data = inputs.opened(source, name, "the checkpoint")
+    if not len(data):
+        raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
+    if not _is_safetensors(data) and bytes(data[:64]).lstrip()[:1] == b"{":
+        return _checkpoint(shards.read_index(data, where, path, _read_shard), where)
+    found = replace(_checkpoint(_read_single(data, where), where), data=data)
+    return found if path is None else _with_saveckpt(found, path)
+
+
+def _read_single(data: Data, where: str) -> shards.Loaded:
+    """Read one file that is no index."""
+    if _is_safetensors(data):
+        return shards.read_single(data, where)
+    start = bytes(data[:64])
+    if start[:4] == b"PK\x03\x04":
+        return _from_torch(torchfiles.read_zip(data, where), where)
+    if start[:1] == b"\x80":
+        return _from_torch(torchfiles.read_legacy(data, where), where)
+    raise _unknown(start, where)
+
+
+def _read_shard(data: Data, where: str) -> shards.Loaded:
+    if not len(data):
+        raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a shard was expected.")
+    loaded = _read_single(data, where)
+    # what torch wrote before 1.6 comes back as it writes now, and so do all its shards
+    return replace(loaded, container="torch-zip") if loaded.container in _TORCH else loaded
+
+
+def _with_saveckpt(found: ForeignCheckpoint, path: Path) -> ForeignCheckpoint:
+    settings, notes = saveckpt.beside(path)
+    return replace(found, settings=settings, notes=notes)
+
+
+def read_skeleton(source: ForeignCheckpoint) -> Skeleton | None:
+    """What a checkpoint that `read_foreign` has read holds beside its tensors.
+
+    None for safetensors, which hold nothing else but metadata, and for an index of shards. Raises
+    UsageError for the stream of pickles of torch before 1.6.
+    """
+    where, data = source.where, source.data
+    if data is None:
+        return None
+    if bytes(data[:4]) == b"PK\x03\x04":
+        return skeletons.strip(data, where)
+    if bytes(data[:1]) == b"\x80" and not _is_safetensors(data):
+        raise UsageError(
+            f"{where} is a torch file of the kind before 1.6, of which only the model's tensors can"
+            " be kept. Load it and save it again with torch, or leave --keep-extra out."
+        )
+    return None
+
+
+def _is_safetensors(data: Data) -> bool:
+    """Whether a header of a possible length begins where it should."""
+    return bytes(data[8:9]) == b"{" and int.from_bytes(data[:8], "little") <= MAX_HEADER
+
+
+def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
+    if not loaded.tensors:
+        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} holds no tensors.")
+    known = loaded.tensors.outline
+    sizes = (tensor.nbytes for name, tensor in known.items() if name not in loaded.ties)
+    return ForeignCheckpoint(
+        where=where,
+        container=loaded.container,
+        path=loaded.path,
+        tensors=loaded.tensors,
+        ties=dict(loaded.ties),
+        metadata=loaded.metadata,
+        dropped=loaded.dropped,
+        tensor_bytes=sum(sizes),
+        file_bytes=loaded.file_bytes,
+    )
+
+
+def _from_torch(file: torchfiles.TorchFile, where: str) -> shards.Loaded:
+    found = statedicts.find(file, where)
+    tensors, ties = statedicts.make(found.records, file, where)
+    return shards.Loaded(
+        tensors=tensors,
+        metadata={},
+        dropped=tuple(found.dropped),
+        file_bytes=len(file.data),
+        container="torch-module" if found.is_module else file.container,
+        path=found.path,
+        ties=ties,
+    )
+
+
+def _unknown(start: bytes, where: str) -> InvalidFileError:
+    if start.startswith(b"version https://git-lfs"):
+        return InvalidFileError(
+            Flaw.GIT_LFS_POINTER,
+            f"{where} is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull",
+        )
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        return InvalidFileError(
+            Flaw.HTML,
+            f"{where} is an HTML page, not a checkpoint. Download the raw file instead.",
+        )
+    kind = next((text for magic, text in _OTHERS if start.startswith(magic)), None)
+    if kind is None:
+        plain = start.isascii() and start.decode("ascii").replace("\n", "").isprintable()
+        kind = "a text file" if plain else "none of them"
+    return InvalidFileError(
+        Flaw.UNKNOWN_FORMAT,
+        f"{where}: a safetensors file, an index of its shards or a torch.save file was expected;"
+        f" this is {kind}.",
+    )

@@ -1,0 +1,378 @@
+"""Finding the state dict in what a torch file holds, and making its tensors.
+
+Trainers wrap state dicts in dictionaries of their own; whole modules hold theirs in
+`_parameters`, `_buffers` and `_modules`. What is left out on the way is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kancompress.errors import Flaw, InvalidFileError, shortened
+from kancompress.formats.foreign.placement import extent, is_contiguous, is_countable, place
+from kancompress.formats.foreign.records import Global, Number, Stub, TensorRecord, Unsupported
+from kancompress.formats.foreign.torchfiles import TorchFile
+from kancompress.formats.foreign.work import Work
+from kancompress.formats.safetensors import NAMES, shown
+from kancompress.formats.stored import StoredTensors, without_numbers
+
+# Where trainers put the state dict; the first of these wins.
+KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network",
+    "module", "params", "weights", "model_weights", "model_ema", "params_ema", "ema_state_dict",
+    "state_dict_ema", "ema",
+)  # fmt: skip
+_MAX_NESTING = 8
+_MAX_MODULES = 100_000
+_MAX_MODULE_NESTING = 100
+_MAX_LINES = 200
+_MAX_SHOWN = 300  # characters of a name that is told
+_MAX_KEY = 256  # characters of a key under which a state dict is looked for
+# What a tensor costs beside the characters of its name.
+_EACH = 20
+# Tensors may share numbers or repeat them (stride 0); how much more than the file they may come to.
+_SPARE_BYTES = 1 << 26
+_EXPANSION = 16
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """A state dict, the keys that led to it, and what lay beside it."""
+
+    where: str
+    work: Work
+    path: tuple[str, ...]
+    records: dict[str, TensorRecord] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    is_module: bool = False
+    more: int = 0
+
+    def drop(self, name: str, value: object, nothing: str = "") -> None:
+        """Tell what is left out: its tensors, or `nothing` where it holds none.
+
+        Beyond the first lines it is only counted.
+        """
+        if len(self.dropped) < _MAX_LINES:
+            told = _tally(value, self.work) or nothing
+            self.dropped.append(shortened(name, _MAX_SHOWN) + told)
+        else:
+            self.more += 1
+
+
+def find(file: TorchFile, where: str) -> Found:
+    """Find the state dict in the object of a torch file.
+
+    Raises InvalidFileError when there is none, a tensor of it is of a kind that is not read, or
+    finding it takes more work than the file may ask for.
+    """
+    value, work = file.value, file.work
+    path = _locate(value, _MAX_NESTING, set(), work)
+    if path is None:
+        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value, work)}")
+    found = Found(where, work, path)
+    shown_path = [_name(key) for key in path]
+    for depth, key in enumerate(path):
+        mapping = _mapping(value) or {}
+        for other, content in mapping.items():
+            if other != key:
+                found.drop(".".join([*shown_path[:depth], _name(other)]), content)
+        value = mapping[key]
+    if _module(value) is not None:
+        found.is_module = True
+        found.dropped.append(f"the class {_maker(value)} and its settings")
+        _walk(value, found)
+    else:
+        _take(_mapping(value) or {}, "", found)
+    if not found.records:
+        raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value, work)}")
+    if found.more:
+        found.dropped.append(f"and {found.more:,} more")
+    return found
+
+
+def _locate(value: object, depth: int, dead: set[int], work: Work) -> tuple[str, ...] | None:
+    """Keys to the state dict in `value`, or None; `dead` are those in which there is none."""
+    mapping = _mapping(value)
+    if _module(value) is not None:
+        return ()
+    if mapping is None or id(mapping) in dead or depth == 0 or "param_groups" in mapping:
+        return None
+    work.spend(len(mapping))
+    direct = any(_is_tensor(v) for k, v in mapping.items() if isinstance(k, str))
+    declared = [key for key in KEYS if key in mapping]
+    others = [] if direct else [k for k in mapping if isinstance(k, str) and k not in KEYS]
+    for key in (*declared, *others):
+        if len(key) <= _MAX_KEY and "optim" not in key.lower():
+            inner = _locate(mapping[key], depth - 1, dead, work)
+            if inner is not None:
+                return (key, *inner)
+    if direct:
+        return ()
+    dead.add(id(mapping))
+    return None
+
+
+def _mapping(value: object) -> dict[object, object] | None:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, Stub) and value.mapping:  # a dictionary of a class of its own
+        return value.mapping
+    return None
+
+
+def _module(value: object) -> dict[object, object] | None:
+    """Attributes of a pickled module."""
+    state = value.state if isinstance(value, Stub) else None
+    if isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys():
+        return state
+    return None
+
+
+def _maker(value: object) -> str:
+    maker = value.maker if isinstance(value, Stub) else None
+    return shown(str(maker))[1:-1] if isinstance(maker, Global) else "an unnamed class"
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, TensorRecord | Unsupported)
+
+
+def _name(key: object) -> str:
+    if isinstance(key, str):
+        return key if len(key) <= 100 and key.isprintable() else shown(key)
+    if isinstance(key, bool | None):
+        return str(key)
+    return key.text if isinstance(key, Number) else "an entry whose name is no text"
+
+
+def _tally(value: object, work: Work) -> str:
+    """How many tensors `value` holds, in brackets; nothing when none."""
+    count = size = 0
+    seen: set[int] = set()
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        work.spend(4 * len(item) if isinstance(item, dict | list | tuple) else 4)
+        if isinstance(item, TensorRecord):
+            count, size = count + 1, size + item.size
+        elif isinstance(item, dict):
+            todo.extend(item.values())
+        elif isinstance(item, list | tuple):
+            todo.extend(item)
+        elif isinstance(item, Stub):
+            todo += [item.args, item.state, item.items, item.mapping]
+    if not count:
+        return ""
+    length = f"{size:,}" if size < 1 << 63 else "impossibly many"
+    return f" ({count:,} tensor{'s' * (count != 1)}, {length} bytes)"
+
+
+def _without(value: object, work: Work) -> str:
+    expected = "a dictionary of tensors (a state dict) was expected."
+    if isinstance(value, Stub):
+        return f"holds an object of {_maker(value)} without tensors; {expected}"
+    if _is_tensor(value):
+        return f"holds a single tensor without a name; {expected}"
+    if isinstance(value, dict) and not value:
+        return f"holds an empty dictionary; {expected}"
+    kinds = ((dict, "dictionary"), (list, "list"), (tuple, "tuple"))
+    kind = next((name for cls, name in kinds if isinstance(value, cls)), "value")
+    tally = _tally(value, work)
+    inside = f"with{tally} but none by name" if tally else "without any tensor"
+    return f"holds a {kind} {inside}; {expected}"
+
+
+def _take(mapping: Mapping[object, object], prefix: str, found: Found) -> None:
+    """Take the tensors of a dictionary, and tell what else is in it."""
+    for key, value in mapping.items():
+        found.work.spend(_EACH + len(prefix) + (len(key) if isinstance(key, str) else 0))
+        if isinstance(key, str) and isinstance(value, Unsupported):
+            raise InvalidFileError(
+                Flaw.UNSUPPORTED_TENSOR,
+                f"{found.where}: tensor {shown(prefix + key)} is {value.kind}; plain dense tensors"
+                " were expected. Convert it with torch before passing the file.",
+            )
+        if isinstance(key, str) and isinstance(value, TensorRecord):
+            found.records[prefix + key] = value
+        else:
+            found.drop(prefix + _name(key), value, nothing=" (no tensor)")
+
+
+def _walk(module: object, found: Found) -> None:
+    """Collect what `state_dict()` of a pickled module would give, in its order."""
+    todo: list[tuple[object, str, int]] = [(module, "", 0)]
+    for _ in range(_MAX_MODULES):
+        if not todo:
+            return
+        value, prefix, depth = todo.pop()
+        state = _module(value)
+        if value is None:
+            continue
+        if state is None or depth > _MAX_MODULE_NESTING:
+            raise InvalidFileError(
+                Flaw.BAD_PICKLE,
+                f"{found.where}: {shown(prefix)} is nested too deeply or is no module.",
+            )
+        hidden = state.get("_non_persistent_buffers_set")
+        found.work.spend(len(hidden) if isinstance(hidden, list) else 0)
+        names = {n for n in hidden if isinstance(n, str)} if isinstance(hidden, list) else set()
+        for part in ("_parameters", "_buffers"):
+            found.work.spend(len(_part(state, part)))
+            content = {k: v for k, v in _part(state, part).items() if v is not None}
+            if part == "_buffers":
+                for hidden_name in (n for n in content if n in names):
+                    found.work.spend(_EACH + len(prefix))
+                    found.drop(f"{prefix}{_name(hidden_name)} (not persistent)", None)
+                content = {k: v for k, v in content.items() if k not in names}
+            _take(content, prefix, found)
+        children: list[tuple[object, str, int]] = []
+        for name, child in _part(state, "_modules").items():
+            if isinstance(name, str):
+                found.work.spend(_EACH + len(prefix) + len(name))
+                children.append((child, f"{prefix}{name}.", depth + 1))
+        todo.extend(reversed(children))
+    raise InvalidFileError(
+        Flaw.TOO_COSTLY,
+        f"{found.where} holds more than {_MAX_MODULES:,} modules, or one in itself.",
+    )
+
+
+def _part(state: dict[object, object], name: str) -> dict[object, object]:
+    return _mapping(state.get(name)) or {}
+
+
+# --- tensors -------------------------------------------------------------------------------
+
+
+def _budget(size: int) -> int:
+    """Bytes that tensors which share or repeat numbers may come to, for a file of `size` bytes."""
+    return _SPARE_BYTES + _EXPANSION * size
+
+
+def make(
+    records: Mapping[str, TensorRecord], file: TorchFile, where: str
+) -> tuple[StoredTensors, dict[str, str]]:
+    """The tensors of a torch file, each read when it is asked for, and which are the same as an
+    earlier one.
+
+    Raises InvalidFileError for what does not lie in its storage or cannot be stored elsewhere.
+    """
+    first: dict[str, str] = {}
+    outline: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    size = len(file.data)
+    left, last = _budget(size), ""
+    for name, record in records.items():
+        _check_name(name, where)
+        identity = check_record(name, record, where)
+        if identity in first:
+            ties[name] = first[identity]
+            outline[name] = outline[ties[name]]
+            continue
+        first[identity] = name
+        left -= record.size
+        if not is_contiguous(record):  # its storage is read whole, unless it was the last one
+            left -= 0 if record.storage.key == last else record.storage.size
+            last = record.storage.key
+        if left < 0:
+            raise InvalidFileError(
+                Flaw.SIZE_MISMATCH,
+                f"{where}: up to {shown(name)} the tensors repeat the same numbers to more than"
+                f" {_EXPANSION} times the file's {size:,} bytes.",
+            )
+        _check_place(name, record, file, where)
+        outline[name] = without_numbers(record.shape, record.dtype)
+    return StoredTensors(outline, _Reader(records, file), ties), ties
+
+
+class _Reader:
+    """Reads one tensor of a torch file; keeps the last storage whose parts are not in one piece."""
+
+    def __init__(self, records: Mapping[str, TensorRecord], file: TorchFile) -> None:
+        self._records = records
+        self._file = file
+        self._last: tuple[str, memoryview] = ("", memoryview(b""))
+
+    def __call__(self, name: str) -> Tensor:
+        record = self._records[name]
+        if 0 in record.shape:
+            return torch.empty(record.shape, dtype=record.dtype)
+        storage, (first, end) = record.storage, extent(record)
+        begin, _ = self._file.storage(storage)
+        if is_contiguous(record):
+            raw = self._file.data[begin + first : begin + end]
+            own = bytearray(raw) if raw.readonly else raw
+            return place(_bytes(own, record), record, first)
+        key, whole = self._last
+        if key != storage.key:
+            del whole
+            self._last = "", memoryview(b"")  # before the next one is read
+            whole = self._file.data[begin : begin + storage.size]
+            self._last = storage.key, whole
+        part = _bytes(whole[first:end], record)
+        return place(part, record, first).clone(memory_format=torch.contiguous_format)
+
+
+def _bytes(raw: memoryview | bytearray, record: TensorRecord) -> npt.NDArray[np.uint8]:
+    """Bytes as an array that can be written to, and where the tensor's type can lie."""
+    found = np.frombuffer(raw, np.uint8)
+    is_odd = found.ctypes.data % record.dtype.itemsize
+    return found.copy() if is_odd or not found.flags.writeable else found
+
+
+def _check_place(name: str, record: TensorRecord, file: TorchFile, where: str) -> None:
+    """Refuse a tensor whose storage is not there, or in another size than its pickle gives."""
+    if 0 in record.shape and not file.has(record.storage):
+        return
+    begin, end = file.storage(record.storage)
+    have, size = end - begin, record.storage.size
+    if have < extent(record)[1] or (have < size and 0 not in record.shape):
+        raise InvalidFileError(
+            Flaw.SIZE_MISMATCH,
+            f"{where}: the storage of tensor {shown(name)} should have {size:,} bytes and has"
+            f" {have:,}.",
+        )
+
+
+def _check_name(name: str, where: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = "__metadata__"
+    if name == "__metadata__":
+        raise InvalidFileError(
+            Flaw.BAD_TENSOR_NAME, f"{where}: a tensor has a name that safetensors cannot store."
+        )
+
+
+def check_record(name: str, record: TensorRecord, where: str) -> str:
+    """Refuse what cannot be; returns what two tensors that are the same have in common.
+
+    That is a text: the hash of a tuple of numbers from a file could be chosen there.
+    """
+    if record.dtype not in NAMES or record.dtype.is_complex:
+        raise InvalidFileError(
+            Flaw.UNSUPPORTED_TENSOR,
+            f"{where}: tensor {shown(name)} is of dtype {str(record.dtype).removeprefix('torch.')},"
+            " which is not supported. Convert it with torch before passing the file.",
+        )
+    storage = record.storage
+    begin, end = extent(record)
+    have = (storage.start + storage.count) * storage.dtype.itemsize
+    if not is_countable(record) or end > have:
+        raise InvalidFileError(
+            Flaw.BAD_OFFSETS,
+            f"{where}: tensor {shown(name)} of shape {shown(list(record.shape))} reaches beyond"
+            f" its storage of {storage.count * storage.dtype.itemsize:,} bytes.",
+        )
+    nothing = name if 0 in record.shape else ""
+    return repr((storage.key, str(record.dtype), begin, record.shape, record.stride, nothing))

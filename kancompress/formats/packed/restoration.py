@@ -1,0 +1,69 @@
+"""Packed checkpoints of other libraries, given back tensor by tensor.
+
+docs/packed-format.md, section 8.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kancompress.errors import UsageError
+from kancompress.formats import safetensors as containers
+from kancompress.formats.foreign import skeletons
+from kancompress.formats.packed import PackedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Restored:
+    """Another library's state dict given back: names in the source's order, ties one tensor.
+
+    container : `safetensors`, `torch-zip`, `torch-legacy` or `torch-module`, as the source was
+    path      : dictionary keys under which the state dict lay
+    metadata  : a safetensors source's own
+    skeleton  : the torch file without these tensors, where it was kept
+    """
+
+    tensors: dict[str, Tensor]
+    container: str
+    path: tuple[str, ...]
+    metadata: dict[str, str]
+    skeleton: bytes | None = None
+
+    def encode(self, *, torch_file: bool | None = None) -> bytes:
+        """The file in the source's own kind of container, or in the one that is asked for.
+
+        A torch file nests the state dict as the source did; a whole pickled module comes back
+        as a state dict. Where the rest of the source was kept it comes back, too, in a torch file.
+        Raises InvalidFileError when the rest is damaged or belongs to another model.
+        """
+        if torch_file is None:
+            torch_file = self.container != "safetensors"
+        if not torch_file:
+            return containers.encode(self.tensors, self.metadata)
+        if self.skeleton is not None:
+            return skeletons.fill(self.skeleton, self.tensors, "the packed file")
+        content: Any = dict(self.tensors)
+        for key in reversed(self.path if self.container != "torch-module" else ()):
+            content = {key: content}
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+
+def restore(model: PackedModel) -> Restored:
+    """Give a packed checkpoint of another library back (docs/packed-format.md, section 8)."""
+    if model.restore is None:
+        raise UsageError("This packed file holds a native network, no other library's tensors.")
+    opaque = model.restore.get("opaque")
+    return Restored(
+        tensors=model.state_dict(),
+        container=model.restore["container"],
+        path=tuple(model.restore["path"]),
+        metadata=dict(model.restore.get("metadata", {})),
+        skeleton=None if opaque is None else model.tensors[opaque].numpy().tobytes(),
+    )

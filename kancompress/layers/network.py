@@ -1,0 +1,70 @@
+"""Layers applied one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kancompress.formats.checkpoint import HEAD
+from kancompress.layers.edges import Codebook
+from kancompress.layers.layer import EdgeLayer, Head, KanLayer
+
+
+class Network(nn.Module):
+    """Layers applied one after another.
+
+    codebooks : name of a packed layer to the codebook that it stores
+    head      : the dense layer behind convolutions
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[EdgeLayer],
+        codebooks: Mapping[str, Codebook] | None = None,
+        head: Head | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.codebooks = dict(codebooks or {})
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in), or (batch, channels, rows, columns) -> (batch, out)."""
+        for layer in self.layers:
+            x = layer(x)
+        return x if self.head is None else self.head(x)
+
+    def kan_layers(self) -> Iterator[EdgeLayer]:
+        """The layers, typed."""
+        for layer in self.layers:
+            assert isinstance(layer, EdgeLayer)
+            yield layer
+
+    def sides(self) -> Mapping[str, Tensor]:
+        """What there is beside the edges, as files name it: biases, norms, the head and so on."""
+        head = () if self.head is None else (self.head.weight, self.head.bias)
+        return {
+            f"{number}.{role}": tensor
+            for number, layer in enumerate(self.kan_layers())
+            for role, tensor in layer.sides().items()
+        } | dict(zip(HEAD, head, strict=False))
+
+    def norms(self) -> list[nn.Parameter]:
+        """Scales, shifts, betas and slopes, which fine-tuning may train."""
+        layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
+        return [parameter for layer in layers for parameter in layer.norms()]
+
+    def has_statistics(self) -> bool:
+        """Whether batch normalisations keep running statistics."""
+        layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
+        return any(layer.statistics is not None for layer in layers)
+
+    @torch.no_grad()
+    def renew_statistics(self, x: Tensor) -> None:
+        """Running statistics as these rows give them without dropout, which evaluation has."""
+        for layer in self.kan_layers():
+            assert isinstance(layer, KanLayer)  # no other has statistics
+            with layer.renewing():
+                x = layer.train()(x)

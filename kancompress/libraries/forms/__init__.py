@@ -1,0 +1,1 @@
+"""What the layers of other libraries compute, as records."""

@@ -1,0 +1,1 @@
+"""One module for each library whose layers are recognised."""

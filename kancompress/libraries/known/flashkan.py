@@ -1,0 +1,88 @@
+"""flashkan 0.2 and inkan from PyPI, and the older FlashKAN: uniform grids told by their starts.
+
+flashkan has efficient-kan's names with `grid_starts` (K) in place of `grid`. inkan keeps all
+numbers in one `weight` (out, in * K + in): the splines `out (in coef)`, then the base weights; only
+a function can say that. FlashKAN's `w` (K + 1, in, out) has the base weights as its last row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from kancompress.formats.edges.found import FoundLayer, Part
+from kancompress.libraries.checks import real_type
+from kancompress.libraries.records import Beside, Layout, Misfit, Piece
+
+
+def _find_inkan(
+    layout: Layout, stem: str, number: str, tensors: Mapping[str, Tensor]
+) -> FoundLayer | Misfit:
+    weight, starts = tensors[f"{stem}weight"], tensors.get(f"{stem}grid_starts")
+    if starts is None or f"{stem}spline_weight" in tensors:
+        return Misfit(reason=f"{stem}grid_starts is missing", rank=0)
+    if reason := real_type(f"{stem}weight", weight.dtype):
+        return Misfit(reason=reason, rank=2)
+    if weight.ndim != 2 or starts.ndim != 1:
+        return Misfit(
+            reason=f"{stem}weight should have 2 axes and {stem}grid_starts 1, not the shapes"
+            f" {tuple(weight.shape)} and {tuple(starts.shape)}",
+            rank=2,
+        )
+    outputs, columns = weight.shape
+    coef = len(starts)
+    inputs = columns // (coef + 1)
+    if inputs * (coef + 1) != columns or not outputs * inputs:
+        return Misfit(
+            reason=f"{stem}weight has {columns} columns, no multiple of the {coef} splines of"
+            f" {stem}grid_starts and a base weight",
+            rank=2,
+        )
+    cut = inputs * coef
+    spline, base = (
+        Part(
+            tensor=f"{stem}weight",
+            axes=axes,
+            first=first,
+            last=last,
+            shape=(outputs, columns),
+            dtype=weight.dtype,
+            columns=where,
+        )
+        for axes, first, last, where in (
+            ("out (in coef)", 0, coef, (0, cut)),
+            ("out in", coef, coef + 1, (cut, columns)),
+        )
+    )
+    return FoundLayer(
+        name=stem.rstrip("."),
+        layout=layout.name,
+        shape=(outputs, inputs),
+        coefficients=coef + 1,
+        parts=(spline, base),
+        untouched=(f"{stem}grid_starts",),
+    )
+
+
+LAYOUTS = (
+    Layout(
+        name="flashkan",
+        pieces=(
+            Piece(name="spline_weight", axes="out in coef"),
+            Piece(name="base_weight", axes="out in"),
+        ),
+        beside=(Beside(name="grid_starts", axes="coef", required=True),),
+        forbidden=("grid", "spline_scaler"),
+    ),
+    Layout(
+        name="inkan",
+        pieces=(Piece(name="weight", axes="out (in coef)"),),
+        finder=_find_inkan,
+    ),
+    Layout(
+        name="flashkan-w",
+        pieces=(Piece(name="w", axes="coef in out"),),
+        beside=(Beside(name="t", axes="knots", required=True),),
+    ),
+)

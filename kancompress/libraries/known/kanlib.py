@@ -1,0 +1,39 @@
+"""KANLib and kanditioned, two libraries with names of their own.
+
+Sources: KANLib (`coefficients`, `weight_spline`, `weight_residual`, `basis.grid`); kanditioned
+(`kan_weight` (in, K, out): the coefficients run in the middle axis).
+"""
+
+from __future__ import annotations
+
+from kancompress.libraries.records import Beside, Layout, Piece, Scale
+
+
+def _kanlib(name: str, kernel: str) -> Layout:
+    return Layout(
+        name=name,
+        pieces=(
+            Piece(name="coefficients", axes=f"out in{kernel} coef"),
+            Piece(name="weight_residual", axes=f"out in{kernel}", optional=True),
+        ),
+        scales=(Scale(name="weight_spline", axes=f"out in{kernel}"),),
+        beside=(
+            Beside(name="basis.grid", axes="in knots", required=True),
+            Beside(name="basis.epsilon"),
+            Beside(name="bias_output", axes="out"),
+        ),
+    )
+
+
+LAYOUTS = (
+    _kanlib("kanlib", ""),
+    _kanlib("kanlib-conv", " kh kw"),
+    Layout(
+        name="kanditioned",
+        pieces=(Piece(name="kan_weight", axes="in coef out"),),
+        beside=(
+            Beside(name="local_bias", axes="1 coef 1", required=True),
+            Beside(name="feature_offset", axes="1 in", required=True),
+        ),
+    ),
+)

@@ -1,0 +1,143 @@
+"""Convolutions and fully connected layers of torch-conv-kan (IvanDrokin).
+
+Sources: kan_convs/kan_conv.py, fast_kan_conv.py, kagn_conv.py, kaln_conv.py, kajn_conv.py,
+kabn_conv.py, kacn_conv.py, kagn_conv_v2.py, kans/layers.py. Convolutions keep one weight for each
+group, or one with the groups first. The channels of the basis run `in coef` in KANConv, FastKAN,
+KACN, KABN and ReLUKAN, but `coef in` in KAGN, KALN and KAJN. KALN, KAJN and KABN have the same
+names and shapes, so the user must say which it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kancompress.libraries.records import Beside, Layout, Piece
+
+_BASE = Piece(name="base_conv.#.weight", axes="out in kh kw")
+_NORM_OUT = (Beside(name="layer_norm.#.weight", axes="out"), Beside(name="layer_norm.**"))
+_NORM_IN = (Beside(name="layer_norm.#.weight", axes="in"), Beside(name="layer_norm.**"))
+_BETA = Beside(name="beta_weights", axes="coef", required=True)
+_SPLINE = Piece(name="spline_conv.#.weight", axes="out (in coef) kh kw")
+_DEGREE_MAJOR = Piece(name="poly_weights", axes="group out (coef in) kh kw")
+_INPUT_MAJOR = Piece(name="poly_weights", axes="group out (in coef) kh kw")
+_ONE_GROUP = (
+    "With groups > 1 this class mixes inputs across groups, which the tensors do not tell;"
+    " one group is assumed.",
+)
+_ALIKE = ("kaln-conv", "kajn-conv", "kabn-conv")
+
+
+def _alike(name: str, piece: Piece) -> Layout:
+    return Layout(
+        name=name,
+        pieces=(piece, _BASE),
+        beside=_NORM_OUT,
+        forbidden=("beta_weights", "inner_proj.0.weight"),
+        rivals=tuple(other for other in _ALIKE if other != name),
+    )
+
+
+def _narrow(layout: Layout) -> Layout:
+    """The layout of the one-dimensional class; its shape has kw = 1."""
+    return replace(
+        layout,
+        name=f"{layout.name}1d",
+        pieces=tuple(replace(p, axes=p.axes.replace(" kw", "")) for p in layout.pieces),
+        beside=tuple(
+            replace(item, axes=item.axes.removesuffix(" 1")) if item.axes.endswith(" 1 1") else item
+            for item in layout.beside
+        ),
+        rivals=tuple(f"{name}1d" for name in layout.rivals),
+    )
+
+
+_CONVOLUTIONS = (
+    Layout(
+        name="fastkan-conv",
+        pieces=(_SPLINE, _BASE),
+        beside=(*_NORM_IN, Beside(name="rbf.grid", axes="coef", required=True)),
+        forbidden=("prelus.0.weight",),
+    ),
+    Layout(
+        name="kan-conv",
+        pieces=(_SPLINE, _BASE),
+        beside=(
+            *_NORM_OUT,
+            Beside(name="prelus.0.weight", required=True),
+            Beside(name="prelus.**"),
+        ),
+        forbidden=("rbf.grid",),
+        notes=("The tensors do not tell the grid, nor the spline order.",),
+    ),
+    Layout(
+        name="kagn-bottleneck",
+        pieces=(Piece(name="poly_weights", axes="group out (coef in) kh kw"),),
+        beside=(
+            _BETA,
+            *_NORM_OUT,
+            Beside(name="inner_proj.0.weight", required=True),
+            Beside(name="inner_proj.**"),
+            Beside(name="out_proj.**"),
+            Beside(name="base_conv.**"),
+        ),
+    ),
+    Layout(
+        name="kagn-conv",
+        pieces=(_DEGREE_MAJOR, _BASE),
+        beside=(_BETA, *_NORM_OUT),
+        forbidden=("inner_proj.0.weight",),
+    ),
+    Layout(
+        name="kagn-conv-v2",
+        pieces=(
+            Piece(name="poly_conv.weight", axes="out (coef in) kh kw"),
+            Piece(name="base_conv.weight", axes="out in kh kw"),
+        ),
+        beside=(_BETA, Beside(name="layer_norm.**")),
+        notes=_ONE_GROUP,
+    ),
+    Layout(
+        name="kacn-conv",
+        pieces=(Piece(name="poly_conv.#.weight", axes="out (in coef) kh kw"),),
+        beside=(Beside(name="arange", axes="1 1 coef 1 1", required=True), *_NORM_OUT),
+    ),
+    Layout(
+        name="relukan-conv",
+        pieces=(Piece(name="relukan_conv.#.weight", axes="out (in coef) kh kw"), _BASE),
+        beside=(
+            Beside(name="phase_low", axes="1 in coef 1 1", required=True),
+            Beside(name="phase_high", axes="1 in coef 1 1", required=True),
+            Beside(name="layer_norm.**"),
+        ),
+    ),
+    _alike("kaln-conv", _DEGREE_MAJOR),
+    _alike("kajn-conv", _DEGREE_MAJOR),
+    _alike("kabn-conv", _INPUT_MAJOR),
+)
+
+_FULLY_CONNECTED = (
+    Layout(
+        name="torch-conv-kan-fc",
+        pieces=(
+            Piece(name="spline_weight", axes="out in coef"),
+            Piece(name="base_weight", axes="out in"),
+        ),
+        beside=(
+            Beside(name="layer_norm.weight", axes="out", required=True),
+            Beside(name="layer_norm.bias", axes="out"),
+            Beside(name="prelu.weight", required=True),
+        ),
+        forbidden=("grid", "grid_starts", "spline_scaler"),
+        notes=("The tensors do not tell the grid, nor the spline order.",),
+    ),
+    Layout(
+        name="torch-conv-kan-kaln-fc",
+        pieces=(
+            Piece(name="poly_weight", axes="out (in coef)"),
+            Piece(name="base_weight", axes="out in"),
+        ),
+        beside=(Beside(name="layer_norm.weight", axes="out"), Beside(name="layer_norm.bias")),
+    ),
+)
+
+LAYOUTS = (*_CONVOLUTIONS, *(_narrow(layout) for layout in _CONVOLUTIONS), *_FULLY_CONNECTED)

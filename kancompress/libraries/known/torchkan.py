@@ -1,0 +1,44 @@
+"""torchkan: names are ordered by role, then layer (`spline_weights.0`).
+
+Source: 1ssb/torchkan, torchkan.py and KALnet.py. KAL_Net and KAC_Net (Legendre and Chebyshev) have
+the same names and the same order of coefficients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.records import Beside, Layout, Piece
+
+_BASE = Piece(name="base_weights.*", axes="out in")
+_NORM = (
+    Beside(name="layer_norms.*.weight", axes="out"),
+    Beside(name="layer_norms.*.bias", axes="out"),
+)
+
+_POLY = Layout(
+    name="torchkan-poly",
+    pieces=(Piece(name="poly_weights.*", axes="out (in coef)"), _BASE),
+    beside=_NORM,
+    label="poly_weights.*",
+    notes=("The tensors do not tell Legendre (KAL_Net) from Chebyshev (KAC_Net).",),
+)
+
+LAYOUTS = (
+    Layout(
+        name="torchkan",
+        pieces=(Piece(name="spline_weights.*", axes="out in coef"), _BASE),
+        beside=(
+            Beside(name="grid_*", axes="in knots", required=True),
+            *_NORM,
+            Beside(name="prelus.*.weight"),
+        ),
+        checks=(extended_grid,),
+        label="spline_weights.*",
+    ),
+    _POLY,
+    # Never found by themselves; `--layout` names them where the forward matters.
+    replace(_POLY, name="torchkan-legendre", notes=()),
+    replace(_POLY, name="torchkan-chebyshev", notes=()),
+)

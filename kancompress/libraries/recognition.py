@@ -1,0 +1,221 @@
+"""Find the KAN layers of a file: every layout against every stem, most specific first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from kancompress.errors import UsageError, shortened, together
+from kancompress.formats.edges.found import FoundLayer
+from kancompress.formats.safetensors import shown
+from kancompress.formats.stored import outline
+from kancompress.libraries.catalogue import LAYOUTS
+from kancompress.libraries.matching import Named, find_stem, layer_name, match
+from kancompress.libraries.notation import parse_layout
+from kancompress.libraries.records import Layout, Misfit, Recognition
+
+_EVERYWHERE = ""
+_TOP = "."
+_NONE = "none"
+
+
+@dataclass(slots=True)
+class _Search:
+    """What has been found so far."""
+
+    tensors: Mapping[str, Tensor]
+    layers: list[FoundLayer] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    problems: dict[str, str] = field(default_factory=dict)
+    misfits: dict[str, tuple[float, str]] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
+
+    def take(self, anchor: str, layer: FoundLayer) -> None:
+        """Add a layer, unless another has its tensors; those beside it may be shared."""
+        twice = self.taken.intersection(layer.tensors) - set(layer.untouched)
+        if twice:
+            self.problems[anchor] = (
+                f"{cut(layer.name)} has names and shapes of the layout {layer.layout}, but"
+                f" {min(twice)} already belongs to another layer."
+            )
+            return
+        self.layers.append(layer)
+        self.taken.update(layer.tensors)
+
+    def is_free(self, anchor: str) -> bool:
+        """Whether no layer and no problem has this tensor yet, and the user did not except it."""
+        others = (self.taken, self.problems, self.skipped)
+        return not any(anchor in names for names in others)
+
+
+def recognise(
+    tensors: Mapping[str, Tensor],
+    choices: Mapping[str, str] | None = None,
+    *,
+    layouts: Sequence[Layout] = LAYOUTS,
+    unfit: list[str] | None = None,
+) -> Recognition:
+    """Find all KAN layers by names and shapes; values are not read, so meta tensors will do.
+
+    `choices` maps a layer's name or stem ("" for all that fit, "." for the top level) to the name
+    of a layout, to one written by hand (see `kancompress.libraries.notation`), or to "none", which
+    leaves its tensors alone. What is wrong with the choices is added to `unfit` where that is
+    given; else UsageError says all of it.
+    """
+    tensors = outline(tensors)
+    search = _Search(Named(tensors))
+    wrong: list[str] = []
+    for text, stems in _by_text(choices or {}):
+        try:
+            chosen = None if text == _NONE else _chosen(text, layouts)
+        except UsageError as error:
+            wrong.append(str(error))
+            continue
+        if chosen is None:
+            wrong += _except(search, stems, layouts)
+        else:
+            wrong += _apply_choices(search, stems, chosen)
+    if wrong and unfit is None:
+        raise together([UsageError(text) for text in wrong])
+    if unfit is not None:
+        unfit += wrong
+    for layout in layouts:
+        _try(search, layout)
+    search.problems |= {
+        anchor: text for anchor, (_, text) in search.misfits.items() if search.is_free(anchor)
+    }
+    order = {name: position for position, name in enumerate(tensors)}
+    layers = sorted(search.layers, key=lambda layer: min(order[name] for name in layer.tensors))
+    return Recognition(
+        layers=tuple(layers),
+        problems=tuple(
+            search.problems[name] for name in sorted(search.problems, key=order.__getitem__)
+        ),
+        others=tuple(name for name in tensors if name not in search.taken),
+        ambiguous=tuple(
+            search.problems[name] for name in sorted(search.undecided, key=order.__getitem__)
+        ),
+    )
+
+
+def _by_text(choices: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Each layout with the stems for which it was chosen; that for all the rest comes last."""
+    by_text: dict[str, list[str]] = {}
+    for stem, text in choices.items():
+        if stem != _EVERYWHERE:
+            by_text.setdefault(text, []).append(stem)
+    found = list(by_text.items())
+    if _EVERYWHERE in choices:
+        found.append((choices[_EVERYWHERE], [_EVERYWHERE]))
+    # what is left alone is so for every layout
+    return sorted(found, key=lambda item: item[0] != _NONE)
+
+
+def _anchors(search: _Search, layout: Layout) -> Iterable[tuple[str, str, str]]:
+    for tensor in search.tensors:
+        found = find_stem(layout, tensor)
+        if found is not None and search.is_free(tensor):
+            yield tensor, *found
+
+
+def _try(search: _Search, layout: Layout) -> None:
+    for anchor, stem, number in _anchors(search, layout):
+        result = match(layout, stem, number, search.tensors)
+        name = layer_name(layout, stem, number)
+        if isinstance(result, Misfit):
+            rank, _ = search.misfits.get(anchor, (0, ""))
+            if result.rank > rank:
+                search.misfits[anchor] = (result.rank, _misfit_text(name, layout, result))
+        elif layout.rivals:
+            search.problems[anchor] = _rival_text(name, layout)
+            search.undecided.add(anchor)
+        else:
+            search.take(anchor, result)
+
+
+def cut(name: str) -> str:
+    """A layer's name as messages begin with it."""
+    return shortened(name, 120) or "The top level"
+
+
+def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
+    return (
+        f"{cut(name)} has names of the layout {layout.name} but was not taken"
+        f" for it: {misfit.reason}."
+    )
+
+
+def _rival_text(name: str, layout: Layout) -> str:
+    candidates = ", ".join((layout.name, *layout.rivals))
+    return (
+        f"{cut(name)} has the names and shapes of several layouts with different"
+        f" orders of coefficients ({candidates}); choose with"
+        f" --layout {shortened(name, 120)}={layout.name}, or another of them in its place."
+    )
+
+
+def _chosen(text: str, layouts: Sequence[Layout]) -> Layout:
+    if ":" in text:
+        return parse_layout(text)
+    for layout in layouts:
+        if layout.name == text:
+            return layout
+    raise UsageError(
+        f"No layout is called {text!r}; known are {', '.join(item.name for item in layouts)}"
+        f" and {_NONE}."
+        " One can be written by hand, as in 'coef=spline_weight:out in coef'."
+    )
+
+
+def _stems(stem: str, name: str) -> set[str]:
+    """How a user may call the layer `name` below `stem`."""
+    return {found or _TOP for found in (name, stem.rstrip("."))} | {_EVERYWHERE}
+
+
+def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) -> list[str]:
+    """Leave the tensors of these layers alone; returns what is wrong with that."""
+    met: set[str] = set()
+    for layout in layouts:
+        for anchor, found, number in list(_anchors(search, layout)):
+            hit = _stems(found, layer_name(layout, found, number)).intersection(stems)
+            met |= hit
+            if hit:
+                search.skipped.add(anchor)
+    return [
+        f"There is nothing like a KAN layer {f'at {shown(stem)} ' if stem else ''}to leave alone."
+        for stem in stems
+        if stem not in met
+    ]
+
+
+def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> list[str]:
+    """Take the layers of these stems as `layout` reads them; returns what is wrong with that."""
+    reasons: dict[str, list[str]] = {stem: [] for stem in stems}
+    counts = dict.fromkeys(stems, 0)
+    for anchor, found, number in list(_anchors(search, layout)):
+        name = layer_name(layout, found, number)
+        hits = _stems(found, name).intersection(stems)
+        if not hits:
+            continue
+        result = match(layout, found, number, search.tensors)
+        if not isinstance(result, Misfit):
+            search.take(anchor, result)
+        for stem in hits:
+            if isinstance(result, Misfit):
+                reasons[stem].append(f"{shortened(name, 120) or 'the top level'}: {result.reason}")
+            else:
+                counts[stem] += 1
+    return [
+        _unfit_text(layout, stem, reasons[stem])
+        for stem in stems
+        if not counts[stem] or (reasons[stem] and stem != _EVERYWHERE)
+    ]
+
+
+def _unfit_text(layout: Layout, stem: str, reasons: Sequence[str]) -> str:
+    where = f"of {shown(stem)} " if stem else ""
+    why = reasons[0] if reasons else f"no tensor is called {layout.pieces[0].name} there"
+    return f"The layout {layout.name} does not fit any layer {where}({why})."

@@ -1,0 +1,268 @@
+"""Networks from records and records from networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kancompress.formats.checkpoint import HEAD, Checkpoint, side_shapes
+from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.packed.model import SIDE_ROLES
+from kancompress.layers.edges import (
+    Codebook,
+    CodebookEdges,
+    DenseEdges,
+    MetaEdges,
+    MetaLearner,
+    new_embedding,
+    new_learner,
+)
+from kancompress.layers.layer import Head, KanLayer
+from kancompress.layers.network import Network
+from kancompress.layers.window import Window
+from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, MetaSpec, ModelSpec
+
+# --- new networks --------------------------------------------------------------------------
+
+
+def initialise(
+    basis: BasisSpec,
+    widths: tuple[int, ...],
+    meta: MetaSpec | None,
+    seed: int,
+    *,
+    conv: ConvSpec | None = None,
+) -> Network:
+    """A freshly drawn network; the same seed gives the same network.
+
+    widths : inputs of the first layer, then outputs of every layer. Of a network of convolutions
+             these are channels, and the last number counts the outputs of its head.
+
+    Plain networks start as their libraries start them (efficient-kan, fast-kan, torch-conv-kan,
+    torch.nn.Linear), meta networks near zero (`new_embedding`, `new_learner`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    learner = None
+    if meta:
+        learner = new_learner(meta.embedding, meta.hidden, basis.coefficients, generator)
+    layers = []
+    channels = widths if conv is None else widths[:-1]
+    for number, (inputs, out) in enumerate(pairwise(channels)):
+        shape = (out, inputs) if conv is None else (out, inputs, *_KERNEL)
+        edges: nn.Module
+        if meta and learner:
+            edges = MetaEdges(new_embedding(shape, meta.embedding, generator), learner)
+        else:
+            edges = DenseEdges(_new_coefficients(basis, shape, generator))
+        sides = _new_sides(basis, shape, generator)
+        place = _place(ModelSpec(basis=basis, conv=conv), shape, number, len(channels) - 1)
+        layers.append(KanLayer(basis, edges, **place, **sides))
+    head = None
+    if conv is not None:
+        weight = _uniform((widths[-1], widths[-2]), widths[-2] ** -0.5, generator)
+        bias = _uniform((widths[-1],), widths[-2] ** -0.5, generator)
+        head = Head(weight, bias, conv.dropout[1])
+    return Network(layers, head=head)
+
+
+_KERNEL = (3, 3)
+
+
+def _place(model: ModelSpec, shape: tuple[int, ...], number: int, count: int) -> dict[str, Any]:
+    """Arguments of layer `number` of `count`, given by its place in the network."""
+    if model.conv is None:
+        return {"last": number == count - 1}
+    window = Window(
+        kernel=(shape[2], shape[3]),
+        stride=model.conv.strides[number],
+        padding=model.conv.padding,
+    )
+    return {
+        "last": number == count - 1,
+        "window": window,
+        "dropout": model.conv.dropout[0] if number else 0.0,
+    }
+
+
+def _new_sides(
+    basis: BasisSpec, shape: tuple[int, ...], generator: torch.Generator
+) -> dict[str, Any]:
+    """Tensors beside the coefficients; only an MLP's layers start with a bias."""
+    shapes = side_shapes(basis, shape)
+    made: dict[str, Tensor] = {}
+    if "norm" in shapes:
+        rows, features = shapes["norm"]
+        made["norm"] = torch.tensor([1.0, 0.0, 0.0, 1.0])[:rows, None].repeat(1, features)
+    if "beta" in shapes:
+        std = 1 / (math.prod(shape[1:]) * shapes["beta"][0])
+        made["beta"] = torch.randn(shapes["beta"], generator=generator) * std
+    if "slope" in shapes:
+        made["slope"] = torch.full(shapes["slope"], 0.25)
+    if basis.family is Family.MLP:
+        made["bias"] = _uniform(shapes["bias"], shape[1] ** -0.5, generator)
+    return made
+
+
+def _new_coefficients(
+    basis: BasisSpec, shape: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    out, inputs, *taps = shape
+    full = (*shape, basis.size)
+    if taps:  # Kaiming's uniform bounds, that of polynomials as torch-conv-kan lays them out
+        fan = inputs * math.prod(taps)
+        spread = fan * basis.size * (out if basis.family is Family.GRAMKAN else 1)
+        curve = _uniform(full, math.sqrt(3 / spread), generator)
+        return torch.cat([curve, _uniform((*shape, 1), math.sqrt(3 / fan), generator)], dim=-1)
+    if basis.family is Family.KAN:
+        curve = torch.randn(full, generator=generator) * (0.01 / math.sqrt(inputs))
+    elif basis.family is Family.FASTKAN:
+        curve = torch.randn(full, generator=generator).clamp_(-2, 2) * 0.1
+    elif basis.family is Family.GRAMKAN:
+        curve = _uniform(full, math.sqrt(6 / ((inputs + out) * basis.size)), generator)
+    else:
+        curve = torch.empty(full)
+    base_bound = math.sqrt(6 / (inputs + out)) if basis.family is Family.GRAMKAN else inputs**-0.5
+    return torch.cat([curve, _uniform((*shape, 1), base_bound, generator)], dim=-1)
+
+
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+
+
+# --- from records --------------------------------------------------------------------------
+
+
+def build(record: Checkpoint | PackedModel) -> Network:
+    """The network that a checkpoint or a packed file holds, in float32."""
+    if isinstance(record, PackedModel):
+        return _from_packed(record)
+    tensors = {name: _own(tensor) for name, tensor in record.tensors.items()}
+    learner = _learner_from(tensors) if record.kind == "meta" else None
+    layers = []
+    for number, shape in enumerate(record.shapes):
+        edges: nn.Module
+        if learner:
+            edges = MetaEdges(tensors[f"{number}.embedding"], learner)
+        else:
+            edges = DenseEdges(tensors[f"{number}.coefficients"])
+        place = _place(record.model, shape, number, len(record.shapes))
+        layers.append(KanLayer(record.basis, edges, **place, **_sides(tensors, f"{number}.")))
+    return Network(layers, head=_head(record.conv, tensors))
+
+
+def _head(conv: ConvSpec | None, tensors: Mapping[str, Tensor]) -> Head | None:
+    if conv is None:
+        return None
+    weight, bias = (_own(tensors[name]) for name in HEAD)
+    return Head(weight, bias, conv.dropout[1])
+
+
+def _sides(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    found = {role: tensors.get(prefix + role) for role in SIDE_ROLES}
+    return {role: None if tensor is None else _own(tensor) for role, tensor in found.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A float32 copy: the network may learn, the record it was built from must not change."""
+    return tensor.to(torch.float32, copy=True)
+
+
+def _learner_from(tensors: Mapping[str, Tensor]) -> MetaLearner:
+    hidden, embedding = tensors["meta.hidden.weight"].shape
+    learner = MetaLearner(embedding, hidden, len(tensors["meta.output.bias"]))
+    state = {
+        name.removeprefix("meta."): t for name, t in tensors.items() if name.startswith("meta.")
+    }
+    learner.load_state_dict(state)
+    return learner
+
+
+def _from_packed(model: PackedModel) -> Network:
+    assert model.model is not None
+    edges, codebooks = packed_edges(model)
+    layers = []
+    for number, layer in enumerate(model.layers):
+        place = _place(model.model, layer.shape, number, len(model.layers))
+        sides = _sides(layer.sides, "")
+        layers.append(KanLayer(model.model.basis, edges[layer.name], **place, **sides))
+    return Network(layers, codebooks, _head(model.conv, model.tensors))
+
+
+def packed_edges(
+    model: PackedModel, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, nn.Module], dict[str, Codebook]]:
+    """The source of each layer's coefficients, and the codebooks by the layers that store them.
+
+    Layers that share a codebook share the module; nothing is gathered before it is used.
+    """
+    codebooks = {
+        layer.name: Codebook(layer.codebook.to(dtype, copy=True))
+        for layer in model.layers
+        if layer.codebook is not None
+    }
+    edges: dict[str, nn.Module] = {}
+    for layer in model.layers:
+        if layer.coefficients is not None:
+            edges[layer.name] = DenseEdges(layer.coefficients.to(dtype))
+            continue
+        codebook = codebooks[layer.shares or layer.name]
+        index = _merged_index(model, layer)
+        edges[layer.name] = CodebookEdges(codebook, index, layer.shape, layer.kept)
+    return edges, codebooks
+
+
+def _merged_index(model: PackedModel, layer: PackedLayer) -> Tensor:
+    """Index of every edge into the codebook followed by the layer's kept vectors, (edges,)."""
+    index = torch.from_numpy(model.indices_of(layer).astype(np.int32))
+    if layer.kept_at is None:
+        return index
+    clusters = model.clusters_of(layer)
+    assert clusters is not None
+    merged = torch.empty(layer.edges, dtype=torch.int32)
+    rest = torch.ones(layer.edges, dtype=torch.bool)
+    rest[layer.kept_at] = False
+    merged[rest] = index
+    merged[layer.kept_at] = clusters + torch.arange(len(layer.kept_at), dtype=torch.int32)
+    return merged
+
+
+# --- to records ----------------------------------------------------------------------------
+
+
+def to_checkpoint(
+    network: Network, basis: BasisSpec, data: DataSpec | None, conv: ConvSpec | None = None
+) -> Checkpoint:
+    """The checkpoint of a plain or meta network."""
+    tensors: dict[str, Tensor] = {name: p.detach() for name, p in network.sides().items()}
+    shapes: list[tuple[int, ...]] = []
+    kind: str = "dense"
+    for number, layer in enumerate(network.kan_layers()):
+        edges = layer.edges
+        if isinstance(edges, MetaEdges):
+            kind = "meta"
+            stored = edges.embedding
+            tensors[f"{number}.embedding"] = stored.detach()
+            tensors |= {f"meta.{n}": p.detach() for n, p in edges.learner.state_dict().items()}
+        else:
+            assert isinstance(edges, DenseEdges)
+            stored = edges()
+            tensors[f"{number}.coefficients"] = stored.detach()
+        shapes.append(tuple(stored.shape[:-1]))
+    copies = {
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return Checkpoint(
+        kind="meta" if kind == "meta" else "dense",
+        basis=basis,
+        shapes=tuple(shapes),
+        data=data,
+        tensors=copies,
+        conv=conv,
+    )

@@ -1,0 +1,326 @@
+"""Packed coefficients in place on the user's own module, with torch's parametrizations.
+
+Every tensor that a packed layer gives back is computed when the module reads it: rows of the
+codebook gathered by the edges' indices, brought into the tensor's order of axes. So forward,
+gradients and training work on any architecture, with the codebooks as parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize as torch_parametrize
+
+from kancompress.errors import KancompressError, UsageError
+from kancompress.formats.edges.found import FoundLayer
+from kancompress.formats.edges.vectors import scatter
+from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.packed.remainder import rebuilt
+from kancompress.formats.packed.state import found_layers, join
+from kancompress.formats.safetensors import DTYPES, shown
+from kancompress.layers.edges import Codebook
+from kancompress.models.user_module import load_into
+
+
+class PackedEdges(nn.Module):
+    """Vectors of a layer's edges: rows of a codebook, and of vectors that are not trained.
+
+    codebook : its centroids, shared with the layers that use the same, or None
+    index    : (edges,) row of each edge in the codebook followed by `kept`
+    kept     : (r, d) vectors of the edges that were not packed, or None
+    """
+
+    def __init__(self, codebook: Codebook | None, index: Tensor, kept: Tensor | None) -> None:
+        super().__init__()
+        self.codebook = codebook
+        self.index: Tensor
+        self.kept: Tensor | None
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("kept", kept, persistent=False)
+
+    def columns(self, first: int, last: int) -> Tensor:
+        """Coefficients `first ... last - 1` of every edge, (edges, last - first)."""
+        table = self.kept if self.codebook is None else self.codebook.centroids
+        assert table is not None
+        table = table[:, first:last].to(self.index.device)  # a codebook may serve several devices
+        if self.codebook is not None and self.kept is not None:
+            table = torch.cat([table, self.kept[:, first:last]])  # in the wider of their dtypes
+        return nn.functional.embedding(self.index, table)
+
+
+class PackedTensor(nn.Module):
+    """The parametrization of one tensor: what it was before is not read.
+
+    name  : of the tensor in the packed file
+    parts : layers that it holds ranges of, with only the parts that lie in it
+    """
+
+    def __init__(self, name: str, parts: list[tuple[FoundLayer, PackedEdges]]) -> None:
+        super().__init__()
+        self.name = name
+        self.edges = nn.ModuleList(edges for _, edges in parts)
+        self._layers = [_narrowed(layer) for layer, _ in parts]
+
+    def forward(self, original: Tensor) -> Tensor:
+        """The tensor in the dtype that it has in the module."""
+        made: dict[str, Tensor] = {}
+        for (layer, first), edges in zip(self._layers, self.edges, strict=True):
+            assert isinstance(edges, PackedEdges)
+            vectors = edges.columns(first, first + layer.coefficients)
+            join(made, layer, scatter(layer, vectors))
+        return made[self.name].to(original.dtype)
+
+
+def _narrowed(layer: FoundLayer) -> tuple[FoundLayer, int]:
+    """The layer as if its vectors held no more than its parts, and where these begin."""
+    first = min(part.first for part in layer.parts)
+    parts = tuple(
+        replace(part, first=part.first - first, last=part.last - first) for part in layer.parts
+    )
+    return replace(layer, parts=parts, coefficients=max(part.last for part in parts)), first
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A parametrized tensor of the model: its module and name there, whether it learnt, and the
+    order of the module's parameters."""
+
+    owner: nn.Module
+    name: str
+    learnt: bool
+    order: tuple[str, ...]
+
+
+class Parametrization:
+    """Packed coefficients in place on a module, until `remove` or the end of the `with` block.
+
+    codebooks : for each packed layer that has a codebook of its own, its centroids (k, d), a
+                parameter of float32, or of float64 where the stored one is
+    names     : name of each of the packed file's tensors in the module
+    """
+
+    def __init__(self, model: nn.Module, packed: PackedModel) -> None:
+        """Load `packed` into `model` and put its coefficients in place.
+
+        Raises UsageError for a native network's file and for one that does not fit the model.
+        """
+        if packed.restore is None:
+            raise UsageError(
+                "This packed file holds a network of kancompress's own, which runs without a model."
+            )
+        self.packed = packed
+        self.names = load_into(model, packed.state_dict(), "The packed file")
+        self._model = model
+        self._edges: dict[str, PackedEdges] = {}
+        self._codebooks: dict[str, Codebook] = {}
+        self._places: list[_Place] = []
+        try:
+            self._put_in_place(found_layers(packed))
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def codebooks(self) -> dict[str, nn.Parameter]:
+        """Centroids by the name of the layer that stores them."""
+        return {name: codebook.centroids for name, codebook in self._codebooks.items()}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The codebooks, for an optimizer."""
+        return list(self.codebooks.values())
+
+    def __enter__(self) -> Parametrization:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Leave ordinary parameters in the module, the same objects as before, with the values that
+        the packed model (`to_packed`) gives."""
+        with torch.no_grad(), self.as_stored():
+            for place in self._places:
+                value = getattr(place.owner, place.name)
+                torch_parametrize.remove_parametrizations(
+                    place.owner, place.name, leave_parametrized=False
+                )
+                original = getattr(place.owner, place.name)
+                original.copy_(value)
+                original.requires_grad_(place.learnt)
+        for place in reversed(self._places):
+            own = place.owner._parameters
+            for name in [name for name in place.order if name in own]:
+                own[name] = own.pop(name)
+        self._places = []
+
+    @contextmanager
+    def as_stored(self, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> Iterator[None]:
+        """The codebooks rounded to their stored types for a while, and the module's `tensors`,
+        which are named as in the packed file."""
+        assert self.packed.restore is not None
+        stored = {name: DTYPES[dtype][0] for name, dtype, _, _ in self.packed.restore["tensors"]}
+        types: list[tuple[Tensor, torch.dtype]] = [
+            (p, self._stored_codebook(name).dtype) for name, p in self.codebooks.items()
+        ]
+        types += [(tensor, stored[name]) for name, tensor in tensors.items()]
+        masters = [tensor.detach().clone() for tensor, _ in types]
+        with torch.no_grad():
+            for tensor, dtype in types:
+                tensor.copy_(tensor.to(dtype))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (tensor, _), master in zip(types, masters, strict=True):
+                    tensor.copy_(master)
+
+    def to_packed(self, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> PackedModel:
+        """The packed model with the codebooks as they now are, rounded to their stored types.
+
+        tensors : new values of other tensors, by their names in the packed file
+        Raises KancompressError when a number has left the range of its type.
+        """
+        layers = [
+            layer
+            if layer.name not in self._codebooks
+            else replace(
+                layer,
+                codebook=rounded(self.codebooks[layer.name], self._stored_codebook(layer.name)),
+            )
+            for layer in self.packed.layers
+        ]
+        return with_tensors(replace(self.packed, layers=tuple(layers)), tensors)
+
+    def _stored_codebook(self, name: str) -> Tensor:
+        codebook = self.packed.layer(name).codebook
+        assert codebook is not None
+        return codebook
+
+    def _put_in_place(self, layers: list[FoundLayer]) -> None:
+        assert self.packed.restore is not None
+        for name, _, _, origin in self.packed.restore["tensors"]:
+            source = origin["tie"] if origin and "tie" in origin else name
+            holding = [
+                replace(layer, parts=parts)
+                for layer in layers
+                if (parts := tuple(part for part in layer.parts if part.tensor == source))
+            ]
+            if holding:
+                self._parametrize(self.names[name], source, holding)
+
+    def _parametrize(self, target: str, source: str, layers: list[FoundLayer]) -> None:
+        path, _, name = target.rpartition(".")
+        try:
+            owner = self._model.get_submodule(path)
+            original = getattr(owner, name)
+        except AttributeError:
+            raise UsageError(
+                f"The model's state dict has {shown(target)}, but the model itself has no tensor"
+                " there, so its coefficients cannot be put in place."
+            ) from None
+        if any(place.owner is owner and place.name == name for place in self._places):
+            return  # a module that stands in the model twice
+        parts = [(layer, self._edges_of(layer.name, original.device)) for layer in layers]
+        learnt, order = bool(original.requires_grad), tuple(owner._parameters)
+        original.requires_grad_(False)
+        try:
+            torch_parametrize.register_parametrization(owner, name, PackedTensor(source, parts))
+        except Exception as error:
+            original.requires_grad_(learnt)
+            raise KancompressError(
+                f"torch cannot parametrize {shown(target)} of a {type(owner).__name__}:"
+                f" {' '.join(str(error).split())}"
+            ) from error
+        self._places.append(_Place(owner, name, learnt, order))
+
+    def _edges_of(self, name: str, device: torch.device) -> PackedEdges:
+        if name not in self._edges:
+            layer = self.packed.layer(name)
+            codebook = None
+            if layer.coefficients is None:
+                store = layer.shares or name
+                if store not in self._codebooks:
+                    master = _master(self._stored_codebook(store))
+                    self._codebooks[store] = Codebook(master.to(device, copy=True))
+                codebook = self._codebooks[store]
+            index, kept = _rows(self.packed, layer)
+            self._edges[name] = PackedEdges(
+                codebook, index.to(device), None if kept is None else kept.to(device)
+            )
+        return self._edges[name]
+
+
+def parametrize(model: nn.Module, packed: PackedModel) -> Parametrization:
+    """Load a packed checkpoint into a module and let its codebooks be parameters there.
+
+    model  : of the architecture whose state dict was packed; it is changed in place
+    Raises UsageError for a native network's file and for one that does not fit the model.
+    """
+    return Parametrization(model, packed)
+
+
+def rounded(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of `value` on the CPU in the stored type. Raises KancompressError beyond its range."""
+    result = value.detach().to("cpu", like.dtype, copy=True)
+    if result.is_floating_point() and not result.isfinite().all():
+        raise KancompressError(
+            f"Fine-tuning left the range of {str(like.dtype).removeprefix('torch.')};"
+            " try a lower learning rate (--lr)."
+        )
+    return result
+
+
+def _master(codebook: Tensor) -> Tensor:
+    return codebook if codebook.dtype == torch.float64 else codebook.float()
+
+
+def _rows(model: PackedModel, layer: PackedLayer) -> tuple[Tensor, Tensor | None]:
+    """Index (edges,) int32 into the codebook followed by the kept vectors, and these."""
+    if layer.coefficients is not None:
+        values = layer.coefficients.reshape(layer.edges, -1)
+        return torch.arange(layer.edges, dtype=torch.int32), values
+    indices = torch.from_numpy(model.indices_of(layer).astype(np.int32))
+    if layer.kept_at is None or layer.kept is None:
+        return indices, None
+    clusters = model.clusters_of(layer)
+    assert clusters is not None
+    index = torch.empty(layer.edges, dtype=torch.int32)
+    packed = torch.ones(layer.edges, dtype=torch.bool)
+    packed[layer.kept_at] = False
+    index[packed] = indices
+    index[layer.kept_at] = torch.arange(clusters, clusters + len(layer.kept), dtype=torch.int32)
+    return index, layer.kept
+
+
+def with_tensors(model: PackedModel, values: Mapping[str, Tensor]) -> PackedModel:
+    """`model` with other values of tensors that hold no edges, by their names in the source."""
+    if not values:
+        return model
+    assert model.restore is not None
+    entries = [list(entry) for entry in model.restore["tensors"]]
+    stored = dict(model.tensors)
+    layers = {layer.name for layer in model.layers}
+    changes: dict[str, Tensor] = {}
+    for name, dtype, _, origin in entries:
+        if name in values:
+            owner = origin["tie"] if origin and "tie" in origin else name
+            changes[owner] = rounded(values[name], torch.empty(0, dtype=DTYPES[dtype][0]))
+    for entry in entries:
+        name, _, _, origin = entry
+        if name not in changes:
+            continue
+        match origin:
+            case None:
+                del stored[name]
+            case {"as": target} | {"repeat": target}:
+                del stored[target]
+        entry[3] = rebuilt(name, changes[name], stored, layers)
+    restore: dict[str, Any] = dict(model.restore) | {"tensors": entries}
+    return replace(model, tensors=stored, restore=restore)

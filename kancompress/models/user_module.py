@@ -1,0 +1,241 @@
+"""Live `torch.nn.Module`s: their state dict as a checkpoint, and state dicts put into them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from kancompress.errors import KancompressError, UsageError
+from kancompress.formats.foreign import ForeignCheckpoint
+from kancompress.formats.safetensors import NAMES, shown
+
+_SHOWN_NAMES = 3
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's own code raises into a KancompressError of one sentence."""
+    try:
+        yield
+    except (KancompressError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        kind = type(error).__name__
+        raise KancompressError(
+            f"{what} raised {kind}{': ' if text else ''}{text.removesuffix('.')}."
+        ) from error
+
+
+def build_module(target: str) -> nn.Module:
+    """Call `package.module:factory`, the module looked for in the current directory first.
+
+    The factory takes no arguments and returns a Module; a class of Modules or a Module will do.
+    This imports and runs the user's code. Raises UsageError when there is no such thing,
+    KancompressError when the code itself raises.
+    """
+    module_name, mark, path = target.partition(":")
+    if not mark or not all(part.isidentifier() for part in f"{module_name}.{path}".split(".")):
+        raise UsageError(
+            f"--model {target} names no callable; write package.module:factory,"
+            " as in models:make_net."
+        )
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        made = _called(_imported(module_name, target), path, target)
+    finally:
+        # At the end from now on: for imports that the model makes later, and shadowing nothing.
+        sys.path.remove(here)
+        sys.path.append(here)
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"--model {target} gave {type(made).__name__}; a torch.nn.Module was expected."
+        )
+    return made
+
+
+def _imported(name: str, target: str) -> Any:
+    try:
+        with users_code(f"Importing {name} for --model {target}"):
+            return importlib.import_module(name)
+    except KancompressError as error:
+        cause = error.__cause__
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise UsageError(
+                f"--model {target}: there is no module {missing}, neither installed nor in"
+                f" {Path.cwd()}."
+            ) from None
+        raise
+
+
+def _called(module: Any, path: str, target: str) -> Any:
+    value, at = module, module.__name__
+    for name in path.split("."):
+        if not hasattr(value, name):
+            raise UsageError(f"--model {target}: {at} has no attribute {name}.")
+        value, at = getattr(value, name), f"{at}.{name}"
+    if isinstance(value, nn.Module):
+        return value
+    if not callable(value):
+        raise UsageError(
+            f"--model {target}: {path} is {type(value).__name__}, which cannot be called; a"
+            " function or class that gives a torch.nn.Module was expected."
+        )
+    with users_code(f"--model {target}: {path}()"):
+        return value()
+
+
+def row_like(model: nn.Module) -> Tensor:
+    """A tensor with the device and the floating point type that rows for the model should have:
+    those of its first parameter."""
+    floats = [p for p in model.parameters() if p.is_floating_point()]
+    return floats[0].detach() if floats else torch.empty(0)
+
+
+# --- a module as a checkpoint ---------------------------------------------------------------
+
+
+class _Counter(io.RawIOBase):
+    """A file that keeps nothing but its length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def write(self, data: Any) -> int:
+        """Count the bytes."""
+        size = memoryview(data).nbytes
+        self.count += size
+        return size
+
+
+def read_module(model: nn.Module) -> ForeignCheckpoint:
+    """The state dict of a live module, as if `torch.save` had written it and it were read again.
+
+    Tensors on the CPU are not copied, others are moved there. `file_bytes` is what
+    `torch.save(model.state_dict(), path)` would weigh. Raises UsageError for tensors that no
+    checkpoint can hold.
+    """
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    dropped = []
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            dropped.append(f"{name} (no tensor)")
+            continue
+        _check_tensor(name, value)
+        identity = _identity(name, value)
+        if identity in first:
+            ties[name] = first[identity]
+            tensors[name] = tensors[ties[name]]
+            continue
+        first[identity] = name
+        tensors[name] = value.detach().cpu().contiguous()
+    counter = _Counter()
+    torch.save(tensors, counter)  # type: ignore[arg-type]
+    return ForeignCheckpoint(
+        where="The model",
+        container="torch-zip",
+        path=(),
+        tensors=tensors,
+        ties=ties,
+        metadata={},
+        dropped=tuple(dropped),
+        tensor_bytes=sum(t.nbytes for name, t in tensors.items() if name not in ties),
+        file_bytes=counter.count,
+    )
+
+
+def _check_tensor(name: str, value: Tensor) -> None:
+    what = ""
+    if isinstance(value, UninitializedParameter | UninitializedBuffer) or value.is_meta:
+        what = "has no values yet; give the model its weights (a lazy one runs once) first"
+    elif type(value.detach()) is not Tensor:
+        what = f"is a {type(value).__name__}; gather it into a plain tensor first"
+    elif value.layout is not torch.strided or value.is_quantized:
+        what = "is sparse or quantised; make it a plain dense tensor first"
+    elif value.dtype not in NAMES or value.dtype.is_complex:
+        what = f"is of dtype {str(value.dtype).removeprefix('torch.')}, which is not supported"
+    if what:
+        raise UsageError(f"The model's tensor {shown(name)} {what}.")
+
+
+def _identity(name: str, value: Tensor) -> tuple[object, ...]:
+    """What two tensors that are the same have in common."""
+    start = value.data_ptr()
+    nothing = not value.numel() and name
+    return value.device, value.dtype, start, value.shape, value.stride(), nothing
+
+
+# --- a state dict into a module -------------------------------------------------------------
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, str]:
+    """Copy a state dict into `model`, in its own dtypes and devices; file's name to model's name.
+
+    The prefixes of DistributedDataParallel and torch.compile may differ. All tensors must be there
+    and of equal shape, but those that the model shares with others that are there.
+    where : what messages call the tensors. Raises UsageError naming what does not fit.
+    """
+    own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    names = _paired(list(tensors), list(own))
+    have = set(names.values())
+    shared = {_identity(name, own[name]) for name in have}
+    missing = [
+        name for name in own if name not in have and _identity(name, own[name]) not in shared
+    ]
+    unexpected = [name for name in tensors if name not in names]
+    shapes = [
+        f"{shown(name)} has the shape {list(tensors[name].shape)} and the model's"
+        f" {list(own[target].shape)}"
+        for name, target in names.items()
+        if tensors[name].shape != own[target].shape
+    ]
+    reasons = [_listed("missing", list(map(shown, missing)))] if missing else []
+    reasons += [_listed("unexpected", list(map(shown, unexpected)))] if unexpected else []
+    reasons += [_listed("", shapes)] if shapes else []
+    if reasons:
+        raise UsageError(f"{where} does not fit the model: {'; '.join(reasons)}.")
+    with users_code("Loading the state dict into the model"):
+        model.load_state_dict(
+            {target: tensors[name] for name, target in names.items()}, strict=False
+        )
+    return names
+
+
+def _listed(kind: str, items: list[str]) -> str:
+    head = f"{len(items)} {kind} (" if kind else ""
+    more = f" and {len(items) - _SHOWN_NAMES} more" if len(items) > _SHOWN_NAMES else ""
+    return head + ", ".join(items[:_SHOWN_NAMES]) + more + (")" if kind else "")
+
+
+def _paired(given: list[str], own: list[str]) -> dict[str, str]:
+    """Names of the model's tensors for the given names, the same but for wrappers' prefixes."""
+    exact = {name: name for name in given if name in set(own)}
+    if len(exact) == len(given):
+        return exact
+    plain = dict(zip(_unwrapped(own), own, strict=True))
+    return {
+        name: plain[bare]
+        for name, bare in zip(given, _unwrapped(given), strict=True)
+        if bare in plain
+    }
+
+
+def _unwrapped(names: list[str]) -> list[str]:
+    names = [name.replace("_orig_mod.", "") for name in names]
+    while names and all(name.startswith("module.") for name in names):
+        names = [name.removeprefix("module.") for name in names]
+    return names

@@ -1,0 +1,116 @@
+"""Layers whose edge vectors a meta-network generates, written out as the tensors of plain ones.
+
+MetaKAN's files hold embeddings and a network; the vectors that it makes of them are packed, and
+come back under the names of efficient-kan's layers, which compute the same function.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kancompress.clustering.nearest import one_thread
+from kancompress.formats import safetensors as containers
+from kancompress.formats.edges.found import FoundLayer, Part
+from kancompress.formats.edges.vectors import gather
+from kancompress.formats.foreign import ForeignCheckpoint
+from kancompress.formats.stored import StoredTensors, outline
+from kancompress.libraries import Recognition
+
+
+def write_out(
+    source: ForeignCheckpoint, found: Recognition
+) -> tuple[ForeignCheckpoint, Recognition]:
+    """The source with generated layers as tensors, and the layers found in it.
+
+    Both are given back as they are where no layer is generated. The meta-network is left out,
+    unless embeddings that were not recognised may need it.
+    """
+    others = sorted(found.others)
+    generated = [layer for layer in found.layers if layer.generator is not None]
+    if not generated:
+        return source, found
+    layers: dict[str, FoundLayer] = {}
+    made: dict[str, dict[str, Tensor]] = {}  # by the name of the grid before which they stand
+    dropped: set[str] = set()
+    for layer in generated:
+        plain, tensors = _plain(layer, source)
+        layers[layer.name] = plain
+        made[plain.untouched[0]] = tensors
+        dropped |= set(_no_more(layer, others))
+    known = outline(source.tensors)
+    order: dict[str, Tensor] = {}
+    for name, tensor in known.items():
+        order |= made.get(name, {})
+        if name not in dropped:
+            order[name] = tensor
+    written_out = {name: tensor for tensors in made.values() for name, tensor in tensors.items()}
+    state = StoredTensors(
+        order,
+        lambda name: written_out[name] if name in written_out else source.tensors[name],
+    )
+    ties = {
+        name: first for name, first in source.ties.items() if name in state and first not in dropped
+    }
+    written = replace(source, tensors=state, ties=ties)
+    return written, replace(
+        found, layers=tuple(layers.get(layer.name, layer) for layer in found.layers)
+    )
+
+
+def twin_sizes(written: ForeignCheckpoint) -> tuple[int, int]:
+    """Bytes of the tensors and of the safetensors file of a source that was written out."""
+    declared = {
+        name: containers.declare(tensor)
+        for name, tensor in outline(written.tensors).items()
+        if name not in written.ties
+    }
+    tensors = sum(one.size for one in declared.values())
+    return tensors, len(containers.encode_header(declared, written.metadata)) + tensors
+
+
+def _plain(layer: FoundLayer, source: ForeignCheckpoint) -> tuple[FoundLayer, dict[str, Tensor]]:
+    """The layer with parts of its own, and the tensors that they lie in."""
+    assert layer.generator is not None
+    with one_thread(), torch.no_grad():
+        vectors = gather(layer, source.tensors).cpu().reshape(*layer.shape, -1)
+    at, last = layer.generator.into, layer.coefficients - 1
+    tensors = {
+        f"{at}base_weight": vectors[..., last].contiguous(),
+        f"{at}spline_weight": vectors[..., :last].contiguous(),
+    }
+    spline, base = (
+        Part(
+            tensor=f"{at}{name}",
+            axes=axes,
+            first=first,
+            last=end,
+            shape=tuple(tensors[f"{at}{name}"].shape),
+            dtype=vectors.dtype,
+        )
+        for name, axes, first, end in (
+            ("spline_weight", "out in coef", 0, last),
+            ("base_weight", "out in", last, last + 1),
+        )
+    )
+    plain = replace(layer, parts=(spline, base), generator=None, untouched=(f"{at}grid",))
+    return plain, tensors
+
+
+def _no_more(layer: FoundLayer, others: list[str]) -> Iterator[str]:
+    """Tensors that are not needed once the layer's vectors are written out.
+
+    others : sorted names of tensors that belong to no layer
+    """
+    assert layer.generator is not None
+    embeddings = layer.generator.embeddings
+    yield embeddings
+    siblings = embeddings[: embeddings.rindex(".") + 1]
+    after = bisect_left(others, siblings)
+    if not others[after : after + 1] or not others[after].startswith(siblings):
+        for pair in layer.generator.linears:
+            yield from pair

@@ -1,0 +1,244 @@
+"""What a file holds and what each part weighs, as plain data; documented in docs/json.md."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kancompress.errors import shortened
+from kancompress.formats.checkpoint import Checkpoint, dense_twin_sizes
+from kancompress.formats.foreign import ForeignCheckpoint
+from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.packed.encodings import bits
+from kancompress.formats.safetensors import NAMES, Container
+from kancompress.formats.storage import Record, read_record
+from kancompress.formats.stored import outline
+from kancompress.libraries import Recognition
+from kancompress.specs import BasisSpec, Family
+
+_BASES = {
+    Family.KAN: "bspline",
+    Family.FASTKAN: "gaussian",
+    Family.GRAMKAN: "gram",
+    Family.MLP: "linear",
+}
+
+
+Sizes = tuple[int, int]
+
+
+def describe(container: Container, predicted: Sizes | None = None) -> dict[str, Any]:
+    """The full report of a file that kancompress wrote. Raises InvalidFileError if damaged.
+
+    predicted : for a file that is not packed, (header, payload) bytes of the packed one
+    """
+    record = read_record(container)
+    if isinstance(record, PackedModel):
+        return _describe_packed(container, record)
+    return _describe_checkpoint(container, record) | {"predicted": _predicted(predicted)}
+
+
+def describe_foreign(
+    source: ForeignCheckpoint, found: Recognition, predicted: Sizes | None
+) -> dict[str, Any]:
+    """The report of another library's checkpoint, recognised but not packed.
+
+    predicted : (header, payload) bytes of the packed file at the number of clusters asked for
+    """
+    layers = []
+    known = outline(source.tensors)
+    for layer in found.layers:
+        size = known[layer.tensors[0]].element_size()
+        record = _layer(layer.name, None, layer.shape, layer.coefficients)
+        layers.append(
+            record | {"layout": layer.layout, "dense_bytes": record["dense_bytes"] // 4 * size}
+        )
+    names = {name for layer in found.layers for name in layer.tensors}
+    return {
+        "kind": "safetensors" if source.container == "safetensors" else "torch",
+        "file_bytes": source.file_bytes,
+        "header_bytes": source.file_bytes - source.tensor_bytes,
+        "payload_bytes": source.tensor_bytes,
+        "model": None,
+        "data": None,
+        "layers": layers,
+        "other": [
+            {
+                "name": name,
+                "dtype": NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "bytes": tensor.nbytes,
+            }
+            for name, tensor in known.items()
+            if name not in names
+        ],
+        "totals": _sums(layers, source.tensor_bytes),
+        "ratios": {"formula": None, "tensors": None, "file": None},
+        "problems": [
+            shortened(text)
+            for text in (
+                *found.problems,
+                *source.notes,
+                *(f"left out: {what}" for what in source.dropped),
+            )
+        ],
+        "predicted": _predicted(predicted),
+    }
+
+
+def _predicted(sizes: Sizes | None) -> dict[str, int] | None:
+    if sizes is None:
+        return None
+    return {"header_bytes": sizes[0], "payload_bytes": sizes[1], "file_bytes": sum(sizes)}
+
+
+def _frame(container: Container, kind: str, record: Record | None) -> dict[str, Any]:
+    model = record.model if record else None
+    return {
+        "kind": kind,
+        "file_bytes": container.file_size,
+        "header_bytes": container.header_size,
+        "payload_bytes": container.payload_size,
+        "model": model.to_json() if model else None,
+        "data": record.data.to_json() if record and record.data else None,
+    }
+
+
+def _others(container: Container, layer_tensors: set[str]) -> list[dict[str, Any]]:
+    return [
+        {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.size}
+        for entry in container.entries.values()
+        if entry.name not in layer_tensors
+    ]
+
+
+def _layer(
+    name: str, basis: BasisSpec | None, shape: tuple[int, ...], coefficients: int
+) -> dict[str, Any]:
+    edges = math.prod(shape)
+    return {
+        "name": name,
+        "basis": _BASES[basis.family] if basis else None,
+        "shape": list(shape),
+        "edges": edges,
+        "coefficients": coefficients,
+        "clusters": None,
+        "index_bits": None,
+        "index_bytes": 0,
+        "codebook_bytes": 0,
+        "codebook_dtype": None,
+        "formula_bytes": None,
+        "dense_bytes": edges * coefficients * 4,
+        "index_entropy": None,
+        "usage": None,
+    }
+
+
+def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]:
+    layers = [_packed_layer(container, model, layer) for layer in model.layers]
+    owned = {
+        f"{layer.name}.{role}"
+        for layer in model.layers
+        for role in ("codebook", "index", "kept_at", "kept", "coefficients")
+    }
+    totals = _totals(layers, container)
+    source = model.source
+    packed = [layer for layer in layers if layer["clusters"] is not None]
+    formula = sum(layer["formula_bytes"] for layer in packed)
+    ratios: dict[str, Any] = {
+        "formula": sum(layer["dense_bytes"] for layer in packed) / formula if formula else None,
+        "tensors": source.tensors / container.payload_size,
+        "file": source.file / container.file_size,
+    }
+    if source.dense is not None:
+        ratios["dense_tensors"] = source.dense[0] / container.payload_size
+        ratios["dense_file"] = source.dense[1] / container.file_size
+    if model.basis is not None and model.basis.family is Family.KAN and model.conv is None:
+        ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
+    return _frame(container, "packed", model) | {
+        "source": source.to_json(),
+        "layers": layers,
+        "other": _others(container, owned),
+        "totals": totals,
+        "ratios": ratios,
+    }
+
+
+def _pykan_bytes(model: PackedModel) -> int:
+    """The dense tensors that the paper's 79.9 divides: d + 1 floats an edge (a spline scaler
+    beside the d coefficients) and a row of G + 2 degree + 1 knots for every input."""
+    assert model.basis is not None
+    assert model.basis.grid is not None
+    assert model.basis.degree is not None
+    knots = model.basis.grid[2] + 2 * model.basis.degree + 1
+    per_edge = model.basis.coefficients + 1
+    return 4 * sum(layer.edges * per_edge + layer.shape[1] * knots for layer in model.layers)
+
+
+def _packed_layer(container: Container, model: PackedModel, layer: PackedLayer) -> dict[str, Any]:
+    codebook = model.codebook_of(layer)
+    if codebook is None:
+        assert layer.coefficients is not None
+        return _layer(layer.name, model.basis, layer.shape, layer.coefficients.shape[-1])
+    k, d = codebook.shape
+    record = _layer(layer.name, model.basis, layer.shape, d)
+    counts = np.bincount(model.indices_of(layer), minlength=k)
+    stored = container.entries.get(f"{layer.name}.codebook")
+    record |= {
+        "clusters": k,
+        "index_bits": bits.width_of(k),
+        "index_bytes": 0 if layer.index is None else len(layer.index),
+        "codebook_bytes": stored.size if stored else 0,
+        "codebook_dtype": str(codebook.dtype).removeprefix("torch."),
+        "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
+        "index_entropy": bits.entropy(counts),
+        "usage": {
+            "largest": int(counts.max()),
+            "smallest": int(counts.min()),
+            "unused": int((counts == 0).sum()),
+            "counts": counts.tolist(),
+        },
+    }
+    if layer.kept_at is not None:
+        record["kept_edges"] = len(layer.kept_at)
+    return record
+
+
+def _describe_checkpoint(container: Container, record: Checkpoint) -> dict[str, Any]:
+    layers = []
+    owned: set[str] = set()
+    for number, shape in enumerate(record.shapes):
+        layers.append(_layer(str(number), record.basis, shape, record.basis.coefficients))
+        owned |= {f"{number}.coefficients", f"{number}.embedding"}
+    ratios: dict[str, Any] = {"formula": None, "tensors": None, "file": None}
+    if record.kind == "meta":
+        twin = dense_twin_sizes(record)
+        ratios["dense_tensors"] = twin[0] / container.payload_size
+        ratios["dense_file"] = twin[1] / container.file_size
+    return _frame(container, record.kind, record) | {
+        "layers": layers,
+        "other": _others(container, owned),
+        "totals": _totals(layers, container),
+        "ratios": ratios,
+    }
+
+
+def _totals(layers: list[dict[str, Any]], container: Container) -> dict[str, Any]:
+    return _sums(layers, container.payload_size)
+
+
+def _sums(layers: list[dict[str, Any]], payload: int) -> dict[str, Any]:
+    index = sum(layer["index_bytes"] for layer in layers)
+    codebook = sum(layer["codebook_bytes"] for layer in layers)
+    formula = [layer["formula_bytes"] for layer in layers if layer["formula_bytes"] is not None]
+    return {
+        "edges": sum(layer["edges"] for layer in layers),
+        "coefficients": sum(layer["edges"] * layer["coefficients"] for layer in layers),
+        "index_bytes": index,
+        "codebook_bytes": codebook,
+        "other_bytes": payload - index - codebook,
+        "dense_bytes": sum(layer["dense_bytes"] for layer in layers),
+        "formula_bytes": sum(formula) if formula else None,
+    }

@@ -1,0 +1,126 @@
+"""The centroids of a file's layers as functions of one input, over the grid of their basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kancompress.clustering.nearest import F64, Labels
+from kancompress.config import PlotConfig, RunOptions
+from kancompress.errors import UsageError
+from kancompress.formats.packed import PackedModel
+from kancompress.formats.safetensors import shown
+from kancompress.layers import bases
+from kancompress.layers.edges import CodebookEdges
+from kancompress.layers.forms import FormLayer, ScaledEdges
+from kancompress.layers.layer import EdgeLayer, KanLayer
+from kancompress.libraries.forms.records import OWN_CLASS
+from kancompress.models import runnable as running
+from kancompress.models.runnable import Runnable
+from kancompress.reporting.plotting.clouds import clustered, in_units, settled
+from kancompress.specs import Family
+
+_POINTS = 201
+# Inputs of a basis that has no grid.
+_NO_GRID = (-3.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Curves:
+    """The functions of a layer's centroids.
+
+    x     : (points,) inputs of the basis
+    y     : (k, points) values, base branch included, most used centroid first
+    edges : (k,) that use each
+    input : what `x` is; unit : what `y` is divided by, as in " / 1e30"
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    x: F64
+    y: F64
+    edges: Labels
+    input: str
+    note: str = ""
+    unit: str = ""
+
+
+def centroid_curves(
+    record: Runnable, config: PlotConfig, options: RunOptions | None = None
+) -> list[Curves]:
+    """The functions of the centroids of each layer, but of those that a packed file keeps dense."""
+    try:
+        ready = running.run(record, options)
+    except UsageError as error:  # which counsels `eval`
+        reason = str(error).removesuffix(f" {OWN_CLASS}")
+        raise UsageError(f"Its functions cannot be drawn: {reason}") from None
+    config = settled(record, config)
+    found = []
+    for number, layer in enumerate(ready.network.kan_layers()):
+        if isinstance(record, PackedModel) and _codebook_edges(layer.edges) is None:
+            continue
+        with torch.no_grad():
+            found.append(_curves(layer, str(number), config))
+    if not found:
+        raise UsageError("No layer of this file has a codebook, so there is no function to draw.")
+    return found
+
+
+def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
+    source = _codebook_edges(layer.edges)
+    if source is not None:
+        centroids: Tensor = source.codebook.centroids
+        shape = tuple(source.index.shape)
+        used = torch.bincount(source.index.flatten(), minlength=len(centroids))[: len(centroids)]
+        counts = used.numpy()
+    else:
+        coefficients = layer.edges()
+        shape = tuple(coefficients.shape[:-1])
+        cloud = clustered(number, shape, coefficients, config)
+        centroids, counts = torch.from_numpy(cloud.centroids), cloud.counts
+    x, features, axis, note = _grid_features(layer)
+    order = np.argsort(-counts, kind="stable")
+    (vectors,), unit = in_units(centroids.double().numpy())
+    curves = (torch.from_numpy(vectors) @ features.double().T).numpy()
+    if not np.isfinite(curves).all():
+        raise UsageError(
+            f"The functions of layer {shown(number)} hold NaN or infinity, so they cannot be drawn."
+        )
+    return Curves(
+        name=layer.name if isinstance(layer, FormLayer) else number,
+        shape=shape,
+        x=x.double().numpy(),
+        y=curves[order],
+        edges=counts[order],
+        input=axis,
+        note=note,
+        unit=unit,
+    )
+
+
+def _codebook_edges(edges: nn.Module) -> CodebookEdges | None:
+    """Where the layer's vectors come from, if from a codebook; factors of edges are left out."""
+    while isinstance(edges, ScaledEdges):
+        edges = edges.edges
+    return edges if isinstance(edges, CodebookEdges) else None
+
+
+def _grid_features(layer: EdgeLayer) -> tuple[Tensor, Tensor, str, str]:
+    """Inputs (points,) over the grid, the layer's basis and base branch there (points, d), what
+    the inputs are, and what is to be known. The base branch sees what the basis sees."""
+    if isinstance(layer, FormLayer):
+        x = torch.linspace(*layer.expansion.span, _POINTS, dtype=layer.dtype)
+        wide = x[:, None].expand(-1, layer.shape[1])
+        planes = layer.expanded(wide, wide)
+        same = torch.allclose(planes, planes[:, :, :1].expand_as(planes), atol=1e-4)
+        note = "" if same else "on the first input's grid"
+        return x, planes[:, :, 0], "input" if layer.before is None else "input of the basis", note
+    assert isinstance(layer, KanLayer)
+    x = torch.linspace(*(layer.spec.grid or _NO_GRID)[:2], _POINTS)
+    z = torch.tanh(x) if layer.spec.family is Family.GRAMKAN else x
+    planes = bases.expand(layer.spec, x[:, None], z[:, None], layer.beta)
+    axis = "input, normalised" if layer.spec.family is Family.FASTKAN else "input"
+    return x, planes[:, :, 0], axis, ""

@@ -1,0 +1,1 @@
+"""The machine: files, locks, processes, devices and threads. It knows no network."""

@@ -1,0 +1,233 @@
+"""Bytes to paths: whole, verified, or not at all.
+
+Writing goes to a file beside the target, which is read back, compared and only then renamed:
+whatever interrupts the writer, the target is the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from kancompress.errors import ClosedPipeError, KancompressError, UsageError
+from kancompress.system import parts
+
+
+def located(path: Path) -> Path:
+    """`path`; where it is no file, but the prefix that pykan's `saveckpt` was given, its state."""
+    state = path.with_name(f"{path.name}_state") if path.name else path
+    try:
+        return state if not path.is_file() and state.is_file() else path
+    except (OSError, ValueError):  # a name that cannot be one is told when it is opened
+        return path
+
+
+def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse, before any work, a target that must not or cannot be written.
+
+    Raises UsageError for an existing file without `force`, for one of `inputs` (also through
+    links), for a directory and for a missing parent directory; KancompressError for a name or a
+    directory that cannot be written.
+    """
+    try:
+        _check_target(path, force=force, inputs=inputs)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    except (RuntimeError, ValueError) as error:  # a loop of links (Python < 3.13), a zero byte
+        raise KancompressError(f"{path} could not be written: {error}.") from None
+
+
+def _check_target(path: Path, *, force: bool, inputs: Iterable[Path]) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; name a file to write.")
+    for source in inputs:
+        if _is_regular(path) and source.exists() and path.samefile(source):
+            raise UsageError(f"{path} is the input itself; write to another file.")
+    if not force:
+        _refuse_existing(path)
+    target = path.resolve()
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is not a directory; create it first.")
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            target.lstat()  # a name that is too long
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "its directory is not writable")
+
+
+def _is_regular(path: Path) -> bool:
+    return path.exists() and path.is_file()
+
+
+def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
+    """Write `chunks` to `path` atomically and verified; returns the number of bytes.
+
+    Raises KancompressError when the bytes cannot be written or do not read back the same; the
+    target is then what it was before. Raises ClosedPipeError for a named pipe whose reader went
+    away.
+    """
+    with aside(path, chunks, force=force) as place:
+        return place()
+
+
+def write_together(outputs: Sequence[tuple[Path, Iterable[bytes]]], *, force: bool) -> list[int]:
+    """Write several files as `write` does, all or none of them; returns their sizes.
+
+    They take their names one directly after the other, in their order, once all are written and
+    verified. Raises as `write`; where only some names could be given, the message says which files
+    are there.
+    """
+    with contextlib.ExitStack() as stack:
+        places = [
+            (str(path), stack.enter_context(aside(path, chunks, force=force)))
+            for path, chunks in outputs
+        ]
+        if not force:
+            for path, _ in outputs:
+                _refuse_existing(path)
+        return in_turn(places)
+
+
+def in_turn(places: Sequence[tuple[str, Callable[[], int]]]) -> list[int]:
+    """Give outputs their places, one directly after the other; returns their sizes.
+
+    places : what messages call an output, and what writes or names it
+    Raises what these raise, with what is there and what is not.
+    """
+    names = [name for name, _ in places]
+    sizes: list[int] = []
+    for number, (_, place) in enumerate(places):
+        try:
+            sizes.append(place())
+        except KancompressError as error:
+            if not number:
+                raise
+            there, missing = _listed(names[:number]), _listed(names[number:])
+            raise type(error)(f"{error} {there} written, {missing} not.") from None
+    return sizes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+@contextlib.contextmanager
+def aside(path: Path, chunks: Iterable[bytes], *, force: bool) -> Iterator[Callable[[], int]]:
+    """Write `chunks` beside `path` and verify them; what is yielded gives them their name.
+
+    It returns the number of bytes, and raises as `write`. Without it nothing is left. A device or a
+    named pipe, which has no "beside", is written to when it is called.
+    """
+    target = path.resolve()
+    if path.exists() and not _is_regular(path):
+        yield lambda: _write_through(path, chunks)
+        return
+    parts.sweep(target)
+    part = parts.Part(target)
+    try:
+        size = _write_part(part, chunks, path)
+        yield lambda: _name_part(part, target, path, size, force=force)
+    finally:
+        part.leave()
+
+
+def _write_part(part: parts.Part, chunks: Iterable[bytes], path: Path) -> int:
+    try:
+        part.make()
+        return _write_and_compare(part.handle, chunks, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _name_part(part: parts.Part, target: Path, path: Path, size: int, *, force: bool) -> int:
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            part.set_mode(_mode_for(target))
+        if not part.is_locked:
+            part.close()  # Windows renames no open file; what is locked stays so until it is named
+        if force:
+            part.path.replace(target)
+        elif not _placed(part.path, target):
+            raise _exists(path)
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    return size
+
+
+def _refuse_existing(path: Path) -> None:
+    if _is_regular(path):
+        raise _exists(path)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path} exists already; use --force to replace it, or another name.")
+
+
+def _placed(aside: Path, target: Path) -> bool:
+    """Give a file its name unless something has it, in one step where there are hard links."""
+    try:
+        os.link(aside, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without them
+        if target.exists():
+            return False
+        aside.replace(target)
+    return True
+
+
+def _cannot_write(path: Path, error: OSError) -> KancompressError:
+    hint = " Free some space or write elsewhere." if error.errno == errno.ENOSPC else ""
+    return KancompressError(f"{path} could not be written: {error.strerror or error}.{hint}")
+
+
+def _write_through(path: Path, chunks: Iterable[bytes]) -> int:
+    try:
+        with path.open("wb") as file:
+            return sum(file.write(chunk) for chunk in chunks)
+    except BrokenPipeError:
+        raise ClosedPipeError(f"Whoever read {path} has closed it.") from None
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _write_and_compare(handle: int, chunks: Iterable[bytes], path: Path) -> int:
+    written, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(handle, view[: 1 << 24]) :]
+        written.update(chunk)
+        size += len(chunk)
+    os.fsync(handle)
+    os.lseek(handle, 0, os.SEEK_SET)
+    found = hashlib.sha256()
+    while block := os.read(handle, 1 << 20):
+        found.update(block)
+    if found.digest() != written.digest():
+        raise KancompressError(f"{path}: what was written does not read back the same; disk fault?")
+    return size
+
+
+def _mode_for(target: Path) -> int:
+    """Mode of the file that is replaced, else what the umask gives new files."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_directory(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,199 @@
+"""The bytes of inputs, read where they are needed and never mapped.
+
+A mapped file that another process cuts short kills whoever reads the map. Here every read gets
+memory of its own, and after each the file must still be the one that was opened, so that what was
+read belongs together.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+from io import FileIO
+from pathlib import Path
+
+from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from kancompress.system import files
+
+# Descriptors that are open at a time: a checkpoint may lie in more shards than a process may open.
+_MOST_OPEN = 64
+# Times of files go by the ticks of the kernel's clock, of 10 ms at most: what is written within the
+# same tick as the last change before it cannot be told from it.
+_TICK = 20_000_000
+_MOST_OF_A_DEVICE = 1 << 26
+
+
+class Data:
+    """The bytes of an input. `data[a:b]` reads them, cut short at the end as slices are."""
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        self._content = memoryview(content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __getitem__(self, place: slice) -> memoryview:
+        """The bytes of a slice without a step: of a file in memory of their own, to be written to.
+
+        Raises KancompressError where the file has changed since it was opened.
+        """
+        return self._content[place]
+
+
+class FileData(Data):
+    """The bytes of a regular file."""
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self._path = path
+        self._stamp = _stamp(file)
+        self._size = os.fstat(file.fileno()).st_size
+        _pool.put(self, file)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: slice) -> memoryview:
+        begin, end, _ = place.indices(self._size)
+        content = memoryview(bytearray(max(0, end - begin)))
+        try:
+            with _pool.lock:  # another thread must not have the file closed
+                self._fill(content, begin)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+        return content
+
+    def _fill(self, content: memoryview, begin: int) -> None:
+        file = _pool.get(self) or self._reopened()
+        done = 0
+        while done < len(content):
+            count = _read_into(content[done:], file, begin + done)
+            if not count:
+                raise self._changed()
+            done += count
+        if _stamp(file) != self._stamp:
+            raise self._changed()
+
+    def __del__(self) -> None:
+        _pool.drop(self)
+
+    def _reopened(self) -> FileIO:
+        try:
+            file = self._path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise self._changed() from None
+        if _stamp(file) != self._stamp:
+            file.close()
+            raise self._changed()
+        _pool.put(self, file)
+        return file
+
+    def _changed(self) -> KancompressError:
+        return KancompressError(
+            f"{self._path} was changed while it was read, so nothing was written. Run it again."
+        )
+
+
+class _Pool:
+    """Files that are open, the one used last at the end."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self.lock = threading.RLock()
+
+    def put(self, owner: FileData, file: FileIO) -> None:
+        """Keep a file open, and close the one that was not used for longest."""
+        with self.lock:
+            self._files[id(owner)] = file
+            if len(self._files) > _MOST_OPEN:
+                self._files.popitem(last=False)[1].close()
+
+    def get(self, owner: FileData) -> FileIO | None:
+        """The file, where it is still open."""
+        if id(owner) not in self._files:
+            return None
+        self._files.move_to_end(id(owner))
+        return self._files[id(owner)]
+
+    def drop(self, owner: FileData) -> None:
+        """Close the file."""
+        with self.lock:
+            file = self._files.pop(id(owner), None)
+        if file is not None:
+            file.close()
+
+
+_pool = _Pool()
+
+
+def _stamp(file: FileIO) -> tuple[int, ...]:
+    """What changes when a file is written to: its number, its size, its times.
+
+    The time of the last change to its entry cannot be put back, as the other can.
+    """
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read_into(content: memoryview, file: FileIO, begin: int) -> int:
+    if hasattr(os, "preadv"):  # moves no position, which processes share after a fork
+        return os.preadv(file.fileno(), [content[: 1 << 30]], begin)
+    file.seek(begin)
+    return file.readinto(content[: 1 << 30])
+
+
+def read(path: Path) -> Data:
+    """Open a file. Raises InvalidFileError when there is none, or none to be read.
+
+    What is no regular file, such as a pipe, is read to its end at once.
+    """
+    try:
+        file = path.open("rb", buffering=0)
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            with file:
+                return Data(_to_its_end(path, file, found.st_mode))
+        if 0 <= time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK:
+            time.sleep(_TICK / 1e9)
+        return FileData(path, file)
+    except FileNotFoundError:
+        raise InvalidFileError(Flaw.MISSING, f"{path} does not exist.") from None
+    except IsADirectoryError:
+        raise InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def opened(
+    source: str | os.PathLike[str] | bytes, name: str | None, otherwise: str
+) -> tuple[Path | None, str, Data]:
+    """The path of a source that has one, what messages call it, and its bytes.
+
+    otherwise : what messages call bytes without a name
+    Raises InvalidFileError as `read`.
+    """
+    if isinstance(source, bytes):
+        return None, name or otherwise, Data(source)
+    path = files.located(Path(source))
+    return path, name or str(path), read(path)
+
+
+def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
+    """All that a pipe gives, or a device, which may have no end."""
+    if not stat.S_ISCHR(mode):
+        return file.readall()
+    content = bytearray()
+    while block := file.read(1 << 16):
+        content += block
+        if len(content) > _MOST_OF_A_DEVICE:
+            raise InvalidFileError(
+                Flaw.NOT_A_FILE, f"{path} is a device that gives bytes without end, not a file."
+            )
+    return bytes(content)
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.")

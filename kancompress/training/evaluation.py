@@ -1,0 +1,70 @@
+"""Accuracy, loss and predictions of dense, meta and packed networks, ours and others'."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kancompress.data.datasets import Dataset, check_rows
+from kancompress.errors import UsageError
+from kancompress.models.runnable import Running
+from kancompress.training import loop as fitting
+from kancompress.training.history import Score
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Evaluation:
+    """A score on the test rows, the outputs behind it (rows, width), and the seconds they took.
+
+    notes : for another library's file, what was taken for granted that its tensors do not tell
+    """
+
+    score: Score
+    outputs: Tensor
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def evaluate_running(ready: Running, data: Dataset) -> Evaluation:
+    """Run a network over the test rows. Raises UsageError when the data does not fit it."""
+    check_fit(ready, data)
+    start = time.perf_counter()
+    outputs = fitting.predict(ready.network, data.test.x)
+    seconds = time.perf_counter() - start
+    return Evaluation(
+        score=fitting.score_outputs(outputs, data.test.y),
+        outputs=outputs,
+        seconds=seconds,
+        notes=ready.notes,
+    )
+
+
+def check_fit(ready: Running, data: Dataset) -> None:
+    """Refuse data whose width, channels or classes are not the network's."""
+    check_rows(data.train.x, ready.conv)
+    if ready.conv and data.features != ready.inputs:
+        raise UsageError(
+            f"The network takes images of {ready.inputs} channels, but the data has rows of the"
+            f" shape {list(data.train.x.shape[1:])}."
+        )
+    if data.features != ready.inputs:
+        raise UsageError(
+            f"The network takes {ready.inputs} inputs, but the data has {data.features} features a"
+            " row."
+        )
+    if ready.data is not None and ready.data.is_regression != data.spec.is_regression:
+        kinds = ("classification", "regression")
+        raise UsageError(
+            f"The network was trained for {kinds[ready.data.is_regression]}, but y holds"
+            f" {kinds[data.spec.is_regression]} targets."
+        )
+    if data.spec.is_regression and data.spec.outputs != ready.outputs:
+        raise UsageError(
+            f"The network has {ready.outputs} outputs, but y has {data.spec.outputs} targets a row."
+        )
+    if data.spec.outputs > ready.outputs:
+        raise UsageError(
+            f"The network tells {ready.outputs} classes apart, but y has {data.spec.outputs}."
+        )
