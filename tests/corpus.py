@@ -4,14 +4,14 @@
     python -m tests.corpus compare FILE [--cases DIR ...] [--ignore KEY ...]
 
 `write` runs the commands below on every checkpoint of tests/cases (and of each DIR, a folder of
-folders as tests/cases is) and records the SHA-256 of each file that a command writes, or the exit code
-and the sentence of one that is refused. `compare` runs the commands that FILE holds and lists what
-has become different; its exit code is 1 if anything has. It needs the DIRs that `write` had.
+folders as tests/cases is) and records the SHA-256 of each file that a command writes, or the exit
+code and the sentence of one that is refused. `compare` runs the commands that FILE holds and lists
+what has become different; its exit code is 1 if anything has. It needs the DIRs that `write` had.
 
-Commands that compute with matrix products (calibration, training, meta-learners) give the same bytes
-on the same machine with the same torch only, and torch files are written by torch. `write --stable`
-leaves them out, so that its file holds everywhere; tests/corpus.json is such a file. All commands run
-with one thread.
+Commands that compute with matrix products (calibration, --metric grid, training, meta-learners)
+give the same bytes on the same machine with the same torch only, and torch files are written by
+torch. `write --stable` leaves them out, so that its file holds everywhere; tests/corpus.json is
+such a file. All commands run with one thread.
 
 A packed file has a second checksum: of the payload and the document without its key `checksum`.
 With `compare --ignore KEY`, which takes KEY out of the documents that are written now, packed files
@@ -36,15 +36,31 @@ if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path.insert(0, str(Path(__file__).parent))  # as pytest has it
 
-from command import call
-
 import kancompress
+from command import call
 
 CASES = Path(__file__).parent / "cases"
 # Checkpoints and packed files that version 0.1.0 wrote; see the README there.
 OLD = "v0.1"
 NOT_CASES = {OLD, "hostile", "wild"}
+# Layouts that a file does not tell, by how its folder's name begins.
+LAYOUTS = {
+    "tck_kabnconv": "kabn-conv",
+    "tck_kajnconv": "kajn-conv",
+    "tck_kalnconv": "kaln-conv",
+}
 Record = dict[str, Any]
+FEEDBACK = {"feedback": "-k 4 --force-pack --method feedback --codebook-dtype float16"}
+RATIO = {"ratio": "-k auto --target-ratio 1.2"}
+# Calibrations that some native models have beside those of all.
+FURTHER = {
+    "fastkan": RATIO,
+    "gramkan": FEEDBACK,
+    "metafastkan": FEEDBACK,
+    "metakan": RATIO,
+    "kanconv": FEEDBACK,
+    "metagramkanconv": RATIO,
+}
 
 
 class Command(NamedTuple):
@@ -57,8 +73,9 @@ class Command(NamedTuple):
 # ---- which commands
 
 
-def of_library(source: str, output: str) -> Iterator[Command]:
+def of_library(source: str, output: str, layout: str = "") -> Iterator[Command]:
     """Commands for another library's checkpoint; `output` is what the restored file is called."""
+    source += f" --layout {layout}" if layout else ""
     torch_file = not output.endswith(".safetensors")
     for name, options in {
         "k8": "-k 8",
@@ -69,7 +86,7 @@ def of_library(source: str, output: str) -> Iterator[Command]:
         "half": "-k 8 --force-pack --codebook-dtype float16",
         "sides": "-k 8 --force-pack --codebook-dtype float16 --side-dtype float16",
     }.items():
-        yield Command(f"cluster {source} {options} -o {name}.st")
+        yield Command(f"cluster {source} {options} -o {name}.st", stable=name != "grid")
     for name in ("k3", "extra", "scaler", "half"):
         yield Command(f"expand {name}.st -o {name}-{output}", stable=not torch_file)
     yield Command(
@@ -90,15 +107,14 @@ def of_native(name: str) -> Iterator[Command]:
         "brain": "-k 4 --force-pack --codebook-dtype bfloat16",
         "bytes": "--target-bytes 2800",
     }.items():
-        yield Command(f"cluster {source} {options} -o {label}.st", stable)
+        yield Command(f"cluster {source} {options} -o {label}.st", stable and label != "grid")
     yield Command("expand k4.st -o k4.safetensors", stable)
     yield Command("expand half.st -o half.safetensors", stable)
-    for label, options in {
-        "calibrated": "-k 4 --force-pack",
-        "feedback": "-k 4 --force-pack --method feedback --codebook-dtype float16",
-        "ratio": "-k auto --target-ratio 2",
-        "auto": "-k auto --target-bytes 2800",
-    }.items():
+    calibrations = {"calibrated": "-k 4 --force-pack", "auto": "-k auto --target-bytes 2800"}
+    if not stable:  # the same network once its coefficients are generated
+        calibrations = {"metric": "-k 4 --force-pack --method metric"}
+    calibrations |= FURTHER.get(name, {})
+    for label, options in calibrations.items():
         yield Command(f"cluster {source} {digits} {options} -o {label}.st", stable=False)
     tune = "--epochs 1 --seed 1 --lr 0.001 --no-augment"
     for label, options in {
@@ -136,7 +152,8 @@ def all_commands(cases: Sequence[Path]) -> Iterator[tuple[str, list[Command]]]:
     yield f"{OLD}/trainer.pt", [*of_library("trainer.pt", "trainer.pt")]
     for folder in folders(cases):
         for source, output in sources(folder):
-            yield f"{folder.name}/{source}", [*of_library(source, output)]
+            layout = next((LAYOUTS[key] for key in LAYOUTS if folder.name.startswith(key)), "")
+            yield f"{folder.name}/{source}", [*of_library(source, output, layout)]
 
 
 def folders(cases: Sequence[Path]) -> list[Path]:
