@@ -50,6 +50,10 @@ LAYOUTS = {
     "tck_kalnconv": "kaln-conv",
 }
 Record = dict[str, Any]
+FURTHER_PLAIN = {
+    "brain": "-k 4 --force-pack --codebook-dtype bfloat16",
+    "bytes": "--target-bytes 2800",
+}
 FEEDBACK = {"feedback": "-k 4 --force-pack --method feedback --codebook-dtype float16"}
 RATIO = {"ratio": "-k auto --target-ratio 1.2"}
 # Calibrations that some native models have beside those of all.
@@ -99,14 +103,13 @@ def of_native(name: str) -> Iterator[Command]:
     """Commands for a native checkpoint, `name.safetensors`."""
     source, stable = f"{name}.safetensors", not name.startswith("meta")
     digits = "--calibrate digits --samples 64"
-    for label, options in {
+    clusterings = {
         "k4": "-k 4 --force-pack",
         "k9": "-k 9 -k 1=3 --force-pack",
         "grid": "-k 4 --force-pack --metric grid",
         "half": "-k 4 --force-pack --codebook-dtype float16 --side-dtype float16",
-        "brain": "-k 4 --force-pack --codebook-dtype bfloat16",
-        "bytes": "--target-bytes 2800",
-    }.items():
+    } | (FURTHER_PLAIN if name in ("gramkan", "metakan", "kanconv") else {})
+    for label, options in clusterings.items():
         yield Command(f"cluster {source} {options} -o {label}.st", stable and label != "grid")
     yield Command("expand k4.st -o k4.safetensors", stable)
     yield Command("expand half.st -o half.safetensors", stable)
