@@ -14,20 +14,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kancompress.api.commands import (
-        Compression,
-        cluster,
-        evaluate,
-        expand,
-        finetune,
-        inspect,
-        print_layouts,
-        read_layouts,
-        train,
-    )
+    from kancompress.api.cluster import Compression, cluster
+    from kancompress.api.evaluate import evaluate
+    from kancompress.api.expand import expand
+    from kancompress.api.finetune import finetune
+    from kancompress.api.inspect import inspect
+    from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.predictions import check_predictions_target, save_predictions
+    from kancompress.api.train import train
     from kancompress.clustering.network import Calibrated
     from kancompress.config import (
         Activation,
@@ -79,10 +75,13 @@ if TYPE_CHECKING:
 from kancompress.version import __version__
 
 _HOMES = {
-    "kancompress.api.commands": (
-        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
-        "read_layouts", "train",
-    ),
+    "kancompress.api.cluster": ("Compression", "cluster"),
+    "kancompress.api.evaluate": ("evaluate",),
+    "kancompress.api.expand": ("expand",),
+    "kancompress.api.finetune": ("finetune",),
+    "kancompress.api.inspect": ("inspect",),
+    "kancompress.api.layouts": ("print_layouts", "read_layouts"),
+    "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.formats.checkpoint": ("Checkpoint",),
