@@ -18,7 +18,7 @@ from kancompress.specs import DataOptions
 from kancompress.system import devices
 from kancompress.training.finetune import Finetuning, tune
 from kancompress.training.loop import OnBatch, OnEpoch
-from kancompress.training.state import StateFile
+from kancompress.training.state_file import StateFile
 from kancompress.training.user_module import taught_by, tune_module
 
 

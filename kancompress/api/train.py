@@ -9,7 +9,7 @@ from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
 from kancompress.training.loop import OnBatch, OnEpoch
-from kancompress.training.state import StateFile
+from kancompress.training.state_file import StateFile
 from kancompress.training.train import Training, fit_network
 
 

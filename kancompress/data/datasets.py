@@ -215,10 +215,7 @@ def _shaped(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
 def _read(options: DataOptions, remembered: float | None) -> _Whole:
     if options.file is not None:
         return _from_file(options.file, options.test_split, remembered)
-    if options.test_split is not None:
-        raise UsageError(
-            f"{options.name} has test rows of its own; --test-split is for --data FILE."
-        )
+    options.check()
     if options.name == DatasetName.DIGITS:
         return _digits(images=options.images)
     if options.name is not None and options.name in IMAGE_SETS:
