@@ -121,6 +121,14 @@ def test_commands_load_no_clustering_that_do_none(command: str) -> None:
     assert names.isdisjoint({"kancompress.clustering", "sklearn", "scipy", "pandas"})
 
 
+def test_digits_are_read_without_scikit_learn() -> None:
+    code = (
+        "from kancompress.data import datasets\nfrom kancompress.specs import DataOptions\n"
+        "datasets.load_for_training(DataOptions(), seed=0)"
+    )
+    assert loaded(code).isdisjoint({"sklearn", "scipy", "pandas"})
+
+
 def test_unknown_names_are_attribute_errors() -> None:
     import kancompress
 
