@@ -14,20 +14,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kancompress.api.commands import (
-        Compression,
-        cluster,
-        evaluate,
-        expand,
-        finetune,
-        inspect,
-        print_layouts,
-        read_layouts,
-        train,
-    )
+    from kancompress.api.cluster import Compression, cluster
+    from kancompress.api.evaluate import evaluate
+    from kancompress.api.expand import expand
+    from kancompress.api.finetune import finetune
+    from kancompress.api.inspect import inspect
+    from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
-    from kancompress.api.predictions import check_predictions_target, save_predictions
+    from kancompress.api.predictions import save_predictions
+    from kancompress.api.train import train
     from kancompress.clustering.network import Calibrated
     from kancompress.config import (
         Activation,
@@ -54,12 +50,8 @@ if TYPE_CHECKING:
     from kancompress.models.parametrization import Parametrization, parametrize
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
-    from kancompress.reporting.plotting import (
-        check_picture_target,
-        plot_edges,
-        plot_functions,
-        plot_pictures,
-    )
+    from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
+    from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
         BasisSpec,
         ConvSpec,
@@ -73,16 +65,19 @@ if TYPE_CHECKING:
     from kancompress.system.distributed import joined
     from kancompress.training.evaluation import Evaluation
     from kancompress.training.finetune import Finetuning
-    from kancompress.training.state import StateFile
+    from kancompress.training.state_file import StateFile
     from kancompress.training.train import Training
 
 from kancompress.version import __version__
 
 _HOMES = {
-    "kancompress.api.commands": (
-        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
-        "read_layouts", "train",
-    ),
+    "kancompress.api.cluster": ("Compression", "cluster"),
+    "kancompress.api.evaluate": ("evaluate",),
+    "kancompress.api.expand": ("expand",),
+    "kancompress.api.finetune": ("finetune",),
+    "kancompress.api.inspect": ("inspect",),
+    "kancompress.api.layouts": ("print_layouts", "read_layouts"),
+    "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.formats.checkpoint": ("Checkpoint",),
@@ -96,10 +91,9 @@ _HOMES = {
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
     "kancompress.formats.packed": ("PackedLayer", "PackedModel"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
-    "kancompress.reporting.plotting": (
-        "check_picture_target", "plot_edges", "plot_functions", "plot_pictures",
-    ),
-    "kancompress.api.predictions": ("check_predictions_target", "save_predictions"),
+    "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
+    "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
+    "kancompress.api.predictions": ("save_predictions",),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig", "KMeans",
         "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection", "RunOptions",
@@ -108,7 +102,7 @@ _HOMES = {
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
     ),
-    "kancompress.training.state": ("StateFile",),
+    "kancompress.training.state_file": ("StateFile",),
     "kancompress.formats.storage": ("encode", "load", "save"),
     "kancompress.training.train": ("Training",),
 }  # fmt: skip

@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kancompress.errors import UsageError
+
 # Most centroids of a codebook: indices have at most 16 bits.
 MAX_CLUSTERS = 65_536
 # Name of a data set that is the user's own file.
@@ -401,3 +403,10 @@ class DataOptions:
     test_split: float | None = None
     shape: tuple[int, ...] | None = None
     images: bool = False
+
+    def check(self) -> None:
+        """Refuse options that contradict each other. Raises UsageError."""
+        if self.test_split is not None and self.file is None and self.name is not None:
+            raise UsageError(
+                f"{self.name} has test rows of its own; --test-split is for --data FILE."
+            )

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import kancompress
 from command import call, done, refused
 from kancompress import DataOptions, InvalidFileError, UsageError
-from kancompress.data import datasets
+from kancompress.data import datasets, digits
 from kancompress.specs import DataSpec
 
 ROWS = 60
@@ -352,3 +352,18 @@ def test_a_failed_download_is_told_and_stdout_stays_clean(
     assert "Downloading ..." in result.stderr
     assert "could not be read or fetched" in result.stderr.splitlines()[-1]
     assert "no route" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("file", ["datasets/data/digits.csv.gz", "elsewhere.csv.gz"])
+def test_digits_are_those_of_scikit_learn(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    monkeypatch.setattr(digits, "_FILE", Path(file))
+    x, y = load_digits(return_X_y=True)
+    found_x, found_y = digits.read_digits()
+    assert found_x.dtype == x.dtype
+    assert np.array_equal(found_x, x)
+    assert np.array_equal(found_y, y)
+    train, test = train_test_split(np.arange(len(y)), test_size=0.2, stratify=y, random_state=0)
+    assert all(map(np.array_equal, digits.divide(found_y), (train, test)))

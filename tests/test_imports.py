@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,12 @@ from command import ENVIRONMENT
 HEAVY = ("torch", "numpy", "sklearn", "torchvision", "rich", "scipy", "matplotlib")
 
 
-def loaded(code: str) -> set[str]:
-    """Names of the packages that are loaded after `code`."""
-    report = "import json; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+def loaded(code: str, depth: int = 1) -> set[str]:
+    """Names that are loaded after `code`: of packages, or of modules as many levels down."""
+    report = (
+        "import json; print(json.dumps(sorted({'.'.join(name.split('.')[:n])"
+        f" for name in sys.modules for n in range(1, {depth + 1})}})))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{code}\n{report}"],
         env=ENVIRONMENT, capture_output=True, text=True, check=True,
@@ -51,6 +55,78 @@ def test_help_and_usage_errors_load_nothing_heavy(arguments: str) -> None:
         "try:\n    main()\nexcept SystemExit:\n    pass"
     )
     assert loaded(code).isdisjoint({*HEAVY} - {"rich"})  # older typers load rich
+
+
+REFUSALS = {
+    "train --data missing.npz -o out": 3,
+    "train -o there.st": 2,
+    "train -o no/such/out": 2,
+    "train --model resnet -o out": 2,
+    "train --test-split 0.5 -o out": 2,
+    "train --resume missing.state -o out": 3,
+    "cluster missing.st -o out": 3,
+    "cluster in.st -o there.st": 2,
+    "cluster in.st -o in.st": 2,
+    "cluster in.st -o out -k 3 --target-bytes 9": 2,
+    "cluster in.st -o out --layout @missing.toml": 3,
+    "cluster in.st -o out --calibrate missing.npz": 2,
+    "finetune missing.st -o out": 3,
+    "finetune in.st -o there.st": 2,
+    "finetune in.st -o stopped.st": 2,
+    "finetune in.st --data missing.npz -o out": 3,
+    "finetune in.st --distill missing.st -o out": 3,
+    "eval missing.st": 3,
+    "eval directory": 3,
+    "eval in.st --data missing.npz": 3,
+    "eval in.st --dataset digits --test-split 0.5": 2,
+    "eval in.st --predictions there.npz": 2,
+    "eval in.st --model nonsense": 2,
+    "inspect missing.st": 3,
+    "inspect missing.st --check": 3,
+    "inspect in.st --plot there.png": 2,
+    "inspect in.st --plot-functions picture.gif": 2,
+    "inspect in.st --print-layout --json": 2,
+    "expand missing.st -o out": 3,
+    "expand in.st -o there.st": 2,
+}
+
+
+def test_refusals_that_need_no_tensor_load_nothing_heavy(tmp_path: Path) -> None:
+    for name in ("in.st", "there.st", "there.npz", "there.png"):
+        (tmp_path / name).write_bytes(b"something")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "stopped.st.state").write_bytes(
+        bytes(8) + b'{"__metadata__":{"kancompress.state":"'
+    )
+    code = f"""
+import os
+from kancompress.cli.main import main
+os.chdir({str(tmp_path)!r})
+for line, code in {REFUSALS!r}.items():
+    sys.argv = ["kancompress", *line.split()]
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == code, (line, stop.code)
+    for name in {HEAVY!r}:
+        assert name == "rich" or name not in sys.modules, (line, name)
+"""
+    loaded(code)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_commands_load_no_clustering_that_do_none(command: str) -> None:
+    names = loaded(f"import kancompress.api.{command}", depth=2)
+    assert "torch" in names
+    assert names.isdisjoint({"kancompress.clustering", "sklearn", "scipy", "pandas"})
+
+
+def test_digits_are_read_without_scikit_learn() -> None:
+    code = (
+        "from kancompress.data import datasets\nfrom kancompress.specs import DataOptions\n"
+        "datasets.load_for_training(DataOptions(), seed=0)"
+    )
+    assert loaded(code).isdisjoint({"sklearn", "scipy", "pandas"})
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kancompress.api.commands import Compression
+from kancompress.api.cluster import Compression
 from kancompress.api.modules import Compressed
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.user_flow import match_modules

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from kancompress.errors import UsageError
 from kancompress.formats import safetensors as containers
+from kancompress.reporting.targets import check_predictions_target
 from kancompress.system import files
 from kancompress.training.evaluation import Evaluation
-
-
-def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a target that cannot be written or whose suffix says no known format."""
-    if path.suffix not in (".safetensors", ".npz"):
-        raise UsageError(f"{path} should end in .safetensors or .npz, which names the format.")
-    files.check_target(path, force=force, inputs=inputs)
 
 
 def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:

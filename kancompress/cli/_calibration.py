@@ -15,7 +15,7 @@ from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
 
 if TYPE_CHECKING:
-    from kancompress.api.commands import Compression
+    from kancompress.api.cluster import Compression
     from kancompress.cli._files import Given
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated

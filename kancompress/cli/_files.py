@@ -14,6 +14,7 @@ import kancompress
 from kancompress.cli import _streams
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.system import files
+from kancompress.system import inputs as reading
 from kancompress.system import torchrun as launch
 
 DASH = "-"
@@ -38,9 +39,13 @@ def inputs(*arguments: str | Path | None) -> list[Path]:
 
 
 def given(argument: str) -> Given:
-    """Spool standard input for `-`, else the path itself. Raises UsageError for a terminal."""
+    """Spool standard input for `-`, else the path itself.
+
+    Raises UsageError for a terminal, InvalidFileError for what is not there or not to be read.
+    """
     if argument != DASH:
         path = files.located(Path(argument))
+        reading.check(path)
         return Given(path, argument if path == Path(argument) else str(path))
     if launch.processes() > 1:
         raise UsageError("Several processes cannot share standard input; name a file.")
@@ -57,6 +62,13 @@ def given(argument: str) -> Given:
             Flaw.EMPTY, "Standard input is empty; did the command before the pipe fail?"
         )
     return Given(data, "standard input")
+
+
+def check_there(*paths: Path | None) -> None:
+    """Refuse, before any work, further inputs that are not there."""
+    for path in paths:
+        if path is not None:
+            reading.check(files.located(path))
 
 
 def check_output(output: str, *, force: bool, inputs: Iterable[Path] = ()) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import kancompress
 from kancompress.errors import UsageError
+from kancompress.models import factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,12 @@ def own_model(target: str | None) -> Iterator[nn.Module | None]:
 
 
 def row_shape(target: str | None, text: str | None) -> tuple[int, ...] | None:
-    """Shape of a row for `DataOptions`: the file's own for --model, unless --input-shape tells."""
+    """Shape of a row for `DataOptions`: the file's own for --model, unless --input-shape tells.
+
+    Raises UsageError where --model names nothing that could be called.
+    """
+    if target is not None:
+        factory.split(target)
     if text is None:
         return None if target is None else ()
     if target is None:

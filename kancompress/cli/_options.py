@@ -12,6 +12,7 @@ import kancompress
 from kancompress.config import Activation, Device, Precision, RunOptions
 from kancompress.errors import UsageError
 from kancompress.specs import DataOptions, DatasetName
+from kancompress.system import inputs as reading
 
 InputArgument = Annotated[
     str,
@@ -178,7 +179,7 @@ def data_options(
         raise UsageError("--dataset and --data are both given; name one set of data.")
     if str(file) == "-":
         raise UsageError("--data reads no standard input; write the arrays to a file and name it.")
-    return DataOptions(
+    options = DataOptions(
         name=name,
         file=file,
         directory=directory,
@@ -186,6 +187,8 @@ def data_options(
         test_split=test_split,
         shape=shape,
     )
+    options.check()
+    return options
 
 
 def use_threads(count: int | None) -> None:
@@ -238,6 +241,7 @@ def layouts(values: list[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for value in values:
         if value.startswith("@"):
+            reading.check(Path(value[1:]))
             found = kancompress.read_layouts(value[1:])
         else:
             stem, mark, layout = value.partition("=")

@@ -228,8 +228,8 @@ def cluster(
     if output is not None:
         _files.check_output(output, force=force, inputs=kept)
     wishes.check_report(output, force=force, inputs=kept)
-    use_threads(threads)
     found = _files.given(source)
+    use_threads(threads)
     config = ClusterConfig(
         clusters=common,
         layers=layers,

@@ -89,8 +89,9 @@ def evaluate(
     if predictions:
         kept = _files.inputs(source, data)
         kancompress.check_predictions_target(predictions, force=force, inputs=kept)
-    use_threads(threads)
     found = _files.given(source)
+    _files.check_there(data)
+    use_threads(threads)
     with _model.own_model(model) as module:
         done = kancompress.evaluate(
             found.source,

@@ -141,7 +141,6 @@ def finetune(
     rows = data_options(data, data_dir, download, test_split, dataset, shape)
     options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
     kept = _files.inputs(source, data, distill)
-    use_threads(threads)
     wishes = Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force)
     config = FinetuneConfig(
         lr=lr,
@@ -157,6 +156,8 @@ def finetune(
     )
     with conducted(wishes, kept, epochs) as conduct:
         found = _files.given(source)
+        _files.check_there(data, distill)
+        use_threads(threads)
         with conduct.bar() as bar, _model.own_model(model) as module:
             done = kancompress.finetune(
                 found.source,

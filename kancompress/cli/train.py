@@ -185,13 +185,13 @@ def train(
         grid_low=grid_low,
         grid_high=grid_high,
     )
-    options = data_options(data, data_dir, download, test_split, dataset)
+    named = DatasetName.DIGITS if dataset is None and data is None else dataset
+    options = data_options(data, data_dir, download, test_split, named)
     basis = _basis(model, grid_low, grid_high, grid_size, degree)
     meta = _meta(model, embedding, meta_hidden, lr_embedding, lr_rest)
     widths = None if hidden is None else _widths(hidden)
     conv = _conv(model, widths, dropout, head_dropout)
     kept = _files.inputs(data)
-    use_threads(threads)
     defaults = default_training(model)
     epochs = defaults.epochs if epochs is None else epochs
     wishes = Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force)
@@ -210,6 +210,8 @@ def train(
         augment=augment,
     )
     with conducted(wishes, kept, epochs) as conduct:
+        _files.check_there(data)
+        use_threads(threads)
         with conduct.bar() as bar:
             done = kancompress.train(
                 model,

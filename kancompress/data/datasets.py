@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kancompress.data.digits import divide, read_digits
 from kancompress.data.images import IMAGE_SETS, Images, read_images
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats import safetensors as containers
@@ -215,10 +216,7 @@ def _shaped(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
 def _read(options: DataOptions, remembered: float | None) -> _Whole:
     if options.file is not None:
         return _from_file(options.file, options.test_split, remembered)
-    if options.test_split is not None:
-        raise UsageError(
-            f"{options.name} has test rows of its own; --test-split is for --data FILE."
-        )
+    options.check()
     if options.name == DatasetName.DIGITS:
         return _digits(images=options.images)
     if options.name is not None and options.name in IMAGE_SETS:
@@ -234,14 +232,10 @@ def _read(options: DataOptions, remembered: float | None) -> _Whole:
 
 def _digits(*, images: bool) -> _Whole:
     """scikit-learn's 1,797 digits: x / 16, a fixed stratified fifth tests."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    parts = train_test_split(
-        (x / 16).astype(np.float32), y.astype(np.int64), test_size=0.2, stratify=y, random_state=0
-    )
-    train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
+    x, y = read_digits()
+    train, test = divide(y)
+    pixels, classes = torch.from_numpy((x / 16).astype(np.float32)), torch.from_numpy(y)
+    train_x, test_x, train_y, test_y = pixels[train], pixels[test], classes[train], classes[test]
     if images:
         train_x, test_x = (x.reshape(-1, 1, 8, 8) for x in (train_x, test_x))
     spec = DataSpec(name=DatasetName.DIGITS, classes=10, mean=(0.0,), std=(1.0,))

@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.formats.safetensors import NAMES, shown
+from kancompress.models import factory
 
 _SHOWN_NAMES = 3
 
@@ -43,12 +44,7 @@ def build_module(target: str) -> nn.Module:
     This imports and runs the user's code. Raises UsageError when there is no such thing,
     KancompressError when the code itself raises.
     """
-    module_name, mark, path = target.partition(":")
-    if not mark or not all(part.isidentifier() for part in f"{module_name}.{path}".split(".")):
-        raise UsageError(
-            f"--model {target} names no callable; write package.module:factory,"
-            " as in models:make_net."
-        )
+    module_name, path = factory.split(target)
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -158,10 +158,19 @@ def read(path: Path) -> Data:
         if 0 <= time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK:
             time.sleep(_TICK / 1e9)
         return FileData(path, file)
-    except FileNotFoundError:
-        raise InvalidFileError(Flaw.MISSING, f"{path} does not exist.") from None
-    except IsADirectoryError:
-        raise InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def check(path: Path) -> None:
+    """Refuse, before any work, a file that is not there or cannot be opened.
+
+    What is no regular file, such as a pipe, is left for `read`. Raises InvalidFileError as that.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            path.open("rb", buffering=0).close()
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
 
@@ -195,5 +204,9 @@ def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:
+    if isinstance(error, FileNotFoundError):
+        return InvalidFileError(Flaw.MISSING, f"{path} does not exist.")
+    if isinstance(error, IsADirectoryError):
+        return InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.")
     reason = error.strerror if isinstance(error, OSError) else error
     return InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.")

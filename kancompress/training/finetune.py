@@ -28,7 +28,8 @@ from kancompress.training import state as states
 from kancompress.training.evaluation import check_fit
 from kancompress.training.history import Epoch, Score
 from kancompress.training.loop import OnBatch, OnEpoch, Schedule
-from kancompress.training.state import Facts, StateFile
+from kancompress.training.state import Facts
+from kancompress.training.state_file import StateFile
 from kancompress.training.statistics import renewal
 
 GROUPS = ("norms", "biases", "head")

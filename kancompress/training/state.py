@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,64 +20,17 @@ import torch
 from torch import Tensor
 
 from kancompress.config import FinetuneConfig, TrainConfig
-from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats import safetensors as containers
 from kancompress.system import distributed, files, inputs, locks
 from kancompress.system.inputs import Data
 from kancompress.training.history import Epoch, Score
+from kancompress.training.state_file import KEY, SUFFIX, StateFile
 from kancompress.version import __version__
 
-SUFFIX = ".state"
-_KEY = "kancompress.state"
 _VERSION = 1
 
 Facts = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateFile:
-    """Where a run keeps its state, and where it goes on from.
-
-    path       : replaced after every epoch; it stays when the run has ended. While a run has it,
-                 no other process may (`locks`). What is there and is no state is never replaced
-    resume     : state of the same run to go on from, None to start
-    on_resume  : told the epochs that are done
-    on_change  : told, in a sentence, what may make the result differ in rounding from that of a
-                 run that was not stopped
-    """
-
-    path: Path
-    resume: Path | None = None
-    on_resume: Callable[[list[Epoch]], None] | None = None
-    on_change: Callable[[str], None] | None = None
-
-    def check(self) -> None:
-        """Refuse a `path` that holds anything but a state. Raises UsageError."""
-        try:
-            if is_state(self.path):
-                return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise KancompressError(
-                f"{self.path} could not be written: {error.strerror or error}."
-            ) from None
-        what = "a symbolic link, not" if self.path.is_symlink() else "not"
-        raise UsageError(
-            f"{self.path} is {what} the state of a run, so it stays as it is. Move it away, or give"
-            " this run another --output."
-        )
-
-    def remove(self) -> None:
-        """Take the state away; what is none stays."""
-        with contextlib.suppress(OSError):
-            if is_state(self.path):
-                self.path.unlink()
-
-    @staticmethod
-    def beside(output: Path) -> Path:
-        """Where a command that writes `output` keeps its state."""
-        return output.with_name(output.name + SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -98,24 +49,6 @@ class State:
     best: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     order: Tensor
-
-
-def is_state(path: Path) -> bool:
-    """Whether a regular file, and no link to one, begins as `save` lets states begin.
-
-    Raises OSError where it cannot be read.
-    """
-    if not stat.S_ISREG(path.lstat().st_mode):
-        return False
-    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | careful)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return False
-        start = b'{"__metadata__":{"%s":"' % _KEY.encode()
-        return os.read(handle, 8 + len(start))[8:] == start
-    finally:
-        os.close(handle)
 
 
 def options_of(config: TrainConfig | FinetuneConfig) -> dict[str, Any]:
@@ -163,7 +96,7 @@ def save(path: Path, state: State, run: Facts, place: Facts) -> None:
     }
     header = containers.encode_header(
         {name: containers.declare(tensor) for name, tensor in tensors.items()},
-        {_KEY: json.dumps(document, allow_nan=False)},
+        {KEY: json.dumps(document, allow_nan=False)},
     )
     StateFile(path=path).check()
     files.write(path, [header, payload], force=True)
@@ -227,13 +160,13 @@ def _damaged(where: str, what: str) -> InvalidFileError:
 
 def _document(container: containers.Container) -> dict[str, Any]:
     where = container.where
-    if _KEY not in container.metadata:
+    if KEY not in container.metadata:
         raise InvalidFileError(
             Flaw.WRONG_KIND,
             f"{where} is not the state of a run; --resume takes the file OUT{SUFFIX} that a run"
             " leaves beside its output when it is stopped.",
         )
-    text = container.metadata[_KEY]
+    text = container.metadata[KEY]
     document = containers.strict_json(text, where, Flaw.DOCUMENT_NOT_JSON, "the state's document")
     if not isinstance(document, dict) or type(document.get("version")) is not int:
         raise _damaged(where, "it has no version")

@@ -32,7 +32,8 @@ from kancompress.training import loop as fitting
 from kancompress.training import state as states
 from kancompress.training.history import Epoch, Score
 from kancompress.training.loop import OnBatch, OnEpoch, Schedule
-from kancompress.training.state import Facts, StateFile
+from kancompress.training.state import Facts
+from kancompress.training.state_file import StateFile
 from kancompress.training.statistics import renewal
 
 

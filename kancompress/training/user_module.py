@@ -24,7 +24,7 @@ from kancompress.training.evaluation import Evaluation
 from kancompress.training.finetune import Finetuning, check_groups, taught, tune_codebooks
 from kancompress.training.history import Score
 from kancompress.training.loop import OnBatch, OnEpoch
-from kancompress.training.state import StateFile
+from kancompress.training.state_file import StateFile
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

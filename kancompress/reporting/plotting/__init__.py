@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from kancompress.config import PlotConfig, RunOptions
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import UsageError
 from kancompress.formats.foreign import read_foreign
 from kancompress.formats.storage import Input, called, is_native, once, sized
 from kancompress.models.runnable import Runnable
 from kancompress.reporting.plotting.clouds import edge_clouds
 from kancompress.reporting.plotting.curves import centroid_curves
-from kancompress.reporting.plotting.drawing import SUFFIXES, draw_clouds, draw_curves, encode
+from kancompress.reporting.plotting.drawing import draw_clouds, draw_curves, encode
+from kancompress.reporting.targets import check_picture_target
 from kancompress.system import files
 
 
@@ -116,22 +116,6 @@ def _functions(
 ) -> bytes:
     curves = centroid_curves(record, config, options)
     return encode(draw_curves(curves, where), target.suffix.lower())
-
-
-def check_picture_target(
-    path: str | os.PathLike[str], *, force: bool = False, inputs: Iterable[Path] = ()
-) -> Path:
-    """Refuse, before any work, a picture that cannot be drawn or written; returns its path."""
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{target} is no picture; end its name in .png, .svg or .pdf.")
-    files.check_target(target, force=force, inputs=inputs)
-    if find_spec("matplotlib") is None:
-        raise KancompressError(
-            "Pictures need matplotlib, which is not installed; get it with:"
-            " pip install 'kancompress[plot]'"
-        )
-    return target
 
 
 def _record(source: Input, name: str | None) -> Runnable:

@@ -14,6 +14,7 @@ from kancompress.config import PlotConfig
 from kancompress.errors import UsageError
 from kancompress.reporting.plotting.clouds import Cloud, Plane, project
 from kancompress.reporting.plotting.curves import Curves
+from kancompress.reporting.targets import PICTURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 # Most layers of a picture, and most centroids of a layer that are drawn as functions.
 MOST_PANELS, MOST_CURVES = 16, 32
 _COLUMNS = 8
-# Suffixes of pictures, and what their files shall not tell.
-SUFFIXES: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
 _COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988",
     "#cc3311", "#33bbee",
@@ -136,7 +131,7 @@ def encode(figure: Figure, suffix: str) -> bytes:
 
     drawn = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "kancompress"}):
-        figure.savefig(drawn, format=suffix[1:], dpi=110, metadata=SUFFIXES[suffix])
+        figure.savefig(drawn, format=suffix[1:], dpi=110, metadata=PICTURES[suffix])
     return _with_palette(drawn) if suffix == ".png" else drawn.getvalue()
 
 

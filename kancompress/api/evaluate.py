@@ -1,0 +1,46 @@
+"""`evaluate`: the score of a file on its data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from kancompress.api.records import own_tensors, runnable_record
+from kancompress.config import Machine, RunOptions
+from kancompress.data import datasets
+from kancompress.formats.storage import Input, called
+from kancompress.models import runnable as running
+from kancompress.specs import DataOptions
+from kancompress.system import devices
+from kancompress.training.evaluation import Evaluation, evaluate_running
+from kancompress.training.user_module import evaluate_module
+
+
+def evaluate(
+    source: Input,
+    data: DataOptions | None = None,
+    *,
+    options: RunOptions | None = None,
+    model: nn.Module | None = None,
+    machine: Machine | None = None,
+    name: str | None = None,
+) -> Evaluation:
+    """Score a network on the test rows of its data set: one of ours, or another library's.
+
+    source : a dense, meta or packed file, or a checkpoint that another KAN library saved
+    model  : a module for another library's state dict, which is loaded into it
+    data, options, machine, name : as for `finetune`
+    Raises UsageError where the tensors do not determine what the network computes.
+    """
+    record = runnable_record(source, name)
+    if model is not None:
+        where = called(source, name)
+        tensors = own_tensors(record, options, where)
+        rows = datasets.load_for_model(None, data)
+        devices.move(model, machine)
+        return evaluate_module(model, tensors, rows, where)
+    ready = running.run(record, options)
+    devices.put(ready.network, devices.find((machine or Machine()).device))
+    data = replace(data or DataOptions(), images=ready.conv)
+    return evaluate_running(ready, datasets.load_for_model(ready.data, data))

@@ -1,0 +1,100 @@
+"""`finetune`: the codebooks of a packed file, tuned (stage 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from kancompress.api.records import check_own_model, own_tensors, packed_record, runnable_record
+from kancompress.config import FinetuneConfig, Machine, RunOptions
+from kancompress.data import datasets
+from kancompress.errors import UsageError
+from kancompress.formats.packed import PackedModel
+from kancompress.formats.storage import Input, called
+from kancompress.models import runnable as running
+from kancompress.models.runnable import Running
+from kancompress.specs import DataOptions
+from kancompress.system import devices
+from kancompress.training.finetune import Finetuning, tune
+from kancompress.training.loop import OnBatch, OnEpoch
+from kancompress.training.state_file import StateFile
+from kancompress.training.user_module import taught_by, tune_module
+
+
+def finetune(
+    source: Input,
+    data: DataOptions | None = None,
+    config: FinetuneConfig | None = None,
+    *,
+    options: RunOptions | None = None,
+    model: nn.Module | None = None,
+    teacher: Input | None = None,
+    machine: Machine | None = None,
+    state: StateFile | None = None,
+    name: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+) -> Finetuning:
+    """Tune the codebooks of a packed file, assignments fixed (stage 3).
+
+    data    : where the data set lies that the file names; needed when it was the user's own, and
+              for other libraries' files, which name none
+    options : what the tensors of another library's file do not tell
+    model   : the module whose state dict was packed, to run another library's file in; it is left
+              with the result
+    teacher : the dense checkpoint, whose outputs take the place of labels (distillation), run in
+              `model` where that is given; data in a file needs no y then
+    machine : where to compute; a module of the user's own is moved there unless it is `auto`
+    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
+    name    : what messages call the source, its path when None
+    """
+    packed = packed_record(source, name)
+    if model is not None:
+        check_own_model(packed, options, called(source, name))
+        devices.move(model, machine)
+        if teacher is None:
+            rows = datasets.load_for_model(None, data)
+        else:
+            where = called(teacher, None)
+            tensors = own_tensors(runnable_record(teacher, None), options, where)
+            rows = taught_by(model, tensors, where, data)
+        return tune_module(
+            model,
+            packed,
+            rows,
+            config,
+            state=state,
+            workers=machine.workers if machine else 0,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
+        )
+    data = replace(data or DataOptions(), images=packed.conv is not None)
+    dense = None if teacher is None else _teacher(teacher, packed, options)
+    if dense is not None and not datasets.has_labels(data):
+        rows = datasets.load_unlabelled(packed.data, data, dense.outputs)
+    else:
+        rows = datasets.load_for_model(packed.data, data)
+    return tune(
+        packed,
+        rows,
+        config,
+        options=options,
+        teacher=None if dense is None else dense.network,
+        machine=machine,
+        state=state,
+        on_epoch=on_epoch,
+        on_batch=on_batch,
+    )
+
+
+def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> Running:
+    """The network to learn from. Raises UsageError where its widths are others."""
+    own, other = running.run(packed, options), running.run(runnable_record(source, None), options)
+    if (own.inputs, own.outputs) != (other.inputs, other.outputs):
+        raise UsageError(
+            f"{called(source, None)} has {other.inputs} inputs and {other.outputs} outputs, the"
+            f" packed network {own.inputs} and {own.outputs}; give the checkpoint it was packed"
+            " from."
+        )
+    return other

@@ -1,0 +1,43 @@
+"""Layouts of other libraries' layers, written as TOML and read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.formats.foreign import read_foreign
+from kancompress.formats.storage import Source, is_native, once
+from kancompress.libraries import format_layouts, parse_layouts, recognise
+from kancompress.system import inputs
+
+
+def print_layouts(
+    source: Source, *, layouts: Mapping[str, str] | None = None, name: str | None = None
+) -> str:
+    """The layouts of another library's layers as a TOML document that `read_layouts` reads.
+
+    layouts : as for `cluster`
+    Raises UsageError for a file of ours, or for layouts that fit nothing.
+    """
+    source, name = once(source, name)
+    if is_native(source):
+        raise UsageError("Layouts belong to other libraries' files; this one is ours.")
+    foreign = read_foreign(source, name)
+    return format_layouts(recognise(foreign.tensors, layouts), foreign.where)
+
+
+def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Layouts as `cluster` and `inspect` take them, from a TOML file (docs/layouts.md).
+
+    Raises InvalidFileError when it cannot be read or holds something else.
+    """
+    try:
+        text = bytes(inputs.read(Path(path))[:]).decode()
+    except UnicodeDecodeError:
+        raise InvalidFileError(
+            Flaw.BAD_LAYOUTS,
+            f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
+        ) from None
+    return parse_layouts(text, os.fspath(path))

@@ -1,0 +1,55 @@
+"""The records that several commands ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from kancompress.config import RunOptions
+from kancompress.errors import UsageError
+from kancompress.formats.checkpoint import Checkpoint
+from kancompress.formats.foreign import ForeignCheckpoint, read_foreign
+from kancompress.formats.packed import PackedModel
+from kancompress.formats.storage import Input, called, is_native, once, sized
+from kancompress.models.runnable import Runnable
+
+
+def packed_record(source: Input, name: str | None = None, *, any_size: bool = False) -> PackedModel:
+    """The packed model in `source`. Raises UsageError for other kinds."""
+    record = sized(source, name, any_size=any_size)[1]
+    if isinstance(record, Checkpoint):
+        raise UsageError(
+            f"{called(source, name)} is a {record.kind} checkpoint; a packed one was expected."
+            " Pack it with: kancompress cluster FILE -o PACKED"
+        )
+    return record
+
+
+def runnable_record(source: Input, name: str | None) -> Runnable:
+    """A record of ours, or another library's checkpoint."""
+    source, name = once(source, name)
+    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+        return read_foreign(source, name)
+    return sized(source, name)[1]
+
+
+def check_own_model(record: Runnable, options: RunOptions | None, where: str) -> None:
+    """Refuse what does not go with a module of the user's own."""
+    if isinstance(record, Checkpoint | PackedModel) and getattr(record, "restore", None) is None:
+        raise UsageError(
+            f"{where} holds a network of kancompress's own, which runs by itself; leave --model"
+            " out."
+        )
+    if options not in (None, RunOptions()):
+        raise UsageError(
+            "--model runs the model's own forward; leave out what tells kancompress's (--layout,"
+            " --base-activation, --rbf-denominator, --grid-range, --spline-order)."
+        )
+
+
+def own_tensors(record: Runnable, options: RunOptions | None, where: str) -> Mapping[str, Tensor]:
+    """The state dict of another library's checkpoint, for the user's own module."""
+    check_own_model(record, options, where)
+    return record.tensors if isinstance(record, ForeignCheckpoint) else record.state_dict()

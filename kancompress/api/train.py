@@ -1,0 +1,65 @@
+"""`train`: a network from data (stage 1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kancompress.config import Machine, TrainConfig
+from kancompress.data import datasets
+from kancompress.errors import UsageError
+from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
+from kancompress.training.loop import OnBatch, OnEpoch
+from kancompress.training.state_file import StateFile
+from kancompress.training.train import Training, fit_network
+
+
+def train(
+    model: str | ModelName = ModelName.METAFASTKAN,
+    data: DataOptions | None = None,
+    config: TrainConfig | None = None,
+    *,
+    basis: BasisSpec | None = None,
+    hidden: tuple[int, ...] | None = None,
+    meta: MetaSpec | None = None,
+    conv: ConvSpec | None = None,
+    machine: Machine | None = None,
+    state: StateFile | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+) -> Training:
+    """Train a network (stage 1); `Training.checkpoint` is what `save` takes.
+
+    model  : `kan`, `fastkan`, `gramkan`, with `meta` before it for a meta-learner and `conv` behind
+             it for convolutions, or `mlp`
+    data   : digits when None
+    config : the recipe of the paper's Tables 4 to 7 when None; its seed also divides the data
+    hidden : units, or channels of convolutions; 32, or 32, 64, 128, 256, when None
+    machine : where to compute
+    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
+    """
+    name = _model_name(model)
+    seed = config.seed if config else 0
+    data = replace(data or DataOptions(), images=name.is_conv)
+    rows = datasets.load_for_training(data, seed=seed)
+    return fit_network(
+        name,
+        rows,
+        config,
+        basis=basis,
+        hidden=hidden,
+        meta=meta,
+        conv=conv,
+        machine=machine,
+        state=state,
+        on_epoch=on_epoch,
+        on_batch=on_batch,
+    )
+
+
+def _model_name(model: str) -> ModelName:
+    try:
+        return ModelName(model)
+    except ValueError:
+        raise UsageError(
+            f"There is no model {model!r}; known are {', '.join(ModelName)}."
+        ) from None

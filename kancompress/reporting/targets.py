@@ -1,0 +1,57 @@
+"""Pictures and predictions that are to be written: what cannot be is refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from kancompress.errors import KancompressError, UsageError
+from kancompress.system import files
+
+# Suffixes of pictures, and what their files shall not tell.
+PICTURES: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+
+
+def check_picture_target(
+    path: str | os.PathLike[str], *, force: bool = False, inputs: Iterable[Path] = ()
+) -> Path:
+    """Refuse, before any work, a picture that cannot be drawn or written; returns its path.
+
+    path   : ends in .png, .svg or .pdf
+    force  : whether it may replace a file
+    inputs : files that it must not replace even then
+    Raises UsageError for another suffix, for an existing file without `force`, for one of `inputs`
+    and for a directory that is not there; KancompressError for a directory that cannot be written
+    to, and without matplotlib.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in PICTURES:
+        raise UsageError(f"{target} is no picture; end its name in .png, .svg or .pdf.")
+    files.check_target(target, force=force, inputs=inputs)
+    if find_spec("matplotlib") is None:
+        raise KancompressError(
+            "Pictures need matplotlib, which is not installed; get it with:"
+            " pip install 'kancompress[plot]'"
+        )
+    return target
+
+
+def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse, before any work, a file that `save_predictions` could not write.
+
+    path   : ends in .safetensors or .npz, which names the format
+    force  : whether it may replace a file
+    inputs : files that it must not replace even then
+    Raises UsageError for another suffix, for an existing file without `force`, for one of `inputs`
+    and for a directory that is not there; KancompressError for a directory that cannot be written
+    to.
+    """
+    if path.suffix not in (".safetensors", ".npz"):
+        raise UsageError(f"{path} should end in .safetensors or .npz, which names the format.")
+    files.check_target(path, force=force, inputs=inputs)
