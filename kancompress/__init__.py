@@ -14,9 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kancompress.api.cluster import cluster
     from kancompress.api.commands import (
-        Compression,
-        cluster,
         evaluate,
         expand,
         finetune,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from kancompress.models.parametrization import Parametrization, parametrize
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
+    from kancompress.packing.pack import Compression
     from kancompress.reporting.plotting import (
         check_picture_target,
         plot_edges,
@@ -79,11 +79,13 @@ if TYPE_CHECKING:
 from kancompress.version import __version__
 
 _HOMES = {
+    "kancompress.api.cluster": ("cluster",),
     "kancompress.api.commands": (
-        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
+        "evaluate", "expand", "finetune", "inspect", "print_layouts",
         "read_layouts", "train",
     ),
     "kancompress.packing.by_outputs": ("Hooks",),
+    "kancompress.packing.pack": ("Compression",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.formats.checkpoint": ("Checkpoint",),
     "kancompress.system.devices": ("use_threads",),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from kancompress.clustering.network import Calibrated
 from kancompress.config import ClusterConfig, FinetuneConfig, Machine, RunOptions, TrainConfig
 from kancompress.data import datasets
 from kancompress.errors import Flaw, InvalidFileError, UsageError
@@ -33,11 +32,10 @@ from kancompress.formats.storage import (
 from kancompress.libraries import format_layouts, parse_layouts, recognise
 from kancompress.models import runnable as running
 from kancompress.models.runnable import Runnable, Running
-from kancompress.packing import extras, sizing
-from kancompress.packing.gridded import foreign_given, native_given
-from kancompress.packing.native import LayerClustering
+from kancompress.packing.foreign import ForeignSource
+from kancompress.packing.native import NativeSource
 from kancompress.packing.native import expand as _expand
-from kancompress.packing.notes import source_notes
+from kancompress.packing.pack import predict
 from kancompress.reporting import inspection
 from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
 from kancompress.system import devices, inputs
@@ -47,16 +45,6 @@ from kancompress.training.loop import OnBatch, OnEpoch
 from kancompress.training.state import StateFile
 from kancompress.training.train import Training, fit_network
 from kancompress.training.user_module import evaluate_module, taught_by, tune_module
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Compression:
-    """Result of `cluster`: the packed model, what was done to each layer, what to know of it."""
-
-    model: PackedModel
-    layers: list[LayerClustering]
-    notes: tuple[str, ...] = ()
-    calibrated: Calibrated | None = None
 
 
 def train(
@@ -109,68 +97,6 @@ def _model_name(model: str) -> ModelName:
         raise UsageError(
             f"There is no model {model!r}; known are {', '.join(ModelName)}."
         ) from None
-
-
-def cluster(
-    source: Input,
-    config: ClusterConfig | None = None,
-    *,
-    layouts: Mapping[str, str] | None = None,
-    keep_scaler: bool = False,
-    keep_extra: bool = False,
-    name: str | None = None,
-    report: Callable[[LayerClustering], None] | None = None,
-) -> Compression:
-    """Cluster the edge vectors of a checkpoint and pack it (stage 2).
-
-    source      : a dense or meta checkpoint of ours, or a file that another KAN library saved
-    layouts     : for the latter: layer name or stem ("" for all) to the name of a layout, or to one
-                  in the notation of docs/layouts.md, where names and shapes do not tell
-    keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
-    keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
-    name        : what messages call the source, its path when None
-    Raises UsageError for a file that is packed already, and one error for all that is wrong with a
-    file of another library: InvalidFileError where its layers hold NaN or infinity, else UsageError
-    (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
-    """
-    config = config or ClusterConfig()
-    source, name = once(source, name)
-    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        foreign = read_foreign(source, name)
-        unfit: list[str] = []
-        found = recognise(foreign.tensors, layouts, unfit=unfit)
-        skeleton = extras.find_extra(foreign, found, unfit) if keep_extra else None
-        given_of, told = foreign_given(
-            foreign, found, config, layouts=layouts, keep_scaler=keep_scaler
-        )
-        gains = {gain.tensor for layer in found.layers for gain in layer.gains}
-        model, layers = sizing.pack_foreign(
-            foreign,
-            found,
-            config,
-            keep_scaler=keep_scaler,
-            unfit=unfit,
-            report=report,
-            given_of=given_of,
-            finish=lambda model: extras.keep_extra(model, skeleton, gains, foreign.where),
-        )
-        notes = source_notes(foreign, found, kept=skeleton is not None)
-        return Compression(model=model, layers=layers, notes=(*notes, *told))
-    if layouts or keep_scaler or keep_extra:
-        raise UsageError(
-            "Layouts, scalers and extras belong to other libraries' files; this one is ours."
-        )
-    size, record = sized(source, name, stored=True)
-    if isinstance(record, PackedModel):
-        raise UsageError(
-            f"{called(source, name)} is packed already. To cluster it anew:"
-            " kancompress expand FILE -o DENSE"
-        )
-    given = native_given(record)
-    model, layers = sizing.pack_native(
-        record, config, source_file_bytes=size, report=report, given_of=given
-    )
-    return Compression(model=model, layers=layers)
 
 
 def finetune(
@@ -328,7 +254,7 @@ def inspect(
     found = recognise(foreign.tensors, layouts)
     predicted = None
     if config is not None:
-        predicted = sizing.predict_foreign(foreign, found, config)
+        predicted = predict(ForeignSource(checkpoint=foreign, found=found), config)
     return inspection.describe_foreign(foreign, found, predicted)
 
 
@@ -366,7 +292,7 @@ def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, i
     record = read_record(container, stored=True)
     if isinstance(record, PackedModel):
         raise UsageError(f"{container.where} is packed already; --clusters is for what is not.")
-    return sizing.predict_native(record, config, source_file_bytes=container.file_size)
+    return predict(NativeSource(checkpoint=record, file_bytes=container.file_size), config)
 
 
 def packed_record(source: Input, name: str | None = None, *, any_size: bool = False) -> PackedModel:
@@ -401,8 +327,6 @@ def _own_tensors(record: Runnable, options: RunOptions | None, where: str) -> Ma
 
 
 __all__ = [
-    "Compression",
-    "cluster",
     "evaluate",
     "expand",
     "finetune",
