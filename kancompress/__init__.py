@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kancompress.api.cluster import Compression, cluster
+    from kancompress.api.cluster import cluster
     from kancompress.api.evaluate import evaluate
     from kancompress.api.expand import expand
     from kancompress.api.finetune import finetune
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from kancompress.models.parametrization import Parametrization, parametrize
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
+    from kancompress.packing.pack import Compression
     from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
     from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 from kancompress.version import __version__
 
 _HOMES = {
-    "kancompress.api.cluster": ("Compression", "cluster"),
+    "kancompress.api.cluster": ("cluster",),
     "kancompress.api.evaluate": ("evaluate",),
     "kancompress.api.expand": ("expand",),
     "kancompress.api.finetune": ("finetune",),
@@ -79,6 +80,7 @@ _HOMES = {
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
+    "kancompress.packing.pack": ("Compression",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.formats.checkpoint": ("Checkpoint",),
     "kancompress.system.devices": ("use_threads",),

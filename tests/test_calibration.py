@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kancompress.clustering import allocation, kmeans, metric, moments, quadratic
+from kancompress.clustering import allocation, grid, kmeans, metric, moments, quadratic
 from kancompress.clustering import flow as flow_module
 from kancompress.clustering.allocation import Choice, Curve
 from kancompress.clustering.flow import Chain
@@ -31,8 +31,8 @@ from kancompress.formats.checkpoint import Checkpoint
 from kancompress.layers import bases
 from kancompress.layers.edges import DenseEdges
 from kancompress.layers.layer import EdgeLayer, KanLayer
-from kancompress.packing.by_outputs import Hooks, native_subject, pack_calibrated
-from kancompress.packing.grid import cluster_on_grid
+from kancompress.packing.by_outputs import Hooks, native_runs, pack_by_outputs
+from kancompress.packing.native import NativeSource
 from kancompress.specs import Family, default_basis
 
 PLACE = Place(dtype=torch.float32, biased=True)
@@ -376,10 +376,11 @@ def test_norms_are_rounded_before_the_layers_are_solved() -> None:
     x = correlated(3000, 8)
     config = ClusterConfig(clusters=4, side_dtype=StoredDtype.BFLOAT16)
     cpu = torch.device("cpu")
-    subject = native_subject(checkpoint, config, source_file_bytes=1, device=cpu, hooks=Hooks())
-    (model, _), found = pack_calibrated(
-        subject, x, config, CalibrationConfig(), target=None, hooks=Hooks()
-    )
+    source = NativeSource(checkpoint=checkpoint, file_bytes=1, side_dtype=config.side_dtype)
+    runs = native_runs(source, config, cpu)
+    made = pack_by_outputs(runs, x, CalibrationConfig(), target=None, hooks=Hooks())
+    model, found = made.model, made.calibrated
+    assert found is not None
     sides = model.layers[0].sides
     assert {tensor.dtype for tensor in sides.values()} == {torch.bfloat16}
     train, held_out = sample(x, CalibrationConfig().samples, 0)
@@ -671,9 +672,8 @@ def test_the_grid_metric_is_the_distance_of_functions() -> None:
     spec = default_basis(Family.KAN)
     generator = torch.Generator().manual_seed(3)
     weights = torch.randn(12, 20, spec.coefficients, generator=generator)
-    layers = {"0": KanLayer(spec, DenseEdges(weights))}
-    dtypes = {"0": torch.float32}
-    found = cluster_on_grid(layers, dtypes, ClusterConfig(clusters=5))["0"].clustering
+    layer = KanLayer(spec, DenseEdges(weights))
+    found = grid.cluster(layer, 5, dtype=torch.float32)
     x = torch.linspace(-1, 1, 2001)
     planes = bases.expand(spec, x[:, None], x[:, None])[:, :, 0].double()
     functions = weights.reshape(-1, 9).double() @ planes.T
@@ -687,9 +687,8 @@ def test_the_grid_metric_keeps_few_vectors_as_they_are() -> None:
     spec = default_basis(Family.KAN)
     few = torch.randn(6, spec.coefficients, generator=torch.Generator().manual_seed(3))
     weights = few[torch.arange(240) % 6].view(12, 20, -1)
-    layers = {"0": KanLayer(spec, DenseEdges(weights))}
-    config = ClusterConfig(clusters=8)
-    found = cluster_on_grid(layers, {"0": torch.float32}, config)["0"].clustering
+    layer = KanLayer(spec, DenseEdges(weights))
+    found = grid.cluster(layer, 8, dtype=torch.float32)
     assert found.exact
     restored = torch.from_numpy(found.centroids)[torch.from_numpy(found.labels)]
     assert torch.equal(restored.float().view(12, 20, -1), weights)

@@ -24,7 +24,8 @@ from kancompress.layers.bases import bspline
 from kancompress.layers.network import Network
 from kancompress.layers.window import Window
 from kancompress.models.native import build, initialise, to_checkpoint
-from kancompress.packing import sizing
+from kancompress.packing.native import NativeSource
+from kancompress.packing.sizes import Plan
 from kancompress.specs import (
     ConvSpec,
     DataOptions,
@@ -332,7 +333,7 @@ def test_files_have_the_paper_s_sizes(name: str, norms: int, papers: int) -> Non
     d = record.basis.coefficients
     assert record.tensor_bytes == 4 * (387_936 * 2 + 32 * 3 + 32 * d + d) + 10_280 + norms
     config = kancompress.ClusterConfig().settled(conv=True)
-    plan = sizing.plan_native(record, config, source_file_bytes=0)
+    plan = Plan.of(NativeSource(checkpoint=record, file_bytes=0))
     header, payload = plan.size(config)
     assert payload == 387_936 + 4 * 256 * d * 4 + 10_280 + norms
     assert header < 2300

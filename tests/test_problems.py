@@ -10,7 +10,7 @@ import kancompress
 from command import call
 from kancompress.config import ClusterConfig
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
-from kancompress.packing.native import LayerClustering
+from kancompress.packing.pack import LayerClustering
 
 
 def broken_file(place: Path) -> Path:

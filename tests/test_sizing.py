@@ -15,9 +15,11 @@ from command import call, done, only_line
 from conftest import fresh
 from kancompress import ClusterConfig, StoredDtype
 from kancompress.clustering.kmeans import count_distinct
+from kancompress.formats.checkpoint import Checkpoint
 from kancompress.formats.foreign import read_foreign
-from kancompress.libraries import recognise
-from kancompress.packing.sizing import Plan, plan_foreign, plan_native
+from kancompress.packing.foreign import open_foreign
+from kancompress.packing.native import NativeSource
+from kancompress.packing.sizes import Plan
 from kancompress.specs import ModelName
 
 OWN = Path(__file__).parent / "cases"
@@ -43,8 +45,12 @@ def written(source: object, config: ClusterConfig, **options: object) -> int | N
 
 
 def of_foreign(path: Path) -> Plan:
-    source = read_foreign(path)
-    return plan_foreign(source, recognise(source.tensors, choices(path.parent.name)))
+    return Plan.of(open_foreign(read_foreign(path), choices(path.parent.name)))
+
+
+def of_native(checkpoint: Checkpoint, dtype: StoredDtype = StoredDtype.SOURCE) -> Plan:
+    size = len(checkpoint.encode())
+    return Plan.of(NativeSource(checkpoint=checkpoint, file_bytes=size, side_dtype=dtype))
 
 
 def total(size: tuple[int, int] | None) -> int | None:
@@ -67,8 +73,7 @@ def test_size_of_a_foreign_file_is_known_to_the_byte(path: Path) -> None:
 @pytest.mark.parametrize("dtype", list(StoredDtype))
 def test_size_of_a_native_file_is_known_to_the_byte(name: str, dtype: StoredDtype) -> None:
     checkpoint = fresh(name, (20, 9, 4))
-    sides = ClusterConfig(side_dtype=dtype)
-    plan = plan_native(checkpoint, sides, source_file_bytes=len(checkpoint.encode()))
+    plan = of_native(checkpoint, dtype)
     for k in NUMBERS:
         config = ClusterConfig(clusters=k, codebook_dtype=dtype, side_dtype=dtype)
         assert plan.is_certain(config) or dtype not in WIDE or "meta" in name
@@ -78,7 +83,7 @@ def test_size_of_a_native_file_is_known_to_the_byte(name: str, dtype: StoredDtyp
 
 def test_layers_may_have_numbers_of_their_own() -> None:
     checkpoint = fresh("kan", (20, 9, 4))
-    plan = plan_native(checkpoint, ClusterConfig(), source_file_bytes=len(checkpoint.encode()))
+    plan = of_native(checkpoint)
     config = ClusterConfig(clusters=5, layers={"1": 17})
     assert total(plan.size(config)) == written(checkpoint, config)
 
@@ -92,7 +97,7 @@ def largest_that_fits(size: Callable[[int], int | None], target: int, last: int)
 @pytest.mark.parametrize("name", ["kan", "metagramkan"])
 def test_target_takes_the_largest_number_that_fits(name: str) -> None:
     checkpoint = fresh(name, (12, 8, 3))
-    plan = plan_native(checkpoint, ClusterConfig(), source_file_bytes=len(checkpoint.encode()))
+    plan = of_native(checkpoint)
 
     def size(k: int) -> int | None:
         return total(plan.size(ClusterConfig(clusters=k)))

@@ -1,91 +1,360 @@
-"""`cluster`: edge vectors to centroids and indices (stage 2)."""
+"""`kancompress.cluster`: from a checkpoint, in whatever it lies, to its packed model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from kancompress.clustering.network import Calibrated
-from kancompress.config import ClusterConfig
+from kancompress.clustering.user_flow import match_modules
+from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
+from kancompress.data import datasets
 from kancompress.errors import UsageError
+from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import read_foreign
 from kancompress.formats.packed import PackedModel
 from kancompress.formats.storage import Input, called, is_native, once, sized
-from kancompress.libraries import recognise
-from kancompress.packing import extras, sizing
-from kancompress.packing.gridded import foreign_given, native_given
-from kancompress.packing.native import LayerClustering
-from kancompress.packing.notes import source_notes
+from kancompress.models.foreign import dense_network, known_layers
+from kancompress.models.user_module import load_into, read_module, read_state
+from kancompress.packing.by_outputs import (
+    Hooks,
+    Runs,
+    choose,
+    foreign_runs,
+    model_runs,
+    native_runs,
+    pack_by_outputs,
+)
+from kancompress.packing.foreign import ForeignSource, open_foreign
+from kancompress.packing.native import NativeSource
+from kancompress.packing.pack import Compression, LayerClustering, pack, plain_clusterer
+from kancompress.packing.source import check
+from kancompress.specs import DataOptions, DataSpec
+from kancompress.system import devices
 
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Compression:
-    """Result of `cluster`: the packed model, what was done to each layer, what to know of it."""
-
-    model: PackedModel
-    layers: list[LayerClustering]
-    notes: tuple[str, ...] = ()
-    calibrated: Calibrated | None = None
+Clusterable = Input | Mapping[str, Tensor] | nn.Module
 
 
 def cluster(
-    source: Input,
+    source: Clusterable,
     config: ClusterConfig | None = None,
     *,
+    rows: Tensor | DataOptions | None = None,
+    calibration: CalibrationConfig | None = None,
+    target: Target | None = None,
     layouts: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
+    model: nn.Module | None = None,
+    machine: Machine | None = None,
     keep_scaler: bool = False,
     keep_extra: bool = False,
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> Compression:
-    """Cluster the edge vectors of a checkpoint and pack it (stage 2).
+    """Cluster the edge vectors of a checkpoint and pack it (stage 2 of the MetaCluster paper).
 
-    source      : a dense or meta checkpoint of ours, or a file that another KAN library saved
-    layouts     : for the latter: layer name or stem ("" for all) to the name of a layout, or to one
-                  in the notation of docs/layouts.md, where names and shapes do not tell
+    Without rows, k-means compares edge vectors, or functions where `config.metric` says so. With
+    rows, layers are clustered by what they put out on them.
+
+    >>> import kancompress, torch
+    >>> state = {
+    ...     "layers.0.spline_weight": torch.randn(20, 30, 8),
+    ...     "layers.0.base_weight": torch.randn(20, 30),
+    ...     "layers.0.grid": (torch.arange(-3, 9) * 0.4 - 1).repeat(30, 1),
+    ... }
+    >>> packed = kancompress.cluster(state, kancompress.ClusterConfig(clusters=8))
+    >>> packed.layers[0].edges, packed.layers[0].clusters
+    (600, 8)
+    >>> packed.state_dict()["layers.0.spline_weight"].shape
+    torch.Size([20, 30, 8])
+
+    source      : path or bytes of a dense or meta checkpoint of ours or of a file that another KAN
+                  library saved; a `Checkpoint`; a state dict; or a live module of any architecture,
+                  whose KAN layers are recognised by names and shapes, and which is not changed
+    rows        : (n, in) unlabelled inputs of the network, (n, channels, rows, columns) of
+                  convolutions, (n, ...) of a module, or where they lie; some thousands are enough
+    calibration : how far to go with rows
+    target      : with rows, chooses the number of clusters of each layer instead of `config`
+    layouts     : of another library's layers, where names and shapes do not tell: layer name or
+                  stem ("" for all) to the name of a layout, or to one in the notation of
+                  docs/layouts.md; goes before those of `options`
+    options     : what the tensors of another library's file do not tell of its forward
+    model       : with rows, the module whose state dict the source is, to run another library's
+                  file in; it is left with the source's tensors
+    machine     : with rows, where to compute; `auto` is cuda where there is one, else the CPU. A
+                  module of the user's own is moved to a device that was asked for, else the work
+                  goes where it is
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     name        : what messages call the source, its path when None
-    Raises UsageError for a file that is packed already, and one error for all that is wrong with a
-    file of another library: InvalidFileError where its layers hold NaN or infinity, else UsageError
-    (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
+    report      : told of each layer as it is packed; `hooks` also of layers as they are solved
+
+    Raises one error for all that is wrong, before any work: InvalidFileError where a file is
+    damaged or its layers hold NaN or infinity, else UsageError (packed already, no layer
+    recognised, layouts that fit nothing or have to be chosen, unknown names of layers, numbers out
+    of range, rows that do not fit). KancompressError where no layer would shrink, where a target is
+    out of reach, and where a file changes while it is read.
     """
-    config = config or ClusterConfig()
-    source, name = once(source, name)
-    if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        foreign = read_foreign(source, name)
-        unfit: list[str] = []
-        found = recognise(foreign.tensors, layouts, unfit=unfit)
-        skeleton = extras.find_extra(foreign, found, unfit) if keep_extra else None
-        given_of, told = foreign_given(
-            foreign, found, config, layouts=layouts, keep_scaler=keep_scaler
-        )
-        gains = {gain.tensor for layer in found.layers for gain in layer.gains}
-        model, layers = sizing.pack_foreign(
-            foreign,
-            found,
-            config,
-            keep_scaler=keep_scaler,
-            unfit=unfit,
-            report=report,
-            given_of=given_of,
-            finish=lambda model: extras.keep_extra(model, skeleton, gains, foreign.where),
-        )
-        notes = source_notes(foreign, found, kept=skeleton is not None)
-        return Compression(model=model, layers=layers, notes=(*notes, *told))
-    if layouts or keep_scaler or keep_extra:
+    if rows is None and (calibration or target or model):
         raise UsageError(
-            "Layouts, scalers and extras belong to other libraries' files; this one is ours."
+            "A calibration, a target and a module to run the layers in need rows to measure on;"
+            " give them with rows=."
         )
-    size, record = sized(source, name, stored=True)
-    if isinstance(record, PackedModel):
-        raise UsageError(
-            f"{called(source, name)} is packed already. To cluster it anew:"
-            " kancompress expand FILE -o DENSE"
-        )
-    given = native_given(record)
-    model, layers = sizing.pack_native(
-        record, config, source_file_bytes=size, report=report, given_of=given
+    hooks = hooks or Hooks()
+    if report is not None:
+        hooks = replace(hooks, report=report)
+    work = Work(
+        config=config or ClusterConfig(),
+        calibration=calibration,
+        options=_options(options, layouts),
+        machine=machine,
+        hooks=hooks,
+        keep_scaler=keep_scaler,
+        keep_extra=keep_extra,
     )
-    return Compression(model=model, layers=layers)
+    if rows is None:
+        return work.plain(work.open(source, name))
+    return work.by_outputs(work.running(source, rows, model, name), target)
+
+
+def _options(options: RunOptions | None, layouts: Mapping[str, str] | None) -> RunOptions:
+    options = options or RunOptions()
+    return replace(options, layouts={**options.layouts, **layouts}) if layouts else options
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Running:
+    """A source whose layers run, the rows that they run on, and what the user should know."""
+
+    runs: Runs
+    rows: Tensor
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Work:
+    """The settings of one call."""
+
+    config: ClusterConfig
+    calibration: CalibrationConfig | None = None
+    options: RunOptions
+    machine: Machine | None = None
+    hooks: Hooks
+    keep_scaler: bool = False
+    keep_extra: bool = False
+
+    def open(self, source: Clusterable, name: str | None) -> NativeSource | ForeignSource:
+        """The source, read as far as it has to be."""
+        if isinstance(source, nn.Module):
+            return self._foreign(read_module(source))
+        if isinstance(source, Mapping):
+            return self._foreign(read_state(source, name or "The state dict"))
+        source, name = once(source, name)
+        if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
+            return self._foreign(read_foreign(source, name))
+        if self.options.layouts or self.keep_scaler or self.keep_extra:
+            raise UsageError(
+                "Layouts, scalers and extras belong to other libraries' files; this one is ours."
+            )
+        size, record = sized(source, name, stored=True)
+        where = called(source, name)
+        if isinstance(record, PackedModel):
+            raise UsageError(
+                f"{where} is packed already. To cluster it anew: kancompress expand FILE -o DENSE"
+            )
+        return NativeSource(
+            checkpoint=record, file_bytes=size, side_dtype=self.config.side_dtype, where=where
+        )
+
+    def _foreign(self, checkpoint: Any) -> ForeignSource:
+        return open_foreign(
+            checkpoint,
+            self.options.layouts,
+            keep_scaler=self.keep_scaler,
+            keep_extra=self.keep_extra,
+        )
+
+    def settled(self, source: NativeSource | ForeignSource) -> ClusterConfig:
+        """The configuration with the number of clusters that convolutions of ours have."""
+        conv = isinstance(source, NativeSource) and source.checkpoint.conv is not None
+        return self.config.settled(conv=conv)
+
+    def _without_target(self, source: NativeSource | ForeignSource) -> ClusterConfig:
+        """The same for layers that are solved on rows, where a `Target` says how large to be."""
+        return replace(self.settled(source), target_bytes=None)
+
+    def plain(self, source: NativeSource | ForeignSource) -> Compression:
+        """Cluster without rows."""
+        config = self.settled(source)
+        clusterer, told = plain_clusterer(source, config, self.options)
+        packed = pack(source, clusterer, config, report=self.hooks.report)
+        return replace(packed, notes=(*source.notes, *told))
+
+    def by_outputs(self, running: Running, target: Target | None) -> Compression:
+        """Cluster by what layers put out; `config.target_bytes` is a target, too."""
+        if target is None and self.config.target_bytes is not None:
+            target = Target(bytes=self.config.target_bytes)
+        return pack_by_outputs(
+            running.runs,
+            running.rows,
+            self._calibration,
+            target=target,
+            hooks=self.hooks,
+            notes=running.notes,
+        )
+
+    def choose(self, running: Running, target: Target) -> Calibrated:
+        """The numbers of clusters for a target."""
+        return choose(
+            running.runs, running.rows, self._calibration, target=target, hooks=self.hooks
+        )
+
+    @property
+    def _calibration(self) -> CalibrationConfig:
+        return self.calibration or CalibrationConfig(seed=self.config.seed)
+
+    def running(
+        self,
+        source: Clusterable,
+        rows: Tensor | DataOptions,
+        model: nn.Module | None,
+        name: str | None,
+    ) -> Running:
+        """A source whose layers run on rows."""
+        if isinstance(source, nn.Module):
+            return self._live(source, rows, model)
+        opened = self.open(source, name)
+        if isinstance(opened, ForeignSource):
+            if model is None:
+                return self._by_itself(opened, _inputs(rows, None))
+            devices.move(model, self.machine)
+            x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
+            names = load_into(model, opened.checkpoint.tensors, opened.where)
+            return self._in_model(opened, model, x, names)
+        if model is not None:
+            raise UsageError(
+                f"{opened.where} holds a network of kancompress's own, which runs by"
+                " itself; leave --model out."
+            )
+        runs = native_runs(opened, self._without_target(opened), self._device())
+        record = opened.checkpoint
+        images = record.conv is not None
+        return Running(runs=runs, rows=_inputs(rows, record.data, images=images), notes=())
+
+    def _live(
+        self, module: nn.Module, rows: Tensor | DataOptions, model: nn.Module | None
+    ) -> Running:
+        """A live module, which runs its own layers."""
+        if model is not None:
+            raise UsageError("A live module runs its own layers; leave the other model out.")
+        devices.move(module, self.machine)
+        # Copies: the module holds packed tensors for a while, and may go on learning in place.
+        checkpoint = read_module(module)
+        tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+        x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
+        return self._in_model(self._foreign(replace(checkpoint, tensors=tensors)), module, x, {})
+
+    def _device(self) -> torch.device:
+        """Where networks that kancompress builds run; sums in float64 make `mps` a slow default."""
+        return devices.find((self.machine or Machine()).device, auto=(Device.CUDA,))
+
+    def _by_itself(self, source: ForeignSource, rows: Tensor) -> Running:
+        """A checkpoint whose tensors determine the whole forward."""
+        config = self._without_target(source)
+        check(source, config)
+        network = dense_network(source.checkpoint, self.options).eval()
+        device = self._device()
+        devices.put(network, device)
+        layers = {layer.name: layer for layer in network.form_layers()}
+        runs = foreign_runs(source, layers, config, device)
+        return Running(runs=runs, rows=rows, notes=_notes(runs, network.notes))
+
+    def _in_model(
+        self,
+        source: ForeignSource,
+        model: nn.Module,
+        rows: Tensor,
+        names: Mapping[str, str],
+    ) -> Running:
+        """A checkpoint whose layers run in a module that holds its tensors.
+
+        names : of the checkpoint's tensors to the module's, where they differ
+        """
+        config = self._without_target(source)
+        check(source, config)
+        own_paths = {layer.name: _path(layer, names) for layer in source.found.layers}
+        modules = dict(model.named_modules())
+        known = known_layers(
+            source.checkpoint,
+            source.found,
+            self.options,
+            lambda name: modules.get(own_paths[name]),
+        )
+        paths, sums = (
+            {name: ".".join(filter(None, (own_paths[name], below))) for name, below in some.items()}
+            for some in (known.modules, known.sums)
+        )
+        device = devices.of(model)
+        for layer in known.layers.values():
+            devices.put(layer, device)
+        matched = match_modules(model, known.layers, paths, sums, rows)
+        apart = {**known.refused, **matched.apart}
+        if not matched.modules:
+            first = min(apart)
+            raise UsageError(
+                f"No KAN layer of the model can be clustered by what it puts out; {first}:"
+                f" {apart[first]}. Leave --calibrate out for plain k-means."
+            )
+        runs = model_runs(
+            source,
+            {name: known.layers[name] for name in matched.modules},
+            config,
+            device,
+            model=model,
+            modules=matched.modules,
+            apart=apart,
+        )
+        return Running(runs=runs, rows=rows, notes=_notes(runs, known.notes))
+
+
+def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:
+    """Rows of features, as for training, or images where the network takes them."""
+    if not isinstance(rows, DataOptions):
+        return rows
+    x = datasets.load_inputs(spec, replace(rows, images=images))
+    return x if images else x.flatten(1)
+
+
+def _path(layer: FoundLayer, names: Mapping[str, str]) -> str:
+    """Name of a layer's module in the model."""
+    tensor = layer.tensors[0]
+    return names.get(tensor, tensor).removesuffix(tensor.removeprefix(layer.name))
+
+
+def _notes(runs: Runs, assumed: Sequence[str]) -> tuple[str, ...]:
+    """What was recognised and assumed, and layers without a bias or left to plain k-means."""
+    notes = [*runs.source.notes, *(f"assumed {note}" for note in assumed)]
+    solved = {name: place for name, place in runs.places.items() if name not in runs.apart}
+    without = [name for name, place in solved.items() if not place.biased]
+    if without:
+        notes.append(
+            f"{len(without)} of {len(solved)} layers have no bias, so there the mean error"
+            " is not taken up"
+        )
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in sorted(runs.apart.items()):
+        by_reason.setdefault(reason, []).append(name)
+    notes += [
+        f"clustered by plain k-means: {', '.join(names)}; {reason.removesuffix('.')}"
+        for reason, names in by_reason.items()
+    ]
+    return tuple(notes)
+
+
+__all__ = ["Clusterable", "Work", "cluster"]

@@ -13,7 +13,9 @@ from kancompress.formats.packed import PackedModel
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Source, is_native, once, open_container, read_record
 from kancompress.libraries import recognise
-from kancompress.packing import sizing
+from kancompress.packing.foreign import ForeignSource
+from kancompress.packing.native import NativeSource
+from kancompress.packing.pack import predict
 from kancompress.reporting import inspection
 
 
@@ -46,7 +48,7 @@ def inspect(
     found = recognise(foreign.tensors, layouts)
     predicted = None
     if config is not None:
-        predicted = sizing.predict_foreign(foreign, found, config)
+        predicted = predict(ForeignSource(checkpoint=foreign, found=found), config)
     return inspection.describe_foreign(foreign, found, predicted)
 
 
@@ -54,4 +56,4 @@ def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, i
     record = read_record(container, stored=True)
     if isinstance(record, PackedModel):
         raise UsageError(f"{container.where} is packed already; --clusters is for what is not.")
-    return sizing.predict_native(record, config, source_file_bytes=container.file_size)
+    return predict(NativeSource(checkpoint=record, file_bytes=container.file_size), config)

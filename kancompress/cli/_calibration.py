@@ -15,11 +15,10 @@ from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
 
 if TYPE_CHECKING:
-    from kancompress.api.cluster import Compression
     from kancompress.cli._files import Given
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
-    from kancompress.packing.native import Report
+    from kancompress.packing.pack import Compression, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ from kancompress.config import (
 from kancompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from kancompress.packing.native import LayerClustering
+    from kancompress.packing.pack import LayerClustering
 
 _DEFAULTS = CalibrationConfig()
 

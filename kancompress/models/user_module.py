@@ -123,15 +123,23 @@ def read_module(model: nn.Module) -> ForeignCheckpoint:
     `torch.save(model.state_dict(), path)` would weigh. Raises UsageError for tensors that no
     checkpoint can hold.
     """
+    return read_state(model.state_dict(), "The model")
+
+
+def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
+    """A state dict in memory, as `read_module` reads a module's; `where` is what messages call it.
+
+    What is no tensor is dropped, and told.
+    """
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
     dropped = []
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             dropped.append(f"{name} (no tensor)")
             continue
-        _check_tensor(name, value)
+        _check_tensor(name, value, where)
         identity = _identity(name, value)
         if identity in first:
             ties[name] = first[identity]
@@ -142,7 +150,7 @@ def read_module(model: nn.Module) -> ForeignCheckpoint:
     counter = _Counter()
     torch.save(tensors, counter)  # type: ignore[arg-type]
     return ForeignCheckpoint(
-        where="The model",
+        where=where,
         container="torch-zip",
         path=(),
         tensors=tensors,
@@ -154,7 +162,7 @@ def read_module(model: nn.Module) -> ForeignCheckpoint:
     )
 
 
-def _check_tensor(name: str, value: Tensor) -> None:
+def _check_tensor(name: str, value: Tensor, where: str) -> None:
     what = ""
     if isinstance(value, UninitializedParameter | UninitializedBuffer) or value.is_meta:
         what = "has no values yet; give the model its weights (a lazy one runs once) first"
@@ -165,7 +173,7 @@ def _check_tensor(name: str, value: Tensor) -> None:
     elif value.dtype not in NAMES or value.dtype.is_complex:
         what = f"is of dtype {str(value.dtype).removeprefix('torch.')}, which is not supported"
     if what:
-        raise UsageError(f"The model's tensor {shown(name)} {what}.")
+        raise UsageError(f"{where}'s tensor {shown(name)} {what}.")
 
 
 def _identity(name: str, value: Tensor) -> tuple[object, ...]:

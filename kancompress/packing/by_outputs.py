@@ -1,17 +1,16 @@
-"""Checkpoints clustered by what their layers put out, and packed."""
+"""Sources whose layers run on rows: clustered by what they put out, and packed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.clustering import kmeans, scaling
+from kancompress.clustering import scaling
+from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
 from kancompress.clustering.curves import TellProbe
 from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.layer import LayerSolution, Place
@@ -19,34 +18,19 @@ from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
 from kancompress.config import CalibrationConfig, ClusterConfig, StoredDtype, Target
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedModel
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.packed.writer import sizes
 from kancompress.formats.safetensors import shown
 from kancompress.layers.forms import FormLayer
 from kancompress.layers.layer import EdgeLayer
-from kancompress.libraries import Recognition
 from kancompress.models.native import build
-from kancompress.packing.foreign import group_layers, repack, whole_vectors
-from kancompress.packing.generated import write_out
-from kancompress.packing.native import (
-    Given,
-    LayerClustering,
-    Report,
-    check_numbers,
-    codebook_dtype,
-    compress,
-    plainly,
-    stored_side,
-    with_stored_sides,
-)
+from kancompress.packing.foreign import ForeignSource
+from kancompress.packing.native import NativeSource, stored_side
+from kancompress.packing.pack import Compression, Report, pack
+from kancompress.packing.source import Coded, Source, SourceLayer, blank, check, codebook_dtype
 from kancompress.system import devices
 
-Packed = tuple[PackedModel, list[LayerClustering]]
-# Packs with clusterings that were found already; None stands for layers that stay dense.
-Pack = Callable[[Mapping[str, Given | None]], Packed]
+_SHARED = "some of its edges are kept, or share their centroids with another layer's"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,267 +43,300 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Subject:
-    """A network whose layers can be clustered by what they put out, and how it is packed.
+class Runs(ABC):
+    """A source and its layers as they run on rows.
 
-    layers     : in the order in which they run; places : what their packed forms can hold
-    device     : where they are
-    flow       : of rows to calibrate on and of held-out rows through the network
-    pack       : makes the packed model
-    weigh      : bytes of its file; None where no layer would be packed but one has to be
-    file_bytes : of the source
-    apart      : name of a layer that is clustered by k-means all the same, to the reason why
-    bias_names : tensors that hold the biases of another library's layers
+    layers    : in the order in which they run; places : what their packed forms can hold
+    device    : where they are
+    otherwise : clusters layers that are not solved
+    apart     : name of a layer that is clustered without rows all the same, to the reason why
     """
 
+    source: Source
+    config: ClusterConfig
     layers: Mapping[str, EdgeLayer]
     places: Mapping[str, Place]
     device: torch.device
-    flow: Callable[[Tensor, Tensor], Flow]
-    pack: Pack
-    weigh: Callable[[Mapping[str, Given | None]], int | None]
-    file_bytes: int
+    otherwise: Clusterer
     apart: Mapping[str, str] = field(default_factory=dict)
-    bias_names: Mapping[str, str] = field(default_factory=dict)
+
+    @abstractmethod
+    def flow(self, rows: Tensor, held_out: Tensor) -> Flow:
+        """Rows to calibrate on and held-out rows on their way through the network."""
+
+    def solved(self, solutions: Mapping[str, LayerSolution]) -> ByOutputs:
+        """The clusterer of solutions; layers that run and have none stay dense."""
+        solved = {name: solutions.get(name) for name in self.layers if name not in self.apart}
+        return ByOutputs(solved=solved, otherwise=self.otherwise)
+
+    def clusters(self) -> Clusters:
+        """Numbers of clusters as the configuration has them, None where layers do not shrink."""
+        return {
+            name: None if name in self.apart else self._shrinking(name, self.config.of(name))
+            for name in self.layers
+        }
+
+    def _shrinking(self, name: str, clusters: int) -> int | None:
+        layer = self._packed[name]
+        place = self.places[name]
+        packed = bits.layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
+        dense = layer.edges * layer.coefficients * place.dense_itemsize
+        return clusters if packed < dense or self.config.force_pack else None
+
+    @property
+    def _packed(self) -> Mapping[str, SourceLayer]:
+        return {layer.name: layer for layer in self.source.layers}
 
 
-def native_subject(
-    checkpoint: Checkpoint,
-    config: ClusterConfig,
-    *,
-    source_file_bytes: int,
-    device: torch.device,
-    hooks: Hooks,
-) -> Subject:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ChainRuns(Runs):
+    """Layers that feed each other; head : what follows the last, or None."""
+
+    head: nn.Module | None = None
+
+    def flow(self, rows: Tensor, held_out: Tensor) -> Flow:
+        """As of `Runs`."""
+        return Chain(self.layers, self.places, rows, held_out, head=self.head)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ModelRuns(Runs):
+    """Layers that run in the user's module, which holds the tensors of the checkpoint.
+
+    modules : of the layers, by their names
+    """
+
+    source: ForeignSource
+    layers: Mapping[str, FormLayer]
+    otherwise: Known
+    model: nn.Module
+    modules: Mapping[str, nn.Module]
+
+    def flow(self, rows: Tensor, held_out: Tensor) -> Flow:
+        """As of `Runs`."""
+        dense = self.source.checkpoint.tensors
+        return Hooked(
+            self.model, self.layers, self.modules, self.places, self.state, dense, rows, held_out
+        )
+
+    def state(self, solutions: Mapping[str, LayerSolution]) -> Mapping[str, Tensor]:
+        """The state dict of the packed model with some layers solved, else the dense one."""
+        if not solutions and not self.otherwise.found:
+            return self.source.checkpoint.tensors
+        return pack(self.source, self.solved(solutions), self.config).state_dict()
+
+
+def native_runs(source: NativeSource, config: ClusterConfig, device: torch.device) -> ChainRuns:
     """A checkpoint of ours, to run on `device`; its packed layers may have biases."""
-    network = build(checkpoint).eval()
+    network = build(source.checkpoint).eval()
     devices.put(network, device)
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     dtype = codebook_dtype(config, torch.float32)
     places = dict.fromkeys(layers, Place(dtype=dtype, biased=True))
     if config.side_dtype is not StoredDtype.SOURCE:
-        rounded = build(with_stored_sides(checkpoint, config)).eval()
+        rounded = build(source.with_stored_sides()).eval()
         devices.put(rounded, device)
         for name, layer in zip(layers, rounded.kan_layers(), strict=True):
-            side_dtype = stored_side(torch.zeros(()), name, config).dtype
+            side_dtype = stored_side(torch.zeros(()), name, config.side_dtype).dtype
             places[name] = replace(places[name], side_dtype=side_dtype, rounded=layer)
-    pack = partial(compress, checkpoint, config, source_file_bytes=source_file_bytes)
-    return Subject(
+    return ChainRuns(
+        source=source,
+        config=config,
         layers=layers,
         places=places,
         device=device,
-        flow=partial(Chain, layers, places, head=network.head),
-        pack=lambda given: pack(given=given, report=hooks.report),
-        weigh=lambda given: sum(sizes(pack(given=given)[0])),
-        file_bytes=source_file_bytes,
+        otherwise=ByCoefficients.of(config),
+        head=network.head,
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class OwnModel:
-    """The user's module, in which a checkpoint's layers run.
-
-    modules : of the layers, by their names; apart : other layers, to why they have none
-    """
-
-    model: nn.Module
-    modules: Mapping[str, nn.Module]
-    apart: Mapping[str, str]
-
-
-def foreign_subject(
-    source: ForeignCheckpoint,
-    found: Recognition,
+def foreign_runs(
+    source: ForeignSource,
     layers: Mapping[str, FormLayer],
     config: ClusterConfig,
-    *,
     device: torch.device,
-    hooks: Hooks,
-    own: OwnModel | None = None,
-) -> Subject:
-    """Another library's checkpoint; biases go where layers have them.
+) -> ChainRuns:
+    """Another library's checkpoint whose layers, all of them, feed each other on `device`."""
+    whole = {layer.name for layer in source.layers if layer.whole}
+    apart = {name: _SHARED for name in layers if name not in whole}
+    source, places = _placed(source, layers, apart, config)
+    return ChainRuns(
+        source=source,
+        config=config,
+        layers=layers,
+        places=places,
+        device=device,
+        otherwise=_found(source, apart, layers, config),
+        apart=apart,
+    )
 
-    layers : whose forms are known, on `device`, in the order in which they run: all of them
-             without `own`, where each feeds the next
-    own    : the module that runs them, which holds the source's tensors
+
+def model_runs(
+    source: ForeignSource,
+    layers: Mapping[str, FormLayer],
+    config: ClusterConfig,
+    device: torch.device,
+    *,
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    apart: Mapping[str, str],
+) -> ModelRuns:
+    """Another library's checkpoint in the user's module.
+
+    layers, modules : that can be solved, on `device`, in the order in which they run
+    apart           : other layers, to why they cannot
     """
-    written = write_out(source, found)
-    packed = {group.name: group.vectors() for group in group_layers(*written)}
-    whole = whole_vectors(*written)
-    apart = {
-        name: "some of its edges are kept, or share their centroids with another layer's"
-        for name in layers
-        if name not in whole
-    }
+    whole = {layer.name for layer in source.layers if layer.whole}
+    apart = {**apart, **{name: _SHARED for name in layers if name not in whole}}
     solved = {name: layer for name, layer in layers.items() if name not in apart}
-    running = layers if own is None else solved
+    source, places = _placed(source, solved, {}, config)
+    return ModelRuns(
+        source=source,
+        config=config,
+        layers=solved,
+        places=places,
+        device=device,
+        otherwise=_found(source, apart, solved, config),
+        apart=apart,
+        model=model,
+        modules=modules,
+    )
+
+
+def _placed(
+    source: ForeignSource,
+    layers: Mapping[str, FormLayer],
+    apart: Mapping[str, str],
+    config: ClusterConfig,
+) -> tuple[ForeignSource, Mapping[str, Place]]:
+    """The source with the tensors that take biases, and what packed layers can hold."""
     bias_names = {
         name: tensor
-        for name, layer in solved.items()
+        for name, layer in layers.items()
+        if name not in apart
         for tensor, parameter in layer.sides().items()
-        if parameter is layer.bias and tensor in source.tensors
+        if parameter is layer.bias and tensor in source.checkpoint.tensors
     }
+    stored = {layer.name: layer.stored_dtype for layer in source.layers}
+    dtypes = {name: stored.get(name, torch.float32) for name in layers}
     places = {
         name: Place(
             dtype=codebook_dtype(config, dtype),
             biased=name in bias_names,
             dense_itemsize=dtype.itemsize,
         )
-        for name in running
-        for dtype in [packed[name].dtype if name in packed else torch.float32]
+        for name, dtype in dtypes.items()
     }
-    rest = {
-        name: Given(clustering=plainly(vectors, config.of(name), config))
-        for name, vectors in packed.items()
-        if name not in solved and len(vectors)
-    }
+    return replace(source, bias_names=bias_names), places
 
-    def pack(given: Mapping[str, Given | None], report: Report | None = None) -> Packed:
-        return repack(source, found, config, given={**given, **rest}, report=report)
 
-    def weigh(given: Mapping[str, Given | None]) -> int | None:
-        packs = rest or any(value is not None for value in given.values())
-        return sum(sizes(pack(given)[0])) if packs else None
-
-    def state(solutions: Mapping[str, LayerSolution]) -> Mapping[str, Tensor]:
-        given = {
-            name: _given(solutions[name], bias_names.get(name)) if name in solutions else None
-            for name in solved
+def _found(
+    source: ForeignSource,
+    apart: Mapping[str, str],
+    layers: Mapping[str, FormLayer],
+    config: ClusterConfig,
+) -> Known:
+    """Clusterings of the layers that are not solved, found once."""
+    plain = ByCoefficients.of(config)
+    return Known(
+        {
+            layer.name: plain.cluster(layer.name, layer.vectors(), config.of(layer.name))
+            for layer in source.layers
+            if layer.edges and (layer.name in apart or layer.name not in layers)
         }
-        return pack(given)[0].state_dict() if rest or solutions else source.tensors
-
-    flow: Callable[[Tensor, Tensor], Flow] = partial(Chain, layers, places)
-    if own is not None:
-        flow = partial(Hooked, own.model, solved, own.modules, places, state, source.tensors)
-    return Subject(
-        layers=running,
-        places=places,
-        device=device,
-        flow=flow,
-        pack=lambda given: pack(given, hooks.report),
-        weigh=weigh,
-        file_bytes=source.file_bytes,
-        apart={**(own.apart if own else {}), **apart},
-        bias_names=bias_names,
     )
 
 
-def pack_calibrated(
-    subject: Subject,
+def pack_by_outputs(
+    runs: Runs,
     rows: Tensor,
-    config: ClusterConfig,
     calibration: CalibrationConfig,
     *,
     target: Target | None,
     hooks: Hooks,
-) -> tuple[Packed, Calibrated]:
+    notes: Sequence[str] = (),
+) -> Compression:
     """Cluster and pack; with a target the numbers of clusters are chosen for it.
 
-    Raises as `calibrate` and `check_numbers` do.
+    Raises as `calibrate` and `pack` do.
     """
-    found = _calibrated(subject, rows, config, calibration, target, hooks, dry_run=False)
+    found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False)
     assert found.solution is not None
-    solved = found.solution.layers
-    given = {
-        name: _given(solved[name], subject.bias_names.get(name)) if name in solved else None
-        for name in subject.layers
-    }
-    return subject.pack(given), found
+    clusterer = runs.solved(found.solution.layers)
+    made = pack(runs.source, clusterer, runs.config, report=hooks.report)
+    return replace(made, notes=tuple(notes), calibrated=found)
 
 
 def choose(
-    subject: Subject,
+    runs: Runs,
     rows: Tensor,
-    config: ClusterConfig,
     calibration: CalibrationConfig,
     *,
     target: Target,
     hooks: Hooks,
 ) -> Calibrated:
     """Choose numbers of clusters for a target, and solve nothing."""
-    return _calibrated(subject, rows, config, calibration, target, hooks, dry_run=True)
+    return _calibrated(runs, rows, calibration, target, hooks, dry_run=True)
 
 
 def _calibrated(
-    subject: Subject,
+    runs: Runs,
     rows: Tensor,
-    config: ClusterConfig,
     calibration: CalibrationConfig,
     target: Target | None,
     hooks: Hooks,
     *,
     dry_run: bool,
 ) -> Calibrated:
-    check_numbers(config, list(subject.layers))
-    for name, layer in subject.layers.items():
+    check(runs.source, runs.config)
+    for name, layer in runs.layers.items():
         beyond = scaling.beyond(layer.edges())
         if beyond:
             raise UsageError(
                 f"Layer {shown(name)} has {beyond}, which float32 cannot hold, and calibration"
                 " computes in it. Leave --calibrate out."
             )
-    clusters = None
-    if target is None:
-        clusters = {
-            name: _shrinking(layer, config.of(name), subject, config, name)
-            if name not in subject.apart
-            else None
-            for name, layer in subject.layers.items()
-        }
-    elif subject.apart:
+    if target is not None and runs.apart:
         raise UsageError(
-            f"The layer {shown(min(subject.apart))} is clustered by plain k-means"
-            f" ({subject.apart[min(subject.apart)]}), so numbers of clusters cannot be chosen; give"
+            f"The layer {shown(min(runs.apart))} is clustered by plain k-means"
+            f" ({runs.apart[min(runs.apart)]}), so numbers of clusters cannot be chosen; give"
             " them with --clusters."
         )
-    elif target.ratio is not None:
-        target = Target(bytes=int(subject.file_bytes / target.ratio))
-    with devices.repeatable(subject.device):
+    if target is not None and target.ratio is not None:
+        target = Target(bytes=int(runs.source.file_bytes / target.ratio))
+    with devices.repeatable(runs.device):
         return calibrate(
-            subject.flow,
+            runs.flow,
             rows,
-            clusters,
+            runs.clusters() if target is None else None,
             calibration,
             target=target,
-            weigh=lambda choice: subject.weigh(_pretended(subject, choice)),
+            weigh=_Scales(runs).weigh,
             dry_run=dry_run,
             tell=hooks.solved,
             tell_probe=hooks.probed,
         )
 
 
-def _given(solution: LayerSolution, bias_name: str | None) -> Given:
-    return Given(clustering=solution.clustering, bias=solution.bias, bias_name=bias_name)
+class _Scales:
+    """Tells what files of many choices weigh."""
 
+    def __init__(self, runs: Runs) -> None:
+        self._outline = runs.source.outline()
+        self._layers = {layer.name: layer for layer in runs.source.layers}
+        self._runs = runs
 
-def _shrinking(
-    layer: EdgeLayer, clusters: int, subject: Subject, config: ClusterConfig, name: str
-) -> int | None:
-    """The number of clusters, None where the packed layer would be no smaller than the dense."""
-    *shape, d = layer.edges().shape
-    place, edges = subject.places[name], math.prod(shape)
-    packed = bits.layer_bytes(edges, d, place.dtype.itemsize, clusters)
-    shrinks = packed < edges * d * place.dense_itemsize
-    return clusters if shrinks or config.force_pack else None
+    def weigh(self, clusters: Clusters) -> int | None:
+        """Bytes of the packed file; None where no layer would be packed but one has to be."""
+        chosen = {name: k for name, k in clusters.items() if k is not None}
+        model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
+        return None if model is None else sum(sizes(model))
 
-
-def _pretended(subject: Subject, clusters: Clusters) -> dict[str, Given | None]:
-    """Clusterings of the right size and no meaning, to weigh the file that they would make."""
-    made: dict[str, Given | None] = {}
-    for name, layer in subject.layers.items():
-        k = clusters[name]
-        *shape, d = layer.edges().shape
-        if k is None:
-            made[name] = None
-            continue
-        clustering = kmeans.Clustering(
-            centroids=np.zeros((k, d)),
-            labels=np.arange(math.prod(shape), dtype=np.int64) % k,
-            inertia=0.0,
-            iterations=0,
-            exact=False,
-            repaired=0,
+    def _coded(self, name: str, clusters: int) -> Coded:
+        place, layer = self._runs.places[name], self._layers[name]
+        outputs = self._runs.layers[name].edges().shape[0]
+        return Coded(
+            codebook=blank((clusters, layer.coefficients), place.dtype),
+            labels=None,
+            bias=blank((outputs,), torch.float32) if place.biased else None,
         )
-        bias = torch.zeros(shape[0]) if subject.places[name].biased else None
-        made[name] = Given(clustering=clustering, bias=bias)
-    return made

@@ -6,177 +6,329 @@ docs/packed-format.md, section 8.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kancompress.clustering import kmeans
-from kancompress.config import ClusterConfig, StoredDtype
-from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
+from kancompress.config import ClusterConfig, Metric, RunOptions, StoredDtype
+from kancompress.errors import (
+    Flaw,
+    InvalidFileError,
+    KancompressError,
+    UsageError,
+    shortened,
+)
 from kancompress.formats.checkpoint import check_finite
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.formats.edges.vectors import gather, packable, scatter
-from kancompress.formats.foreign import ForeignCheckpoint
+from kancompress.formats.foreign import ForeignCheckpoint, Skeleton, read_skeleton
 from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
 from kancompress.formats.packed.remainder import rebuilt, store
+from kancompress.formats.packed.restore import pieces_of
 from kancompress.formats.safetensors import NAMES, shown
-from kancompress.libraries import Recognition
+from kancompress.libraries import Recognition, recognise
+from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.recognition import cut
+from kancompress.models.foreign import known_layers
 from kancompress.packing.generated import twin_sizes, write_out
-from kancompress.packing.native import (
-    Given,
-    LayerClustering,
-    Report,
-    codebook_dtype,
-    divided,
-    pack_vectors,
-    wrong_numbers,
-)
+from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
 from kancompress.specs import SourceSizes
-from kancompress.system import distributed
 
 _MAX_LINES = 20
 
 
-def repack(
-    source: ForeignCheckpoint,
-    found: Recognition,
-    config: ClusterConfig,
+def open_foreign(
+    checkpoint: ForeignCheckpoint,
+    layouts: Mapping[str, str] | None = None,
     *,
     keep_scaler: bool = False,
-    unfit: Sequence[str] = (),
-    given: Mapping[str, Given | None] | None = None,
-    report: Report | None = None,
-) -> tuple[PackedModel, list[LayerClustering]]:
-    """Pack the layers in `found`, keep all other tensors; `restore` gives the source back.
+    keep_extra: bool = False,
+) -> ForeignSource:
+    """A checkpoint whose layers are recognised, with what is to be kept beside them.
 
-    given       : clusterings by layer name in place of k-means'; a layer with None stays dense
+    What is wrong with layouts or cannot be kept is told by `ForeignSource.problems`.
+    """
+    unfit: list[str] = []
+    found = recognise(checkpoint.tensors, layouts, unfit=unfit)
+    extra = _find_extra(checkpoint, found, unfit) if keep_extra else None
+    return ForeignSource(
+        checkpoint=checkpoint,
+        found=found,
+        keep_scaler=keep_scaler,
+        extra=extra,
+        unfit=tuple(unfit),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ForeignSource:
+    """Another library's checkpoint, as a `Source`; `restore` gives it back.
+
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
-    unfit       : what is wrong with the layouts that the user chose
-    Raises one error with all that is wrong with file and options, before any work:
-    InvalidFileError where a layer holds NaN or infinity, else UsageError; and KancompressError when
-    no layer would shrink.
+    extra       : what the file holds beside the model, where that is to be kept
+    unfit       : what is wrong with the layouts that the user chose, and with what is to be kept
+    bias_names  : tensors that take the biases of layers that get one, by layer name
     """
-    check_all(source, found, config, unfit)
-    before = source
-    source, found = write_out(source, found)
-    groups: list[PackedGroup] = []
-    results: list[LayerClustering] = []
-    packed: list[PackedLayer] = []
-    made = list(group_layers(source, found, keep_scaler=keep_scaler))
-    plain = {
-        group.name: group
-        for group in made
-        if group.name not in (given or {}) and distributed.count() > 1
-    }
-    sizes = {name: sum(layer.edges for layer in group.layers) for name, group in plain.items()}
-    vectors = ((name, group.vectors()) for name, group in plain.items())
-    ready = divided(sizes, vectors, config)
-    for group in made:
-        if given and group.name in given and given[group.name] is None:
-            continue
-        result, described, layers = _cluster(
-            group, config, (given or {}).get(group.name), ready.get(group.name)
-        )
-        if described:
-            groups.append(described)
-            packed += layers
-        if result:
-            results.append(result)
-            if report:
-                report(result)
-    if not packed:
-        raise KancompressError(
-            f"{source.where}: every KAN layer would grow at this number of clusters, so nothing was"
-            " packed. Take fewer clusters, or pack all the same with --force-pack."
-        )
-    return assemble(before, source, packed, *rest(source, groups)), results
 
+    checkpoint: ForeignCheckpoint
+    found: Recognition
+    keep_scaler: bool = False
+    extra: Skeleton | None = None
+    unfit: tuple[str, ...] = ()
+    bias_names: Mapping[str, str] = field(default_factory=dict)
 
-def assemble(
-    given: ForeignCheckpoint,
-    source: ForeignCheckpoint,
-    packed: Iterable[PackedLayer],
-    tensors: Mapping[str, Tensor],
-    entries: list[list[Any]],
-) -> PackedModel:
-    """The packed model of a source: its packed layers, and what `rest` made of all tensors.
+    @property
+    def where(self) -> str:
+        """As of `Source`."""
+        return self.checkpoint.where
 
-    given : the source before its layers were written out
-    """
-    restore: dict[str, Any] = {
-        "container": source.container,
-        "path": list(source.path),
-        "tensors": entries,
-    }
-    if source.metadata:
-        restore["metadata"] = source.metadata
-    sizes = SourceSizes(
-        tensors=given.tensor_bytes,
-        file=given.file_bytes,
-        dense=None if source is given else twin_sizes(source),
-    )
-    return PackedModel(layers=tuple(packed), source=sizes, tensors=tensors, restore=restore)
+    @property
+    def file_bytes(self) -> int:
+        """As of `Source`."""
+        return self.checkpoint.file_bytes
 
+    @property
+    def names(self) -> Sequence[str]:
+        """As of `Source`."""
+        return [layer.name for layer in self.found.layers]
 
-def check_all(
-    source: ForeignCheckpoint, found: Recognition, config: ClusterConfig, unfit: Sequence[str] = ()
-) -> None:
-    """Refuse a source that cannot be packed so, with all reasons in one error."""
-    open_questions = (*unfit, *found.ambiguous)
-    wrong: list[KancompressError] = [UsageError(text) for text in open_questions]
-    if not found.layers and not wrong:
-        wrong.append(UsageError(_nothing_found(source, found)))
-    # the number of a layer that is still open is not wrong
-    numbers = {
-        name: k
-        for name, k in config.layers.items()
-        if not any(
-            text.startswith((f"{name} ", f"{cut(name)} ")) or repr(name) in text
-            for text in open_questions
-        )
-    }
-    wrong += wrong_numbers(
-        replace(config, layers=numbers),
-        [layer.name for layer in found.layers if not _is_tied(layer, source)],
-    )
-    if config.side_dtype is not StoredDtype.SOURCE:
-        wrong.append(
-            UsageError(
-                f"--side-dtype {config.side_dtype} is for networks of kancompress's own; another"
-                " library's tensors come back in their own types. Leave it out."
+    @cached_property
+    def _written(self) -> tuple[ForeignCheckpoint, Recognition]:
+        """The checkpoint with layers that are generated written out."""
+        return write_out(self.checkpoint, self.found)
+
+    @cached_property
+    def layers(self) -> Sequence[LayerGroup]:
+        """As of `Source`: layers that share a codebook together, in the order of their first."""
+        source, found = self._written
+        untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
+        names = _safe_names(untied)
+        return [
+            LayerGroup(
+                source,
+                [replace(layer, gains=()) if self.keep_scaler else layer for layer in group],
+                names,
             )
-        )
-    broken: list[KancompressError] = []
-    for name in dict.fromkeys(name for layer in found.layers for name in layer.tensors):
-        try:
-            check_finite(source.tensors[name], name, source.where)
-        except InvalidFileError as error:
-            broken.append(error)
-    if len(broken) > _MAX_LINES:
-        broken[_MAX_LINES:] = [
-            InvalidFileError(
-                Flaw.NOT_FINITE,
-                f"{source.where}: {len(broken) - _MAX_LINES:,} more tensors hold such numbers.",
-            )
+            for group in _groups(untied)
         ]
-    if wrong or broken:
-        raise together([*wrong, *broken])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As of `Source`: layouts, what is dropped or kept, what was not recognised."""
+        source, found = self.checkpoint, self.found
+        by_layout: dict[str, int] = {}
+        for layer in found.layers:
+            by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
+        known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
+        notes = [f"recognised {known}"]
+        told = UNTOLD if source.settings else ()
+        notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
+        notes += source.notes
+        fate = "left out" if self.extra is None else "kept beside the model"
+        notes += [f"{fate}: {what}" for what in source.dropped]
+        return tuple(shortened(note) for note in (*notes, *found.problems))
+
+    def known(self, options: RunOptions) -> Computed:
+        """As of `Source`."""
+        known = known_layers(self.checkpoint, self.found, options)
+        return Computed(layers=known.layers, refused=known.refused, notes=known.notes)
+
+    # --- what is wrong -----------------------------------------------------------------------
+
+    def problems(self, config: ClusterConfig) -> list[KancompressError]:
+        """As of `Source`: InvalidFileErrors where layers hold NaN or infinity, UsageErrors else."""
+        questions = (*self.unfit, *self.found.ambiguous)
+        wrong: list[KancompressError] = [UsageError(text) for text in questions]
+        if not self.found.layers and not wrong:
+            wrong.append(UsageError(self._nothing_found()))
+        # the number of a layer that is still open is not wrong
+        numbers = {
+            name: k
+            for name, k in config.layers.items()
+            if not any(
+                text.startswith((f"{name} ", f"{cut(name)} ")) or repr(name) in text
+                for text in questions
+            )
+        }
+        untied = [x.name for x in self.found.layers if not _is_tied(x, self.checkpoint)]
+        wrong += wrong_numbers(replace(config, layers=numbers), untied)
+        if config.side_dtype is not StoredDtype.SOURCE:
+            wrong.append(
+                UsageError(
+                    f"--side-dtype {config.side_dtype} is for networks of kancompress's own;"
+                    " another library's tensors come back in their own types. Leave it out."
+                )
+            )
+        if self.keep_scaler and config.metric is Metric.GRID:
+            wrong.append(UsageError("--metric grid measures whole edges; leave --keep-scaler out."))
+        return [*wrong, *self._not_finite()]
+
+    def _nothing_found(self) -> str:
+        reasons = " ".join(self.found.problems)
+        return (
+            f"{self.where}: no KAN layer was recognised among"
+            f" {len(self.checkpoint.tensors)} tensors."
+            + (f" {reasons}" if reasons else "")
+            + " Describe the layers with --layout."
+        )
+
+    def _not_finite(self) -> list[KancompressError]:
+        """Tensors of layers that hold NaN or infinity, a sentence for each of the first."""
+        broken: list[KancompressError] = []
+        for name in dict.fromkeys(name for layer in self.found.layers for name in layer.tensors):
+            try:
+                check_finite(self.checkpoint.tensors[name], name, self.where)
+            except InvalidFileError as error:
+                broken.append(error)
+        if len(broken) > _MAX_LINES:
+            broken[_MAX_LINES:] = [
+                InvalidFileError(
+                    Flaw.NOT_FINITE,
+                    f"{self.where}: {len(broken) - _MAX_LINES:,} more tensors hold such numbers.",
+                )
+            ]
+        return broken
+
+    # --- the packed model --------------------------------------------------------------------
+
+    def assemble(self, coded: Mapping[str, Coded]) -> PackedModel | None:
+        """As of `Source`."""
+        groups = [
+            self._with_bias(self.described(group), coded[group.name].bias)
+            for group in self.layers
+            if group.name in coded
+        ]
+        if not groups:
+            return None
+        tensors, entries = self.rest(groups)
+        source = self._written[0]
+        restore: dict[str, Any] = {
+            "container": source.container,
+            "path": list(source.path),
+            "tensors": entries,
+        }
+        if source.metadata:
+            restore["metadata"] = source.metadata
+        layers = (layer for group in groups for layer in group.filled(coded[group.name]))
+        return self._with_extra(
+            PackedModel(layers=tuple(layers), source=self._sizes, tensors=tensors, restore=restore)
+        )
+
+    def described(self, group: LayerGroup) -> PackedGroup:
+        """A group as the packed file describes it."""
+        return group.described()
+
+    def rest(self, groups: Sequence[PackedGroup]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+        """Tensors to store beside packed groups, and the entry of every tensor of the source."""
+        return _rest(self._written[0], groups)
+
+    def outline(self) -> ForeignSource:
+        """As of `Source`."""
+        return _Outline(**{name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    @cached_property
+    def _sizes(self) -> SourceSizes:
+        given, source = self.checkpoint, self._written[0]
+        return SourceSizes(
+            tensors=given.tensor_bytes,
+            file=given.file_bytes,
+            dense=None if source is given else twin_sizes(source),
+        )
+
+    def _with_bias(self, group: PackedGroup, bias: Tensor | None) -> PackedGroup:
+        name = self.bias_names.get(group.name)
+        if bias is None or name is None:
+            return group
+        own = self.checkpoint.tensors[name]
+        stored = bias.to(own.dtype).reshape(own.shape)
+        return replace(group, replaced={**group.replaced, name: stored})
+
+    def _with_extra(self, model: PackedModel) -> PackedModel:
+        """The packed model with the rest of its source (docs/packed-format.md, section 8).
+
+        Raises UsageError where a packed tensor shares its numbers with another: the source's
+        structure could not hold different ones.
+        """
+        if self.extra is None or model.restore is None:
+            return model
+        # folded factors come back in other numbers as packed tensors may
+        gains = {gain.tensor for layer in self.found.layers for gain in layer.gains}
+        for name, _, _, origin in model.restore["tensors"]:
+            if name in self.extra.shared and (pieces_of(origin) or name in gains):
+                raise UsageError(
+                    f"{self.where}: tensor {shown(name)} is packed and lies over another tensor, or"
+                    " over itself, in the same storage; --keep-extra cannot give both their own"
+                    " numbers. Leave it out, or save copies of the tensors."
+                )
+        target = "extra"
+        while target in model.named_tensors():
+            target += "'"
+        return replace(
+            model,
+            tensors={**model.tensors, target: self.extra_data(self.extra)},
+            restore={**model.restore, "opaque": target},
+        )
+
+    def extra_data(self, extra: Skeleton) -> Tensor:
+        """What is kept beside the model, as a tensor of bytes."""
+        return torch.frombuffer(bytearray(extra.data), dtype=torch.uint8)
 
 
-def _nothing_found(source: ForeignCheckpoint, found: Recognition) -> str:
-    reasons = " ".join(found.problems)
-    return (
-        f"{source.where}: no KAN layer was recognised among {len(source.tensors)} tensors."
-        + (f" {reasons}" if reasons else "")
-        + " Describe the layers with --layout."
-    )
+class _Outline(ForeignSource):
+    """A source whose stored tensors have types and shapes, but no numbers."""
+
+    @cached_property
+    def _groups(self) -> dict[str, PackedGroup]:
+        return {group.name: _without_numbers(group.described()) for group in self.layers}
+
+    @cached_property
+    def _rests(self) -> dict[tuple[str, ...], tuple[dict[str, Tensor], list[list[Any]]]]:
+        """By the groups that are packed, and the tensors that are replaced."""
+        return {}
+
+    def described(self, group: LayerGroup) -> PackedGroup:
+        """As of `ForeignSource`."""
+        return self._groups[group.name]
+
+    def rest(self, groups: Sequence[PackedGroup]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+        """As of `ForeignSource`."""
+        key = tuple(name for group in groups for name in (group.name, "", *group.replaced, ""))
+        if key not in self._rests:
+            tensors, entries = super().rest(groups)
+            self._rests[key] = {name: like(tensor) for name, tensor in tensors.items()}, entries
+        return self._rests[key]
+
+    def extra_data(self, extra: Skeleton) -> Tensor:
+        """As of `ForeignSource`."""
+        return blank((len(extra.data),), torch.uint8)
+
+
+def _find_extra(
+    foreign: ForeignCheckpoint, found: Recognition, unfit: list[str]
+) -> Skeleton | None:
+    """What is kept beside the model; where that cannot be, the reason is added to `unfit`."""
+    if any(layer.generator for layer in found.layers):
+        unfit.append(
+            f"{foreign.where} has generated layers, which come back as other tensors; --keep-extra"
+            " cannot put those into the source's structure."
+        )
+        return None
+    try:
+        skeleton = read_skeleton(foreign)
+    except UsageError as error:
+        unfit.append(str(error))
+        return None
+    if skeleton is None and foreign.dropped:
+        unfit.append(
+            f"{foreign.where} is an index of shards, of which only the model's tensors can be kept."
+            " Leave --keep-extra out."
+        )
+    return skeleton
 
 
 def _is_tied(layer: FoundLayer, source: ForeignCheckpoint) -> bool:
@@ -225,20 +377,24 @@ class PackedGroup:
     origins: Mapping[str, Any]
     replaced: Mapping[str, Tensor]
 
-    def filled(
-        self, codebook: Tensor, index_of: Callable[[PackedLayer], npt.NDArray[np.uint8]]
-    ) -> list[PackedLayer]:
+    def filled(self, coded: Coded) -> Iterator[PackedLayer]:
         """The layers with a codebook, the first one's, and their indices."""
         first, *others = self.layers
-        return [
-            replace(first, codebook=codebook, index=index_of(first)),
-            *(replace(layer, shares=first.name, index=index_of(layer)) for layer in others),
-        ]
+        yield replace(first, codebook=coded.codebook, index=self._index(first, coded))
+        for layer in others:
+            yield replace(layer, shares=first.name, index=self._index(layer, coded))
+
+    def _index(self, layer: PackedLayer, coded: Coded) -> np.ndarray:
+        ends = np.cumsum([other.packed_edges for other in self.layers])
+        end = int(ends[self.layers.index(layer)])
+        labels = coded.labels
+        own = None if labels is None else labels[end - layer.packed_edges : end]
+        return index_of(layer, len(coded.codebook), own)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LayerGroup:
-    """Layers that share a codebook, in their source."""
+    """Layers that share a codebook, in their source; a `SourceLayer`."""
 
     source: ForeignCheckpoint
     layers: list[FoundLayer]
@@ -248,6 +404,33 @@ class LayerGroup:
     def name(self) -> str:
         """Name of the first layer, by which the user gives the group its number of clusters."""
         return self.layers[0].name
+
+    @cached_property
+    def edges(self) -> int:
+        """As of `Edges`: those that can be packed."""
+        return sum(int(packable(layer, self.source.tensors).sum()) for layer in self.layers)
+
+    @property
+    def coefficients(self) -> int:
+        """As of `SourceLayer`."""
+        return self.layers[0].coefficients
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of `SourceLayer`: one that holds all tensors of the layers."""
+        types = [part.dtype for layer in self.layers for part in layer.parts]
+        types += [gain.dtype for layer in self.layers for gain in layer.gains]
+        return reduce(torch.promote_types, types)
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """As of `SourceLayer`."""
+        return self.dtype
+
+    @property
+    def whole(self) -> bool:
+        """As of `SourceLayer`."""
+        return len(self.layers) == 1 and self.edges == self.layers[0].edges
 
     def vectors(self) -> Tensor:
         """Vectors of all edges that can be packed, layer after layer, (edges, coefficients)."""
@@ -287,55 +470,15 @@ class LayerGroup:
         return PackedGroup(name=self.name, layers=tuple(layers), origins=origins, replaced=replaced)
 
 
-def group_layers(
-    source: ForeignCheckpoint, found: Recognition, *, keep_scaler: bool = False
-) -> Iterator[LayerGroup]:
-    """The groups of a source's layers, in the order of their first."""
-    untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
-    names = _safe_names(untied)
-    for group in _groups(untied):
-        layers = [replace(layer, gains=()) if keep_scaler else layer for layer in group]
-        yield LayerGroup(source, layers, names)
-
-
-def whole_vectors(source: ForeignCheckpoint, found: Recognition) -> dict[str, Tensor]:
-    """Vectors (edges, coefficients) of the layers whose edges all have indices into a codebook
-    that is theirs alone."""
-    groups = {group.name: group for group in group_layers(source, found) if len(group.layers) == 1}
-    vectors = {name: group.vectors() for name, group in groups.items()}
-    return {name: t for name, t in vectors.items() if len(t) == groups[name].layers[0].edges}
-
-
-def _cluster(
-    group: LayerGroup,
-    config: ClusterConfig,
-    given: Given | None,
-    ready: kmeans.Clustering | None,
-) -> tuple[LayerClustering | None, PackedGroup | None, list[PackedLayer]]:
-    """What was done to a group, and its layers; nothing of the latter where it stays dense."""
-    vectors = group.vectors()
-    if not len(vectors):
-        return None, None, []
-    clusters = config.of(group.name)
-    dtype = codebook_dtype(config, vectors.dtype)
-    result, codebook, labels = pack_vectors(
-        group.name, vectors, clusters, config, dtype, given, ready
-    )
-    if result.clusters is None:
-        return result, None, []
-    described = group.described()
-    if given is not None and given.bias is not None and given.bias_name is not None:
-        bias = given.bias.to(group.source.tensors[given.bias_name].dtype)
-        bias = bias.reshape(group.source.tensors[given.bias_name].shape)
-        described = replace(described, replaced={**described.replaced, given.bias_name: bias})
-    width = bits.width_of(len(codebook))
-    ends = iter(np.cumsum([layer.packed_edges for layer in described.layers]))
-
-    def index_of(layer: PackedLayer) -> npt.NDArray[np.uint8]:
-        end = int(next(ends))
-        return bits.pack(labels[end - layer.packed_edges : end], width)
-
-    return result, described, described.filled(codebook, index_of)
+def _without_numbers(group: PackedGroup) -> PackedGroup:
+    layers = [
+        layer
+        if layer.kept is None or layer.kept_at is None
+        else replace(layer, kept=like(layer.kept), kept_at=like(layer.kept_at))
+        for layer in group.layers
+    ]
+    replaced = {name: like(tensor) for name, tensor in group.replaced.items()}
+    return replace(group, layers=tuple(layers), replaced=replaced)
 
 
 def _unfolded(layer: FoundLayer, source: ForeignCheckpoint) -> Tensor:
@@ -387,7 +530,7 @@ def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
 # --- tensors that hold no edges ------------------------------------------------------------
 
 
-def rest(
+def _rest(
     source: ForeignCheckpoint, groups: Iterable[PackedGroup]
 ) -> tuple[dict[str, Tensor], list[list[Any]]]:
     """Tensors to store beside the packed groups, and the entry of every tensor of the source."""

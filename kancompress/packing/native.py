@@ -1,397 +1,236 @@
-"""Checkpoints to packed models and back (stage 2 of the MetaCluster paper)."""
+"""Checkpoints of kancompress's own, to packed models and back."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress.clustering import kmeans
-from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.nearest import one_thread
-from kancompress.config import ClusterConfig, StoredDtype
-from kancompress.errors import KancompressError, UsageError, shortened, together
+from kancompress.config import ClusterConfig, RunOptions, StoredDtype
+from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
 from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
-from kancompress.formats.safetensors import shown
+from kancompress.layers.layer import EdgeLayer
+from kancompress.layers.network import Network
 from kancompress.models.native import build
-from kancompress.specs import MAX_CLUSTERS, SourceSizes
-from kancompress.system import distributed
+from kancompress.packing.source import DTYPES, Coded, Computed, blank, index_of, like, wrong_numbers
+from kancompress.specs import SourceSizes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerClustering:
-    """What clustering did to one layer; `clusters` is None where it stays dense.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NativeSource:
+    """A dense or meta checkpoint of kancompress's own, as a `Source`.
 
-    distortion : squared distance of the edge vectors to their centroids, relative to their
-                 squared distance to the layer's mean vector
+    file_bytes : of its file, or of the one that it would have
+    side_dtype : in which what is beside the edges is stored
     """
 
-    name: str
-    edges: int
-    coefficients: int
-    clusters: int | None
-    requested: int
-    iterations: int
-    repaired: int
-    exact: bool
-    distortion: float
-    packed_bytes: int
-    dense_bytes: int
+    checkpoint: Checkpoint
+    file_bytes: int
+    side_dtype: StoredDtype = StoredDtype.SOURCE
+    where: str = "The input"
 
+    @cached_property
+    def layers(self) -> Sequence[NativeLayer]:
+        """As of `Source`."""
+        return [NativeLayer(self, number) for number in range(len(self.checkpoint.shapes))]
 
-_DTYPES = {
-    StoredDtype.FLOAT32: torch.float32,
-    StoredDtype.FLOAT16: torch.float16,
-    StoredDtype.BFLOAT16: torch.bfloat16,
-}
+    @property
+    def names(self) -> Sequence[str]:
+        """As of `Source`."""
+        return [layer.name for layer in self.layers]
 
-Report = Callable[[LayerClustering], None]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As of `Source`: a checkpoint of ours leaves nothing to be told."""
+        return ()
 
+    def problems(self, config: ClusterConfig) -> list[KancompressError]:
+        """As of `Source`."""
+        return wrong_numbers(config, self.names)
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Given:
-    """A clustering that was found elsewhere, and the bias (out,) that goes with it.
+    def known(self, options: RunOptions) -> Computed:
+        """As of `Source`; the checkpoint tells all that there is to know."""
+        layers: dict[str, EdgeLayer] = dict(zip(self.names, self.network.kan_layers(), strict=True))
+        return Computed(layers=layers)
 
-    bias_name : the tensor of another library's checkpoint that holds the layer's bias
-    """
+    @cached_property
+    def network(self) -> Network:
+        """The network, which generates the edges where the checkpoint is meta."""
+        return build(self.checkpoint)
 
-    clustering: kmeans.Clustering
-    bias: Tensor | None = None
-    bias_name: str | None = None
+    def coefficients(self, number: int) -> Tensor:
+        """Coefficients (*shape, coefficient) of a layer, generated where the checkpoint is meta."""
+        if self.checkpoint.kind == "dense":
+            return self.checkpoint.tensors[f"{number}.coefficients"]
+        with one_thread(), torch.no_grad():
+            edges: Tensor = list(self.network.kan_layers())[number].edges()
+            return edges.contiguous()
 
+    def sides(self, number: int) -> dict[str, Tensor]:
+        """What a layer has beside its coefficients, by role, copied into its stored type.
 
-def compress(
-    checkpoint: Checkpoint,
-    config: ClusterConfig,
-    *,
-    source_file_bytes: int,
-    given: Mapping[str, Given | None] | None = None,
-    report: Report | None = None,
-) -> tuple[PackedModel, list[LayerClustering]]:
-    """Cluster every layer in coefficient space (eqs. 7 to 9) and pack the result.
-
-    given : clusterings by layer name in place of k-means'; layers with None stay dense
-
-    Raises UsageError when `config` names a layer that is not there or a number out of range.
-    """
-    names = [str(number) for number in range(len(checkpoint.shapes))]
-    check_numbers(config, names)
-    ready: Mapping[str, kmeans.Clustering] = {}
-    if given is None:
-        sizes = {
-            name: math.prod(shape) for name, shape in zip(names, checkpoint.shapes, strict=True)
+        Raises KancompressError where that is too narrow.
+        """
+        checkpoint = self.checkpoint
+        return {
+            role: stored_side(
+                checkpoint.tensors[f"{number}.{role}"], f"{number}.{role}", self.side_dtype
+            )
+            for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
+            if f"{number}.{role}" in checkpoint.tensors
         }
-        flat = (part.reshape(-1, part.shape[-1]) for part in dense_coefficients(checkpoint))
-        ready = divided(sizes, zip(names, flat, strict=True), config)
-    layers, results = [], []
-    for number, coefficients in enumerate(dense_coefficients(checkpoint)):
-        name = names[number]
-        k = config.of(name)
-        own = given[name] if given is not None else None
-        if given is not None and own is None:
-            layer, result = _kept(name, coefficients, k)
-        else:
-            layer, result = _pack_layer(name, coefficients, k, config, own, ready.get(name))
-        sides = side_tensors(checkpoint, number, config)
-        if own is not None and own.bias is not None and result.clusters is not None:
-            sides["bias"] = stored_side(own.bias, f"{name}.bias", config)
-        layers.append(replace(layer, sides=sides))
-        results.append(result)
-        if report:
-            report(result)
-    model = PackedModel(
-        layers=tuple(layers),
-        source=source_sizes(checkpoint, source_file_bytes),
-        basis=checkpoint.basis,
-        data=checkpoint.data,
-        tensors={name: tensor.clone() for name, tensor in checkpoint.beside.items()},
-        conv=checkpoint.conv,
-    )
-    return model, results
+
+    def with_stored_sides(self) -> Checkpoint:
+        """The checkpoint as its packed file will have it beside the edges."""
+        sides = {
+            f"{number}.{role}": tensor
+            for number in range(len(self.checkpoint.shapes))
+            for role, tensor in self.sides(number).items()
+        }
+        return replace(self.checkpoint, tensors={**self.checkpoint.tensors, **sides})
+
+    def beside(self) -> dict[str, Tensor]:
+        """Copies of the tensors that are no layer's."""
+        return {name: tensor.clone() for name, tensor in self.checkpoint.beside.items()}
+
+    def assemble(self, coded: Mapping[str, Coded]) -> PackedModel:
+        """As of `Source`. Raises KancompressError where a side's type is too narrow for it."""
+        layers = []
+        for layer in self.layers:
+            sides = self.sides(layer.number)
+            own = coded.get(layer.name)
+            if own is not None and own.bias is not None:
+                sides["bias"] = stored_side(own.bias, f"{layer.name}.bias", self.side_dtype)
+            made = PackedLayer(name=layer.name, shape=layer.shape, sides=sides)
+            if own is None:
+                dense = self.coefficients(layer.number).clone()
+                layers.append(replace(made, coefficients=dense))
+            else:
+                index = index_of(made, len(own.codebook), own.labels)
+                layers.append(replace(made, codebook=own.codebook, index=index))
+        return self._model(layers)
+
+    def outline(self) -> NativeSource:
+        """As of `Source`."""
+        return _Outline(
+            checkpoint=self.checkpoint,
+            file_bytes=self.file_bytes,
+            side_dtype=self.side_dtype,
+            where=self.where,
+        )
+
+    @cached_property
+    def _sizes(self) -> SourceSizes:
+        dense = dense_twin_sizes(self.checkpoint) if self.checkpoint.kind == "meta" else None
+        return SourceSizes(tensors=self.checkpoint.tensor_bytes, file=self.file_bytes, dense=dense)
+
+    def _model(self, layers: Sequence[PackedLayer]) -> PackedModel:
+        checkpoint = self.checkpoint
+        return PackedModel(
+            layers=tuple(layers),
+            source=self._sizes,
+            basis=checkpoint.basis,
+            data=checkpoint.data,
+            tensors=self.beside(),
+            conv=checkpoint.conv,
+        )
 
 
-def side_tensors(checkpoint: Checkpoint, number: int, config: ClusterConfig) -> dict[str, Tensor]:
-    """What a layer has beside its coefficients, by role, copied into the type it is stored in.
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeLayer:
+    """A layer of a `NativeSource`, as a `SourceLayer`."""
+
+    source: NativeSource
+    number: int
+
+    @property
+    def name(self) -> str:
+        """As of `Edges`: its number."""
+        return str(self.number)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in) or (out, in, rows, columns)."""
+        return tuple(self.source.checkpoint.shapes[self.number])
+
+    @property
+    def edges(self) -> int:
+        """As of `Edges`."""
+        return math.prod(self.shape)
+
+    @property
+    def coefficients(self) -> int:
+        """As of `SourceLayer`."""
+        return self.source.checkpoint.basis.coefficients
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of `SourceLayer`."""
+        return torch.float32
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """As of `SourceLayer`."""
+        return torch.float32
+
+    @property
+    def whole(self) -> bool:
+        """As of `SourceLayer`."""
+        return True
+
+    def vectors(self) -> Tensor:
+        """As of `Edges`."""
+        coefficients = self.source.coefficients(self.number)
+        return coefficients.reshape(-1, coefficients.shape[-1])
+
+
+class _Outline(NativeSource):
+    """A source whose tensors have types and shapes, but no numbers."""
+
+    def coefficients(self, number: int) -> Tensor:
+        """As of `NativeSource`."""
+        layer = self.layers[number]
+        return blank((*layer.shape, layer.coefficients), layer.dtype)
+
+    @cached_property
+    def _sides(self) -> list[dict[str, Tensor]]:
+        numbers = range(len(self.layers))
+        return [{r: like(t) for r, t in super(_Outline, self).sides(n).items()} for n in numbers]
+
+    def sides(self, number: int) -> dict[str, Tensor]:
+        """As of `NativeSource`."""
+        return dict(self._sides[number])
+
+    def beside(self) -> dict[str, Tensor]:
+        """As of `NativeSource`."""
+        return {name: like(tensor) for name, tensor in self.checkpoint.beside.items()}
+
+
+def stored_side(tensor: Tensor, name: str, stored: StoredDtype) -> Tensor:
+    """A copy of a tensor beside the edges in its stored type.
 
     Raises KancompressError where that is too narrow.
     """
-    return {
-        role: stored_side(checkpoint.tensors[f"{number}.{role}"], f"{number}.{role}", config)
-        for role in side_shapes(checkpoint.basis, checkpoint.shapes[number])
-        if f"{number}.{role}" in checkpoint.tensors
-    }
-
-
-def stored_side(tensor: Tensor, name: str, config: ClusterConfig) -> Tensor:
-    """A copy of a tensor beside the edges in its stored type. Raises as `side_tensors`."""
-    narrow = tensor.to(_DTYPES.get(config.side_dtype, tensor.dtype), copy=True)
-    if not narrow.isfinite().all():
+    narrow = tensor.to(DTYPES.get(stored, tensor.dtype), copy=True)
+    if not narrow.is_meta and not narrow.isfinite().all():
         raise KancompressError(
-            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, too large for"
-            f" {config.side_dtype}; use --side-dtype float32."
+            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, too large for {stored};"
+            " use --side-dtype float32."
         )
     return narrow
 
 
-def with_stored_sides(checkpoint: Checkpoint, config: ClusterConfig) -> Checkpoint:
-    """The checkpoint as its packed file will have it beside the edges."""
-    sides = {
-        f"{number}.{role}": tensor
-        for number in range(len(checkpoint.shapes))
-        for role, tensor in side_tensors(checkpoint, number, config).items()
-    }
-    return replace(checkpoint, tensors={**checkpoint.tensors, **sides})
-
-
-def source_sizes(checkpoint: Checkpoint, file_bytes: int) -> SourceSizes:
-    """What the packed file says of its source."""
-    return SourceSizes(
-        tensors=checkpoint.tensor_bytes,
-        file=file_bytes,
-        dense=dense_twin_sizes(checkpoint) if checkpoint.kind == "meta" else None,
-    )
-
-
-def check_numbers(config: ClusterConfig, names: list[str]) -> None:
-    """Refuse numbers of clusters out of range, and for layers that are not there."""
-    if wrong := wrong_numbers(config, names):
-        raise together(wrong)
-
-
-def wrong_numbers(config: ClusterConfig, names: list[str]) -> list[UsageError]:
-    """What is wrong with the numbers of clusters for layers of these names."""
-    wrong = [
-        UsageError(
-            f"There is no layer {shown(name)} to give a number of clusters; the layers are"
-            f" {listed(names)}."
-        )
-        for name in config.layers
-        if name not in names
-    ]
-    return wrong + [
-        UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
-        for k in (config.common, *config.layers.values())
-        if not 1 <= k <= MAX_CLUSTERS
-    ]
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Names with commas, cut, and the first of them where there are very many."""
-    shorter = [shortened(name, _NAME) for name in names[:most]]
-    while sum(map(len, shorter)) > _NAMES and len(shorter) > 1:
-        del shorter[-1]
-    rest = len(names) - len(shorter)
-    return ", ".join(shorter) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-# Most characters of one name in a message, and of all.
-_NAME, _NAMES = 80, 300
-
-
 def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
     """Coefficients (*shape, coefficient) of each layer, generated where the source is meta."""
-    if checkpoint.kind == "dense":
-        for number in range(len(checkpoint.shapes)):
-            yield checkpoint.tensors[f"{number}.coefficients"]
-        return
-    network = build(checkpoint)
-    for layer in network.kan_layers():
-        with one_thread(), torch.no_grad():
-            yield layer.edges().contiguous()
-
-
-def _kept(name: str, coefficients: Tensor, clusters: int) -> tuple[PackedLayer, LayerClustering]:
-    """A layer that was chosen to stay dense."""
-    result = LayerClustering(
-        name=name,
-        edges=coefficients.shape[:-1].numel(),
-        coefficients=coefficients.shape[-1],
-        clusters=None,
-        requested=clusters,
-        iterations=0,
-        repaired=0,
-        exact=False,
-        distortion=0.0,
-        packed_bytes=coefficients.nbytes,
-        dense_bytes=coefficients.nbytes,
-    )
-    return (
-        PackedLayer(
-            name=name,
-            shape=tuple(coefficients.shape[:-1]),
-            coefficients=coefficients.contiguous(),
-        ),
-        result,
-    )
-
-
-def _pack_layer(
-    name: str,
-    coefficients: Tensor,
-    clusters: int,
-    config: ClusterConfig,
-    given: Given | None,
-    ready: kmeans.Clustering | None,
-) -> tuple[PackedLayer, LayerClustering]:
-    shape = tuple(coefficients.shape[:-1])
-    vectors = coefficients.reshape(-1, coefficients.shape[-1])
-    dtype = codebook_dtype(config, torch.float32)
-    result, codebook, labels = pack_vectors(name, vectors, clusters, config, dtype, given, ready)
-    if result.clusters is None:
-        layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.clone())
-        return layer, result
-    index = bits.pack(labels, bits.width_of(len(codebook)))
-    return PackedLayer(name=name, shape=shape, codebook=codebook, index=index), result
-
-
-def codebook_dtype(config: ClusterConfig, source: torch.dtype) -> torch.dtype:
-    """The type of stored centroids; `source` is what StoredDtype.SOURCE (the default) means."""
-    return _DTYPES.get(config.codebook_dtype, source)
-
-
-def pack_vectors(
-    name: str,
-    vectors: Tensor,
-    clusters: int,
-    config: ClusterConfig,
-    dtype: torch.dtype,
-    given: Given | None = None,
-    ready: kmeans.Clustering | None = None,
-) -> tuple[LayerClustering, Tensor, np.ndarray]:
-    """Cluster vectors (n, d): what was done, the codebook (k, d) in `dtype`, and labels (n,).
-
-    given : a clustering to take in place of k-means'
-    ready : what k-means gives, where it has run already (`divided`)
-
-    `LayerClustering.clusters` is None where the packed form would be no smaller.
-    """
-    points = _points(vectors)
-    if given is None:
-        found = ready or _fit(points, clusters, config)
-        codebook, labels = _store(points, found, dtype, name, vectors.dtype)
-    else:
-        found = given.clustering
-        codebook, labels = _stored(found, dtype, name, vectors.dtype), found.labels
-    width = bits.width_of(len(codebook))
-    packed_bytes = codebook.numel() * codebook.element_size() + bits.packed_size(len(labels), width)
-    dense_bytes = vectors.numel() * vectors.element_size()
-    stays = packed_bytes >= dense_bytes and not config.force_pack
-    result = LayerClustering(
-        name=name,
-        edges=len(points),
-        coefficients=points.shape[1],
-        clusters=None if stays else len(codebook),
-        requested=clusters,
-        iterations=found.iterations,
-        repaired=found.repaired,
-        exact=found.exact,
-        distortion=0.0 if stays else relative_distortion(points, codebook.double().numpy(), labels),
-        packed_bytes=packed_bytes,
-        dense_bytes=dense_bytes,
-    )
-    return result, codebook, labels
-
-
-def _points(vectors: Tensor) -> np.ndarray:
-    half = vectors.dtype in (torch.float16, torch.bfloat16)
-    return (vectors.float() if half else vectors).numpy()
-
-
-def plainly(vectors: Tensor, clusters: int, config: ClusterConfig) -> kmeans.Clustering:
-    """k-means over coefficients of any type, (n, d), as `config` wants it."""
-    return _fit(_points(vectors), clusters, config)
-
-
-def _fit(points: np.ndarray, clusters: int, config: ClusterConfig) -> kmeans.Clustering:
-    return kmeans.fit(
-        points,
-        clusters,
-        seed=config.seed,
-        max_iterations=config.max_iterations,
-        by=config.kmeans,
-    )
-
-
-def divided(
-    sizes: Mapping[str, int], layers: Iterable[tuple[str, Tensor]], config: ClusterConfig
-) -> dict[str, kmeans.Clustering]:
-    """k-means of each layer, the layers divided among the processes; nothing in a single one.
-
-    sizes  : number of vectors of each layer
-    layers : name and vectors (n, d) of those that have any, in the same order everywhere
-    """
-    if distributed.count() == 1:
-        return {}
-    owner = dict(zip(sizes, distributed.owners(list(sizes.values())), strict=True))
-    found: dict[str, kmeans.Clustering | None] = {}
-    for name, vectors in layers:
-        if len(vectors):
-            own = owner[name] == distributed.number()
-            found[name] = plainly(vectors, config.of(name), config) if own else None
-    return {name: _told(own, owner[name]) for name, own in found.items()}
-
-
-def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:
-    """A clustering that one process has found, everywhere."""
-    facts = torch.zeros(7, dtype=torch.float64)
-    if found is not None:
-        numbers = (found.iterations, found.exact, found.repaired, found.inertia)
-        facts[:] = torch.tensor([*found.centroids.shape, len(found.labels), *numbers])
-    k, d, rows, iterations, exact, repaired, inertia = distributed.from_owner(facts, owner).tolist()
-    centroids = torch.empty(int(k), int(d), dtype=torch.float64)
-    labels = torch.empty(int(rows), dtype=torch.int64)
-    if found is not None:
-        centroids.copy_(torch.from_numpy(found.centroids))
-        labels.copy_(torch.from_numpy(found.labels))
-    return kmeans.Clustering(
-        centroids=distributed.from_owner(centroids, owner).numpy(),
-        labels=distributed.from_owner(labels, owner).numpy(),
-        inertia=inertia,
-        iterations=int(iterations),
-        exact=bool(exact),
-        repaired=int(repaired),
-    )
-
-
-def _store(
-    vectors: np.ndarray,
-    found: kmeans.Clustering,
-    dtype: torch.dtype,
-    name: str,
-    source: torch.dtype,
-) -> tuple[Tensor, np.ndarray]:
-    """The codebook in its stored type, and the labels nearest to what is stored."""
-    codebook = _stored(found, dtype, name, source)
-    if found.exact or dtype in (torch.float32, torch.float64):
-        return codebook, found.labels
-    labels = kmeans.assign(vectors, codebook.double().numpy())
-    used, labels = np.unique(labels, return_inverse=True)
-    return codebook[torch.from_numpy(used)], labels
-
-
-def _stored(found: kmeans.Clustering, dtype: torch.dtype, name: str, source: torch.dtype) -> Tensor:
-    """The codebook in its stored type. Raises KancompressError where that is too narrow."""
-    codebook = torch.from_numpy(found.centroids).to(dtype)
-    lost = dtype != source and bool(found.centroids.any()) and not codebook.any()
-    if lost or not torch.isfinite(codebook).all():
-        largest = float(np.abs(found.centroids).max())
-        wider = "float32" if _LEAST < largest < torch.finfo(torch.float32).max else "source"
-        raise KancompressError(
-            f"Layer {shown(name)} has coefficients of {'at most' if lost else 'up to'}"
-            f" {largest:.3g}, too {'small' if lost else 'large'} for"
-            f" {str(dtype).removeprefix('torch.')}; use --codebook-dtype {wider}."
-        )
-    return codebook
-
-
-# What float32 holds without losing digits begins here.
-_LEAST = torch.finfo(torch.float32).smallest_normal
+    source = NativeSource(checkpoint=checkpoint, file_bytes=0)
+    for number in range(len(source.layers)):
+        yield source.coefficients(number)
 
 
 def expand(model: PackedModel) -> Checkpoint:

@@ -7,7 +7,6 @@ Lloyd's iterations in the metric of each input follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,29 +14,21 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import kmeans, metric, scaling
-from kancompress.config import ClusterConfig
 from kancompress.layers.layer import EdgeLayer
-from kancompress.packing.native import Given, codebook_dtype
 
 _POINTS = 4096
 _RIDGE = 1e-4
 
 
-def cluster_on_grid(
-    layers: Mapping[str, EdgeLayer], dtypes: Mapping[str, torch.dtype], config: ClusterConfig
-) -> dict[str, Given]:
-    """Clusterings by layer name.
+@torch.no_grad()
+def cluster(
+    layer: EdgeLayer, clusters: int, *, dtype: torch.dtype, seed: int = 0, max_iterations: int = 100
+) -> kmeans.Clustering:
+    """A clustering of a layer's edges by their functions.
 
-    dtypes : of each layer's centroids where `config` does not tell
+    dtype : in which the centroids will be stored; edges take the centroid nearest to their
+            function when it is rounded
     """
-    with torch.no_grad():
-        return {
-            name: _cluster(layer, codebook_dtype(config, dtypes[name]), name, config)
-            for name, layer in layers.items()
-        }
-
-
-def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterConfig) -> Given:
     edges: Tensor = layer.edges()
     scaled, exponent = scaling.moderate(edges.detach())
     weights = scaled.float().flatten(1, -2)
@@ -45,29 +36,25 @@ def _cluster(layer: EdgeLayer, dtype: torch.dtype, name: str, config: ClusterCon
     own = len(blocks) > 1
     if not own:
         blocks = blocks.expand(weights.shape[1], -1, -1)
-    k = config.of(name)
-    iterations = config.max_iterations
     vectors = weights.reshape(-1, weights.shape[2]).numpy()
-    if kmeans.count_distinct(vectors, k) <= k:  # in any metric they are the best centroids
-        exact = kmeans.fit(vectors, k)
-        return Given(clustering=replace(exact, centroids=np.ldexp(exact.centroids, exponent)))
-    codebook, passes = metric.start(weights, blocks, k, seed=config.seed, iterations=iterations)
+    if kmeans.count_distinct(vectors, clusters) <= clusters:  # in any metric they are the best
+        exact = kmeans.fit(vectors, clusters)
+        return replace(exact, centroids=np.ldexp(exact.centroids, exponent))
+    codebook, passes = metric.start(weights, blocks, clusters, seed=seed, iterations=max_iterations)
     repaired = 0
     if own:
-        found = metric.lloyd(weights, blocks, codebook, iterations=iterations)
+        found = metric.lloyd(weights, blocks, codebook, iterations=max_iterations)
         codebook, repaired, passes = found.codebook, found.repaired, passes + found.iterations
     codebook = _rounded(codebook, dtype, exponent)
     labels = metric.assign(weights, blocks, codebook).reshape(-1)
     used, labels = torch.unique(labels, return_inverse=True)
-    return Given(
-        clustering=kmeans.canonical(
-            scaling.times_two_to(codebook[used].double(), exponent).numpy(),
-            labels.numpy(),
-            inertia=0.0,
-            iterations=passes,
-            exact=False,
-            repaired=repaired,
-        )
+    return kmeans.canonical(
+        scaling.times_two_to(codebook[used].double(), exponent).numpy(),
+        labels.numpy(),
+        inertia=0.0,
+        iterations=passes,
+        exact=False,
+        repaired=repaired,
     )
 
 

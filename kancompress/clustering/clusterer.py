@@ -1,0 +1,214 @@
+"""Who chooses codebook and labels of a layer: one interface, whatever they are chosen by.
+
+`ByCoefficients` is k-means of edge vectors, `ByFunctions` k-means of functions on their grid, and
+`ByOutputs` hands out what was solved on rows for the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kancompress.clustering import grid, kmeans
+from kancompress.clustering.layer import LayerSolution
+from kancompress.config import ClusterConfig, KMeans
+from kancompress.layers.layer import EdgeLayer
+from kancompress.system import distributed
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Clustered:
+    """A layer's clustering, and the bias (out,) that goes with it.
+
+    final : labels belong to the centroids as they will be stored; else those of narrow types move
+            to the nearest stored centroid
+    """
+
+    clustering: kmeans.Clustering
+    bias: Tensor | None = None
+    final: bool = False
+
+
+class Edges(Protocol):
+    """What is to be clustered under one name: `edges` vectors of `coefficients` numbers."""
+
+    @property
+    def name(self) -> str:
+        """By which the user gives the number of clusters."""
+
+    @property
+    def edges(self) -> int:
+        """How many vectors there are."""
+
+    def vectors(self) -> Tensor:
+        """The vectors, (edges, coefficients)."""
+
+
+class Clusterer(Protocol):
+    """Who chooses centroids."""
+
+    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+        """The clustering of a layer's vectors (n, d), n >= 1, into at most so many centroids.
+
+        None where the layer stays dense.
+        """
+
+    def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
+        """The same, where a process has done its share of these layers and told it to the others.
+
+        Every process calls it with the same layers in the same order.
+        """
+
+
+def shared(clusterer: Clusterer, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
+    """A clusterer of which several processes share the work; itself in a single one."""
+    return clusterer if distributed.count() == 1 else clusterer.divided(layers, config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByCoefficients:
+    """k-means of edge vectors (the paper's eqs. 7 to 9), ours or scikit-learn's."""
+
+    seed: int = 0
+    max_iterations: int = 100
+    by: KMeans = KMeans.OWN
+
+    @classmethod
+    def of(cls, config: ClusterConfig) -> ByCoefficients:
+        """As a configuration wants it."""
+        return cls(seed=config.seed, max_iterations=config.max_iterations, by=config.kmeans)
+
+    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered:
+        """As of `Clusterer`; the name does not matter."""
+        found = kmeans.fit(
+            points(vectors),
+            clusters,
+            seed=self.seed,
+            max_iterations=self.max_iterations,
+            by=self.by,
+        )
+        return Clustered(clustering=found)
+
+    def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
+        """As of `Clusterer`: each layer is one process's."""
+        owner = distributed.owners([layer.edges for layer in layers])
+        found: dict[str, kmeans.Clustering | None] = {}
+        for layer, number in zip(layers, owner, strict=True):
+            found[layer.name] = None
+            if layer.edges and number == distributed.number():
+                own = self.cluster(layer.name, layer.vectors(), config.of(layer.name))
+                found[layer.name] = own.clustering
+        told = {
+            layer.name: Clustered(clustering=_told(found[layer.name], number))
+            for layer, number in zip(layers, owner, strict=True)
+            if layer.edges
+        }
+        return Known(told)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """Clusterings that are at hand already."""
+
+    found: Mapping[str, Clustered | None]
+
+    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+        """As of `Clusterer`; what was found, whatever number is asked for."""
+        return self.found[name]
+
+    def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
+        """As of `Clusterer`: there is nothing to do."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ByFunctions:
+    """k-means of the edges' functions, inputs uniform on the grid of the basis (`Metric.GRID`).
+
+    layers    : whose basis is known, by name
+    dtypes    : types in which their centroids are stored
+    otherwise : clusters the other layers
+    """
+
+    layers: Mapping[str, EdgeLayer]
+    dtypes: Mapping[str, torch.dtype]
+    otherwise: Clusterer
+    seed: int = 0
+    max_iterations: int = 100
+
+    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+        """As of `Clusterer`; the vectors are the layer's own coefficients."""
+        if name not in self.layers:
+            return self.otherwise.cluster(name, vectors, clusters)
+        found = grid.cluster(
+            self.layers[name],
+            clusters,
+            dtype=self.dtypes[name],
+            seed=self.seed,
+            max_iterations=self.max_iterations,
+        )
+        return Clustered(clustering=found, final=True)
+
+    def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
+        """As of `Clusterer`: layers that are compared by coefficients are divided."""
+        rest = [layer for layer in layers if layer.name not in self.layers]
+        return replace(self, otherwise=self.otherwise.divided(rest, config))
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ByOutputs:
+    """What was solved on rows (`kancompress.clustering.network`), layer by layer.
+
+    solved    : layers that were, by name, None where one stays dense
+    otherwise : clusters the other layers
+    """
+
+    solved: Mapping[str, LayerSolution | None]
+    otherwise: Clusterer
+
+    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+        """As of `Clusterer`; the number of clusters was chosen already."""
+        if name not in self.solved:
+            found = self.otherwise.cluster(name, vectors, clusters)
+            return None if found is None else replace(found, final=True)
+        solution = self.solved[name]
+        if solution is None:
+            return None
+        return Clustered(clustering=solution.clustering, bias=solution.bias, final=True)
+
+    def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
+        """As of `Clusterer`: processes shared the work where rows were measured."""
+        return self
+
+
+def points(vectors: Tensor) -> np.ndarray:
+    """Vectors in a type that NumPy has, none of them changed."""
+    half = vectors.dtype in (torch.float16, torch.bfloat16)
+    return (vectors.float() if half else vectors).numpy()
+
+
+def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:
+    """A clustering that one process has found, everywhere."""
+    facts = torch.zeros(7, dtype=torch.float64)
+    if found is not None:
+        numbers = (found.iterations, found.exact, found.repaired, found.inertia)
+        facts[:] = torch.tensor([*found.centroids.shape, len(found.labels), *numbers])
+    k, d, rows, iterations, exact, repaired, inertia = distributed.from_owner(facts, owner).tolist()
+    centroids = torch.empty(int(k), int(d), dtype=torch.float64)
+    labels = torch.empty(int(rows), dtype=torch.int64)
+    if found is not None:
+        centroids.copy_(torch.from_numpy(found.centroids))
+        labels.copy_(torch.from_numpy(found.labels))
+    return kmeans.Clustering(
+        centroids=distributed.from_owner(centroids, owner).numpy(),
+        labels=distributed.from_owner(labels, owner).numpy(),
+        inertia=inertia,
+        iterations=int(iterations),
+        exact=bool(exact),
+        repaired=int(repaired),
+    )

@@ -1,0 +1,209 @@
+"""The packed file's size before anything is clustered, and the largest k that a size allows.
+
+A layer's packed size follows from its shape, the type of its codebook and the number of its
+distinct vectors, so one reading of the checkpoint tells the size of the file at every number of
+clusters, to the byte, header included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from kancompress.clustering.clusterer import points
+from kancompress.clustering.kmeans import count_distinct, count_separate
+from kancompress.config import ClusterConfig
+from kancompress.errors import KancompressError, UsageError
+from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.writer import sizes
+from kancompress.packing.source import (
+    Assembly,
+    Coded,
+    Source,
+    SourceLayer,
+    blank,
+    codebook_dtype,
+)
+from kancompress.specs import MAX_CLUSTERS
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """What the size of a codebook and of its indices depends on.
+
+    edges, coefficients : of all layers that share the codebook, edges that are packed
+    source   : type of the vectors
+    default  : type of the codebook where the configuration names none
+    distinct : number of distinct vectors, at most 65,537
+    separate : those of them that k-means tells apart in float32
+    """
+
+    edges: int
+    coefficients: int
+    source: torch.dtype
+    default: torch.dtype
+    distinct: int
+    separate: int
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the vectors written out."""
+        return self.edges * self.coefficients * self.source.itemsize
+
+    def packed_bytes(self, clusters: int, dtype: torch.dtype) -> int:
+        """Bytes of codebook and indices; never less for more clusters."""
+        used = min(clusters, self.distinct)
+        return bits.layer_bytes(self.edges, self.coefficients, dtype.itemsize, used)
+
+    def stored(self, clusters: int, config: ClusterConfig) -> int | None:
+        """Centroids that are stored, None where the vectors stay as they are."""
+        size = self.packed_bytes(clusters, codebook_dtype(config, self.default))
+        if not self.edges or (size >= self.dense_bytes and not config.force_pack):
+            return None
+        return min(clusters, self.distinct)
+
+    def is_certain(self, clusters: int, config: ClusterConfig) -> bool:
+        """Whether k-means is bound to use every centroid: it may merge what rounds to the same."""
+        dtype = codebook_dtype(config, self.default)
+        return clusters >= self.distinct or (dtype.itemsize >= 4 and clusters < self.separate)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Plan:
+    """A checkpoint as its packed file depends on numbers of clusters.
+
+    vectors : by the name under which the user gives the layer its own number of clusters
+    outline : makes the packed model without numbers
+    """
+
+    vectors: Mapping[str, Vectors]
+    outline: Assembly
+
+    @classmethod
+    def of(cls, source: Source) -> Plan:
+        """The plan of a source, each layer of which is read once."""
+        vectors = {layer.name: _measured(layer) for layer in source.layers}
+        return cls(vectors=vectors, outline=source.outline())
+
+    def size(self, config: ClusterConfig) -> Size | None:
+        """(header, payload) bytes of the file that `cluster` writes; None where it refuses."""
+        coded: dict[str, Coded] = {}
+        for name, vectors in self.vectors.items():
+            k = vectors.stored(config.of(name), config)
+            if k is not None:
+                dtype = codebook_dtype(config, vectors.default)
+                codebook = blank((k, vectors.coefficients), dtype)
+                coded[name] = Coded(codebook=codebook, labels=None)
+        model = self.outline.assemble(coded)
+        return None if model is None else sizes(model)
+
+    def is_certain(self, config: ClusterConfig) -> bool:
+        """Whether `size` is bound to be what clustering gives."""
+        return all(
+            vectors.is_certain(config.of(name), config) for name, vectors in self.vectors.items()
+        )
+
+
+def _measured(layer: SourceLayer) -> Vectors:
+    vectors = points(layer.vectors())
+    return Vectors(
+        edges=len(vectors),
+        coefficients=layer.coefficients,
+        source=layer.dtype,
+        default=layer.stored_dtype,
+        distinct=count_distinct(vectors, MAX_CLUSTERS),
+        separate=count_separate(vectors, MAX_CLUSTERS),
+    )
+
+
+# --- the largest k ---------------------------------------------------------------------------
+
+
+def largest_common(plan: Plan, config: ClusterConfig, *, below: int | None = None) -> int:
+    """The largest common number of clusters with which the file has at most `target_bytes`.
+
+    Layers that `config.layers` names keep their own number. `below` leaves out larger numbers.
+    Raises UsageError when no number fits, saying what the smallest file would be.
+    """
+    free = [v for name, v in plan.vectors.items() if name not in config.layers and v.edges]
+    if not free:
+        raise UsageError(
+            "--target-bytes has no layer to choose a number of clusters for: every layer has its"
+            " own."
+        )
+    last = min(MAX_CLUSTERS, max(vectors.distinct for vectors in free))
+    if below is not None:
+        last = min(last, below - 1)
+    search = _Search(plan, config)
+    starts = [k for k in _turning_points(free, config) if k <= last]
+    for start, end in zip(reversed(starts), [last + 1, *reversed(starts)], strict=False):
+        if search.fits(start):
+            while end - start > 1:
+                middle = (start + end) // 2
+                start, end = (middle, end) if search.fits(middle) else (start, middle)
+            return start
+    raise _too_small(search, starts)
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    plan: Plan
+    config: ClusterConfig
+    known: dict[int, Size | None] = field(default_factory=dict)
+
+    def size(self, clusters: int) -> Size | None:
+        if clusters not in self.known:
+            self.known[clusters] = self.plan.size(replace(self.config, clusters=clusters))
+        return self.known[clusters]
+
+    def fits(self, clusters: int) -> bool:
+        size = self.size(clusters)
+        target = self.config.target_bytes
+        return size is not None and target is not None and sum(size) <= target
+
+
+def _turning_points(free: list[Vectors], config: ClusterConfig) -> list[int]:
+    """Where the file may become smaller with one more cluster; between them it only grows.
+
+    Those are the numbers at which a layer ceases to be packed; those at which the index gets a
+    bit wider cost nothing to look at, too.
+    """
+    points = {1} | {(1 << width) + 1 for width in range(16)}
+    for vectors in free:
+        low, high = 0, min(MAX_CLUSTERS, vectors.distinct)
+        if vectors.stored(high, config) is not None:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if vectors.stored(middle, config) is None else (middle, high)
+        points.add(high)
+    return sorted(points)
+
+
+def _too_small(search: _Search, starts: list[int]) -> KancompressError:
+    found = {k: size for k in starts if (size := search.size(k)) is not None}
+    target = search.config.target_bytes
+    if not found:
+        return KancompressError(
+            "Every layer would grow at any number of clusters, so no packed file can be made."
+            " Pack all the same with --force-pack."
+        )
+    k = min(found, key=lambda number: (sum(found[number]), number))
+    header, payload = found[k]
+    config = replace(search.config, clusters=k)
+    edges = sum(
+        vectors.packed_bytes(own, codebook_dtype(config, vectors.default))
+        if vectors.stored(own, config)
+        else vectors.dense_bytes
+        for name, vectors in search.plan.vectors.items()
+        for own in [config.layers.get(name, k)]
+    )
+    return UsageError(
+        f"No packed file has at most {target:,} bytes: the smallest, at k = {k}, has"
+        f" {header + payload:,}, of which {header:,} are its header, {edges:,} edges and"
+        f" {payload - edges:,} other tensors."
+    )
