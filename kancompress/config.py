@@ -106,15 +106,23 @@ class FinetuneConfig:
 
 
 class Metric(StrEnum):
-    """What plain k-means measures: distance of coefficients (the paper's eq. 7), or of the edges'
-    functions with inputs uniform on the grid."""
+    """What k-means without rows measures: distance of coefficients (the paper's eq. 7), or of the
+    edges' functions with inputs uniform on the grid.
+
+    With rows, `GRID` is one more start of the solutions. `Method.METRIC` is something else: a
+    metric of each input, measured on rows.
+    """
 
     COEFFICIENTS = "coefficients"
     GRID = "grid"
 
 
 class KMeans(StrEnum):
-    """Whose Lloyd iterations run. The start, greedy k-means++ on a seeded sample, is the same."""
+    """Whose Lloyd iterations run: kancompress's own, or those of scikit-learn's class `KMeans`.
+
+    This is a choice between the two, no estimator. The start, greedy k-means++ on a seeded sample,
+    is the same.
+    """
 
     OWN = "own"
     SCIKIT_LEARN = "scikit-learn"
@@ -222,7 +230,11 @@ class RunOptions:
 
 
 class Method(StrEnum):
-    """How layers are clustered, each on top of the one before (docs/clustering.md)."""
+    """How far clustering by outputs goes, each on top of the one before (docs/clustering.md).
+
+    `METRIC` compares edges in the metric of their input, measured on rows; `Metric.GRID` needs none
+    and takes inputs to be uniform.
+    """
 
     KMEANS = "kmeans"
     METRIC = "metric"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kancompress.api.cluster import Work, cluster
+from kancompress.api.cluster import Clusterable, Work, cluster
 from kancompress.clustering.network import Calibrated
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
 from kancompress.errors import UsageError
@@ -58,7 +58,7 @@ def cluster_by_outputs(
 
 
 def choose_clusters(
-    source: Input,
+    source: Clusterable,
     rows: Tensor | DataOptions,
     target: Target,
     config: ClusterConfig | None = None,
@@ -67,16 +67,24 @@ def choose_clusters(
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
+    keep_scaler: bool = False,
+    keep_extra: bool = False,
     name: str | None = None,
     hooks: Hooks | None = None,
 ) -> Calibrated:
-    """The numbers of clusters that `cluster_by_outputs` would choose; packs nothing."""
+    """The numbers of clusters that `kancompress.cluster` would choose for `target` on these rows.
+
+    Nothing is packed, and nothing is solved but for a target that is an error. The arguments are
+    those of `kancompress.cluster`, the errors, too.
+    """
     work = Work(
         config=config or ClusterConfig(),
         calibration=calibration,
         options=options or RunOptions(),
         machine=machine,
         hooks=hooks or Hooks(),
+        keep_scaler=keep_scaler,
+        keep_extra=keep_extra,
     )
     return work.choose(work.running(source, rows, model, name), target)
 

@@ -36,12 +36,13 @@ class Wishes:
     device: Device
     dry_run: bool
     report: Path | None
+    keep_scaler: bool = False
+    keep_extra: bool = False
 
-    def check(self, needing: Mapping[str, bool], excluded: Mapping[str, bool]) -> None:
-        """Refuse options that need others, or exclude each other.
+    def check(self, needing: Mapping[str, bool]) -> None:
+        """Refuse options that need others.
 
-        needing, excluded : further options that need rows or do not go with them, and whether each
-        is given
+        needing : further options that need rows, and whether each is given
         """
         if self.calibrate is None:
             given = {
@@ -65,8 +66,6 @@ class Wishes:
                     f"Plain k-means runs on the CPU; --device {self.device} goes with --calibrate."
                 )
             return
-        for option in (option for option, is_given in excluded.items() if is_given):
-            raise UsageError(f"{option} does not go with --calibrate.")
         targets = (self.target_bytes, self.target_ratio, self.target_error)
         count = sum(target is not None for target in targets)
         if self.auto and count != 1:
@@ -125,15 +124,17 @@ def run(
 ) -> Compression:
     """Cluster by outputs, telling of every step."""
     with _model.own_model(wishes.model) as model:
-        return kancompress.cluster_by_outputs(
+        return kancompress.cluster(
             found.source,
-            rows,
             config,
-            calibration,
+            rows=rows,
+            calibration=calibration,
             target=wishes.target(),
             options=wishes.options,
             model=model,
             machine=Machine(device=wishes.device),
+            keep_scaler=wishes.keep_scaler,
+            keep_extra=wishes.keep_extra,
             name=found.name,
             hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
         )
@@ -158,6 +159,8 @@ def choose(
             calibration,
             options=wishes.options,
             model=model,
+            keep_scaler=wishes.keep_scaler,
+            keep_extra=wishes.keep_extra,
             machine=Machine(device=wishes.device),
             name=found.name,
             hooks=kancompress.Hooks(probed=probed),

@@ -206,6 +206,8 @@ def cluster(
         device=device,
         dry_run=dry_run,
         report=report,
+        keep_scaler=keep_scaler,
+        keep_extra=keep_extra,
     )
     needing = {
         "--method": method is not Method.SWEEPS,
@@ -214,13 +216,7 @@ def cluster(
         "--sweeps": sweeps is not None,
         "--memory": memory != _DEFAULTS.memory / 2**30,
     }
-    excluded = {
-        "--keep-scaler": keep_scaler,
-        "--keep-extra": keep_extra,
-        "--metric grid": metric is Metric.GRID,
-        "--kmeans scikit-learn": kmeans is KMeans.SCIKIT_LEARN,
-    }
-    wishes.check(needing, excluded)
+    wishes.check(needing)
     _check_polish(method, rounds, sweeps)
     if output is None and not dry_run:
         raise UsageError("The file to write is missing; name it with --output OUT.")

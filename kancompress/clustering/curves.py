@@ -57,7 +57,7 @@ def measure_curves(
 
 
 def _curve(layer: EdgeLayer, problem: Problem, place: Place) -> Curve:
-    edges = problem.out * problem.inputs
+    edges = problem.out * problem.inputs if place.coding is None else place.coding.edges
     return Curve(
         edges=edges,
         coefficients=problem.d,

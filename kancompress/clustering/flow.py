@@ -154,7 +154,7 @@ class Chain(Flow):
         for number, other in enumerate(self._names[self._next + 1 :]):
             after, its_place = self.layers[other], self.places[other]
             its_edges = None
-            if number == 0 and is_small(after):
+            if number == 0 and is_small(after) and its_place.coding is None:
                 before = advance(layer, rows, edges, place, dense[0])
                 with naming(other):
                     its_edges = moved(after, before, config, its_place)

@@ -31,7 +31,7 @@ def cluster(
     """
     edges: Tensor = layer.edges()
     scaled, exponent = scaling.moderate(edges.detach())
-    weights = scaled.float().flatten(1, -2)
+    weights = scaled.float().flatten(1, -2).cpu()
     blocks = metrics(layer)
     own = len(blocks) > 1
     if not own:
@@ -68,7 +68,7 @@ def _rounded(codebook: Tensor, dtype: torch.dtype, exponent: int) -> Tensor:
 
 def metrics(layer: EdgeLayer) -> Tensor:
     """The metric of every input, or one for all of them: (in or 1, d, d) float32."""
-    features = layer.features_on_grid(_POINTS).double()
+    features = layer.features_on_grid(_POINTS).cpu().double()
     found = torch.einsum("nci,ndi->icd", features, features) / len(features)
     # The base branch is nearly a sum of splines, which leaves the metric nearly singular.
     ridge = _RIDGE * found.diagonal(dim1=1, dim2=2).mean(1)

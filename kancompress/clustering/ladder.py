@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kancompress.clustering import metric, quadratic, scaling
+from kancompress.clustering import kmeans, metric, quadratic, scaling
+from kancompress.clustering.coding import Coding, plain_vectors
 from kancompress.clustering.moments import Moments
 from kancompress.clustering.quadratic import Form
-from kancompress.config import CalibrationConfig, Method
+from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.system import devices
 
 
@@ -37,6 +39,11 @@ _WORTH, _MOST = 0.01, 8
 _SEEDS_APART = 1 << 20
 
 
+# From weights (out, in, d) and the inputs of a group to the second moments (out, m * d) of what the
+# weights leave of the targets and the group's features.
+Gaps = Callable[[Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
     """Where one start led: labels (out, m) by group, passes over all edges, repairs."""
@@ -55,6 +62,9 @@ class Problem:
     follow  : whether the targets are other than what the weights put out on these features, as
               behind layers that are packed already; the weights then aim at the targets
     exponent : the layer's own weights are these times 2^exponent, and so are its codebooks
+    coding   : how edges follow from centroids, for a `CodedProblem`
+    by       : whose k-means solutions start from
+    gaps     : measures what weights leave of the targets; needed to follow with several groups
     """
 
     def __init__(
@@ -65,21 +75,35 @@ class Problem:
         *,
         follow: bool,
         exponent: int = 0,
+        coding: Coding | None = None,
+        by: KMeans = KMeans.OWN,
+        gaps: Gaps | None = None,
     ) -> None:
         self.exponent = exponent
+        self.coding = coding
+        self.by = by
         self.moments = moments
         self.out, self.inputs, self.d = weights.shape
         self.order = torch.cat([group.inputs for group in moments.groups])
         self.forms: list[Form] = []
         self.factors: list[Tensor] = []
         self.weights = weights.float()
+        moved = self.weights.clone()  # group after group, each with those before it in place
         for group in moments.groups:
             own = self.weights[:, group.inputs]
             share = self._damping(group.hessian) if damping is None else damping
             if follow and len(moments.groups) == 1:
-                own = self._aimed(own, group.hessian, group.cross, share)
+                gap = devices.wide(group.cross) - self._product(own, group.hessian)
+                own = self._aimed(own, group.hessian, gap, share)
+            elif follow and gaps is not None:
+                gap = devices.wide(gaps(moved, group.inputs))
+                moved[:, group.inputs] = own = self._aimed(own, group.hessian, gap, share)
             hessian = quadratic.damped(group.hessian, share)
-            self.forms.append(Form(own, hessian))
+            self.forms.append(self._form(own, hessian, group.inputs))
+
+    def _form(self, weights: Tensor, hessian: Tensor, inputs: Tensor) -> Form:
+        """The form of a group of inputs."""
+        return Form(weights, hessian)
 
     @property
     def aimed(self) -> Tensor:
@@ -92,24 +116,34 @@ class Problem:
         """1 % of the mean diagonal, 5 % where the rows do not outnumber the dimensions."""
         return 0.01 if self.moments.rows > 2 * len(hessian) else 0.05
 
-    def _aimed(self, weights: Tensor, hessian: Tensor, cross: Tensor, damping: float) -> Tensor:
-        """Weights whose outputs come nearest to the targets, held to the given ones by damping."""
+    def _product(self, weights: Tensor, hessian: Tensor) -> Tensor:
+        return devices.wide(weights.flatten(1)) @ devices.wide(hessian)
+
+    def _aimed(self, weights: Tensor, hessian: Tensor, gap: Tensor, damping: float) -> Tensor:
+        """Weights whose outputs come nearest to the targets, held to the given ones by damping.
+
+        gap : (out, m * d), moments of the features and what the weights leave of the targets
+        """
         flat = devices.wide(weights.flatten(1))
-        square = devices.wide(hessian)
-        ridge = quadratic.damped(square.clone(), damping)
-        moved = torch.linalg.solve(ridge, (devices.wide(cross) - flat @ square).T).T
+        ridge = quadratic.damped(devices.wide(hessian).clone(), damping)
+        moved = torch.linalg.solve(ridge, gap.T).T
         aimed: Tensor = (flat + moved).float()
         return aimed.to(weights.device).view_as(weights)
 
-    def solve(self, clusters: int, config: CalibrationConfig) -> Solution:
+    def solve(
+        self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None = None
+    ) -> Solution:
         """Cluster into at most `clusters` centroids by the method of `config`.
 
-        Where that takes but a moment it starts several times, and the least error is kept.
+        Where that takes but a moment it starts several times, and the least error is kept; once
+        more from `start`, a clustering of the layer's own numbers, where it is given.
         """
-        trials = (
+        trials = [
             self._from_start(clusters, replace(config, seed=config.seed + number * _SEEDS_APART))
             for number in range(self.starts(clusters, config.starts))
-        )
+        ]
+        if start is not None:
+            trials.append(self._from_codebook(self._scaled(start), start.iterations, config))
         best = min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
         codebook = self._with_spare(best.codebook, clusters, config)
         labels = self.all_labels(codebook, best.labels)
@@ -154,10 +188,25 @@ class Problem:
         """The rungs of the method, one on top of the other, from one start."""
         seed, iterations = config.seed, config.max_iterations
         edges = self._edges()
-        codebook, passes = metric.start(*edges, clusters, seed=seed, iterations=iterations)
-        found = metric.lloyd(*edges, codebook, iterations=iterations)
+        codebook, passes = metric.start(
+            *edges, clusters, seed=seed, iterations=iterations, by=self.by
+        )
+        return self._from_codebook(codebook, passes, config)
+
+    def _scaled(self, start: kmeans.Clustering) -> Tensor:
+        """Centroids of the layer's own numbers as centroids of the problem's weights."""
+        codebook = scaling.times_two_to(torch.from_numpy(start.centroids), -self.exponent)
+        return codebook.float().to(self.weights.device)
+
+    def _from_codebook(self, codebook: Tensor, passes: int, config: CalibrationConfig) -> _Trial:
+        """The same from a codebook that took so many passes."""
+        found = metric.lloyd(*self._edges(), codebook, iterations=config.max_iterations)
         labels = self._cut(found.labels)
         trial = _Trial(found.codebook, labels, passes + found.iterations, found.repaired)
+        return self._climbed(trial, config)
+
+    def _climbed(self, trial: _Trial, config: CalibrationConfig) -> _Trial:
+        """Feedback and sweeps on top of the metric, as far as the method goes."""
         if config.method in (Method.FEEDBACK, Method.SWEEPS):
             trial = self._alternate(trial, config.rounds)
         if config.method is Method.SWEEPS:
@@ -237,4 +286,86 @@ class Problem:
         for q in range(0, self.inputs, 256):
             part = devices.wide(codebook[labels[:, q : q + 256]])
             sums += torch.einsum("oid,id->o", part, self.moments.mean[q : q + 256])
+        return scaling.times_two_to(self.moments.target, self.exponent) - sums
+
+
+class CodedProblem(Problem):
+    """The same where edges are centroids times factors, and some are no centroid's.
+
+    Those stay as they are: what the others should stand for is aimed at with them in place.
+    """
+
+    def _form(self, weights: Tensor, hessian: Tensor, inputs: Tensor) -> Form:
+        assert self.coding is not None
+        packed, factors = self.coding.to(weights.device)
+        kept = ~packed[:, inputs]
+        target = weights.clone()
+        target[kept] -= self.weights[:, inputs][kept]
+        return Form(target, hessian, factors[:, inputs])
+
+    def _from_start(self, clusters: int, config: CalibrationConfig) -> _Trial:
+        """From plain k-means of the vectors as the file has them, labels by the mean metric."""
+        assert self.coding is not None
+        points = plain_vectors(self.weights, self.coding)
+        found = kmeans.fit(
+            points, clusters, seed=config.seed, max_iterations=config.max_iterations, by=self.by
+        )
+        trial = self._by_inputs(self._scaled(found), found, config)
+        return self._climbed(trial, config)
+
+    def _by_inputs(
+        self, codebook: Tensor, found: kmeans.Clustering, config: CalibrationConfig
+    ) -> _Trial:
+        """Assignment and refit in turn with the metric of each input alone."""
+        assert self.coding is not None
+        packed, _ = self.coding.to(codebook.device)
+        whole = torch.zeros(packed.shape, dtype=torch.int64, device=codebook.device)
+        whole[packed] = torch.from_numpy(found.labels).to(codebook.device)
+        labels = self._cut(whole[:, self.order])
+        forms = [form.by_inputs() for form in self.forms]
+        passes = found.iterations
+        for _ in range(config.max_iterations):
+            passes += 1
+            codebook = quadratic.refit(forms, codebook, labels)
+            before = labels
+            labels = [
+                quadratic.sweep(f, codebook, chosen)
+                for f, chosen in zip(forms, labels, strict=True)
+            ]
+            if all(torch.equal(a, b) for a, b in zip(before, labels, strict=True)):
+                break
+        return _Trial(codebook, labels, passes, found.repaired)
+
+    def _repair(self, codebook: Tensor, labels: list[Tensor]) -> tuple[Tensor, int]:
+        """Centroids that no edge uses stay where they are, and are left out in the end."""
+        return codebook, 0
+
+    def all_labels(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
+        """As of `Problem`."""
+        result = torch.empty(self.out, self.inputs, dtype=torch.int64, device=codebook.device)
+        result[:, self.order] = torch.cat(labels, dim=1)
+        assert self.coding is not None
+        _, factors = self.coding.to(codebook.device)
+        weights, blocks = self._still()
+        roots = torch.linalg.cholesky(blocks)
+        for q, number in enumerate(self.moments.still.tolist()):
+            points = weights[:, q] @ roots[q]
+            result[:, number] = quadratic.nearest_scaled(
+                points, codebook, factors[:, number], roots[q]
+            )
+        return result
+
+    def _with_spare(self, codebook: Tensor, clusters: int, config: CalibrationConfig) -> Tensor:
+        """Inputs that never change share the centroids of the others."""
+        return codebook
+
+    def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
+        """As of `Problem`."""
+        if not self.moments.centred:
+            return None
+        assert self.coding is not None
+        packed, factors = self.coding.to(codebook.device)
+        own = scaling.times_two_to(self.weights, self.exponent)
+        edges = torch.where(packed[..., None], codebook[labels] * factors, own)
+        sums = torch.einsum("oid,id->o", devices.wide(edges), self.moments.mean)
         return scaling.times_two_to(self.moments.target, self.exponent) - sums

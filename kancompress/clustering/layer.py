@@ -11,16 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kancompress.clustering import kmeans, scaling
-from kancompress.clustering.ladder import Problem, Solution
-from kancompress.clustering.moments import STEP, Batches, measure
-from kancompress.config import CalibrationConfig, Method
+from kancompress.clustering import coding, grid, kmeans, scaling
+from kancompress.clustering.coding import Coding
+from kancompress.clustering.ladder import CodedProblem, Problem, Solution
+from kancompress.clustering.moments import STEP, Batches, gaps, measure
+from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
@@ -60,6 +61,7 @@ class LayerSolution:
                       `plain_held_out` the same for plain k-means
     fallback        : the solution of plain k-means where this one is another
     seconds         : that it took, moments included
+    coding          : how edges follow from the centroids, where they are not the centroids
     """
 
     clustering: kmeans.Clustering
@@ -71,10 +73,11 @@ class LayerSolution:
     plain_held_out: float
     seconds: float
     fallback: LayerSolution | None = None
+    coding: Coding | None = None
 
     def coefficients(self, weights: Tensor) -> Tensor:
-        """The centroid of every edge, in the shape of the dense coefficients."""
-        return _coefficients(self.clustering, weights)
+        """What stands for every edge, in the shape of the dense coefficients."""
+        return coding.coefficients(self.clustering, weights, self.coding)
 
     def edges(self, layer: EdgeLayer) -> Edges:
         """The centroids in place of the layer's coefficients, and the bias."""
@@ -91,6 +94,10 @@ class Place:
     """What a packed layer can hold: the type of its centroids, and whether it may have a bias.
 
     dense_itemsize : bytes of a coefficient in the source
+    coding         : which edges are packed and by what they are multiplied; None where an edge is
+                     its centroid
+    kmeans         : whose k-means runs, by itself and where solutions start
+    grid           : whether to start from functions on their grid, too (`Metric.GRID`)
     side_dtype     : type of the bias
     rounded        : the layer with what is beside its edges as it will be stored, where that is
                      other than what it is
@@ -101,6 +108,9 @@ class Place:
     dense_itemsize: int = 4
     side_dtype: torch.dtype = torch.float32
     rounded: EdgeLayer | None = None
+    coding: Coding | None = None
+    kmeans: KMeans = KMeans.OWN
+    grid: bool = False
 
 
 # Coefficients in the shape of a layer's, and the whole bias (out,) that goes with them.
@@ -131,7 +141,17 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     if not all(values.isfinite().all() for values in (*squares, moments.mean)):
         raise UsageError(_TOO_LARGE)
     follow = rows.dense is not rows.packed
-    return Problem(weights, moments, config.damping, follow=follow, exponent=exponent)
+    problem = Problem if place.coding is None else CodedProblem
+    return problem(
+        weights,
+        moments,
+        config.damping,
+        follow=follow,
+        exponent=exponent,
+        coding=place.coding,
+        by=place.kmeans,
+        gaps=partial(gaps, batches, moments),
+    )
 
 
 @contextmanager
@@ -175,17 +195,21 @@ def solve_layer(
     weights = flat_edges(layer)
     dtype = place.dtype
     candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
-    plain = _plain(weights, clusters, config)
+    plain = _plain(weights, clusters, config, place)
     candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
+    start = None
+    if place.grid:
+        start = _on_grid(layer, clusters, config, place)
+        candidates.append((Method.KMEANS, start, None))
     if config.method is not Method.KMEANS:
         problem = problem or pose(layer, streams[0], config, place)
         try:
-            found = problem.solve(clusters, config)
+            found = problem.solve(clusters, config, start)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise UsageError(_TOO_LARGE) from None
         codebook = _round(scaling.times_two_to(found.codebook, problem.exponent), dtype)
         bias = problem.bias(codebook, found.labels)
-        candidates.append((config.method, _clustering(codebook, found), bias))
+        candidates.append((config.method, _clustering(codebook, found, place.coding), bias))
     tried = [
         (clustering, _stored_bias(bias, layer.bias, place)) for _, clustering, bias in candidates
     ]
@@ -200,6 +224,7 @@ def solve_layer(
             plain=errors[0],
             plain_held_out=held_out[0],
             seconds=time.perf_counter() - begin,
+            coding=place.coding,
         )
         for number, (clustering, bias) in enumerate(tried)
     ]
@@ -218,9 +243,30 @@ def _stored_bias(bias: Tensor | None, own: nn.Parameter | None, place: Place) ->
     return None if bias is None else _round(bias, place.side_dtype)
 
 
-def _plain(weights: Tensor, clusters: int, config: CalibrationConfig) -> kmeans.Clustering:
-    vectors = weights.reshape(-1, weights.shape[2]).cpu().numpy()
-    return kmeans.fit(vectors, clusters, seed=config.seed, max_iterations=config.max_iterations)
+def _plain(
+    weights: Tensor, clusters: int, config: CalibrationConfig, place: Place
+) -> kmeans.Clustering:
+    return kmeans.fit(
+        coding.plain_vectors(weights, place.coding),
+        clusters,
+        seed=config.seed,
+        max_iterations=config.max_iterations,
+        by=place.kmeans,
+    )
+
+
+def _on_grid(
+    layer: EdgeLayer, clusters: int, config: CalibrationConfig, place: Place
+) -> kmeans.Clustering:
+    """k-means of functions, its centroids as they are stored."""
+    found = grid.cluster(
+        layer,
+        clusters,
+        dtype=place.dtype,
+        seed=config.seed,
+        max_iterations=config.max_iterations,
+    )
+    return _rounded(found, place.dtype)
 
 
 def _round(codebook: Tensor, dtype: torch.dtype) -> Tensor:
@@ -239,9 +285,11 @@ def _rounded(found: kmeans.Clustering, dtype: torch.dtype) -> kmeans.Clustering:
     )
 
 
-def _clustering(codebook: Tensor, found: Solution) -> kmeans.Clustering:
+def _clustering(codebook: Tensor, found: Solution, how: Coding | None) -> kmeans.Clustering:
     """The solution in the canonical order, centroids without edges left out."""
     labels = found.labels.reshape(-1).cpu()
+    if how is not None:
+        labels = labels[how.packed.reshape(-1)]
     used, labels = torch.unique(labels, return_inverse=True)
     return kmeans.canonical(
         codebook.cpu()[used].double().numpy(),
@@ -299,7 +347,10 @@ def output_errors(
     candidates : clusterings, each with the bias (out,) that goes with it
     """
     own = 0.0 if layer.bias is None else layer.bias.detach().cpu().double()
-    matrices = [_coefficients(c, weights).transpose(1, 2).flatten(1).T for c, _ in candidates]
+    matrices = [
+        coding.coefficients(c, weights, place.coding).transpose(1, 2).flatten(1).T
+        for c, _ in candidates
+    ]
     shifts = [(0.0 if bias is None else bias.double()) - own for _, bias in candidates]
     errors = [0.0] * len(candidates)
     outputs = []
@@ -311,12 +362,6 @@ def output_errors(
         outputs.append(wanted)
     scale = _scale(torch.cat(outputs))
     return [error / scale for error in errors]
-
-
-def _coefficients(found: kmeans.Clustering, weights: Tensor) -> Tensor:
-    codebook = torch.from_numpy(found.centroids).float().to(weights.device)
-    labels = torch.from_numpy(found.labels).to(weights.device)
-    return functional.embedding(labels, codebook).view_as(weights)
 
 
 def through(layer: EdgeLayer, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import kmeans
+from kancompress.config import KMeans
 from kancompress.system import devices
 
 # Numbers of a block of distances, 4 MB in float32.
@@ -22,17 +23,24 @@ _ROUNDING = 1e-10
 
 
 def start(
-    weights: Tensor, blocks: Tensor, clusters: int, *, seed: int, iterations: int
+    weights: Tensor,
+    blocks: Tensor,
+    clusters: int,
+    *,
+    seed: int,
+    iterations: int,
+    by: KMeans = KMeans.OWN,
 ) -> tuple[Tensor, int]:
     """A codebook from plain k-means in the mean metric, (at most clusters, d), and its iterations.
 
-    weights : (out, in, d); blocks : (in, d, d)
+    weights : (out, in, d); blocks : (in, d, d); by : whose k-means runs
     """
     d = weights.shape[2]
     mean = devices.wide(blocks).mean(0).cpu()
     root = torch.linalg.cholesky(mean + 1e-9 * mean.diagonal().mean() * torch.eye(d))
     turned = weights.reshape(-1, d).cpu().double() @ root
-    found = kmeans.fit(turned.float().numpy(), clusters, seed=seed, max_iterations=iterations)
+    points = turned.float().numpy()
+    found = kmeans.fit(points, clusters, seed=seed, max_iterations=iterations, by=by)
     centroids = torch.from_numpy(found.centroids)
     result: Tensor = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
     return result.float().to(weights.device), found.iterations

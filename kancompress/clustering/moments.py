@@ -101,6 +101,24 @@ def measure(
     )
 
 
+def gaps(batches: Batches, found: Moments, weights: Tensor, members: Tensor) -> Tensor:
+    """E[g f^T] of what weights leave of the targets, g, and the features f of some inputs.
+
+    found   : moments of the same batches, centred or not
+    weights : (out, in, d); members : (m,) numbers of inputs; returns (out, m * d)
+    """
+    matrix = weights.transpose(1, 2).flatten(1).T
+    device = weights.device
+    means = found.mean.float().to(device)
+    shift = means[members].reshape(-1)
+    offset = found.target.float().to(device) - torch.einsum("oid,id->o", weights, means)
+    total = torch.zeros(len(weights), len(shift), device=device)
+    for features, targets in batches():
+        gap = targets - features.flatten(1) @ matrix - offset
+        total.addmm_(gap.T, features.transpose(1, 2)[:, members].flatten(1) - shift)
+    return total / found.rows
+
+
 def _means(batches: Batches) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor]:
     """Means of features, targets and their squares, the rows, and which inputs never change."""
     rows = 0

@@ -14,7 +14,7 @@ mean squared error of the outputs is tr (W - C) H (W - C)^T. Three ways to lower
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import scipy.linalg
 import torch
@@ -30,6 +30,8 @@ BLOCK = 32
 # there is to gain, and each reads the whole matrix.
 CG_STEPS = 8
 CG_TOLERANCE = 1e-5
+# Numbers of centroids that are scaled at a time, 4 MB in float32.
+_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,10 +39,13 @@ class Form:
     """tr (W - C) H (W - C)^T for one group of inputs.
 
     weights : (out, m, d) what the codebook should stand for; hessian : (m * d, m * d), damped
+    factors : (out, m, d) between a centroid and the edge that it stands for, zero at edges that no
+              centroid stands for; None where edges are their centroids
     """
 
     weights: Tensor
     hessian: Tensor
+    factors: Tensor | None = None
 
     @property
     def blocks(self) -> Tensor:
@@ -48,13 +53,55 @@ class Form:
         _, m, d = self.weights.shape
         return self.hessian.view(m, d, m, d).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
 
+    def by_inputs(self) -> Form:
+        """The form without moments between inputs."""
+        _, m, d = self.weights.shape
+        alone = torch.zeros_like(self.hessian)
+        places = torch.arange(m, device=alone.device)
+        alone.view(m, d, m, d)[places, :, places] = self.blocks
+        return replace(self, hessian=alone)
+
     def gradient(self, codebook: Tensor, labels: Tensor) -> Tensor:
         """(W - C) H, (out, m * d)."""
         return self.gap(codebook, labels).flatten(1) @ self.hessian
 
     def gap(self, codebook: Tensor, labels: Tensor) -> Tensor:
         """W - C, (out, m, d)."""
-        return self.weights - functional.embedding(labels, codebook)
+        return self.weights - self.edges(codebook, labels)
+
+    def edges(self, codebook: Tensor, labels: Tensor) -> Tensor:
+        """C, (out, m, d): the centroid of every edge times its factors."""
+        centroids = functional.embedding(labels, codebook)
+        return centroids if self.factors is None else centroids * self.factors
+
+    def edges_at(self, q: int, codebook: Tensor, labels: Tensor) -> Tensor:
+        """The same of one input, labels (out,) -> (out, d)."""
+        centroids = codebook[labels]
+        return centroids if self.factors is None else centroids * self.factors[:, q]
+
+    def nearest(self, q: int, points: Tensor, codebook: Tensor, turn: Tensor) -> Tensor:
+        """Of an input's edges, turned, the one nearest to each point (out, d); labels (out,)."""
+        if self.factors is None:
+            return nearest(points, codebook @ turn)
+        return nearest_scaled(points, codebook, self.factors[:, q], turn)
+
+    def pulled(self, values: Tensor) -> Tensor:
+        """Slopes by edges as slopes by their centroids, (out, m, d) of (out, m * d)."""
+        values = values.view_as(self.weights)
+        return values if self.factors is None else values * self.factors
+
+    def block_sums(self, labels: Tensor, clusters: int) -> Tensor:
+        """Sum of each cluster's metrics, as its centroid sees them, (k, d, d) float64."""
+        if self.factors is None:
+            return metric_sums(self.blocks, labels, clusters)
+        d = self.weights.shape[2]
+        sums = devices.wide(torch.zeros(clusters, d, d, device=labels.device))
+        for block, factors, chosen in zip(
+            self.blocks, self.factors.unbind(1), labels.unbind(1), strict=True
+        ):
+            own = devices.wide(factors[:, :, None] * block * factors[:, None, :])
+            sums.index_add_(0, chosen.to(sums.device), own)
+        return sums
 
     def error(self, codebook: Tensor, labels: Tensor) -> float:
         """Value of the form."""
@@ -98,9 +145,10 @@ def feedback(form: Form, factor: Tensor, codebook: Tensor) -> Tensor:
             a, b = q * d - begin, (q + 1) * d - begin
             turn = square[a:b, a:b]
             weights = form.weights[:, q]
-            chosen = nearest(torch.addmm(local[:, a:b], weights, turn), codebook @ turn)
+            points = torch.addmm(local[:, a:b], weights, turn)
+            chosen = form.nearest(q, points, codebook, turn)
             labels[:, q] = chosen
-            gap = weights - codebook[chosen]
+            gap = weights - form.edges_at(q, codebook, chosen)
             gaps[:, a:b] = gap
             local[:, :a].addmm_(gap, square[a:b, :a])
         carried[:, :begin].addmm_(gaps, factor[begin:end, :begin])
@@ -110,6 +158,21 @@ def feedback(form: Form, factor: Tensor, codebook: Tensor) -> Tensor:
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
     """Nearest centroid of each point, ties to the lowest. (n, d), (k, d) -> (n,)."""
     return (centroids.square().sum(1) - 2 * points @ centroids.T).argmin(1)
+
+
+def nearest_scaled(points: Tensor, codebook: Tensor, factors: Tensor, turn: Tensor) -> Tensor:
+    """The centroid nearest to each point, times the point's own factors and turned.
+
+    points, factors : (n, d); codebook : (k, d); turn : (d, d); returns (n,)
+    """
+    labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    step = max(1, _CELLS // codebook.numel())
+    for start in range(0, len(points), step):
+        part = slice(start, start + step)
+        centroids = (codebook * factors[part, None]) @ turn
+        scores = centroids.square().sum(2) - 2 * (centroids @ points[part, :, None])[:, :, 0]
+        labels[part] = scores.argmin(1)
+    return labels
 
 
 def sweep(form: Form, codebook: Tensor, labels: Tensor) -> Tensor:
@@ -130,11 +193,11 @@ def sweep(form: Form, codebook: Tensor, labels: Tensor) -> Tensor:
         for q in range(start, stop):
             a, b = q * d - begin, (q + 1) * d - begin
             turn = roots[q]
-            centroids = codebook @ turn
+            before = form.edges_at(q, codebook, labels[:, q])
             # The point whose distance from each centroid is the error, but for a constant.
-            points = (codebook[labels[:, q]] @ turn).addmm_(local[:, a:b], inverse[q].T)
-            chosen = nearest(points, centroids)
-            change = codebook[labels[:, q]] - codebook[chosen]
+            points = (before @ turn).addmm_(local[:, a:b], inverse[q].T)
+            chosen = form.nearest(q, points, codebook, turn)
+            change = before - form.edges_at(q, codebook, chosen)
             labels[:, q] = chosen
             changes[:, a:b] = change
             local[:, b:].addmm_(change, square[a:b, b:])
@@ -153,7 +216,7 @@ def refit(
     result = devices.wide(codebook)
     blocks = torch.zeros(k, d, d, dtype=torch.float64, device=result.device)
     for form, chosen in zip(forms, labels, strict=True):
-        blocks += metric_sums(form.blocks, chosen, k)
+        blocks += form.block_sums(chosen, k)
     preconditioner = torch.linalg.inv(regular(blocks))
     rows = [chosen.reshape(-1).to(result.device) for chosen in labels]
 
@@ -167,12 +230,14 @@ def refit(
         narrow = direction.float().to(codebook.device)
         return scattered(
             [
-                functional.embedding(chosen, narrow).flatten(1) @ form.hessian
+                form.pulled(form.edges(narrow, chosen).flatten(1) @ form.hessian)
                 for form, chosen in zip(forms, labels, strict=True)
             ]
         )
 
-    residual = scattered([f.gradient(codebook, c) for f, c in zip(forms, labels, strict=True)])
+    residual = scattered(
+        [f.pulled(f.gradient(codebook, c)) for f, c in zip(forms, labels, strict=True)]
+    )
     start = float(residual.norm())
     direction = step = (preconditioner @ residual[:, :, None])[:, :, 0]
     power = float((residual * step).sum())

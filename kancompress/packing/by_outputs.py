@@ -16,7 +16,7 @@ from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.layer import LayerSolution, Place
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
-from kancompress.config import CalibrationConfig, ClusterConfig, StoredDtype, Target
+from kancompress.config import CalibrationConfig, ClusterConfig, Metric, StoredDtype, Target
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.packed.writer import sizes
@@ -30,7 +30,7 @@ from kancompress.packing.pack import Compression, Report, pack
 from kancompress.packing.source import Coded, Source, SourceLayer, blank, check, codebook_dtype
 from kancompress.system import devices
 
-_SHARED = "some of its edges are kept, or share their centroids with another layer's"
+_SHARED = "its edges share their centroids with another layer's"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -81,7 +81,8 @@ class Runs(ABC):
         place = self.places[name]
         packed = bits.layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
         dense = layer.edges * layer.coefficients * place.dense_itemsize
-        return clusters if packed < dense or self.config.force_pack else None
+        shrinks = packed < dense or (self.config.force_pack and layer.edges > 0)
+        return clusters if shrinks else None
 
     @property
     def _packed(self) -> Mapping[str, SourceLayer]:
@@ -132,7 +133,8 @@ def native_runs(source: NativeSource, config: ClusterConfig, device: torch.devic
     devices.put(network, device)
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     dtype = codebook_dtype(config, torch.float32)
-    places = dict.fromkeys(layers, Place(dtype=dtype, biased=True))
+    place = Place(dtype=dtype, biased=True, kmeans=config.kmeans, grid=config.metric is Metric.GRID)
+    places = dict.fromkeys(layers, place)
     if config.side_dtype is not StoredDtype.SOURCE:
         rounded = build(source.with_stored_sides()).eval()
         devices.put(rounded, device)
@@ -157,8 +159,7 @@ def foreign_runs(
     device: torch.device,
 ) -> ChainRuns:
     """Another library's checkpoint whose layers, all of them, feed each other on `device`."""
-    whole = {layer.name for layer in source.layers if layer.whole}
-    apart = {name: _SHARED for name in layers if name not in whole}
+    apart = {name: _SHARED for name in layers if name not in source.alone}
     source, places = _placed(source, layers, apart, config)
     return ChainRuns(
         source=source,
@@ -186,8 +187,7 @@ def model_runs(
     layers, modules : that can be solved, on `device`, in the order in which they run
     apart           : other layers, to why they cannot
     """
-    whole = {layer.name for layer in source.layers if layer.whole}
-    apart = {**apart, **{name: _SHARED for name in layers if name not in whole}}
+    apart = {**apart, **{name: _SHARED for name in layers if name not in source.alone}}
     solved = {name: layer for name, layer in layers.items() if name not in apart}
     source, places = _placed(source, solved, {}, config)
     return ModelRuns(
@@ -218,12 +218,16 @@ def _placed(
         if parameter is layer.bias and tensor in source.checkpoint.tensors
     }
     stored = {layer.name: layer.stored_dtype for layer in source.layers}
+    whole = {layer.name for layer in source.layers if layer.whole}
     dtypes = {name: stored.get(name, torch.float32) for name in layers}
     places = {
         name: Place(
             dtype=codebook_dtype(config, dtype),
             biased=name in bias_names,
             dense_itemsize=dtype.itemsize,
+            coding=source.coding(name) if name in source.alone else None,
+            kmeans=config.kmeans,
+            grid=config.metric is Metric.GRID and name in whole,
         )
         for name, dtype in dtypes.items()
     }

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kancompress.clustering.coding import Coding
 from kancompress.config import ClusterConfig, Metric, RunOptions, StoredDtype
 from kancompress.errors import (
     Flaw,
@@ -25,7 +26,7 @@ from kancompress.errors import (
 )
 from kancompress.formats.checkpoint import check_finite
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import gather, packable, scatter
+from kancompress.formats.edges.vectors import gain_factors, gather, mask_factors, packable, scatter
 from kancompress.formats.foreign import ForeignCheckpoint, Skeleton, read_skeleton
 from kancompress.formats.packed import PackedLayer, PackedModel
 from kancompress.formats.packed.remainder import rebuilt, store
@@ -137,6 +138,33 @@ class ForeignSource:
         """As of `Source`."""
         known = known_layers(self.checkpoint, self.found, options)
         return Computed(layers=known.layers, refused=known.refused, notes=known.notes)
+
+    @cached_property
+    def alone(self) -> frozenset[str]:
+        """Layers whose codebook is theirs alone."""
+        return frozenset(group.name for group in self.layers if len(group.layers) == 1)
+
+    def coding(self, name: str) -> Coding | None:
+        """How the edges of a layer follow from centroids; None where they are the centroids."""
+        source, found = self._written
+        layer = next(layer for layer in found.layers if layer.name == name)
+        mask = packable(layer, source.tensors)
+        factors = mask_factors(layer, source.tensors).to(torch.float32)[:, None]
+        factors = factors.repeat(1, layer.coefficients)
+        if self.keep_scaler:
+            for gain in layer.gains:
+                own = gain_factors(layer, gain, source.tensors).float().cpu()
+                factors[:, gain.first : gain.last] *= own[:, None]
+        if mask.all() and (factors == 1).all():
+            return None
+        factors[~mask] = 0
+        group = next(group for group in self.layers if group.name == name)
+        out = layer.shape[0]
+        return Coding(
+            packed=mask.view(out, -1),
+            factors=factors.view(out, -1, layer.coefficients),
+            vectors=group.vectors(),
+        )
 
     # --- what is wrong -----------------------------------------------------------------------
 
