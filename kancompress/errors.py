@@ -6,12 +6,14 @@
     └── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
 
 Each message is one or two sentences: what was found, where, what was expected, what to try. It has
-at most 500 characters, however long the names in a file; `together` joins several.
+at most 500 characters, however long the names in a file; `together` joins several. What the error
+is about is told by its attributes, too: the sentence is for people, and no code reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 # Most characters of a sentence; names in files have no limit of their own.
@@ -28,19 +30,59 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
 
 class KancompressError(Exception):
     """Base of all errors; its text is meant to be shown to the user as it is, and has at most
-    `MOST_CHARACTERS`."""
+    `MOST_CHARACTERS`.
+
+    where  : the file, or what messages call the source
+    layer  : name of the layer
+    tensor : name of the tensor
+    fields : parameters that the message speaks of, as in `ClusterConfig.codebook_dtype`. There they
+             stand in backticks, perhaps with a value: `side_dtype=float32`
+    None, or (), where the error is about no such thing.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        where: str | None = None,
+        layer: str | None = None,
+        tensor: str | None = None,
+        fields: Sequence[str] = (),
+    ) -> None:
         super().__init__(shortened(message))
+        self.where = where
+        self.layer = layer
+        self.tensor = tensor
+        self.fields = tuple(fields)
+        # Unshortened where names of fields, which may be longer elsewhere, are to be replaced.
+        self._message = message if fields else shortened(message)
 
-    _several: tuple[str, ...] = ()
+    problems: tuple[KancompressError, ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What went wrong; more than one text where `together` has joined errors."""
-        return self._several or (str(self),)
+        return tuple(map(str, self.problems)) or (str(self),)
+
+    def spoken(self, option: Callable[[str], str]) -> tuple[str, ...]:
+        """`sentences` in the words of another surface than Python.
+
+        option : the name that a parameter has there; of `side_dtype=float32` in backticks comes
+                 `--side-dtype float32`, where it gives `--side-dtype`
+        """
+        if self.problems:
+            return tuple(text for problem in self.problems for text in problem.spoken(option))
+        text = self._message
+        if self.fields:
+            names = "|".join(map(re.escape, self.fields))
+            text = re.sub(
+                f"`({names})(?:=([^`]*))?`",
+                lambda mark: " ".join(filter(None, (option(mark[1]), mark[2]))),
+                text,
+            )
+        return (shortened(text),)
 
 
 class ClosedPipeError(KancompressError):
@@ -133,26 +175,39 @@ class InvalidFileError(KancompressError):
 
     exit_code = 3
 
-    def __init__(self, flaw: Flaw, message: str) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        flaw: Flaw,
+        message: str,
+        *,
+        where: str | None = None,
+        layer: str | None = None,
+        tensor: str | None = None,
+        fields: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, where=where, layer=layer, tensor=tensor, fields=fields)
         self.flaw = flaw
 
 
 def together(problems: Sequence[KancompressError]) -> KancompressError:
-    """One error that says all of `problems` (at least one), a line each.
+    """One error that says all of `problems` (at least one), a line each, and has them as its own.
 
     It is an InvalidFileError where a file is at fault, for then no other option helps; else of the
     first one's class.
     """
     # Each sentence is bounded, not all of them together.
-    texts = tuple(dict.fromkeys(text for problem in problems for text in problem.sentences))
-    if len(texts) == 1:
+    single = [part for problem in problems for part in (problem.problems or (problem,))]
+    by_text: dict[str, KancompressError] = {}
+    for part in single:
+        by_text.setdefault(str(part), part)
+    different = list(by_text.values())
+    if len(different) == 1:
         return problems[0]
-    if len(texts) > MOST_SENTENCES:
-        more = len(texts) - MOST_SENTENCES
-        texts = (*texts[:MOST_SENTENCES], f"And {more:,} more like these.")
+    if len(different) > MOST_SENTENCES:
+        more = KancompressError(f"And {len(different) - MOST_SENTENCES:,} more like these.")
+        different = [*different[:MOST_SENTENCES], more]
     invalid = [problem for problem in problems if isinstance(problem, InvalidFileError)]
     error = InvalidFileError(invalid[0].flaw, "") if invalid else type(problems[0])("")
-    error.args = ("\n".join(texts),)
-    error._several = texts
+    error.problems = tuple(different)
+    error.args = ("\n".join(error.sentences),)
     return error

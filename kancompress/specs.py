@@ -408,5 +408,6 @@ class DataOptions:
         """Refuse options that contradict each other. Raises UsageError."""
         if self.test_split is not None and self.file is None and self.name is not None:
             raise UsageError(
-                f"{self.name} has test rows of its own; --test-split is for --data FILE."
+                f"{self.name} has test rows of its own; `test_split` is for `file=FILE`.",
+                fields=("test_split", "file"),
             )

@@ -141,7 +141,7 @@ def test_what_augments_by_itself_and_what_cannot(tmp_path: Path) -> None:
     assert not augmentation.is_wanted(None, replace(images, soft=True), conv=True)
     assert augmentation.is_wanted(True, images, conv=False)
     assert not augmentation.is_wanted(False, images, conv=True)
-    with pytest.raises(kancompress.UsageError, match="--distill"):
+    with pytest.raises(kancompress.UsageError, match="`teacher`"):
         augmentation.is_wanted(True, replace(images, soft=True), conv=True)
     line = refused(2, "train", "--augment", "-o", tmp_path / "out.st")
     assert line.startswith("--augment is for images (mnist, fashion-mnist, cifar10, cifar100)")

@@ -270,7 +270,7 @@ def test_networks_of_other_libraries_run_there(case: str, here: Path, device: to
 
 
 def test_float64_is_refused_where_there_is_none(here: Path) -> None:
-    with pytest.raises(UsageError, match="float64, which --device mps does not have"):
+    with pytest.raises(UsageError, match="float64, which `device=mps` does not have"):
         devices.put(Small().double(), torch.device("mps"))
 
 

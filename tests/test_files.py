@@ -96,7 +96,7 @@ def test_check_target(tmp_path: Path) -> None:
     files.check_target(tmp_path / "new", force=False)
     files.check_target(old, force=True)
     for path, force, words in (
-        (old, False, "--force"),
+        (old, False, "`force`"),
         (tmp_path, True, "is a directory"),
         (tmp_path / "no" / "new", True, "create it first"),
         (old / "new", True, "is not a directory"),
@@ -184,7 +184,7 @@ def test_write(tmp_path: Path) -> None:
     target = tmp_path / "new"
     assert files.write(target, [b"ab", b"", b"cd" * 9], force=False) == 20
     assert target.read_bytes() == b"ab" + b"cd" * 9
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="`force`"):
         files.write(target, [b"x"], force=False)
     assert files.write(target, [b"x"], force=True) == 1
     assert listing(tmp_path) == {"new": b"x"}
@@ -323,7 +323,7 @@ def test_a_file_that_appears_meanwhile_stays(
         target.write_bytes(b"somebody else's")
         yield b"mine"
 
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="`force`"):
         files.write(target, chunks(), force=False)
     assert listing(tmp_path) == {"out": b"somebody else's"}
 

@@ -41,7 +41,7 @@ def test_a_report_that_finds_no_memory_is_one_sentence_all_the_same(
     monkeypatch.setattr(module, name, fail)
     if debug:
         monkeypatch.setattr(_run.traceback, "print_exc", fail)
-    result = call("inspect", "any.st", *debug)
+    result = call("inspect", __file__, *debug)
     if (first, name) == (flawed, "_last_words"):  # which it does not need
         assert (result.exit_code, only_line(result.stderr)) == (2, "something does not fit.")
     else:
@@ -58,11 +58,11 @@ def test_a_report_that_fails_otherwise_is_no_traceback(monkeypatch: pytest.Monke
         raise WordlessError
 
     monkeypatch.setattr(kancompress, "inspect", wordless)
-    result = call("inspect", "any.st")
+    result = call("inspect", __file__)
     assert result.exit_code == 1
     assert "Internal error, WordlessError" in result.stderr
     monkeypatch.setattr(_output, "error", bug)
-    result = call("inspect", "any.st")
+    result = call("inspect", __file__)
     assert result.exit_code == 1
     assert result.stderr.startswith("kancompress: Internal error, and its report failed.")
     assert result.stderr.count("\n") == 1
@@ -78,7 +78,7 @@ def test_no_memory_at_the_very_end_takes_no_words_back(monkeypatch: pytest.Monke
             raise MemoryError
 
     monkeypatch.setattr(_run, "_drop_signals", drop)
-    result = call("inspect", "any.st")
+    result = call("inspect", __file__)
     assert only_line(result.stderr) == "something does not fit."
     assert result.exit_code == 1
 
@@ -95,12 +95,12 @@ def test_a_stop_that_a_library_made_another_error_of_is_a_stop(
             raise RecursionError("maximum recursion depth exceeded") from None
 
     monkeypatch.setattr(kancompress, "inspect", half_imported)
-    result = call("inspect", "any.st")
+    result = call("inspect", __file__)
     assert (result.exit_code, only_line(result.stderr)) == (
         130, "Interrupted; nothing was left half-written.",
     )  # fmt: skip
     monkeypatch.setattr(kancompress, "inspect", bug)
-    assert "Internal error" in call("inspect", "any.st").stderr
+    assert "Internal error" in call("inspect", __file__).stderr
 
 
 def test_an_interruption_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_an_interruption_without_memory_is_told(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(kancompress, "inspect", interrupted)
     monkeypatch.setattr(_output, "error", fail)
-    result = call("inspect", "any.st")
+    result = call("inspect", __file__)
     assert (result.exit_code, only_line(result.stderr)) == (1, NO_MEMORY)
 
 
@@ -139,7 +139,7 @@ STARVED = """
 
     {more}
     kancompress.inspect = greedy
-    sys.argv = ["kancompress", "inspect", "any.st", *sys.argv[1:]]
+    sys.argv = ["kancompress", "inspect", sys.executable, *sys.argv[1:]]
     main()
 """
 ENDS = {

@@ -119,7 +119,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(text: str, tmp_path: P
 HOLD = """
 import sys, time
 from pathlib import Path
-from kancompress import locks
+from kancompress.system import locks
 with locks.held(Path("name")):
     print("held", flush=True)
     time.sleep(60)

@@ -365,7 +365,7 @@ def test_the_library_takes_a_module() -> None:
     tuned = kancompress.finetune("packed.st", options, config, model=make("Net"))
     again = kancompress.evaluate(tuned.model, options, model=make("Net"))
     assert again.score == tuned.test
-    with pytest.raises(UsageError, match="leave --model out"):
+    with pytest.raises(UsageError, match="leave `model` out"):
         kancompress.evaluate(fresh("fastkan", (5, 4, 3)), options, model=make("Net"))
     with pytest.raises(KancompressError, match="raised LookupError") as caught:
         kancompress.evaluate("packed.st", options, model=make("Angry"))

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_repacking import efficient_kan
 
 import kancompress
 from command import call
+from kancompress.cli._options import option_of
 from kancompress.config import ClusterConfig
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
 from kancompress.packing.pack import LayerClustering
@@ -120,3 +122,38 @@ def test_errors_joined() -> None:
     assert isinstance(worse, InvalidFileError)
     assert (worse.exit_code, worse.flaw) == (3, Flaw.EMPTY)
     assert KancompressError("a\nb").sentences == ("a\nb",)
+
+
+def test_errors_speak_of_parameters_and_the_command_line_of_options() -> None:
+    error = UsageError(
+        "w`lr`: `side_dtype=int8` is for {0}\\1; take `side_dtype=float32` or `force`.",
+        where="m.pt", layer="0", tensor="w`lr`", fields=("side_dtype", "force"),
+    )  # fmt: skip
+    assert (error.where, error.layer, error.tensor) == ("m.pt", "0", "w`lr`")
+    assert error.fields == ("side_dtype", "force")
+    assert "`side_dtype=int8` is for" in str(error)
+    told = (
+        "w`lr`: --side-dtype int8 is for {0}\\1; take --side-dtype float32 or --force.",
+        "Other.",
+    )
+    assert error.spoken(option_of) == told[:1]
+    both = together([error, together([KancompressError("Other."), error])])
+    assert both.spoken(option_of) == told
+    assert [problem.layer for problem in both.problems] == ["0", None]
+    assert both.sentences == tuple(str(problem) for problem in both.problems)
+    long = UsageError(f"{'a' * 490} `side_dtype` {'b' * 490}", fields=("side_dtype",))
+    assert 490 < len(str(long)) <= 500
+    assert 490 < len(long.spoken(lambda _: 900 * "c")[0]) <= 500
+
+
+def test_library_messages_name_no_options(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=np.zeros((9, 2), np.float32), y=np.arange(9) % 3)
+    data = kancompress.DataOptions(file=path, test_split=0.0)
+    with pytest.raises(UsageError) as caught:
+        kancompress.train("kan", data)
+    assert caught.value.where == str(path)
+    assert caught.value.fields == ("test_split",)
+    with pytest.raises(UsageError, match="`test_split` is for `file=FILE`") as caught:
+        kancompress.train("kan", kancompress.DataOptions(test_split=0.5))
+    assert caught.value.fields == ("test_split", "file")

@@ -11,7 +11,7 @@ from kancompress.formats import storage
 from kancompress.formats.foreign import read_foreign
 from kancompress.formats.packed import PackedModel
 from kancompress.formats.safetensors import Container
-from kancompress.formats.storage import Source, is_native, once, open_container, read_record
+from kancompress.formats.storage import Source, called, is_native, once, open_container, read_record
 from kancompress.libraries import recognise
 from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.native import NativeSource
@@ -40,7 +40,11 @@ def inspect(
     source, name = once(source, name)
     if is_native(source):
         if layouts:
-            raise UsageError("Layouts belong to other libraries' files; this one is ours.")
+            raise UsageError(
+                "Layouts belong to other libraries' files; this one is ours.",
+                where=called(source, name),
+                fields=("layouts",),
+            )
         container = open_container(source, name)
         predicted = None if config is None else _predict_native(container, config)
         return inspection.describe(container, predicted)
@@ -55,5 +59,9 @@ def inspect(
 def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:
     record = read_record(container, stored=True)
     if isinstance(record, PackedModel):
-        raise UsageError(f"{container.where} is packed already; --clusters is for what is not.")
+        raise UsageError(
+            f"{container.where} is packed already; `clusters` is for what is not.",
+            where=container.where,
+            fields=("clusters",),
+        )
     return predict(NativeSource(checkpoint=record, file_bytes=container.file_size), config)

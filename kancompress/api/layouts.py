@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats.foreign import read_foreign
-from kancompress.formats.storage import Source, is_native, once
+from kancompress.formats.storage import Source, called, is_native, once
 from kancompress.libraries import format_layouts, parse_layouts, recognise
 from kancompress.system import inputs
 
@@ -23,7 +23,11 @@ def print_layouts(
     """
     source, name = once(source, name)
     if is_native(source):
-        raise UsageError("Layouts belong to other libraries' files; this one is ours.")
+        raise UsageError(
+            "Layouts belong to other libraries' files; this one is ours.",
+            where=called(source, name),
+            fields=("layouts",),
+        )
     foreign = read_foreign(source, name)
     return format_layouts(recognise(foreign.tensors, layouts), foreign.where)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 
@@ -22,7 +23,8 @@ def packed_record(source: Input, name: str | None = None, *, any_size: bool = Fa
     if isinstance(record, Checkpoint):
         raise UsageError(
             f"{called(source, name)} is a {record.kind} checkpoint; a packed one was expected."
-            " Pack it with: kancompress cluster FILE -o PACKED"
+            " Pack it with: kancompress cluster FILE -o PACKED",
+            where=called(source, name),
         )
     return record
 
@@ -39,13 +41,17 @@ def check_own_model(record: Runnable, options: RunOptions | None, where: str) ->
     """Refuse what does not go with a module of the user's own."""
     if isinstance(record, Checkpoint | PackedModel) and getattr(record, "restore", None) is None:
         raise UsageError(
-            f"{where} holds a network of kancompress's own, which runs by itself; leave --model"
-            " out."
+            f"{where} holds a network of kancompress's own, which runs by itself; leave `model`"
+            " out.",
+            where=where,
+            fields=("model",),
         )
     if options not in (None, RunOptions()):
         raise UsageError(
-            "--model runs the model's own forward; leave out what tells kancompress's (--layout,"
-            " --base-activation, --rbf-denominator, --grid-range, --spline-order)."
+            "`model` runs the model's own forward; leave out what tells kancompress's (`layouts`,"
+            " `base_activation`, `rbf_denominator`, `grid_range`, `spline_order`).",
+            where=where,
+            fields=("model", *(field.name for field in dataclasses.fields(RunOptions))),
         )
 
 

@@ -164,6 +164,21 @@ ThreadsOption = Annotated[
     ),
 ]
 DEFAULT_DATA_DIR = Path("data")
+# Options whose names are not those of the library's parameters.
+_OPTIONS = {
+    "directory": "--data-dir",
+    "file": "--data",
+    "layouts": "--layout",
+    "name": "--dataset",
+    "path": "--output",
+    "shape": "--input-shape",
+    "teacher": "--distill",
+}
+
+
+def option_of(field: str) -> str:
+    """The option that gives a parameter of the library, for messages that speak of it."""
+    return _OPTIONS.get(field) or f"--{field.replace('_', '-')}"
 
 
 def data_options(

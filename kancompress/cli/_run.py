@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 import kancompress
 from kancompress.cli import _output, _streams
+from kancompress.cli._options import option_of
 from kancompress.errors import ClosedPipeError, KancompressError
 from kancompress.system import torchrun as launch
 from kancompress.warnings import KancompressWarning
@@ -154,7 +155,7 @@ def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debu
     except ClosedPipeError as error:
         raise typer.Exit(error.exit_code) from None
     except KancompressError as error:
-        _fail(error.sentences, error.exit_code, debug)
+        _fail(error.spoken(option_of), error.exit_code, debug)
     except typer.Exit:
         raise
     except Exception as error:

@@ -31,10 +31,14 @@ def is_wanted(choice: bool | None, train: Split, *, conv: bool) -> bool:
     """
     if choice and train.images is None:
         raise UsageError(
-            f"--augment is for images ({', '.join(IMAGE_SETS)}); this data set has none."
+            f"`augment` is for images ({', '.join(IMAGE_SETS)}); this data set has none.",
+            fields=("augment",),
         )
     if choice and train.soft:
-        raise UsageError("--distill learns from outputs for rows as they are; leave --augment out.")
+        raise UsageError(
+            "`teacher` learns from outputs for rows as they are; leave `augment` out.",
+            fields=("teacher", "augment"),
+        )
     possible = conv and train.images is not None and not train.soft
     return possible if choice is None else choice
 

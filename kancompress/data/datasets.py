@@ -88,11 +88,14 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
     """
     options = options or DataOptions()
     if options.file is not None and options.name is not None:
-        raise UsageError("A data set and a file are both given; name one set of data.")
+        raise UsageError(
+            "A data set and a file are both given; name one set of data.", fields=("name", "file")
+        )
     if spec is not None and options.name not in (None, spec.name):
         raise UsageError(
-            f"The network was trained on {spec.name}, which the file names; leave --dataset out, or"
-            " give other rows with --data FILE."
+            f"The network was trained on {spec.name}, which the file names; leave `name` out, or"
+            " give other rows with `file=FILE`.",
+            fields=("name", "file"),
         )
     if options.file is not None:
         remembered = spec or DataSpec(name=FILE)
@@ -100,13 +103,15 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
     elif spec is None:
         if options.name is None:
             raise UsageError(
-                "The file does not name its data set; give one with --data FILE or --dataset NAME."
+                "The file does not name its data set; give one with `file=FILE` or `name=NAME`.",
+                fields=("file", "name"),
             )
         remembered = DataSpec(name=options.name)
         whole = _whole(options)
     elif spec.name == FILE:
         raise UsageError(
-            "This network was trained on arrays of your own; give the file again with --data FILE."
+            "This network was trained on arrays of your own; give the file again with `file=FILE`.",
+            fields=("file",),
         )
     else:
         remembered = spec
@@ -207,8 +212,9 @@ def _shaped(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
     if shape is not None and math.prod(shape) != size:
         text = ",".join(map(str, shape))
         raise UsageError(
-            f"--input-shape {text} has {math.prod(shape)} numbers, but the data has {size}"
-            " features a row."
+            f"`shape={text}` has {math.prod(shape)} numbers, but the data has {size}"
+            " features a row.",
+            fields=("shape",),
         )
     return x.reshape(len(x), *(shape or (size,)))
 
@@ -223,7 +229,8 @@ def _read(options: DataOptions, remembered: float | None) -> _Whole:
         return _images(options)
     raise UsageError(
         f"There is no data set {options.name!r}; known are {', '.join(DatasetName)}."
-        " Your own arrays are given with --data FILE."
+        " Your own arrays are given with `file=FILE`.",
+        fields=("name", "file"),
     )
 
 
@@ -276,7 +283,11 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
     whole = _rows(path, arrays["x"], arrays["y"], "x", "y")
     if "x_test" in arrays:
         if test_split is not None:
-            raise UsageError(f"{path} has test rows of its own; leave --test-split out.")
+            raise UsageError(
+                f"{path} has test rows of its own; leave `test_split` out.",
+                where=str(path),
+                fields=("test_split",),
+            )
         test = _rows(path, arrays["x_test"], arrays["y_test"], "x_test", "y_test")
         if test.x[0].numel() != whole.x[0].numel() or test.y.dtype != whole.y.dtype:
             raise _bad(path, "has test rows that differ from the training rows in width or type")
@@ -285,7 +296,11 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     held = round(len(whole) * share) if 0 < share < 1 else 0
     if not 0 < held < len(whole):
-        raise UsageError(f"{path}: {len(whole)} rows cannot give a test share of {share}.")
+        raise UsageError(
+            f"{path}: {len(whole)} rows cannot give a test share of {share}.",
+            where=str(path),
+            fields=("test_split",),
+        )
     train, test = (whole.part(part) for part in (order[held:], order[:held]))
     return _Whole(spec=_spec_of(path, train, test, share), train=train, test=test)
 
@@ -338,7 +353,7 @@ def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:
 
 
 def _bad(path: Path, message: str) -> InvalidFileError:
-    return InvalidFileError(Flaw.BAD_ARRAYS, f"{path} {message}.")
+    return InvalidFileError(Flaw.BAD_ARRAYS, f"{path} {message}.", where=str(path))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -61,4 +61,4 @@ def _shares(counts: np.ndarray, total: int, draw: np.random.RandomState) -> np.n
         chosen = draw.choice(equal, size=min(len(equal), missing), replace=False)
         shares[chosen] += 1
         missing -= len(chosen)
-    return shares.astype(int)
+    return np.asarray(shares, dtype=np.int64)

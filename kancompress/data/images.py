@@ -113,7 +113,9 @@ def read_images(options: DataOptions) -> list[tuple[Images, Tensor]]:
             raise InvalidFileError(
                 Flaw.MISSING,
                 f"{options.name} is not in {options.directory}. Name its directory with"
-                " --data-dir, or let torchvision fetch it with --download.",
+                " `directory`, or let torchvision fetch it with `download`.",
+                where=str(options.directory),
+                fields=("directory", "download"),
             ) from None
         verb = "read or fetched" if options.download else "read"
         raise InvalidFileError(

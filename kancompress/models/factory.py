@@ -10,7 +10,8 @@ def split(target: str) -> tuple[str, str]:
     module, mark, path = target.partition(":")
     if not mark or not all(part.isidentifier() for part in f"{module}.{path}".split(".")):
         raise UsageError(
-            f"--model {target} names no callable; write package.module:factory,"
-            " as in models:make_net."
+            f"`model={target}` names no callable; write package.module:factory,"
+            " as in models:make_net.",
+            fields=("model",),
         )
     return module, path

@@ -272,7 +272,8 @@ def rounded(value: Tensor, like: Tensor) -> Tensor:
     if result.is_floating_point() and not result.isfinite().all():
         raise KancompressError(
             f"Fine-tuning left the range of {str(like.dtype).removeprefix('torch.')};"
-            " try a lower learning rate (--lr)."
+            " try a lower learning rate (`lr`).",
+            fields=("lr",),
         )
     return result
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ _SHOWN_NAMES = 3
 
 
 @contextlib.contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's own code raises into a KancompressError of one sentence."""
+def users_code(what: str, fields: Sequence[str] = ()) -> Iterator[None]:
+    """Turn whatever the user's own code raises into a KancompressError of one sentence.
+
+    fields : parameters of the library that `what` speaks of
+    """
     try:
         yield
     except (KancompressError, MemoryError):
@@ -33,7 +36,8 @@ def users_code(what: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         kind = type(error).__name__
         raise KancompressError(
-            f"{what} raised {kind}{': ' if text else ''}{text.removesuffix('.')}."
+            f"{what} raised {kind}{': ' if text else ''}{text.removesuffix('.')}.",
+            fields=fields,
         ) from error
 
 
@@ -55,22 +59,24 @@ def build_module(target: str) -> nn.Module:
         sys.path.append(here)
     if not isinstance(made, nn.Module):
         raise UsageError(
-            f"--model {target} gave {type(made).__name__}; a torch.nn.Module was expected."
+            f"`model={target}` gave {type(made).__name__}; a torch.nn.Module was expected.",
+            fields=("model",),
         )
     return made
 
 
 def _imported(name: str, target: str) -> Any:
     try:
-        with users_code(f"Importing {name} for --model {target}"):
+        with users_code(f"Importing {name} for `model={target}`", fields=("model",)):
             return importlib.import_module(name)
     except KancompressError as error:
         cause = error.__cause__
         missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
             raise UsageError(
-                f"--model {target}: there is no module {missing}, neither installed nor in"
-                f" {Path.cwd()}."
+                f"`model={target}`: there is no module {missing}, neither installed nor in"
+                f" {Path.cwd()}.",
+                fields=("model",),
             ) from None
         raise
 
@@ -79,16 +85,17 @@ def _called(module: Any, path: str, target: str) -> Any:
     value, at = module, module.__name__
     for name in path.split("."):
         if not hasattr(value, name):
-            raise UsageError(f"--model {target}: {at} has no attribute {name}.")
+            raise UsageError(f"`model={target}`: {at} has no attribute {name}.", fields=("model",))
         value, at = getattr(value, name), f"{at}.{name}"
     if isinstance(value, nn.Module):
         return value
     if not callable(value):
         raise UsageError(
-            f"--model {target}: {path} is {type(value).__name__}, which cannot be called; a"
-            " function or class that gives a torch.nn.Module was expected."
+            f"`model={target}`: {path} is {type(value).__name__}, which cannot be called; a"
+            " function or class that gives a torch.nn.Module was expected.",
+            fields=("model",),
         )
-    with users_code(f"--model {target}: {path}()"):
+    with users_code(f"`model={target}`: {path}()", fields=("model",)):
         return value()
 
 

@@ -28,8 +28,9 @@ def find(device: Device, *, auto: Sequence[Device] = (Device.CUDA, Device.MPS)) 
         device = available[0] if available else Device.CPU
     elif not _is_there(device):
         raise UsageError(
-            f"--device {device} was asked for, but this torch ({torch.__version__}) finds none;"
-            " take --device auto or cpu, or install a torch that fits this machine."
+            f"`device={device}` was asked for, but this torch ({torch.__version__}) finds none;"
+            " take `device=auto` or cpu, or install a torch that fits this machine.",
+            fields=("device",),
         )
     if device != Device.CUDA:
         return torch.device(device)
@@ -66,8 +67,9 @@ def put(network: nn.Module, device: torch.device) -> None:
     tensors = (*network.parameters(), *network.buffers())
     if not has_float64(device) and any(tensor.dtype == torch.float64 for tensor in tensors):
         raise UsageError(
-            f"The network computes in float64, which --device {device.type} does not have; take"
-            " --device cpu."
+            f"The network computes in float64, which `device={device.type}` does not have; take"
+            " `device=cpu`.",
+            fields=("device",),
         )
     network.to(device)
 

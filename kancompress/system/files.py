@@ -108,7 +108,9 @@ def in_turn(places: Sequence[tuple[str, Callable[[], int]]]) -> list[int]:
             if not number:
                 raise
             there, missing = _listed(names[:number]), _listed(names[number:])
-            raise type(error)(f"{error} {there} written, {missing} not.") from None
+            raise type(error)(
+                f"{error} {there} written, {missing} not.", where=error.where, fields=error.fields
+            ) from None
     return sizes
 
 
@@ -166,7 +168,11 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _exists(path: Path) -> UsageError:
-    return UsageError(f"{path} exists already; use --force to replace it, or another name.")
+    return UsageError(
+        f"{path} exists already; use `force` to replace it, or another name.",
+        where=str(path),
+        fields=("force",),
+    )
 
 
 def _placed(aside: Path, target: Path) -> bool:

@@ -205,8 +205,10 @@ def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:
     if isinstance(error, FileNotFoundError):
-        return InvalidFileError(Flaw.MISSING, f"{path} does not exist.")
+        return InvalidFileError(Flaw.MISSING, f"{path} does not exist.", where=str(path))
     if isinstance(error, IsADirectoryError):
-        return InvalidFileError(Flaw.NOT_A_FILE, f"{path} is a directory, not a file.")
+        return InvalidFileError(
+            Flaw.NOT_A_FILE, f"{path} is a directory, not a file.", where=str(path)
+        )
     reason = error.strerror if isinstance(error, OSError) else error
-    return InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.")
+    return InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.", where=str(path))

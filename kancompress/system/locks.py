@@ -179,12 +179,16 @@ def _cannot_write(path: Path, error: OSError) -> KancompressError:
 def _no_lock(path: Path, reason: str) -> UsageError:
     return UsageError(
         f"{beside(path)} is no lock of kancompress ({reason}), so it stays as it is. Move it away,"
-        " or give this run another --output."
+        " or give this run another `path`.",
+        where=str(beside(path)),
+        fields=("path",),
     )
 
 
 def _taken(path: Path, owner: str) -> KancompressError:
     return KancompressError(
         f"{path} is in use: {owner} runs with it. Wait until that run ends, stop it, or give this"
-        " one another --output."
+        " one another `path`.",
+        where=str(path),
+        fields=("path",),
     )

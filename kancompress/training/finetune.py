@@ -230,7 +230,9 @@ class _Running:
 def check_groups(also: tuple[str, ...]) -> None:
     """Refuse an unknown group of `FinetuneConfig.also`."""
     if unknown := set(also) - set(GROUPS):
-        raise UsageError(f"--also {min(unknown)} is not known; known are {', '.join(GROUPS)}.")
+        raise UsageError(
+            f"`also={min(unknown)}` is not known; known are {', '.join(GROUPS)}.", fields=("also",)
+        )
 
 
 def _select(network: Network, also: tuple[str, ...]) -> list[nn.Parameter]:

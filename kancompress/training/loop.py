@@ -130,7 +130,8 @@ def fit(
                 if len(run.history) == 1:
                     raise KancompressError(
                         f"The loss became {mean} in the first epoch; try a lower learning rate"
-                        " (--lr)."
+                        " (`lr`).",
+                        fields=("lr",),
                     )
                 break
             if settle:
@@ -254,8 +255,9 @@ class _Run:
         done = state.history[-1].number
         if done > self.schedule.epochs:
             raise UsageError(
-                f"The state has {done} epochs behind it, but --epochs asks for"
-                f" {self.schedule.epochs}; ask for {done} or more."
+                f"The state has {done} epochs behind it, but `epochs` asks for"
+                f" {self.schedule.epochs}; ask for {done} or more.",
+                fields=("epochs",),
             )
         self.history = list(state.history)
         self.network.load_state_dict(dict(state.best))

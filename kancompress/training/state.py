@@ -155,7 +155,9 @@ def load(
 
 
 def _damaged(where: str, what: str) -> InvalidFileError:
-    return InvalidFileError(Flaw.BAD_VALUE, f"{where} is no sound state of a run ({what}).")
+    return InvalidFileError(
+        Flaw.BAD_VALUE, f"{where} is no sound state of a run ({what}).", where=where
+    )
 
 
 def _document(container: containers.Container) -> dict[str, Any]:
@@ -163,8 +165,10 @@ def _document(container: containers.Container) -> dict[str, Any]:
     if KEY not in container.metadata:
         raise InvalidFileError(
             Flaw.WRONG_KIND,
-            f"{where} is not the state of a run; --resume takes the file OUT{SUFFIX} that a run"
+            f"{where} is not the state of a run; `resume` takes the file OUT{SUFFIX} that a run"
             " leaves beside its output when it is stopped.",
+            where=where,
+            fields=("resume",),
         )
     text = container.metadata[KEY]
     document = containers.strict_json(text, where, Flaw.DOCUMENT_NOT_JSON, "the state's document")
@@ -195,7 +199,9 @@ def _check_same(where: str, there: Facts, here: Facts) -> None:
     if differing:
         raise UsageError(
             f"{where} is the state of another run: {'; '.join(differing)}. Give what that run was"
-            " given, or leave --resume out to start a new one."
+            " given, or leave `resume` out to start a new one.",
+            where=where,
+            fields=("resume",),
         )
 
 

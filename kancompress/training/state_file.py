@@ -48,7 +48,9 @@ class StateFile:
         what = "a symbolic link, not" if self.path.is_symlink() else "not"
         raise UsageError(
             f"{self.path} is {what} the state of a run, so it stays as it is. Move it away, or give"
-            " this run another --output."
+            " this run another `path`.",
+            where=str(self.path),
+            fields=("path",),
         )
 
     def remove(self) -> None:

@@ -162,7 +162,9 @@ def tune_module(
     config = config or FinetuneConfig()
     check_groups(config.also)
     if config.compile:
-        raise UsageError("--compile is for networks of kancompress's own; leave it out.")
+        raise UsageError(
+            "`compile` is for networks of kancompress's own; leave it out.", fields=("compile",)
+        )
     learnt = {id(p): (p, p.requires_grad) for p in model.parameters()}
     training = {id(module): (module, module.training) for module in model.modules()}
     with ExitStack() as stack:
