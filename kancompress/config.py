@@ -222,7 +222,7 @@ class RunOptions:
 
 
 class Method(StrEnum):
-    """How layers are clustered, each on top of the one before (docs/clustering.md)."""
+    """How layers are clustered, each on top of the one before."""
 
     KMEANS = "kmeans"
     METRIC = "metric"

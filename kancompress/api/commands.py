@@ -81,7 +81,7 @@ def train(
     config : the recipe of the paper's Tables 4 to 7 when None; its seed also divides the data
     hidden : units, or channels of convolutions; 32, or 32, 64, 128, 256, when None
     machine : where to compute
-    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
+    state   : where the run keeps its state, and the one it goes on from
     """
     name = _model_name(model)
     seed = config.seed if config else 0
@@ -125,7 +125,7 @@ def cluster(
 
     source      : a dense or meta checkpoint of ours, or a file that another KAN library saved
     layouts     : for the latter: layer name or stem ("" for all) to the name of a layout, or to one
-                  in the notation of docs/layouts.md, where names and shapes do not tell
+                  written as `ROLE=NAME:AXES; ...`, where names and shapes do not tell
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     name        : what messages call the source, its path when None
@@ -197,7 +197,7 @@ def finetune(
     teacher : the dense checkpoint, whose outputs take the place of labels (distillation), run in
               `model` where that is given; data in a file needs no y then
     machine : where to compute; a module of the user's own is moved there unless it is `auto`
-    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
+    state   : where the run keeps its state, and the one it goes on from
     name    : what messages call the source, its path when None
     """
     packed = packed_record(source, name)
@@ -348,7 +348,7 @@ def print_layouts(
 
 
 def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Layouts as `cluster` and `inspect` take them, from a TOML file (docs/layouts.md).
+    """Layouts as `cluster` and `inspect` take them, from a TOML file.
 
     Raises InvalidFileError when it cannot be read or holds something else.
     """
