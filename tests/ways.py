@@ -1,8 +1,8 @@
-"""Follows a checkpoint through four commands, for docs/contributing/architecture.md.
+"""Follows checkpoints through five commands, for docs/contributing/architecture.md.
 
     PYTHONPATH=tests python -m tests.ways
 
-runs them on a small network and writes the tables of the page anew: the files that the checkpoint
+runs them on small networks and writes the tables of the page anew: the files that the checkpoint
 enters, in this order, each with the first function that it enters there. What serves every command
 is left out: options and terminal (cli/_*), the machine (system/), errors, settings and records of
 what a network is. tests/test_docs.py looks whether the files and functions are there.
@@ -25,6 +25,7 @@ from test_architecture import PACKAGE, modules
 from command import done
 from tests.packages import PAGE, first_sentence
 
+FOREIGN = Path(__file__).parent / "cases" / "efficient_kan_default" / "state.safetensors"
 SETTINGS = {"errors.py", "warnings.py", "config.py", "specs.py", "cli/main.py"}
 STALE = "stale; write the tables with: PYTHONPATH=tests python -m tests.ways"
 Way = dict[str, str]
@@ -59,16 +60,18 @@ def followed(*arguments: str | Path) -> Way:
 
 
 def ways() -> dict[str, Way]:
-    """The four ways by the titles that the page gives them."""
+    """The ways by the titles that the page gives them."""
     for module in modules():
         if module != "__main__":
             importlib.import_module(f"kancompress.{module}".rstrip("."))
     with tempfile.TemporaryDirectory() as name:
         dense, packed, tuned, better = (Path(name) / file for file in ("d", "p", "t", "b"))
+        other = Path(name) / "o"
         done("train", "--model", "gramkan", "--epochs", "1", "-o", dense)
         rows = ("--calibrate", "digits", "--samples", "64", "-k", "4")
         return {
             "cluster": followed("cluster", dense, "-o", packed),
+            "cluster OTHER": followed("cluster", FOREIGN, "-k", "8", "-o", other),
             "eval": followed("eval", packed),
             "finetune": followed("finetune", packed, "--epochs", "1", "-o", tuned),
             "cluster --calibrate": followed("cluster", dense, *rows, "-o", better),
