@@ -230,7 +230,7 @@ class RunOptions:
 
 
 class Method(StrEnum):
-    """How far clustering by outputs goes, each on top of the one before (docs/clustering.md).
+    """How far clustering by outputs goes, each on top of the one before.
 
     `METRIC` compares edges in the metric of their input, measured on rows; `Metric.GRID` needs none
     and takes inputs to be uniform.

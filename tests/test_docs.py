@@ -15,9 +15,18 @@ import kancompress
 from command import done
 from conftest import fresh
 from kancompress.cli.reference import COMMANDS, reference
+from tests import packages, python_reference, ways
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+MEASUREMENTS = ROOT / "tests" / "benchmarks" / "measurements"
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(DOCS.rglob("*.md")),
+    *sorted(MEASUREMENTS.glob("*.md")),
+]
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -25,7 +34,7 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 
 def test_command_line_reference_is_fresh() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text() == reference(), (
+    assert (DOCS / "cli.md").read_text() == reference(), (
         "stale; write it with: python -m kancompress.cli.reference > docs/cli.md"
     )
 
@@ -74,7 +83,7 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "docs" / "your-model.md").read_text()
+    page = (DOCS / "guides" / "your-own-model.md").read_text()
     models, *snippets = blocks("python", page)
     (tmp_path / models.split()[1]).write_text(models)
     monkeypatch.chdir(tmp_path)
@@ -82,7 +91,7 @@ def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     try:
         for number, snippet in enumerate(snippets):
-            exec(compile(snippet, f"your-model.md, snippet {number}", "exec"), names)
+            exec(compile(snippet, f"your-own-model.md, snippet {number}", "exec"), names)
     finally:
         sys.modules.pop("models", None)
     for block in blocks("bash", page):
@@ -90,12 +99,20 @@ def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_page_on_training_runs(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "training.md").read_text()
+    page = (DOCS / "guides" / "long-training.md").read_text()
     run_script(blocks("bash", page)[0], tmp_path)
 
 
+def test_the_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "quick-start.md").read_text()
+    run_script("\n".join(blocks("bash", page)), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python", page):
+        exec(compile(block, "quick-start.md", "exec"), {})
+
+
 def test_json_keys_are_documented(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "json.md").read_text()
+    page = (DOCS / "json.md").read_text()
     path = tmp_path / "packed.safetensors"
     kancompress.save(kancompress.cluster(fresh("metafastkan")).model, path)
     report = kancompress.inspect(path)
@@ -139,7 +156,7 @@ def test_json_keys_of_every_command_are_documented(tmp_path: Path) -> None:
         done("inspect", tuned, "--check", "--json").stdout,
         *log.read_text().splitlines(),
     ]
-    documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "json.md").read_text()))
+    documented = set(re.findall(r"`([a-z_]+)`", (DOCS / "json.md").read_text()))
     for document in documents:
         assert set(keys_of(json.loads(document))) <= documented
 
@@ -148,11 +165,88 @@ def test_version_is_one_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == kancompress.__version__
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert headings[0] == "Unreleased"
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert re.fullmatch(rf"{re.escape(kancompress.__version__)} - \d{{4}}-\d\d-\d\d", released[0])
 
 
-def test_links_in_the_documents_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+def anchors(page: Path) -> set[str]:
+    """What `#...` may name in a page, as GitHub makes it from the headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_in_the_documents_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        if "://" not in target:
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{page.name}: {target}#{anchor}"
+
+
+def test_the_index_lists_every_page() -> None:
+    index = DOCS / "index.md"
+    listed = {
+        (DOCS / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index.read_text())
+    }
+    assert {page.resolve() for page in DOCS.rglob("*.md")} - {index.resolve()} <= listed
+
+
+def test_pages_that_the_sources_name_are_there() -> None:
+    sources = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "kancompress").rglob("*.py"),
+        *ROOT.glob("tests/**/*.py"),
+    ]
+    for source in sources:
+        for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|svg|png)", source.read_text()):
+            assert (ROOT / name).exists(), f"{source.relative_to(ROOT)}: {name}"
+
+
+def measured() -> set[str]:
+    """All numbers of the laboratory book, of the page of libraries, and of the results behind."""
+    pages = [*sorted(MEASUREMENTS.glob("*.md")), DOCS / "libraries.md"]
+    found = {number for page in pages for number in numbers(page.read_text())}
+    for results in sorted((MEASUREMENTS.parent / "results").glob("*.jsonl")):
+        # Shares as they are printed.
+        shares = re.findall(r"\b0\.\d+\b", results.read_text())
+        found |= {f"{100 * float(share):.2f}" for share in shares}
+    return found
+
+
+def numbers(text: str) -> list[str]:
+    """Measured numbers: those with decimals, and those of thousands."""
+    return re.findall(r"-?\d+\.\d+|\d{1,3}(?:,\d{3})+", text)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_numbers_in_tables_of_results_were_measured(page: str) -> None:
+    known = measured()
+    rows = re.findall(r"^\|.*\|$", (ROOT / page).read_text(), re.MULTILINE)
+    assert sum(len(numbers(row)) for row in rows) > 50
+    for row in rows:
+        assert not set(numbers(row)) - known, row
+
+
+def test_the_python_reference_is_fresh() -> None:
+    assert (DOCS / "reference" / "python.md").read_text() == python_reference.reference(), (
+        "stale; write it with: python -m tests.python_reference > docs/reference/python.md"
+    )
+
+
+def test_the_picture_of_the_packages_is_fresh() -> None:
+    page = packages.PAGE.read_text()
+    assert page == packages.written(page), (
+        "stale; write it with: PYTHONPATH=tests python -m tests.packages"
+    )
+    for _, text in packages.parts():
+        assert text in page
+
+
+def test_the_ways_of_a_checkpoint_name_what_is_there() -> None:
+    found = ways.listed(packages.PAGE.read_text())
+    assert len(found) > 40
+    for file, function in found:
+        assert (packages.PACKAGE / file).is_file(), f"{file}: {ways.STALE}"
+        assert function in ways.functions(file), f"{file}: {function}: {ways.STALE}"

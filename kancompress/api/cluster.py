@@ -83,7 +83,7 @@ def cluster(
     target      : with rows, chooses the number of clusters of each layer instead of `config`
     layouts     : of another library's layers, where names and shapes do not tell: layer name or
                   stem ("" for all) to the name of a layout, or to one in the notation of
-                  docs/layouts.md; goes before those of `options`
+                  docs/reference/layouts.md; goes before those of `options`
     options     : what the tensors of another library's file do not tell of its forward
     model       : with rows, the module whose state dict the source is, to run another library's
                   file in; it is left with the source's tensors

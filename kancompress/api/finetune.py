@@ -46,7 +46,7 @@ def finetune(
     teacher : the dense checkpoint, whose outputs take the place of labels (distillation), run in
               `model` where that is given; data in a file needs no y then
     machine : where to compute; a module of the user's own is moved there unless it is `auto`
-    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
+    state   : where the run keeps its state, and the one it goes on from
     name    : what messages call the source, its path when None
     """
     packed = packed_record(source, name)

@@ -33,7 +33,7 @@ def print_layouts(
 
 
 def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Layouts as `cluster` and `inspect` take them, from a TOML file (docs/layouts.md).
+    """Layouts as `cluster` and `inspect` take them, from a TOML file.
 
     Raises InvalidFileError when it cannot be read or holds something else.
     """

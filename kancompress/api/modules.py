@@ -29,7 +29,7 @@ def compress(
     """Cluster the edge vectors of a live module's KAN layers and pack its state dict.
 
     model    : any architecture; its KAN layers are recognised by the names and shapes of its state
-               dict, as a file's are (docs/layouts.md). It is not changed
+               dict, as a file's are. It is not changed
     settings : fields of ClusterConfig in place of `config`, such as `clusters=16`
     The rest is as for `cluster`. The packed model restores as a torch file; its source's file size
     is what `torch.save` of the state dict would weigh.

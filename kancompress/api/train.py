@@ -35,7 +35,7 @@ def train(
     config : the recipe of the paper's Tables 4 to 7 when None; its seed also divides the data
     hidden : units, or channels of convolutions; 32, or 32, 64, 128, 256, when None
     machine : where to compute
-    state   : where the run keeps its state, and the one it goes on from (docs/training.md)
+    state   : where the run keeps its state, and the one it goes on from
     """
     name = _model_name(model)
     seed = config.seed if config else 0

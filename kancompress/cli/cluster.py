@@ -107,9 +107,7 @@ def cluster(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     model: ModuleOption = None,
     input_shape: InputShapeOption = None,
-    method: Annotated[
-        Method, typer.Option(help="How far to go with --calibrate (docs/clustering.md).")
-    ] = Method.SWEEPS,
+    method: Annotated[Method, typer.Option(help="How far to go with --calibrate.")] = Method.SWEEPS,
     samples: Annotated[int, typer.Option(min=16, help="Rows to calibrate on.")] = 16_384,
     rounds: Annotated[
         int | None,

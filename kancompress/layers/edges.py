@@ -168,7 +168,7 @@ def new_learner(
     smaller: a step of Adam moves every embedding by its whole learning rate, so the slope of the
     meta-learner sets how far one step throws the sums over all inputs. With the full slope the
     B-spline network is thrown off its grid now and then and does not come back
-    (docs/measurements.md, initialisation).
+    (tests/benchmarks/measurements/paper.md, initialisation).
     """
     learner = MetaLearner(embedding, hidden, coefficients)
     for linear, gain in ((learner.hidden, 1.0), (learner.output, OUTPUT_GAIN)):

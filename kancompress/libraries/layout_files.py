@@ -1,8 +1,8 @@
 """What was recognised in a file, as a TOML document that can be edited and used again.
 
 Each record lists layers of one layout, its name, and its entries in the notation of
-docs/layouts.md. Entries that are those of the named layout mean that layout, with its checks and
-notes; others mean a layout written by hand.
+docs/reference/layouts.md. Entries that are those of the named layout mean that layout, with its
+checks and notes; others mean a layout written by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kancompress.libraries.records import Recognition
 
 _KEYS = {"layers", "layout", "tensors"}
 _HEAD = """\
-# KAN layers of {where} as kancompress reads them; the notation is that of docs/layouts.md.
+# KAN layers of {where} as kancompress reads them, in the notation of docs/reference/layouts.md.
 # Edit what is wrong and pass the file to cluster or inspect with --layout @FILE.
 # The layout "none" leaves layers alone; "." is the layer at the top level.
 """

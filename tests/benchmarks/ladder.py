@@ -4,9 +4,10 @@
     python -m tests.benchmarks.ladder --dataset mnist --table
 
 For each model, plain ones by default: the checkpoint (trained once with the paper's recipe, kept
-in --work), plain k-means, every rung of docs/clustering.md at k = 16, and k per layer for budgets
-relative to the paper's file of the same network; codebooks in float16. No label is used after
-training. Then three epochs of distillation on top. Finished cells are kept in the results file.
+in --work), plain k-means, every rung of docs/guides/choose-a-method.md at k = 16, and k per layer
+for budgets relative to the paper's file of the same network; codebooks in float16. No label is used
+after training. Then three epochs of distillation on top. Finished cells are kept in the results
+file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The picture of docs/clustering.md: accuracy against bytes for three ways of clustering.
+"""The picture of docs/guides/choose-a-method.md: accuracy against bytes of three ways to cluster.
 
     pip install '.[plot]'
-    python -m tests.benchmarks.picture --source DENSE --data-dir DIR [-o docs/clustering.svg]
+    python -m tests.benchmarks.picture --source DENSE --data-dir DIR [-o docs/guides/clustering.svg]
 
 Plain k-means and output-aware clustering at a common k, and output-aware clustering with k per
 layer, of one dense checkpoint; codebooks in float16, no label, no training step.
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--title", default="GramKAN [784, 32, 10] on MNIST")
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/clustering.svg"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/guides/clustering.svg"))
     options = parser.parse_args()
     record = kancompress.load(options.source)
     assert record.data is not None

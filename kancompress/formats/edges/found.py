@@ -75,7 +75,7 @@ class FoundLayer:
     codebook_group:  layers with the same group share one codebook (None: its own)
     notes:           what the user should be told
     generator:       where vectors are generated rather than stored; such a layer has no parts
-    entries:         the layout in the notation of docs/layouts.md, none where a function found it
+    entries:         the layout in the notation of a line, none where a function found it
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Ideas beyond the rungs of docs/clustering.md."""
+"""Ideas beyond the rungs of docs/guides/choose-a-method.md."""

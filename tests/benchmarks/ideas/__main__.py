@@ -1,4 +1,4 @@
-"""Ideas beyond the rungs of docs/clustering.md, each on top of sweeps at one common k = 16.
+"""Ideas beyond the rungs of docs/guides/choose-a-method.md, each on top of sweeps at k = 16.
 
     python -m tests.benchmarks.ideas --data-dir DIR --work CHECKPOINTS [--models fastkan]
     python -m tests.benchmarks.ideas --table

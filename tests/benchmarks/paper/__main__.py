@@ -13,8 +13,8 @@ A cell is one network (model, data set, seed) trained, clustered and fine-tuned.
 its results file when it is done and is not run again; --table only prints, and `docs` writes the
 tables of the documents anew. Trained checkpoints are kept in --work, and shared by tables and
 figures; a run that was killed goes on after its last epoch, and one that --minutes cut off says so
-in its table. docs/reproduce.md has the commands of all; `times` prints what they took here,
-`estimate` what they would on a GPU.
+in its table. docs/guides/reproduce-the-paper.md has the commands of all; `times` prints what they
+took here, `estimate` what they would on a GPU.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Options = argparse.Namespace
 Cells = Iterator[tuple[Recipe, Packing]]
 DATASETS = ("mnist", "cifar10", "cifar100")
 DOCS = Path(__file__).parents[3] / "docs"
+MEASUREMENTS = Path(__file__).parents[1] / "measurements"
+PAGES = (*sorted(DOCS.rglob("*.md")), *sorted(MEASUREMENTS.glob("*.md")))
 MODELS = sorted({*TABLE1["mnist"], *TABLE2["mnist"], *tables.MLP_BESIDE})
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -247,7 +249,7 @@ def main() -> None:
     """Run what is missing and print the table."""
     options = chosen()
     if options.what == "docs":
-        for page in sorted(DOCS.glob("*.md")):
+        for page in PAGES:
             page.write_text(written(page.read_text()))
         return
     experiment = EXPERIMENTS[options.what]

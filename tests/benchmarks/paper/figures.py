@@ -28,7 +28,7 @@ def figure1(options: argparse.Namespace, _: Sequence[tables.Cell]) -> str:
     lines = []
     for name, recipe in FIGURE1.items():
         source, told = trained(recipe, options.data_dir, options.work)
-        path = (options.pictures or Path("docs")) / f"figure1{name[1]}.png"
+        path = (options.pictures or Path("tests/benchmarks/measurements")) / f"figure1{name[1]}.png"
         config = PlotConfig(projection=Projection.TSNE)
         size = kancompress.plot_edges(source, path, config, name=name, force=True)
         lines.append(f"{path}: {recipe.stem}, {told['train_seconds']} s, {size:,} bytes")
