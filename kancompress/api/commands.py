@@ -32,7 +32,9 @@ from kancompress.formats.storage import (
 )
 from kancompress.libraries import format_layouts, parse_layouts, recognise
 from kancompress.models import runnable as running
-from kancompress.models.runnable import Runnable, Running
+from kancompress.models.foreign import known_forms
+from kancompress.models.runnable import Runnable, Running, refuse_options
+from kancompress.models.told import with_layouts
 from kancompress.packing import extras, sizing
 from kancompress.packing.gridded import foreign_given, native_given
 from kancompress.packing.native import LayerClustering
@@ -116,6 +118,7 @@ def cluster(
     config: ClusterConfig | None = None,
     *,
     layouts: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
     keep_scaler: bool = False,
     keep_extra: bool = False,
     name: str | None = None,
@@ -126,6 +129,8 @@ def cluster(
     source      : a dense or meta checkpoint of ours, or a file that another KAN library saved
     layouts     : for the latter: layer name or stem ("" for all) to the name of a layout, or to one
                   in the notation of docs/layouts.md, where names and shapes do not tell
+    options     : for the latter: what the tensors do not tell of what its layers compute, for the
+                  packed file to say; its layouts count where `layouts` is None
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     name        : what messages call the source, its path when None
@@ -134,14 +139,16 @@ def cluster(
     (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
     """
     config = config or ClusterConfig()
+    options = with_layouts(options, layouts)
     source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         foreign = read_foreign(source, name)
         unfit: list[str] = []
-        found = recognise(foreign.tensors, layouts, unfit=unfit)
+        found = recognise(foreign.tensors, options.layouts, unfit=unfit)
+        forms = known_forms(foreign, found, options)
         skeleton = extras.find_extra(foreign, found, unfit) if keep_extra else None
         given_of, told = foreign_given(
-            foreign, found, config, layouts=layouts, keep_scaler=keep_scaler
+            foreign, found, config, options=options, keep_scaler=keep_scaler
         )
         gains = {gain.tensor for layer in found.layers for gain in layer.gains}
         model, layers = sizing.pack_foreign(
@@ -152,14 +159,17 @@ def cluster(
             unfit=unfit,
             report=report,
             given_of=given_of,
-            finish=lambda model: extras.keep_extra(model, skeleton, gains, foreign.where),
+            finish=lambda model: replace(
+                extras.keep_extra(model, skeleton, gains, foreign.where), forms=forms
+            ),
         )
         notes = source_notes(foreign, found, kept=skeleton is not None)
         return Compression(model=model, layers=layers, notes=(*notes, *told))
-    if layouts or keep_scaler or keep_extra:
+    if options.layouts or keep_scaler or keep_extra:
         raise UsageError(
             "Layouts, scalers and extras belong to other libraries' files; this one is ours."
         )
+    refuse_options(options)
     size, record = sized(source, name, stored=True)
     if isinstance(record, PackedModel):
         raise UsageError(
@@ -241,7 +251,8 @@ def finetune(
 
 def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> Running:
     """The network to learn from. Raises UsageError where its widths are others."""
-    own, other = running.run(packed, options), running.run(_runnable(source, None), options)
+    own = running.run(packed, options)
+    other = running.run(_runnable(source, None), options, packed.forms)
     if (own.inputs, own.outputs) != (other.inputs, other.outputs):
         raise UsageError(
             f"{called(source, None)} has {other.inputs} inputs and {other.outputs} outputs, the"
@@ -328,7 +339,8 @@ def inspect(
     found = recognise(foreign.tensors, layouts)
     predicted = None
     if config is not None:
-        predicted = sizing.predict_foreign(foreign, found, config)
+        forms = known_forms(foreign, found, RunOptions(layouts=layouts or {}))
+        predicted = sizing.predict_foreign(foreign, found, config, forms=forms)
     return inspection.describe_foreign(foreign, found, predicted)
 
 

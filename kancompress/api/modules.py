@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from kancompress.clustering.network import Calibrated
-from kancompress.config import ClusterConfig
+from kancompress.config import ClusterConfig, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats import storage
 from kancompress.formats.packed import PackedModel
 from kancompress.libraries import recognise
+from kancompress.models.foreign import known_forms
 from kancompress.models.parametrization import Parametrization
+from kancompress.models.told import with_layouts
 from kancompress.models.user_module import load_into, read_module
 from kancompress.packing.gridded import foreign_given
 from kancompress.packing.native import LayerClustering
@@ -62,6 +64,7 @@ def compress(
     config: ClusterConfig | None = None,
     *,
     layouts: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
     keep_scaler: bool = False,
     report: Callable[[LayerClustering], None] | None = None,
     **settings: Any,
@@ -82,11 +85,19 @@ def compress(
             " checkpoints go to cluster."
         )
     source = read_module(model)
-    found = recognise(source.tensors, layouts)
+    options = with_layouts(options, layouts)
+    found = recognise(source.tensors, options.layouts)
+    forms = known_forms(source, found, options)
     config = _config(config, settings)
-    given_of, told = foreign_given(source, found, config, layouts=layouts, keep_scaler=keep_scaler)
+    given_of, told = foreign_given(source, found, config, options=options, keep_scaler=keep_scaler)
     packed, layers = pack_foreign(
-        source, found, config, keep_scaler=keep_scaler, report=report, given_of=given_of
+        source,
+        found,
+        config,
+        keep_scaler=keep_scaler,
+        report=report,
+        finish=lambda model: replace(model, forms=forms),
+        given_of=given_of,
     )
     # Copies: the module may go on learning in place.
     tensors = {name: tensor.clone() for name, tensor in packed.tensors.items()}

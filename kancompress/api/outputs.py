@@ -214,7 +214,13 @@ class _Work:
         devices.put(network, device)
         layers = {layer.name: layer for layer in network.form_layers()}
         subject = foreign_subject(
-            source, found, layers, self.config, device=device, hooks=self.hooks
+            source,
+            found,
+            layers,
+            self.config,
+            device=device,
+            hooks=self.hooks,
+            forms=network.forms,
         )
         return _Opened(
             subject=subject, rows=rows, notes=_notes(source, found, subject, network.notes)
@@ -254,7 +260,14 @@ class _Work:
         own = OwnModel(model=model, modules=matched.modules, apart=apart)
         layers = {name: known.layers[name] for name in matched.modules}
         subject = foreign_subject(
-            source, found, layers, self.config, device=device, hooks=self.hooks, own=own
+            source,
+            found,
+            layers,
+            self.config,
+            device=device,
+            hooks=self.hooks,
+            forms=known.forms,
+            own=own,
         )
         return _Opened(
             subject=subject, rows=rows, notes=_notes(source, found, subject, known.notes)

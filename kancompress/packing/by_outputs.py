@@ -23,6 +23,7 @@ from kancompress.formats.checkpoint import Checkpoint
 from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.formats.packed import PackedModel
 from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.writer import sizes
 from kancompress.formats.safetensors import shown
 from kancompress.layers.forms import FormLayer
@@ -135,12 +136,14 @@ def foreign_subject(
     *,
     device: torch.device,
     hooks: Hooks,
+    forms: Mapping[str, FormRecord],
     own: OwnModel | None = None,
 ) -> Subject:
     """Another library's checkpoint; biases go where layers have them.
 
     layers : whose forms are known, on `device`, in the order in which they run: all of them
              without `own`, where each feeds the next
+    forms  : what the packed file is to say of the layers
     own    : the module that runs them, which holds the source's tensors
     """
     written = write_out(source, found)
@@ -175,7 +178,8 @@ def foreign_subject(
     }
 
     def pack(given: Mapping[str, Given | None], report: Report | None = None) -> Packed:
-        return repack(source, found, config, given={**given, **rest}, report=report)
+        model, done = repack(source, found, config, given={**given, **rest}, report=report)
+        return replace(model, forms=forms), done
 
     def weigh(given: Mapping[str, Given | None]) -> int | None:
         packs = rest or any(value is not None for value in given.values())

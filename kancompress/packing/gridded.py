@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from kancompress.config import ClusterConfig, Metric, RunOptions
@@ -38,7 +36,7 @@ def foreign_given(
     found: Recognition,
     config: ClusterConfig,
     *,
-    layouts: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
     keep_scaler: bool = False,
 ) -> tuple[GivenOf | None, tuple[str, ...]]:
     """The same of another library's checkpoint, and what to say of it.
@@ -50,7 +48,7 @@ def foreign_given(
         return None, ()
     if keep_scaler:
         raise UsageError("--metric grid measures whole edges; leave --keep-scaler out.")
-    known = known_layers(source, found, RunOptions(layouts=layouts or {}))
+    known = known_layers(source, found, options)
     if not known.layers:
         raise UsageError(
             "--metric grid needs a layer whose basis is known."

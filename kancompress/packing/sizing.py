@@ -23,6 +23,7 @@ from kancompress.formats.checkpoint import Checkpoint
 from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.formats.packed import PackedLayer, PackedModel
 from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.writer import sizes
 from kancompress.libraries import Recognition
 from kancompress.packing.foreign import PackedGroup, assemble, check_all, group_layers, repack, rest
@@ -318,10 +319,25 @@ def predict_native(
     return _predict(plan, pack, config)
 
 
-def predict_foreign(source: ForeignCheckpoint, found: Recognition, config: ClusterConfig) -> Size:
-    """(header, payload) bytes of the file that `repack` gives; raises what that raises."""
+def predict_foreign(
+    source: ForeignCheckpoint,
+    found: Recognition,
+    config: ClusterConfig,
+    *,
+    forms: Mapping[str, FormRecord],
+) -> Size:
+    """(header, payload) bytes of the file that `repack` gives, with these forms; raises what that
+    raises."""
     check_all(source, found, config)
-    return _predict(plan_foreign(source, found), partial(repack, source, found), config)
+
+    def finish(model: PackedModel) -> PackedModel:
+        return replace(model, forms=forms)
+
+    def pack(chosen: ClusterConfig) -> Packed:
+        model, layers = repack(source, found, chosen)
+        return finish(model), layers
+
+    return _predict(plan_foreign(source, found, finish=finish), pack, config)
 
 
 def _predict(plan: Plan, pack: Pack, config: ClusterConfig) -> Size:
