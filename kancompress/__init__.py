@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.formats.checkpoint import Checkpoint
-    from kancompress.formats.packed import PackedLayer, PackedModel
+    from kancompress.formats.packed import FormRecord, PackedLayer, PackedModel
     from kancompress.formats.storage import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
     from kancompress.models.user_module import build_module
@@ -91,7 +91,7 @@ _HOMES = {
     "kancompress.api.modules": ("Compressed", "compress"),
     "kancompress.models.user_module": ("build_module",),
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
-    "kancompress.formats.packed": ("PackedLayer", "PackedModel"),
+    "kancompress.formats.packed": ("FormRecord", "PackedLayer", "PackedModel"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
@@ -127,6 +127,7 @@ __all__ = [
     "FinetuneConfig",
     "Finetuning",
     "Flaw",
+    "FormRecord",
     "Hooks",
     "InvalidFileError",
     "KMeans",

@@ -198,6 +198,10 @@ def default_rate(*, conv: bool = False) -> float:
     return 1e-5 if conv else 1e-4
 
 
+# Highest degree of splines whose grid is not saved.
+MAX_SPLINE_ORDER = 16
+
+
 class Activation(StrEnum):
     """Activations of a base branch."""
 

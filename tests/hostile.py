@@ -304,6 +304,42 @@ FOREIGN = Draft(
     },
 )  # fmt: skip
 
+# Two layers of another library, and all that a form may say.
+FORMS = Draft(
+    document(
+        layers={"layers.0": {"shape": [2, 2]}, "w": {"shape": [3, 2]}},
+        encodings={"bits": ["index"], "plain": ["codebook"]},
+        restore={
+            "container": "torch-legacy",
+            "path": [],
+            "tensors": [
+                ["layers.0.w", "F32", [2, 2, 2], {
+                    "layer": "layers.0", "axes": "out in coef", "from": 0, "to": 2,
+                }],
+                ["w", "F32", [3, 2], {"layer": "w", "axes": "out in", "from": 0, "to": 1}],
+            ],
+        },
+        forms={
+            "layers.0": {
+                "layout": "torch-conv-kan-fc",
+                "base_activation": "gelu",
+                "grid_range": [-1.5, 2.0],
+                "rbf_denominator": 0.25,
+                "spline_order": 16,
+                "symbolic": False,
+                "assumed": ["grid_range", "spline_order"],
+            },
+            "w": {"layout": "of-1-later_version"},
+        },
+    ),
+    {
+        "layers.0.codebook": ("F32", [2, 2], ramp(4)),
+        "layers.0.index": ("U8", [1], bytes([0b0110])),
+        "w.codebook": ("F32", [4, 1], ramp(4)),
+        "w.index": ("U8", [2], bytes([0b11100100, 0b0001])),
+    },
+)  # fmt: skip
+
 DENSE = Draft(
     {
         "version": 1,
@@ -333,6 +369,7 @@ HONEST = {
     "kanconv": CONV,
     "mlp": MLP,
     "foreign": FOREIGN,
+    "forms": FORMS,
     "dense": DENSE,
     "meta": META,
 }

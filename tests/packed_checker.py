@@ -13,6 +13,7 @@ import json
 import math
 import re
 import struct
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ WHOLE = {"I64": 2**63, "I32": 2**31}
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
 DOCUMENT_KEYS = frozenset((
     "version", "kind", "checksum", "layers", "encodings", "exceptions", "source", "model",
-    "data", "restore"
+    "data", "restore", "forms"
 ))  # fmt: skip
 CHUNK = 1 << 14
 
@@ -239,8 +240,11 @@ class File:
         outputs = None
         if "model" in document:
             outputs = self.check_model()
+            need("forms" not in document, "2", "a native network has forms")
         else:
             Restore(self).check()
+            if "forms" in document:
+                check_forms(document["forms"], document["restore"]["tensors"])
         if "data" in document:
             check_data(document["data"], outputs)
         for name in self.tensors:
@@ -652,6 +656,49 @@ def read_layer(name: str, record: Any) -> Layer:
     good = "codebook" not in record or isinstance(record["codebook"], str)
     need(good, "3.2", "codebook is no name")
     return Layer(name, shape, groups)
+
+
+# Section 9
+
+ACTIVATIONS = ("silu", "gelu", "relu", "elu", "tanh", "sigmoid", "identity", "zero")
+ASSUMABLE = ("base_activation", "grid_range", "rbf_denominator", "spline_order")
+
+
+def check_forms(forms: Any, tensors: list[Any]) -> None:
+    need(isinstance(forms, dict) and forms, "9.1", "forms is no object with a record")
+    for layer, form in forms.items():
+        own = layer == "" or any(f"{entry[0]}.".startswith(f"{layer}.") for entry in tensors)
+        need(own, "9.1", "a form is of no layer")
+        check_form(form)
+
+
+def check_form(form: Any) -> None:
+    need(isinstance(form, dict), "9.3", "a form is no object")
+    keys = {"layout", "symbolic", "assumed", *ASSUMABLE}
+    need(form.keys() <= keys, "9.3", "a form has an unknown key")
+    layout = form.get("layout")
+    good = isinstance(layout, str) and re.fullmatch(r"[!-~]{1,100}", layout)
+    need(good, "9.3", "layout is no name of one")
+    if "base_activation" in form:
+        need(form["base_activation"] in ACTIVATIONS, "9.3", "an activation is unknown")
+    if "rbf_denominator" in form:
+        width = form["rbf_denominator"]
+        need(is_finite(width) and width > 0, "9.3", "rbf_denominator is not above 0")
+    if "grid_range" in form:
+        ends = form["grid_range"]
+        good = isinstance(ends, list) and len(ends) == 2 and all(map(is_finite, ends))
+        need(good and ends[0] < ends[1], "9.3", "grid_range does not go from low to high")
+    if "spline_order" in form:
+        order = form["spline_order"]
+        need(is_whole(order) and 0 <= order <= 16, "9.3", "spline_order is not from 0 to 16")
+    need(form.get("symbolic", False) is False, "9.3", "symbolic is not false")
+    if "assumed" in form:
+        assumed = form["assumed"]
+        good = isinstance(assumed, list) and assumed
+        good = good and all(name in ASSUMABLE and name in form for name in assumed)
+        need(good, "9.3", "assumed are no keys of the form")
+        good = all(one < other for one, other in pairwise(assumed))
+        need(good, "9.3", "assumed are not ascending, each once")
 
 
 MODELS: dict[str, tuple[str, ...]] = {

@@ -23,6 +23,7 @@ from hostile import (
     CONV,
     DENSE,
     FOREIGN,
+    FORMS,
     GRAM,
     KAN,
     META,
@@ -571,6 +572,52 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
         for name, places in {
             "unsorted": (3, 1), "twice": (2, 2), "negative": (-1, 2), "too-large": (1, 6),
             "extreme": (-(2**63), 2**63 - 1),
+        }.items()
+    ),
+    # --- forms ---
+    ("forms-none", Flaw.BAD_VALUE, "forms", made(FORMS, put("forms", {}))),
+    ("forms-list", Flaw.BAD_VALUE, "forms", made(FORMS, put("forms", [1]))),
+    ("forms-of-a-native-network", Flaw.BAD_VALUE, "both 'model' and 'forms'",
+     made(KAN, put("forms", {"0": {"layout": "efficient-kan"}}))),
+    *(
+        (f"form-of-{what}", Flaw.UNKNOWN_LAYER, shown,
+         made(FORMS, put(f"forms/{name}", {"layout": "efficient-kan"})))
+        for what, name, shown in (
+            ("nobody", "layers.1", "'layers.1'"), ("half-a-name", "layers.", "'layers.'"),
+            ("a-name-cut", "layer", "'layer'"), ("more-than-a-name", "w.w", "'w.w'"),
+            ("a-newline", "w\n", "\\n"),
+        )
+    ),
+    ("form-null", Flaw.BAD_VALUE, "'w'", made(FORMS, put("forms/w", None))),
+    ("form-key-unknown", Flaw.UNKNOWN_KEY, "'alpha'. A later kancompress",
+     made(FORMS, put("forms/w/alpha", 1.0))),
+    ("form-without-layout", Flaw.MISSING_KEY, "'layout'",
+     made(FORMS, drop("forms/layers.0/layout"))),
+    *(
+        (f"form-{key}-{number}", Flaw.BAD_VALUE, key, made(FORMS, put(f"forms/w/{key}", value)))
+        for key, values in {
+            "layout": ("", "x" * 101, "fast kan", "kän", "a\x1b[2J", 7, None, ["pykan"]),
+            "base_activation": ("SiLU", "swish", "", None, 1, ["silu"], {"silu": 1}),
+            "rbf_denominator": (0, 0.0, -0.5, True, "1", None, [1.0], 2**53 + 1),
+            "grid_range": (
+                [1, 1], [1, -1], [0.0], [-1, 0, 1], [0, "1"], [False, 1], [None, 1], "-1,1", 1,
+                {"low": 0}, [0, 2**60],
+            ),
+            "spline_order": (-1, 17, 3.0, True, "3", None, [3], 10**90),
+            "symbolic": (True, None, 0, "false"),
+            "assumed": (
+                [], ["layout"], ["spline_order"], "layout", None, {"layout": 1}, [["layout"]],
+            ),
+        }.items()
+        for number, value in enumerate(values)
+    ),
+    *(
+        (f"form-assumed-{what}", Flaw.BAD_VALUE, "assumed",
+         made(FORMS, put("forms/layers.0/assumed", value)))
+        for what, value in {
+            "twice": ["grid_range", "grid_range"], "unsorted": ["spline_order", "grid_range"],
+            "symbolic": ["grid_range", "symbolic"], "itself": ["assumed"],
+            "a-list": [["grid_range"]], "null": [None],
         }.items()
     ),
     # --- restore ---

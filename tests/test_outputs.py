@@ -157,7 +157,7 @@ def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
     [
         (["-k", "auto"], "needs rows to measure on"),
         (["--report", "r.json"], "needs rows to measure on"),
-        (["--base-activation", "gelu"], "needs rows to measure on"),
+        (["--base-activation", "gelu"], "belongs to other libraries' files"),
         (["--calibrate", "digits", "-k", "auto"], "needs one target"),
         (["--calibrate", "digits", "--target-error", "0.1"], "goes with --clusters auto"),
         (["--calibrate", "digits", "--dry-run"], "give both"),

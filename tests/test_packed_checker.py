@@ -22,6 +22,7 @@ from conftest import fresh
 from hostile import (
     CONV,
     FOREIGN,
+    FORMS,
     GRAM,
     HONEST,
     KAN,
@@ -301,6 +302,21 @@ LIES: list[tuple[str, Draft, tuple[Edit, ...]]] = [
     ("8.5", OPAQUE, (put("restore/path", ["state"]),)),
     ("8.5", OPAQUE, (put(f"{ENTRY}/#0", "v"),)),
     ("8.5", OPAQUE, (put(f"{ENTRY}/#2", [4]),)),
+    ("2", KAN, (put("forms", {"0": {"layout": "pykan"}}),)),
+    ("9.1", FORMS, (put("forms", {}),)),
+    ("9.1", FORMS, (put("forms/layers", {"layout": "pykan"}),
+                    put("forms/layers.", {"layout": "pykan"}))),
+    ("9.3", FORMS, (put("forms/w", {}),)),
+    ("9.3", FORMS, (put("forms/w/layout", "a b"),)),
+    ("9.3", FORMS, (put("forms/w/base_activation", "swish"),)),
+    ("9.3", FORMS, (put("forms/w/rbf_denominator", 0),)),
+    ("9.3", FORMS, (put("forms/w/grid_range", [1, 1]),)),
+    ("9.3", FORMS, (put("forms/w/spline_order", 17),)),
+    ("9.3", FORMS, (put("forms/w/symbolic", True),)),
+    ("9.3", FORMS, (put("forms/w/assumed", ["spline_order"]),)),
+    ("9.3", FORMS, (put("forms/layers.0/assumed", []),)),
+    ("9.3", FORMS, (put("forms/layers.0/assumed", ["spline_order", "grid_range"]),)),
+    ("9.3", FORMS, (put("forms/w/alpha", 1),)),
 ]  # fmt: skip
 
 

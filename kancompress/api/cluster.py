@@ -19,7 +19,9 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import read_foreign
 from kancompress.formats.packed import PackedModel
 from kancompress.formats.storage import Input, called, is_native, once, sized
-from kancompress.models.foreign import dense_network, known_layers
+from kancompress.models.foreign import dense_network, known_forms, known_layers
+from kancompress.models.runnable import refuse_options
+from kancompress.models.told import with_layouts
 from kancompress.models.user_module import load_into, read_module, read_state
 from kancompress.packing.by_outputs import (
     Hooks,
@@ -112,7 +114,7 @@ def cluster(
     work = Work(
         config=config or ClusterConfig(),
         calibration=calibration,
-        options=_options(options, layouts),
+        options=with_layouts(options, layouts),
         machine=machine,
         hooks=hooks,
         keep_scaler=keep_scaler,
@@ -121,11 +123,6 @@ def cluster(
     if rows is None:
         return work.plain(work.open(source, name))
     return work.by_outputs(work.running(source, rows, model, name), target)
-
-
-def _options(options: RunOptions | None, layouts: Mapping[str, str] | None) -> RunOptions:
-    options = options or RunOptions()
-    return replace(options, layouts={**options.layouts, **layouts}) if layouts else options
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -162,6 +159,7 @@ class Work:
             raise UsageError(
                 "Layouts, scalers and extras belong to other libraries' files; this one is ours."
             )
+        refuse_options(self.options)
         size, record = sized(source, name, stored=True)
         where = called(source, name)
         if isinstance(record, PackedModel):
@@ -192,6 +190,9 @@ class Work:
     def plain(self, source: NativeSource | ForeignSource) -> Compression:
         """Cluster without rows."""
         config = self.settled(source)
+        if isinstance(source, ForeignSource):
+            forms = known_forms(source.checkpoint, source.found, self.options)
+            source = replace(source, forms=forms)
         clusterer, told = plain_clusterer(source, config, self.options)
         packed = pack(source, clusterer, config, report=self.hooks.report)
         return replace(packed, notes=(*source.notes, *told))
@@ -272,7 +273,7 @@ class Work:
         device = self._device()
         devices.put(network, device)
         layers = {layer.name: layer for layer in network.form_layers()}
-        runs = foreign_runs(source, layers, config, device)
+        runs = foreign_runs(replace(source, forms=network.forms), layers, config, device)
         return Running(runs=runs, rows=rows, notes=_notes(runs, network.notes))
 
     def _in_model(
@@ -312,7 +313,7 @@ class Work:
                 f" {apart[first]}. Leave --calibrate out for plain k-means."
             )
         runs = model_runs(
-            source,
+            replace(source, forms=known.forms),
             {name: known.layers[name] for name in matched.modules},
             config,
             device,

@@ -90,7 +90,8 @@ def finetune(
 
 def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> Running:
     """The network to learn from. Raises UsageError where its widths are others."""
-    own, other = running.run(packed, options), running.run(runnable_record(source, None), options)
+    own = running.run(packed, options)
+    other = running.run(runnable_record(source, None), options, packed.forms)
     if (own.inputs, own.outputs) != (other.inputs, other.outputs):
         raise UsageError(
             f"{called(source, None)} has {other.inputs} inputs and {other.outputs} outputs, the"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kancompress.config import ClusterConfig
+from kancompress.config import ClusterConfig, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats import storage
 from kancompress.formats.foreign import read_foreign
@@ -13,6 +13,7 @@ from kancompress.formats.packed import PackedModel
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Source, called, is_native, once, open_container, read_record
 from kancompress.libraries import recognise
+from kancompress.models.foreign import known_forms
 from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.native import NativeSource
 from kancompress.packing.pack import predict
@@ -52,7 +53,8 @@ def inspect(
     found = recognise(foreign.tensors, layouts)
     predicted = None
     if config is not None:
-        predicted = predict(ForeignSource(checkpoint=foreign, found=found), config)
+        forms = known_forms(foreign, found, RunOptions(layouts=layouts or {}))
+        predicted = predict(ForeignSource(checkpoint=foreign, found=found, forms=forms), config)
     return inspection.describe_foreign(foreign, found, predicted)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from kancompress.api.cluster import cluster
-from kancompress.config import ClusterConfig
+from kancompress.config import ClusterConfig, RunOptions
 from kancompress.errors import UsageError
 from kancompress.packing.pack import Compression, LayerClustering
 
@@ -22,6 +22,7 @@ def compress(
     config: ClusterConfig | None = None,
     *,
     layouts: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
     keep_scaler: bool = False,
     report: Callable[[LayerClustering], None] | None = None,
     **settings: Any,
@@ -50,6 +51,7 @@ def compress(
         model,
         replace(config or ClusterConfig(), **settings),
         layouts=layouts,
+        options=options,
         keep_scaler=keep_scaler,
         report=report,
     )

@@ -46,10 +46,6 @@ class Wishes:
         """
         if self.calibrate is None:
             given = {
-                "--base-activation": self.options.base_activation is not None,
-                "--rbf-denominator": self.options.rbf_denominator is not None,
-                "--grid-range": self.options.grid_range is not None,
-                "--spline-order": self.options.spline_order is not None,
                 "--model": self.model is not None,
                 "--input-shape": self.input_shape is not None,
                 "--clusters auto": self.auto,

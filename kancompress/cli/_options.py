@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import kancompress
-from kancompress.config import Activation, Device, Precision, RunOptions
+from kancompress.config import MAX_SPLINE_ORDER, Activation, Device, Precision, RunOptions
 from kancompress.errors import UsageError
 from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import inputs as reading
@@ -122,7 +122,7 @@ SplineOrderOption = Annotated[
     int | None,
     typer.Option(
         min=0,
-        max=16,
+        max=MAX_SPLINE_ORDER,
         help="Other libraries' files: order of splines whose grid is not saved (default 3).",
         show_default=False,
     ),

@@ -27,7 +27,6 @@ from kancompress.cli._options import (
     SeedOption,
     SplineOrderOption,
     ThreadsOption,
-    layouts,
     run_options,
     use_threads,
 )
@@ -240,7 +239,7 @@ def cluster(
         packed = kancompress.cluster(
             found.source,
             config,
-            layouts=layouts(layout or []),
+            options=options,
             keep_scaler=keep_scaler,
             keep_extra=keep_extra,
             name=found.name,

@@ -61,6 +61,12 @@ def expand(
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
         written = _files.write_bytes(dense.encode(torch_file=suffix), output, force=force)
+        alike: dict[str, list[str]] = {}
+        for name, form in dense.forms.items():
+            alike.setdefault(form.text, []).append(name or ".")
+        for text, names in alike.items():
+            if text:
+                _output.note(f"the packed file alone says of {', '.join(names)}: {text}")
     _output.note(f"{_output.size(written)} bytes")
     if json_:
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)

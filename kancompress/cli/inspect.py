@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -189,6 +190,12 @@ def _show(report: dict[str, Any], name: str) -> None:
             ],
             to_stdout=True,
         )
+    if report.get("forms"):
+        _output.table(
+            ["layer of the source", "layout", "computes"],
+            _form_rows(report["forms"]),
+            to_stdout=True,
+        )
     for problem in report.get("problems", []):
         _output.result(f"note: {problem}")
     _output.table(["part", "bytes"], _size_rows(report), to_stdout=True)
@@ -223,6 +230,21 @@ def _layer_row(row: dict[str, Any]) -> list[str]:
         _output.size(row["codebook_bytes"]),
         _output.size(row["dense_bytes"]),
     ]
+
+
+def _form_rows(forms: dict[str, Any]) -> list[list[str]]:
+    """A row for all layers that compute the same."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, record in forms.items():
+        clauses = [
+            f"{key.replace('_', ' ')} {json.dumps(value).strip(chr(34))}"
+            + (" (assumed)" if key in record.get("assumed", ()) else "")
+            for key, value in record.items()
+            if key not in ("layout", "assumed")
+        ]
+        text = ", ".join(clauses) or "-"
+        alike.setdefault((record["layout"], text), []).append(name or ".")
+    return [[", ".join(names), *what] for what, names in alike.items()]
 
 
 def _size_rows(report: dict[str, Any]) -> list[list[str]]:

@@ -85,7 +85,10 @@ def check_keys(
     """Refuse unknown and missing keys of `record`, called `what` in the message."""
     if unknown := sorted(record.keys() - required - optional):
         raise InvalidFileError(
-            Flaw.UNKNOWN_KEY, f"{where}: {what} has the unknown key {shown(unknown[0])}."
+            Flaw.UNKNOWN_KEY,
+            f"{where}: {what} has the unknown key {shown(unknown[0])}."
+            " A later kancompress may have written the file; upgrade with:"
+            " pip install --upgrade kancompress",
         )
     if missing := sorted(required - record.keys()):
         raise InvalidFileError(Flaw.MISSING_KEY, f"{where}: {what} lacks the key {missing[0]!r}.")

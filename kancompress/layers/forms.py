@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.config import Activation
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.layers.edges import Codebook
 from kancompress.layers.expansions import ACTIVATIONS, INVERSES, Act, BSplines, Expansion
 from kancompress.layers.layer import EdgeLayer
@@ -133,6 +134,7 @@ class FormNetwork(Network):
     """Layers of other libraries, applied in the order of the file; outputs are float32.
 
     notes  : what was taken for granted that the tensors do not tell
+    forms  : what the layers compute beyond their tensors, by their names, as packed files say it
     widths : inputs and outputs
     """
 
@@ -141,9 +143,11 @@ class FormNetwork(Network):
         layers: Sequence[FormLayer],
         codebooks: Mapping[str, Codebook] | None = None,
         notes: Sequence[str] = (),
+        forms: Mapping[str, FormRecord] | None = None,
     ) -> None:
         super().__init__(layers, codebooks)
         self.notes = tuple(notes)
+        self.forms = dict(forms or {})
         self.widths = (layers[0].shape[1], layers[-1].shape[0])
 
     def forward(self, x: Tensor) -> Tensor:

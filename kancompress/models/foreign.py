@@ -7,46 +7,55 @@ layer owns means that the forward is not known, and is refused by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from kancompress.config import Activation, RunOptions
+from kancompress.config import RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import check_finite
 from kancompress.formats.edges.axes import has_coefficients
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.edges.vectors import gain_factors, gather, hidden_edges, mask_factors
-from kancompress.formats.foreign import ForeignCheckpoint, Settings
+from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.formats.packed import PackedModel
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.restore import pieces_of
 from kancompress.formats.packed.state import outline
 from kancompress.formats.safetensors import shown
-from kancompress.layers.edges import DenseEdges
+from kancompress.layers.edges import Codebook, DenseEdges
 from kancompress.layers.forms import FormLayer, FormNetwork, ScaledEdges
 from kancompress.layers.window import Window
 from kancompress.libraries import LAYOUTS, Recognition, recognise
 from kancompress.libraries.forms.catalogue import FORMS, PATCH_FORMS, UNDETERMINED
 from kancompress.libraries.forms.convolutions import CONV_FORMS, FindModule, step_of, window_of
-from kancompress.libraries.forms.records import OWN_CLASS, Form, Setting
+from kancompress.libraries.forms.records import OWN_CLASS, Form, Setting, layout_written
 from kancompress.libraries.matching import Scene, find_stem
+from kancompress.models import told
 from kancompress.models.native import packed_edges
+from kancompress.models.told import Forms, Wishes
 
 _LAYOUTS = {layout.name: layout for layout in LAYOUTS}
 # From a found layer and the type of the computation to the source of its coefficients.
 EdgesOf = Callable[[FoundLayer, torch.dtype], nn.Module]
 
 
-def dense_network(source: ForeignCheckpoint, options: RunOptions | None = None) -> FormNetwork:
+def dense_network(
+    source: ForeignCheckpoint,
+    options: RunOptions | None = None,
+    forms: Forms | None = None,
+) -> FormNetwork:
     """The network in a checkpoint that another library saved.
 
+    forms : what the packed file of this very checkpoint says of its layers
     Raises UsageError where the tensors do not determine the forward, or an option means nothing.
     """
     options = options or RunOptions()
-    found = recognise(source.tensors, options.layouts)
+    forms = _of_the_same(forms or {}, source.tensors)
+    found = told.recognised(source.tensors, options.layouts, forms)
     for layer in found.layers:
         for name in layer.tensors:
             check_finite(source.tensors[name], name, source.where)
@@ -55,9 +64,56 @@ def dense_network(source: ForeignCheckpoint, options: RunOptions | None = None) 
         vectors = gather(layer, source.tensors).to(dtype)
         return _masked(layer, DenseEdges(vectors.reshape(*layer.shape, -1)), source.tensors, dtype)
 
-    told = source.settings
-    layers, notes = _network(found, source.tensors, source.container, options, edges_of, told)
-    return FormNetwork(layers, notes=notes)
+    wishes = Wishes(options=options, settings=source.settings, forms=forms)
+    return _network(found, source.tensors, source.container, wishes, edges_of)
+
+
+def _of_the_same(forms: Forms, tensors: Mapping[str, Tensor]) -> Forms:
+    """Those of a packed file's forms that speak of layers that a dense checkpoint has, too."""
+    if not forms:
+        return forms
+    layouts = {layer.name: layout_written(layer) for layer in recognise(tensors).layers}
+    return {
+        name: form
+        for name, form in forms.items()
+        if name in layouts and (layouts[name] == form.layout or layouts[name] not in FORMS)
+    }
+
+
+def known_forms(
+    source: ForeignCheckpoint, found: Recognition, options: RunOptions | None = None
+) -> Forms:
+    """What the layers of a checkpoint compute, for its packed file; nothing of layers of which it
+    is not known.
+
+    Raises UsageError where an option means nothing for all that is known.
+    """
+    wishes = Wishes(options=options or RunOptions(), settings=source.settings)
+    refused: list[str] = []
+    forms = _records(source, found, wishes, refused)
+    if found.layers:
+        told.check_kept(wishes.options, forms, refused, found)
+    return forms
+
+
+def _records(
+    source: ForeignCheckpoint, found: Recognition, wishes: Wishes, refused: list[str]
+) -> Forms:
+    """What is known of each layer; why it is not known of others is added to `refused`."""
+    dtype = _dtype(found)
+    forms: dict[str, FormRecord] = {}
+    for layer in found.layers:
+        try:
+            form = _form_of(layer)
+            setting = _setting(layer, form, source.tensors, wishes, dtype)
+            form.probe(setting)
+        except UsageError as error:
+            refused.append(str(error).removesuffix(f" {OWN_CLASS}"))
+            continue
+        record = setting.record()
+        if record is not None:
+            forms[layer.name] = record
+    return forms
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -69,6 +125,7 @@ class KnownLayers:
     sums    : layer name to the name, below the layer's, of the module that is called with the sums
               over its edges, where the layer's own does not put them out
     notes   : what was taken for granted
+    forms   : of layers that are no convolutions, as packed files say them
     """
 
     layers: Mapping[str, FormLayer]
@@ -76,6 +133,7 @@ class KnownLayers:
     sums: Mapping[str, str]
     refused: Mapping[str, str]
     notes: tuple[str, ...]
+    forms: Forms
 
 
 def known_layers(
@@ -89,7 +147,7 @@ def known_layers(
     find : the layers' modules in the model, which tell stride and padding of convolutions
     Raises UsageError where an option means nothing for all of them.
     """
-    options = options or RunOptions()
+    wishes = Wishes(options=options or RunOptions(), settings=source.settings)
     dtype = _dtype(found)
     layers: dict[str, FormLayer] = {}
     refused: dict[str, str] = {}
@@ -103,7 +161,7 @@ def known_layers(
                 raise UsageError(f"The layer {shown(layer.name)} is generated by a network.")
             form = PATCH_FORMS.get(layer.layout) or (conv.form if conv and module else None)
             form = form or _form_of(layer)
-            setting = _setting(layer, form, source.tensors, options, dtype, source.settings)
+            setting = _setting(layer, form, source.tensors, wishes, dtype)
             window = window_of(setting, module) if module else None
             dense = DenseEdges(gather(layer, source.tensors).to(dtype).reshape(*layer.shape, -1))
             edges = _masked(layer, dense, source.tensors, dtype)
@@ -115,7 +173,7 @@ def known_layers(
             continue
         layers[layer.name], forms[layer.name] = made, form
         settings.append(setting)
-    _check_options(options, set().union(*(setting.used for setting in settings)), found)
+    told.check_options(wishes.options, _used(settings), found)
     return KnownLayers(
         layers=layers,
         modules={name: form.module for name, form in forms.items()},
@@ -127,6 +185,7 @@ def known_layers(
         },
         refused=refused,
         notes=tuple(dict.fromkeys(note for setting in settings for note in setting.notes)),
+        forms=_records(source, found, wishes, []),
     )
 
 
@@ -138,7 +197,7 @@ def packed_network(model: PackedModel, options: RunOptions | None = None) -> For
     assert model.restore is not None
     options = options or RunOptions()
     tensors = outline(model)
-    found = recognise(tensors, options.layouts)
+    found = told.recognised(tensors, options.layouts, model.forms)
     names = _packed_names(found, model)
     packed, codebooks = packed_edges(model, _dtype(found))
 
@@ -156,8 +215,8 @@ def packed_network(model: PackedModel, options: RunOptions | None = None) -> For
             edges = ScaledEdges(edges, gains) if gains else edges
         return _masked(layer, edges, tensors, dtype)
 
-    layers, notes = _network(found, tensors, model.restore["container"], options, edges_of)
-    return FormNetwork(layers, codebooks, notes)
+    wishes = Wishes(options=options, forms=model.forms)
+    return _network(found, tensors, model.restore["container"], wishes, edges_of, codebooks)
 
 
 def _masked(
@@ -219,14 +278,11 @@ def _network(
     found: Recognition,
     tensors: Mapping[str, Tensor],
     container: str,
-    options: RunOptions,
+    wishes: Wishes,
     edges_of: EdgesOf,
-    told: Settings | None = None,
-) -> tuple[list[FormLayer], list[str]]:
-    """The layers in the order of the forward, and what was taken for granted.
-
-    told : what pykan's config beside the tensors says
-    """
+    codebooks: Mapping[str, Codebook] | None = None,
+) -> FormNetwork:
+    """The layers in the order of the forward, and what was taken for granted."""
     if not found.layers:
         raise UsageError(
             f"No KAN layer was recognised, so the forward is not known.{_reasons(found)} Name their"
@@ -237,16 +293,26 @@ def _network(
     ordered = _ordered(found.layers, container)
     _check_chain(ordered)
     dtype = _dtype(found)
-    settings = [
-        _setting(layer, forms[layer.name], tensors, options, dtype, told) for layer in ordered
-    ]
+    settings = [_setting(layer, forms[layer.name], tensors, wishes, dtype) for layer in ordered]
     layers = [
         _layer(setting, forms[setting.found.name], edges_of(setting.found, dtype))
         for setting in settings
     ]
-    _check_options(options, set().union(*(setting.used for setting in settings)), found)
-    notes = list(dict.fromkeys(note for setting in settings for note in setting.notes))
-    return layers, notes
+    told.check_options(wishes.options, _used(settings), found)
+    records = {setting.found.name: setting.record() for setting in settings}
+    for name, record in records.items():
+        told.check_record(name, wishes.forms.get(name), record)
+    return FormNetwork(
+        layers,
+        codebooks,
+        notes=tuple(dict.fromkeys(note for setting in settings for note in setting.notes)),
+        forms={name: record for name, record in records.items() if record is not None},
+    )
+
+
+def _used(settings: Iterable[Setting]) -> set[str]:
+    """Names of the options that some layer has a use for."""
+    return set().union(*(setting.used for setting in settings))
 
 
 def _form_of(layer: FoundLayer) -> Form:
@@ -324,30 +390,33 @@ def _setting(
     layer: FoundLayer,
     form: Form,
     tensors: Mapping[str, Tensor],
-    options: RunOptions,
+    wishes: Wishes,
     dtype: torch.dtype,
-    told: Settings | None,
 ) -> Setting:
     generator = layer.generator
     anchor = generator.embeddings if generator is not None else layer.parts[0].tensor
     place = find_stem(_LAYOUTS[layer.layout], anchor)
     assert place is not None
     has_base = _has_base(layer)
-    own = told.base_fun if told and told.base_fun in list(Activation) else None
-    chosen = options.base_activation or Activation(own or form.activation)
+    said = wishes.of(layer.name)
+    hidden = hidden_edges(layer, tensors)
     setting = Setting(
         found=layer,
         scene=Scene(*place, tensors),
-        options=options,
+        options=said.options,
         dtype=dtype,
-        activation=chosen,
+        activation=said.options.base_activation or form.activation,
         size=layer.coefficients - has_base,
+        symbolic=False if hidden else None,
+        said=said.by_file,
+        assumed=said.by_nobody,
     )
     if has_base:
-        setting.used.add("base_activation")
-        source = "its config" if own and not options.base_activation else "--base-activation"
-        setting.notes.append(f"{layer.layout}: base activation {chosen} ({source})")
-    if hidden_edges(layer, tensors) and not (told and told.symbolic is False):
+        chosen = setting.shared_activation()
+        if "base_activation" not in said.by_file:
+            source = "its config" if said.by_config else "--base-activation"
+            setting.notes.append(f"{layer.layout}: base activation {chosen} ({source})")
+    if hidden and not said.without_symbolic:
         setting.refuse("some of its edges are symbolic, whose functions are not in the tensors")
     return setting
 
@@ -374,16 +443,3 @@ def _layer(
         side_names=setting.sides,
         window=window,
     )
-
-
-def _check_options(options: RunOptions, used: set[str], found: Recognition) -> None:
-    """Refuse options that no layer of the file has a use for."""
-    for option in fields(options):
-        name = option.name
-        if name == "layouts" or getattr(options, name) is None or name in used:
-            continue
-        kinds = ", ".join(dict.fromkeys(layer.layout for layer in found.layers))
-        raise UsageError(
-            f"--{name.replace('_', '-')} has no meaning for this file, whose layers are of the"
-            f" layout {kinds}."
-        )

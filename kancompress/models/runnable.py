@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from kancompress.config import RunOptions
 from kancompress.errors import UsageError
@@ -13,6 +13,7 @@ from kancompress.layers.forms import FormNetwork
 from kancompress.layers.network import Network
 from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.native import build
+from kancompress.models.told import Forms
 from kancompress.specs import DataSpec
 
 Runnable = Checkpoint | PackedModel | ForeignCheckpoint
@@ -22,6 +23,7 @@ Runnable = Checkpoint | PackedModel | ForeignCheckpoint
 class Running:
     """A network, its widths, the data it was trained for if the file says, and assumptions.
 
+    forms : what another library's layers compute beyond their tensors, by their names
     conv : whether it takes images (channels, rows, columns); `inputs` are then channels
     """
 
@@ -30,20 +32,22 @@ class Running:
     outputs: int
     data: DataSpec | None = None
     notes: tuple[str, ...] = ()
+    forms: Forms = field(default_factory=dict)
     conv: bool = False
 
 
-def run(record: Runnable, options: RunOptions | None = None) -> Running:
+def run(record: Runnable, options: RunOptions | None = None, forms: Forms | None = None) -> Running:
     """Build the network that `record` holds.
 
     options : what the tensors of another library's file do not tell
+    forms   : what the packed file of another library's dense checkpoint says of it
     Raises UsageError where the forward is not known, or an option means nothing for the file.
     """
     if isinstance(record, ForeignCheckpoint):
-        return _foreign(dense_network(record, options))
+        return _foreign(dense_network(record, options, forms))
     if isinstance(record, PackedModel) and record.restore is not None:
         return _foreign(packed_network(record, options))
-    _refuse(options or RunOptions())
+    refuse_options(options or RunOptions())
     if isinstance(record, PackedModel):
         shapes = tuple(layer.shape for layer in record.layers)
     else:
@@ -60,11 +64,13 @@ def run(record: Runnable, options: RunOptions | None = None) -> Running:
 
 def _foreign(network: FormNetwork) -> Running:
     inputs, outputs = network.widths
-    return Running(network=network, inputs=inputs, outputs=outputs, notes=network.notes)
+    return Running(
+        network=network, inputs=inputs, outputs=outputs, notes=network.notes, forms=network.forms
+    )
 
 
-def _refuse(options: RunOptions) -> None:
-    """Options that only other libraries' files need."""
+def refuse_options(options: RunOptions) -> None:
+    """Refuse what only other libraries' files need. Raises UsageError."""
     for option in fields(options):
         if getattr(options, option.name) != option.default and getattr(options, option.name):
             name = "layout" if option.name == "layouts" else option.name.replace("_", "-")

@@ -36,6 +36,7 @@ from kancompress.libraries import Recognition, recognise
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.recognition import cut
 from kancompress.models.foreign import known_layers
+from kancompress.models.told import Forms
 from kancompress.packing.generated import twin_sizes, write_out
 from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
 from kancompress.specs import SourceSizes
@@ -74,6 +75,7 @@ class ForeignSource:
     extra       : what the file holds beside the model, where that is to be kept
     unfit       : what is wrong with the layouts that the user chose, and with what is to be kept
     bias_names  : tensors that take the biases of layers that get one, by layer name
+    forms       : what its layers compute, as far as it is known, for the packed file to say
     """
 
     checkpoint: ForeignCheckpoint
@@ -82,6 +84,7 @@ class ForeignSource:
     extra: Skeleton | None = None
     unfit: tuple[str, ...] = ()
     bias_names: Mapping[str, str] = field(default_factory=dict)
+    forms: Forms = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -244,7 +247,13 @@ class ForeignSource:
             restore["metadata"] = source.metadata
         layers = (layer for group in groups for layer in group.filled(coded[group.name]))
         return self._with_extra(
-            PackedModel(layers=tuple(layers), source=self._sizes, tensors=tensors, restore=restore)
+            PackedModel(
+                layers=tuple(layers),
+                source=self._sizes,
+                tensors=tensors,
+                restore=restore,
+                forms=self.forms,
+            )
         )
 
     def described(self, group: LayerGroup) -> PackedGroup:

@@ -157,9 +157,11 @@ def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]
         ratios["dense_file"] = source.dense[1] / container.file_size
     if model.basis is not None and model.basis.family is Family.KAN and model.conv is None:
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
+    forms = {name: form.to_json() for name, form in model.forms.items()}
     return _frame(container, "packed", model) | {
         "source": source.to_json(),
         "layers": layers,
+        **({} if model.restore is None else {"forms": forms}),
         "other": _others(container, owned),
         "totals": totals,
         "ratios": ratios,

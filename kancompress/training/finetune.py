@@ -96,6 +96,8 @@ def tune(
     """
     config = config or FinetuneConfig()
     ready = running.run(model, options)
+    if model.restore is not None:
+        model = replace(model, forms=ready.forms)  # with what the options tell
     check_fit(ready, data)
     if config.lr is None:
         config = replace(config, lr=default_rate(conv=ready.conv))

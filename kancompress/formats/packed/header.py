@@ -21,6 +21,7 @@ from kancompress.formats.checkpoint import (
 from kancompress.formats.packed.bounds import check_bounds
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.packed.encodings.claims import check_encodings
+from kancompress.formats.packed.forms import FormRecord, read_forms
 from kancompress.formats.packed.model import CODEBOOK_ROLES, ROLES, SIDE_ROLES
 from kancompress.formats.packed.restore import LayerClaim, check_origins, check_restore
 from kancompress.formats.safetensors import Container, shown
@@ -40,6 +41,7 @@ class Header:
     shapes        : shape of each layer, by name
     shares        : layers without a codebook of their own, with the layer whose codebook they use
     others        : names of the tensors that only `restore`, or the model, explains
+    forms         : what another library's layers compute, by the names of the source's layers
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Header:
         self.groups: dict[str, int] = {}
         self.shares: dict[str, str] = {}
         self.others: set[str] = set()
+        self.forms: dict[str, FormRecord] = {}
         self.model: ModelSpec | None = None
         self.data: DataSpec | None = None
         self.source: SourceSizes
@@ -73,7 +76,7 @@ class Header:
         documents.check_keys(
             self.document,
             {"version", "kind", "checksum", "layers", "encodings", "source"},
-            {"exceptions", "model", "data", "restore"},
+            {"exceptions", "model", "data", "restore", "forms"},
             self.where,
             "the document",
         )
@@ -127,8 +130,9 @@ class Header:
         self.source = documents.spec(SourceSizes.from_json, document["source"], where)
         if "model" in document:
             self.model = documents.spec(ModelSpec.from_json, document["model"], where)
-            if "restore" in document:
-                raise self.fail(Flaw.BAD_VALUE, "the document has both 'model' and 'restore'.")
+            for key in ("restore", "forms"):
+                if key in document:
+                    raise self.fail(Flaw.BAD_VALUE, f"the document has both 'model' and '{key}'.")
         elif "restore" not in document:
             raise self.fail(Flaw.MISSING_KEY, "the document has neither 'model' nor 'restore'.")
         self.data = documents.data(document, where)
@@ -189,6 +193,7 @@ class Header:
         named: set[str] = set()
         if "restore" in self.document:
             named = check_restore(self.document["restore"], set(self.shapes), self.where)
+            self._check_forms(self.document["restore"])
         if self.model is not None and self.model.conv is not None:
             named |= set(HEAD)
         for name in self.entries:
@@ -217,6 +222,11 @@ class Header:
             raise self.fail(
                 Flaw.MISSING_TENSOR, f"tensor {shown(missing[0])}, which {cause} needs, is missing."
             )
+
+    def _check_forms(self, restore: Mapping[str, Any]) -> None:
+        if "forms" in self.document:
+            names = [name for name, _, _, _ in restore["tensors"]]
+            self.forms = read_forms(self.document["forms"], names, self.where)
 
     # --- layers ---
 

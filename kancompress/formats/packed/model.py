@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kancompress.formats.packed import state
 from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, ModelSpec, SourceSizes
 
 # Roles of tensors named <layer>.<role>, section 3.3.
@@ -65,6 +66,7 @@ class PackedModel:
                   checkpoints of other libraries, which `restore` gives back
     tensors     : tensors stored as they are, beside those of the layers
     restore     : section 8 of docs/packed-format.md, or None
+    forms       : what the layers of another library's checkpoint compute, by their names there
     conv        : of a native network of convolutions, whose head is in `tensors`
     """
 
@@ -74,6 +76,7 @@ class PackedModel:
     data: DataSpec | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     restore: Mapping[str, Any] | None = None
+    forms: Mapping[str, FormRecord] = field(default_factory=dict)
     conv: ConvSpec | None = None
     _by_name: Mapping[str, PackedLayer] = field(init=False, repr=False)
 

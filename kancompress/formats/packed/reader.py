@@ -53,6 +53,7 @@ def decode(
         data=header.data,
         tensors=others,
         restore=document.get("restore"),
+        forms=header.forms,
         conv=None if header.model is None else header.model.conv,
     )
     if model.restore is not None:

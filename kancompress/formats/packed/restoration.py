@@ -6,7 +6,8 @@ docs/packed-format.md, section 8.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from kancompress.errors import UsageError
 from kancompress.formats import safetensors as containers
 from kancompress.formats.foreign import skeletons
-from kancompress.formats.packed import PackedModel
+from kancompress.formats.packed import FormRecord, PackedModel
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -26,6 +27,7 @@ class Restored:
     path      : dictionary keys under which the state dict lay
     metadata  : a safetensors source's own
     skeleton  : the torch file without these tensors, where it was kept
+    forms     : what its layers compute that these tensors do not tell, by their names
     """
 
     tensors: dict[str, Tensor]
@@ -33,6 +35,7 @@ class Restored:
     path: tuple[str, ...]
     metadata: dict[str, str]
     skeleton: bytes | None = None
+    forms: Mapping[str, FormRecord] = field(default_factory=dict)
 
     def encode(self, *, torch_file: bool | None = None) -> bytes:
         """The file in the source's own kind of container, or in the one that is asked for.
@@ -66,4 +69,5 @@ def restore(model: PackedModel) -> Restored:
         path=tuple(model.restore["path"]),
         metadata=dict(model.restore.get("metadata", {})),
         skeleton=None if opaque is None else model.tensors[opaque].numpy().tobytes(),
+        forms=model.forms,
     )

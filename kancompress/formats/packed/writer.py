@@ -47,6 +47,8 @@ def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> 
         result["data"] = model.data.to_json()
     if model.restore is not None:
         result["restore"] = dict(model.restore)
+    if model.forms:
+        result["forms"] = {name: form.to_json() for name, form in model.forms.items()}
     return result
 
 

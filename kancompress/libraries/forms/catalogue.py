@@ -64,16 +64,16 @@ def _unextended(setting: Setting) -> Expansion:
 
 def _assumed_grid(setting: Setting) -> Expansion:
     """B-splines of torch-conv-kan, whose grid is not saved."""
-    setting.used |= {"grid_range", "spline_order"}
-    order = 3 if setting.options.spline_order is None else setting.options.spline_order
+    order = setting.told("spline_order", 3)
     intervals = setting.size - order
     if intervals < 1:
         setting.refuse(f"{setting.size} coefficients do not go with splines of order {order}")
-    low, high = setting.options.grid_range or (-1.0, 1.0)
-    setting.notes.append(
-        f"{setting.found.layout}: a grid from {low:g} to {high:g} (--grid-range) and splines of"
-        f" order {order} (--spline-order)"
-    )
+    low, high = setting.told("grid_range", (-1.0, 1.0))
+    if not {"grid_range", "spline_order"} <= setting.said:
+        setting.notes.append(
+            f"{setting.found.layout}: a grid from {low:g} to {high:g} (--grid-range) and splines of"
+            f" order {order} (--spline-order)"
+        )
     knots = bspline.knots((low, high, intervals), order, setting.dtype)
     return BSplines(knots.expand(setting.found.shape[1], -1), order)
 
@@ -93,12 +93,13 @@ def _gaussians(grid: str) -> Callable[[Setting], Expansion]:
 
     def make(setting: Setting) -> Expansion:
         centres = setting.tensor(grid)
-        setting.used.add("rbf_denominator")
-        width = setting.options.rbf_denominator
-        if width is None:
-            if len(centres) < 2:
-                setting.refuse("one centre tells no width; give it with --rbf-denominator")
-            width = float((centres.max() - centres.min()) / (len(centres) - 1))
+        distance = 0.0
+        if len(centres) > 1:
+            distance = float((centres.max() - centres.min()) / (len(centres) - 1))
+        width = setting.told("rbf_denominator", distance)
+        if setting.options.rbf_denominator is None and len(centres) < 2:
+            setting.refuse("one centre tells no width; give it with --rbf-denominator")
+        if "rbf_denominator" in setting.assumed:
             setting.notes.append(
                 f"{setting.found.layout}: radial functions of width {width:.6g}, the distance of"
                 " their centres (--rbf-denominator)"

@@ -6,9 +6,10 @@ are optional and absent is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from kancompress.config import Activation, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.safetensors import shown
 from kancompress.layers import expansions as modules
 from kancompress.libraries.matching import Scene
@@ -24,13 +26,23 @@ from kancompress.libraries.matching import Scene
 OWN_CLASS = "Load it into your own class with --model package.module:factory."
 
 
+def layout_written(layer: FoundLayer) -> str:
+    """The layout of a layer in its packed file; generated vectors come back as efficient-kan's."""
+    return layer.layout if layer.generator is None else "efficient-kan"
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Setting:
     """One layer while it is built: its tensors by their relative names, and what was used.
 
+    options    : what the user, or the packed file, tells of this layer
     size       : basis functions of an edge
+    symbolic   : False where symbolic edges are there and take no part
     sides      : parameters that learn beside the edges, by their full names
     used       : names of the run options that had a meaning
+    said       : those of them whose value the packed file tells
+    assumed    : those of them whose value nobody tells
+    values     : what was taken for those of them that nobody tells
     notes      : what was taken for granted
     """
 
@@ -40,8 +52,12 @@ class Setting:
     dtype: torch.dtype
     activation: Activation
     size: int
+    symbolic: bool | None = None
     sides: dict[str, nn.Parameter] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    said: frozenset[str] = frozenset()
+    assumed: frozenset[str] = frozenset()
+    values: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def find(self, name: str) -> Tensor | None:
@@ -66,7 +82,30 @@ class Setting:
     def shared_activation(self) -> Activation:
         """The activation that base branch, basis and output of some layers share."""
         self.used.add("base_activation")
+        self.values["base_activation"] = self.activation
         return self.activation
+
+    def told(self, name: str, default: Any) -> Any:
+        """The value of a run option that the layer has a use for."""
+        self.used.add(name)
+        value = getattr(self.options, name)
+        self.values[name] = default if value is None else value
+        return self.values[name]
+
+    def record(self) -> FormRecord | None:
+        """What the layer computes as the packed file says it, once it was built.
+
+        None where a number that was taken for granted is none that a file may hold.
+        """
+        width = self.values.get("rbf_denominator", 1.0)
+        if not 0 < width < math.inf:
+            return None
+        return FormRecord(
+            layout=layout_written(self.found),
+            symbolic=self.symbolic,
+            assumed=tuple(sorted(self.used & self.assumed)),
+            **{name: self.values[name] for name in self.used},
+        )
 
     def refuse(self, reason: str) -> NoReturn:
         """Say why the layer cannot be run."""
@@ -182,6 +221,14 @@ class Form:
     bias: str = ""
     after: tuple[Step, ...] = ()
     module: str = ""
+
+    def probe(self, setting: Setting) -> None:
+        """Let everything but the edges be made of the layer's tensors, so that `setting` knows
+        which options it has a use for. Raises UsageError where that cannot be."""
+        self.expansion(setting)
+        for step in (self.before, *self.after):
+            if step is not None:
+                step.make(setting)
 
 
 Forms = Mapping[str, Form]
