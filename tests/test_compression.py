@@ -169,6 +169,7 @@ print(hashlib.sha256(raw).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_the_file(trained: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "trained.safetensors"
     kancompress.save(trained, path)

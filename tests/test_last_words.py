@@ -150,6 +150,7 @@ ENDS = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
 def test_a_process_without_memory_ends_with_a_sentence(end: str, debug: tuple[str, ...]) -> None:
