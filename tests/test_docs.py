@@ -60,7 +60,7 @@ def run_script(script: str, tmp_path: Path) -> None:
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path, env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "2"},
+        cwd=tmp_path, env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
