@@ -575,7 +575,7 @@ def test_the_frontier_has_the_best_choice_for_every_budget() -> None:
 def test_a_file_never_exceeds_its_target() -> None:
     layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
     flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
-    x, config = correlated(1200, 30), CalibrationConfig(rounds=1, sweeps=1, starts=1)
+    x, config = correlated(1200, 30), CalibrationConfig(method=Method.CENTRED, starts=1)
 
     def weigh(clusters) -> int:
         sizes = {"0": 480, "1": 64}
