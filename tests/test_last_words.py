@@ -95,7 +95,11 @@ def test_a_stop_that_a_library_made_another_error_of_is_a_stop(
             raise RecursionError("maximum recursion depth exceeded") from None
 
     monkeypatch.setattr(kancompress, "inspect", half_imported)
-    result = call("inspect", "any.st")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    try:
+        result = call("inspect", "any.st")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.exit_code, only_line(result.stderr)) == (
         130, "Interrupted; nothing was left half-written.",
     )  # fmt: skip
