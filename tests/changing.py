@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kancompress import inputs
+from kancompress.system import inputs
 
 READ_INTO = inputs._read_into
 

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 import kancompress
 from command import refused
-from kancompress import augmentation, datasets, distributed, fitting, states
-from kancompress.augmentation import Augmenter
-from kancompress.datasets import Split
-from kancompress.fitting import Schedule
-from kancompress.history import Epoch
-from kancompress.images import IMAGE_SETS, Images
+from kancompress.data import augmentation, datasets
+from kancompress.data.augmentation import Augmenter
+from kancompress.data.datasets import Split
+from kancompress.data.images import IMAGE_SETS, Images
 from kancompress.specs import DataOptions
+from kancompress.system import distributed
+from kancompress.training import loop as fitting
+from kancompress.training import state as states
+from kancompress.training.history import Epoch
+from kancompress.training.loop import Schedule
 
 CPU = torch.device("cpu")
 

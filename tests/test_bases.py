@@ -9,9 +9,9 @@ import torch
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-from kancompress.bases import bspline, gaussian, gram, kernels
-from kancompress.nn.edges import DenseEdges, MetaLearner
-from kancompress.nn.layer import KanLayer
+from kancompress.layers.bases import bspline, gaussian, gram, kernels
+from kancompress.layers.edges import DenseEdges, MetaLearner
+from kancompress.layers.layer import KanLayer
 from kancompress.specs import Family, default_basis
 from tests.benchmarks.oracles import CoxDeBoorLayer
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kancompress import bits
+from kancompress.formats.packed.encodings import bits
 
 
 def reference(indices: list[int], width: int) -> bytes:

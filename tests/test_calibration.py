@@ -9,18 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kancompress import bases, kmeans
-from kancompress.calibrating import Hooks, native_subject, pack_calibrated
-from kancompress.calibration import allocation, metric, moments, quadratic
-from kancompress.calibration import flow as flow_module
-from kancompress.calibration.allocation import Choice, Curve
-from kancompress.calibration.flow import Chain
-from kancompress.calibration.grid import cluster_on_grid
-from kancompress.calibration.layer import Problem
-from kancompress.calibration.moments import measure
-from kancompress.calibration.network import Place, Streams, pose, relative, solve_layer
-from kancompress.calibration.quadratic import Form
-from kancompress.calibration.run import (
+from kancompress.clustering import allocation, kmeans, metric, moments, quadratic
+from kancompress.clustering import flow as flow_module
+from kancompress.clustering.allocation import Choice, Curve
+from kancompress.clustering.flow import Chain
+from kancompress.clustering.ladder import Problem
+from kancompress.clustering.layer import Place, Streams, pose, relative, solve_layer
+from kancompress.clustering.moments import measure
+from kancompress.clustering.network import (
     Calibrated,
     NetworkSolution,
     calibrate,
@@ -28,11 +24,15 @@ from kancompress.calibration.run import (
     sample,
     solve_network,
 )
-from kancompress.checkpoint import Checkpoint
+from kancompress.clustering.quadratic import Form
+from kancompress.config import CalibrationConfig, ClusterConfig, Method, StoredDtype, Target
 from kancompress.errors import KancompressError, UsageError
-from kancompress.nn.edges import DenseEdges
-from kancompress.nn.layer import EdgeLayer, KanLayer
-from kancompress.recipes import CalibrationConfig, ClusterConfig, Method, StoredDtype, Target
+from kancompress.formats.checkpoint import Checkpoint
+from kancompress.layers import bases
+from kancompress.layers.edges import DenseEdges
+from kancompress.layers.layer import EdgeLayer, KanLayer
+from kancompress.packing.by_outputs import Hooks, native_subject, pack_calibrated
+from kancompress.packing.grid import cluster_on_grid
 from kancompress.specs import Family, default_basis
 
 PLACE = Place(dtype=torch.float32, biased=True)

@@ -13,8 +13,8 @@ import torch
 import kancompress
 from command import call, done, only_line, refused, write_material
 from conftest import fresh
-from kancompress import inspection
 from kancompress.cli import _output
+from kancompress.reporting import inspection
 
 COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand")
 TINY = ("--hidden", "4", "--epochs", "1")

@@ -11,8 +11,8 @@ import torch
 
 import kancompress
 from conftest import fresh
-from kancompress import compilation
-from kancompress.nn.network import build
+from kancompress.models.native import build
+from kancompress.system import compilation
 from kancompress.warnings import CompileFallbackWarning
 
 

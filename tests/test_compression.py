@@ -14,13 +14,15 @@ from torch import Tensor
 import kancompress
 from command import call
 from conftest import fresh
-from kancompress import bits, datasets, fitting
-from kancompress.checkpoint import Checkpoint
-from kancompress.nn.network import build
-from kancompress.packed import PackedLayer, PackedModel
-from kancompress.packed.writer import sizes
-from kancompress.recipes import ClusterConfig, FinetuneConfig, StoredDtype
+from kancompress.config import ClusterConfig, FinetuneConfig, StoredDtype
+from kancompress.data import datasets
+from kancompress.formats.checkpoint import Checkpoint
+from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.writer import sizes
+from kancompress.models.native import build
 from kancompress.specs import SourceSizes, default_basis
+from kancompress.training import loop as fitting
 
 EMPTY = SourceSizes(tensors=1, file=1)
 

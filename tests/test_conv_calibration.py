@@ -7,8 +7,8 @@ from torch.nn import functional
 
 import kancompress
 from kancompress import CalibrationConfig, ClusterConfig, StoredDtype, UsageError
-from kancompress.calibration.network import Place, Streams, relative, solve_layer
-from kancompress.nn.network import build
+from kancompress.clustering.layer import Place, Streams, relative, solve_layer
+from kancompress.models.native import build
 from kancompress.specs import ModelName
 
 

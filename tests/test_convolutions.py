@@ -15,15 +15,16 @@ from torch.nn import functional
 import kancompress
 from command import done, refused
 from conftest import fresh
-from kancompress import datasets, sizing
-from kancompress.bases import bspline
-from kancompress.calibration.run import sample
-from kancompress.checkpoint import Checkpoint
-from kancompress.datasets import Split
-from kancompress.nn.network import Network, build, initialise, to_checkpoint
-from kancompress.nn.window import Window
-from kancompress.normalisation import renewal
-from kancompress.recipes import default_training
+from kancompress.clustering.network import sample
+from kancompress.config import default_training
+from kancompress.data import datasets
+from kancompress.data.datasets import Split
+from kancompress.formats.checkpoint import Checkpoint
+from kancompress.layers.bases import bspline
+from kancompress.layers.network import Network
+from kancompress.layers.window import Window
+from kancompress.models.native import build, initialise, to_checkpoint
+from kancompress.packing import sizing
 from kancompress.specs import (
     ConvSpec,
     DataOptions,
@@ -34,7 +35,8 @@ from kancompress.specs import (
     default_basis,
     default_conv,
 )
-from kancompress.training import parameter_groups
+from kancompress.training.statistics import renewal
+from kancompress.training.train import parameter_groups
 
 CONVOLUTIONS = [name for name in ModelName if name.is_conv]
 PLAIN = [name for name in CONVOLUTIONS if not name.is_meta]
@@ -178,7 +180,7 @@ def test_packed_files_run_as_they_are_documented(name: ModelName) -> None:
 def test_chunks_change_neither_values_nor_gradients(
     name: ModelName, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kancompress.nn.window._CHUNK", chunk)
+    monkeypatch.setattr("kancompress.layers.window._CHUNK", chunk)
     layer = list(network(name).eval().double().kan_layers())[1]
     x = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)
     inputs = [x, *layer.parameters()]

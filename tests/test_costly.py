@@ -21,8 +21,8 @@ import kancompress
 from command import done, refused
 from hostile import MLP, Draft, document, made, ramp, stripped
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.foreign import ForeignCheckpoint, pickles, read_foreign
-from kancompress.restoration import Restored
+from kancompress.formats.foreign import ForeignCheckpoint, pickles, read_foreign
+from kancompress.formats.packed.restoration import Restored
 
 PRIME = (1 << 61) - 1  # numbers that it divides have the hash 0
 

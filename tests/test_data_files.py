@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 import kancompress
 from command import call, done, refused
-from kancompress import DataOptions, InvalidFileError, UsageError, datasets
+from kancompress import DataOptions, InvalidFileError, UsageError
+from kancompress.data import datasets
 from kancompress.specs import DataSpec
 
 ROWS = 60

@@ -21,11 +21,14 @@ import elsewhere
 import kancompress
 from command import call, done, refused
 from conftest import fresh
-from kancompress import UsageError, devices, fitting, modules
+from kancompress import UsageError
 from kancompress.cli._calibration import record
-from kancompress.nn.network import build
-from kancompress.recipes import Device
+from kancompress.config import Device
+from kancompress.models import user_module as modules
+from kancompress.models.native import build
 from kancompress.specs import ModelName
+from kancompress.system import devices
+from kancompress.training import loop as fitting
 
 GPU = torch.cuda.is_available()
 CASES = Path(__file__).parent / "cases"

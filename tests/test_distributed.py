@@ -17,8 +17,10 @@ from torch.nn import functional
 import kancompress
 from command import ENVIRONMENT, done
 from conftest import fresh
-from kancompress import datasets, distributed, launch
+from kancompress.data import datasets
 from kancompress.specs import DataOptions
+from kancompress.system import distributed
+from kancompress.system import torchrun as launch
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BATCH = 68  # of 1293 rows, so that the last batch has a single row for two processes
@@ -39,8 +41,8 @@ class Net(nn.Module):
 CLUSTERINGS = """
 import torch
 import kancompress
-from kancompress.calibration import moments
-from kancompress.recipes import CalibrationConfig, ClusterConfig
+from kancompress.clustering import moments
+from kancompress.config import CalibrationConfig, ClusterConfig
 def clusterings(place):
     # several tiles, so that there is something to divide
     tile, moments.TILE = moments.TILE, 200

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kancompress.nn.edges import DenseEdges, MetaLearner
-from kancompress.nn.layer import KanLayer
+from kancompress.layers.edges import DenseEdges, MetaLearner
+from kancompress.layers.layer import KanLayer
 from kancompress.specs import Family, default_basis
 
 SHAPES = [(5, 7), (5, 7, 3, 2)]

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 import kancompress
 from command import done, refused
 from conftest import fresh
+from kancompress.config import ClusterConfig
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-from kancompress.packed import PackedModel, encode
-from kancompress.recipes import ClusterConfig
-from kancompress.restoration import Restored
+from kancompress.formats.packed import PackedModel, encode
+from kancompress.formats.packed.restoration import Restored
 
 TRAPS = Path(__file__).parents[2] / "shared" / "cases" / "traps"
 EIGHT = ClusterConfig(clusters=8, force_pack=True)

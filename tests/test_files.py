@@ -10,8 +10,8 @@ import pytest
 
 import kancompress
 from command import call, done, only_line, refused, write_material
-from kancompress import files, inputs
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.system import files, inputs
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_what_cannot_be_read_again_is_not_written(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record is encoded and decoded before the first byte goes anywhere."""
-    from kancompress.checkpoint import Checkpoint
+    from kancompress.formats.checkpoint import Checkpoint
 
     real, before = Checkpoint.encode, listing(place)
     monkeypatch.setattr(Checkpoint, "encode", lambda self: real(self)[:-1])

@@ -23,7 +23,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.foreign import ForeignCheckpoint, pickles, read_foreign
+from kancompress.formats.foreign import ForeignCheckpoint, pickles, read_foreign
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 TRAPS = CASES / "traps"

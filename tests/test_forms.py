@@ -18,10 +18,11 @@ from torch.nn import functional
 import kancompress
 from command import done, refused
 from kancompress import Activation, ClusterConfig, RunOptions, UsageError
-from kancompress.foreign import read_foreign
-from kancompress.forms import FormNetwork, dense_network, packed_network
-from kancompress.nn.edges import CodebookEdges
-from kancompress.packed import PackedModel
+from kancompress.formats.foreign import read_foreign
+from kancompress.formats.packed import PackedModel
+from kancompress.layers.edges import CodebookEdges
+from kancompress.layers.forms import FormNetwork
+from kancompress.models.foreign import dense_network, packed_network
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 OWN = Path(__file__).parent / "cases"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import kancompress
 from command import done
+from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
-from kancompress.foreign import read_foreign
-from kancompress.generation import write_out
-from kancompress.layouts import recognise
-from kancompress.recipes import ClusterConfig
-from kancompress.restoration import Restored
+from kancompress.formats.foreign import read_foreign
+from kancompress.formats.packed.restoration import Restored
+from kancompress.libraries import recognise
+from kancompress.packing.generated import write_out
 
 CASE = Path(__file__).parents[2] / "shared" / "cases" / "metakan_e1"
 EIGHT = ClusterConfig(clusters=8, force_pack=True)

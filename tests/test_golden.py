@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kancompress.nn.edges import DenseEdges
-from kancompress.nn.layer import KanLayer
-from kancompress.nn.network import Network
+from kancompress.layers.edges import DenseEdges
+from kancompress.layers.layer import KanLayer
+from kancompress.layers.network import Network
 from kancompress.specs import BasisSpec, Family
 
 CASES = Path(__file__).parent / "cases"

@@ -15,7 +15,8 @@ import kancompress
 from changing import Change, moments
 from command import done, refused
 from conftest import fresh
-from kancompress import CalibrationConfig, ClusterConfig, Target, UsageError, inputs
+from kancompress import CalibrationConfig, ClusterConfig, Target, UsageError
+from kancompress.system import inputs
 from tests.benchmarks.convolutional import SimpleConvKagn
 
 MODELS = '''

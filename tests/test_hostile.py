@@ -40,9 +40,9 @@ from hostile import (
     tensor,
     without,
 )
-from kancompress import datasets
-from kancompress.container import Container, parse
+from kancompress.data import datasets
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.formats.safetensors import Container, parse
 from kancompress.specs import DataOptions
 
 VALID = made(KAN)

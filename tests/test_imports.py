@@ -34,7 +34,7 @@ def test_every_name_can_be_had_without_the_command_line() -> None:
 
 
 def test_writing_files_needs_no_torch() -> None:
-    assert loaded("import kancompress.files, kancompress.errors").isdisjoint(HEAVY)
+    assert loaded("import kancompress.system.files, kancompress.errors").isdisjoint(HEAVY)
 
 
 LIGHT = [

@@ -16,7 +16,7 @@ import kancompress
 from changing import Change, moments
 from command import done, refused
 from conftest import fresh
-from kancompress import inputs
+from kancompress.system import inputs
 
 CHANGED = "was changed while it was read, so nothing was written. Run it again."
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from kancompress import kmeans
-from kancompress.nearest import Rows
-from kancompress.recipes import KMeans as Choice
+from kancompress.clustering import kmeans
+from kancompress.clustering.nearest import Rows
+from kancompress.config import KMeans as Choice
 
 
 def curve(count: int, seed: int = 0, noise: float = 0.02) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_few_centroids_and_a_last_iteration_have_no_momentum(
         asked.append(len(means) if self._share else 0)
         return means
 
-    monkeypatch.setattr("kancompress.kmeans._Momentum.beyond", beyond)
+    monkeypatch.setattr("kancompress.clustering.kmeans._Momentum.beyond", beyond)
     kmeans.lloyd(points, points[:63], max_iterations=4)
     assert not any(asked)
     asked.clear()
@@ -225,8 +225,8 @@ def test_laws_hold_for_any_shape(n: int, d: int, k: int, levels: int, seed: int)
 _DIGEST = """
 import hashlib, sys, numpy as np
 from kancompress import kmeans
-from kancompress.nearest import Rows
-from kancompress.recipes import KMeans
+from kancompress.clustering.nearest import Rows
+from kancompress.config import KMeans
 points = np.random.default_rng(5).standard_normal((30000, 9)).astype(np.float32)
 found = kmeans.fit(points, 100, max_iterations=12, by=KMeans(sys.argv[1]))
 print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdigest())

@@ -13,13 +13,7 @@ from torch import Tensor
 import kancompress
 from command import done, refused
 from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.layouts import (
-    LAYOUTS,
-    Recognition,
-    format_layouts,
-    parse_layouts,
-    recognise,
-)
+from kancompress.libraries import LAYOUTS, Recognition, format_layouts, parse_layouts, recognise
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from kancompress.errors import KancompressError, UsageError
-from kancompress.layouts import (
-    LAYOUTS,
-    FoundLayer,
-    Part,
-    describe,
-    gather,
-    packable,
-    parse_layout,
-    recognise,
-    scatter,
-)
-from kancompress.layouts.axes import from_edges, parse_axes, to_edges
+from kancompress.formats.edges.axes import from_edges, parse_axes, to_edges
+from kancompress.formats.edges.found import FoundLayer, Part
+from kancompress.formats.edges.vectors import gather, packable, scatter
+from kancompress.libraries import LAYOUTS, describe, parse_layout, recognise
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from command import ENVIRONMENT, refused
-from kancompress import KancompressError, UsageError, locks, parts
+from kancompress import KancompressError, UsageError
+from kancompress.system import locks, parts
 
 pytestmark = pytest.mark.skipif(not parts.CAN_LOCK, reason="there are no locks here")
 TEXT = b"not to be lost"

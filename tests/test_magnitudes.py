@@ -10,9 +10,9 @@ from torch import Tensor
 
 import kancompress
 from command import call, done
-from kancompress import kmeans
-from kancompress.magnitudes import relative_distortion
-from kancompress.recipes import ClusterConfig, KMeans, Metric
+from kancompress.clustering import kmeans
+from kancompress.clustering.magnitudes import relative_distortion
+from kancompress.config import ClusterConfig, KMeans, Metric
 
 HUGE = [660, 1023]
 TINY = [-200, -960]

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kancompress.layouts import recognise
-from kancompress.layouts.matching import Named
-from kancompress.repacking import _safe_names
+from kancompress.libraries import recognise
+from kancompress.libraries.matching import Named
+from kancompress.packing.foreign import _safe_names
 
 names = st.lists(st.text("ab.", max_size=6), unique=True, max_size=12)
 

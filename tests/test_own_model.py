@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import kancompress
 from command import done, refused, spawn
 from conftest import fresh
-from kancompress.datasets import Dataset, Split
+from kancompress.data.datasets import Dataset, Split
 from kancompress.errors import KancompressError, UsageError
 from kancompress.specs import DataOptions, DataSpec
-from kancompress.usermodel import tune_module
+from kancompress.training.user_module import tune_module
 
 MODELS = """
 import torch

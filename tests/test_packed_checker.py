@@ -41,7 +41,7 @@ from hostile import (
     tensor,
     without,
 )
-from kancompress.recipes import ClusterConfig
+from kancompress.config import ClusterConfig
 from packed_checker import checker, kind, rounded
 
 CASES = Path(__file__).parent / "cases"

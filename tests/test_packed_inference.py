@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kancompress.nn.edges import Codebook, CodebookEdges
-from kancompress.nn.layer import EdgeLayer
+from kancompress.layers.edges import Codebook, CodebookEdges
+from kancompress.layers.layer import EdgeLayer
 
 INPUTS, OUTPUTS, SIZE = 21, 12, 5
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import kancompress
-from kancompress.recipes import StoredDtype
+from kancompress.config import StoredDtype
 from kancompress.specs import DataOptions, Family
 from tests.benchmarks import cells as kept
 from tests.benchmarks.cells import Recipe

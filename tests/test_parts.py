@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from command import ENVIRONMENT
-from kancompress import files, parts
 from kancompress.errors import KancompressError, UsageError
+from kancompress.system import files, parts
 
 pytestmark = pytest.mark.skipif(not parts.CAN_LOCK, reason="there are no locks here")
 

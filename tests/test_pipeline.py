@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from command import ENVIRONMENT, KANCOMPRESS, done
-from kancompress import container
+from kancompress.formats import safetensors as container
 
 
 @pytest.fixture(scope="module")

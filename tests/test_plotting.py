@@ -22,10 +22,15 @@ import kancompress
 from command import call, done, refused
 from conftest import fresh
 from kancompress import ClusterConfig, PlotConfig, Projection, UsageError
-from kancompress.foreign import read_foreign
-from kancompress.plotting.clouds import Cloud, edge_clouds, principal_components, project
-from kancompress.plotting.curves import centroid_curves
-from kancompress.plotting.drawing import MOST_CURVES, MOST_PANELS, draw_clouds, draw_curves
+from kancompress.formats.foreign import read_foreign
+from kancompress.reporting.plotting.clouds import Cloud, edge_clouds, principal_components, project
+from kancompress.reporting.plotting.curves import centroid_curves
+from kancompress.reporting.plotting.drawing import (
+    MOST_CURVES,
+    MOST_PANELS,
+    draw_clouds,
+    draw_curves,
+)
 
 
 def dense_of(record: kancompress.PackedModel) -> list[np.ndarray]:

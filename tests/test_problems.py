@@ -8,15 +8,9 @@ from test_repacking import efficient_kan
 
 import kancompress
 from command import call
-from kancompress.compression import LayerClustering
-from kancompress.errors import (
-    Flaw,
-    InvalidFileError,
-    KancompressError,
-    UsageError,
-    together,
-)
-from kancompress.recipes import ClusterConfig
+from kancompress.config import ClusterConfig
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
+from kancompress.packing.native import LayerClustering
 
 
 def broken_file(place: Path) -> Path:

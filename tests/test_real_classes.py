@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import kancompress
 from kancompress import ClusterConfig
-from kancompress.foreign import read_foreign
-from kancompress.forms import dense_network, packed_network
-from kancompress.packed import PackedModel
-from kancompress.restoration import Restored
+from kancompress.formats.foreign import read_foreign
+from kancompress.formats.packed import PackedModel
+from kancompress.formats.packed.restoration import Restored
+from kancompress.models.foreign import dense_network, packed_network
 
 K = 6
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import kancompress
 from command import done
-from kancompress import remainder
-from kancompress.recipes import ClusterConfig
-from kancompress.restoration import Restored
+from kancompress.config import ClusterConfig
+from kancompress.formats.packed import remainder
+from kancompress.formats.packed.restoration import Restored
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

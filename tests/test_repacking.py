@@ -12,14 +12,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 import kancompress
-from kancompress import bits
+from kancompress.config import ClusterConfig
 from kancompress.errors import KancompressError
-from kancompress.foreign import read_foreign
-from kancompress.layouts import gather, packable, recognise
-from kancompress.packed import PackedModel
-from kancompress.packed.writer import sizes
-from kancompress.recipes import ClusterConfig
-from kancompress.restoration import Restored
+from kancompress.formats.edges.vectors import gather, packable
+from kancompress.formats.foreign import read_foreign
+from kancompress.formats.packed import PackedModel
+from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.restoration import Restored
+from kancompress.formats.packed.writer import sizes
+from kancompress.libraries import recognise
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/distinct8.pt")) if CASES.exists() else []

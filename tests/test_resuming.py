@@ -19,10 +19,15 @@ from torch import nn
 import kancompress
 from command import ENVIRONMENT, KANCOMPRESS, call, done, refused, running, spawn
 from conftest import fresh
-from kancompress import KancompressError, UsageError, container, datasets, fitting, locks, states
-from kancompress.fitting import Schedule
-from kancompress.history import Epoch
+from kancompress import KancompressError, UsageError
+from kancompress.data import datasets
+from kancompress.formats import safetensors as container
 from kancompress.specs import DataOptions
+from kancompress.system import locks
+from kancompress.training import loop as fitting
+from kancompress.training import state as states
+from kancompress.training.history import Epoch
+from kancompress.training.loop import Schedule
 
 # A command in a process that kills itself, as `kill -9` would, when `what` is called for the nth
 # time: a step of the optimizer, or the naming of a file that was written aside.

@@ -20,11 +20,11 @@ from torch import Tensor
 
 import kancompress
 from hostile import stripped
-from kancompress import bits
-from kancompress.checkpoint import side_shapes
-from kancompress.images import IMAGE_SETS
-from kancompress.packed import PackedLayer, PackedModel
-from kancompress.packed.writer import sizes
+from kancompress.data.images import IMAGE_SETS
+from kancompress.formats.checkpoint import side_shapes
+from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.writer import sizes
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, SourceSizes, default_basis
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

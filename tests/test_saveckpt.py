@@ -10,10 +10,10 @@ from test_repacking import bytes_of
 
 import kancompress
 from command import done, refused
-from kancompress.foreign import Settings, read_foreign
-from kancompress.foreign.saveckpt import parse
-from kancompress.recipes import ClusterConfig
-from kancompress.restoration import Restored
+from kancompress.config import ClusterConfig
+from kancompress.formats.foreign import Settings, read_foreign
+from kancompress.formats.foreign.saveckpt import parse
+from kancompress.formats.packed.restoration import Restored
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/ckpt_state"))

@@ -14,10 +14,10 @@ import kancompress
 from command import call, done, only_line
 from conftest import fresh
 from kancompress import ClusterConfig, StoredDtype
-from kancompress.foreign import read_foreign
-from kancompress.kmeans import count_distinct
-from kancompress.layouts import recognise
-from kancompress.sizing import Plan, plan_foreign, plan_native
+from kancompress.clustering.kmeans import count_distinct
+from kancompress.formats.foreign import read_foreign
+from kancompress.libraries import recognise
+from kancompress.packing.sizing import Plan, plan_foreign, plan_native
 from kancompress.specs import ModelName
 
 OWN = Path(__file__).parent / "cases"

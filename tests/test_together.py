@@ -11,7 +11,8 @@ import pytest
 import kancompress
 from command import call, done, only_line, refused
 from conftest import fresh
-from kancompress import files, plotting
+from kancompress.reporting import plotting
+from kancompress.system import files
 
 CLUSTER = ("cluster", "dense.st", "-k", "4", "--calibrate", "digits", "--method", "metric",
            "--samples", "64")  # fmt: skip

@@ -9,13 +9,14 @@ import torch
 
 import kancompress
 from conftest import fresh
-from kancompress import datasets, fitting
-from kancompress.fitting import Schedule
-from kancompress.nn.edges import MetaEdges
-from kancompress.nn.network import build, initialise
-from kancompress.recipes import TrainConfig, default_training
+from kancompress.config import TrainConfig, default_training
+from kancompress.data import datasets
+from kancompress.layers.edges import MetaEdges
+from kancompress.models.native import build, initialise
 from kancompress.specs import DataOptions, MetaSpec, ModelName, default_basis
-from kancompress.training import parameter_groups
+from kancompress.training import loop as fitting
+from kancompress.training.loop import Schedule
+from kancompress.training.train import parameter_groups
 
 QUICK = TrainConfig(lr=1e-3, lr_embedding=1e-2, epochs=2)
 

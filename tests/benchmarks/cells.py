@@ -14,9 +14,9 @@ import torch
 
 import kancompress
 from kancompress import StateFile, Training
-from kancompress.history import Epoch
-from kancompress.recipes import TrainConfig, default_training
+from kancompress.config import TrainConfig, default_training
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName, default_basis
+from kancompress.training.history import Epoch
 
 FOLDER = Path(__file__).parent / "results"
 

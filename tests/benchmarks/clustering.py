@@ -28,8 +28,8 @@ import torch
 from sklearn.cluster import KMeans
 
 import kancompress
-from kancompress import kmeans
-from kancompress.checkpoint import Checkpoint
+from kancompress.clustering import kmeans
+from kancompress.formats.checkpoint import Checkpoint
 from kancompress.specs import Family, default_basis
 
 ITERATIONS = 25

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.nn.network import Network, initialise
+from kancompress.layers.network import Network
+from kancompress.models.native import initialise
 from kancompress.specs import Family, default_basis, default_conv
 from tests.benchmarks import peaks
 from tests.benchmarks.oracles import EagerConvolution

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.bases import gram
+from kancompress.layers.bases import gram
 
 STRIDES = (1, 2, 2, 1)
 

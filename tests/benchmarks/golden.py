@@ -21,10 +21,10 @@ from torch import Tensor
 
 import kancompress
 from kancompress import ClusterConfig, UsageError
-from kancompress.calibration.network import relative
-from kancompress.foreign import read_foreign
-from kancompress.forms import dense_network, packed_network
-from kancompress.packed import PackedModel
+from kancompress.clustering.layer import relative
+from kancompress.formats.foreign import read_foreign
+from kancompress.formats.packed import PackedModel
+from kancompress.models.foreign import dense_network, packed_network
 
 ROWS, HELD_OUT = 6000, 2000
 

@@ -27,8 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import kancompress
-from kancompress.compression import expand
-from kancompress.nn.network import build, initialise, to_checkpoint
+from kancompress.models.native import build, initialise, to_checkpoint
+from kancompress.packing.native import expand
 from kancompress.specs import ConvSpec, Family, default_basis, default_conv
 
 WARM_UP = 3

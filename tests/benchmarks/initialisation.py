@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import kancompress
-from kancompress.nn import edges
-from kancompress.recipes import default_training
+from kancompress.config import default_training
+from kancompress.layers import edges
 from kancompress.specs import DataOptions, ModelName
 
 # MetaKAN draws embeddings with variance 2 / (edges + 1): 0.009 for the first layer.

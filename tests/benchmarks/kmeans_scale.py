@@ -20,7 +20,7 @@ import time
 import numpy as np
 import sklearn
 
-from kancompress import kmeans
+from kancompress.clustering import kmeans
 from tests.benchmarks import peaks
 
 COEFFICIENTS = 9

@@ -31,16 +31,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kancompress
-from kancompress import (
-    CalibrationConfig,
-    ClusterConfig,
-    DataOptions,
-    FinetuneConfig,
-    TrainConfig,
-    datasets,
-)
-from kancompress.checkpoint import Checkpoint
-from kancompress.packed import PackedModel
+from kancompress import CalibrationConfig, ClusterConfig, DataOptions, FinetuneConfig, TrainConfig
+from kancompress.data import datasets
+from kancompress.formats.checkpoint import Checkpoint
+from kancompress.formats.packed import PackedModel
 from tests.benchmarks.convolutional import SimpleConvKagn
 
 RESULTS = Path(__file__).parent / "results" / "libraries.jsonl"

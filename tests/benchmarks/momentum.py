@@ -20,8 +20,8 @@ import numpy as np
 import sklearn
 
 import kancompress
-from kancompress import kmeans
-from kancompress.compression import dense_coefficients
+from kancompress.clustering import kmeans
+from kancompress.packing.native import dense_coefficients
 from tests.benchmarks.clustering import vectors
 
 MOST = 300

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.nn.edges import MetaLearner
+from kancompress.layers.edges import MetaLearner
 
 
 class CoxDeBoorLayer(nn.Module):

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kancompress.nn.edges import MetaLearner
-from kancompress.nn.network import initialise
+from kancompress.layers.edges import MetaLearner
+from kancompress.models.native import initialise
 from kancompress.specs import Family, MetaSpec, default_basis
 from tests.benchmarks.oracles import CoxDeBoorLayer, FloorLayer
 

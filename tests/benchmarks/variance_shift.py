@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn import functional
 
 import kancompress
-from kancompress import datasets, fitting
-from kancompress.nn.layer import KanLayer
-from kancompress.nn.network import Network, build
+from kancompress.data import datasets
+from kancompress.layers.layer import KanLayer
+from kancompress.layers.network import Network
+from kancompress.models.native import build
 from kancompress.specs import DataOptions, Family
+from kancompress.training import loop as fitting
 
 BATCH = 128
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from kancompress import datasets
 from kancompress.cli.main import main as command_line
+from kancompress.data import datasets
 from kancompress.specs import DataOptions
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1,

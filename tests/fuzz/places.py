@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from kancompress.errors import KancompressError
-from kancompress.foreign import placement
-from kancompress.foreign.records import Storage, TensorRecord
+from kancompress.formats.foreign import placement
+from kancompress.formats.foreign.records import Storage, TensorRecord
 from tests.fuzz import limits
 from tests.fuzz.engine import Case, Slot, Verdict
 
@@ -46,7 +46,7 @@ class Guarded:
 
 
 class Places:
-    """`kancompress.foreign.placement`, which says where a record's numbers lie."""
+    """`kancompress.formats.foreign.placement`, which says where a record's numbers lie."""
 
     name = "places"
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kancompress import CalibrationConfig, datasets
-from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import Place, Streams, pose, relative
-from kancompress.calibration.run import sample
-from kancompress.nn.network import build
+from kancompress import CalibrationConfig
+from kancompress.clustering.ladder import Problem
+from kancompress.clustering.layer import Place, Streams, pose, relative
+from kancompress.clustering.network import sample
+from kancompress.data import datasets
+from kancompress.formats.storage import sized
+from kancompress.models.native import build
 from kancompress.specs import DataOptions
-from kancompress.storage import sized
 
 K = 16
 PLACE = Place(dtype=torch.float16, biased=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kancompress.calibration import metric, quadratic
-from kancompress.calibration.layer import Problem
-from kancompress.calibration.quadratic import Form
+from kancompress.clustering import metric, quadratic
+from kancompress.clustering.ladder import Problem
+from kancompress.clustering.quadratic import Form
 from tests.benchmarks.ideas.bench import Bench, K, Part, solved, with_bias
 
 # What a codebook (k, d) is made of, and how.

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kancompress.calibration import quadratic
-from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import flat_edges
-from kancompress.calibration.quadratic import Form
+from kancompress.clustering import quadratic
+from kancompress.clustering.ladder import Problem
+from kancompress.clustering.layer import flat_edges
+from kancompress.clustering.quadratic import Form
 from tests.benchmarks.ideas.bench import Bench, K, Part, part_of, solved
 
 # The share of rows that count when errors are weighed by the softmax: its temperature follows.

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress import kmeans
-from kancompress.calibration import quadratic
-from kancompress.calibration.layer import Problem
-from kancompress.calibration.network import flat_edges
-from kancompress.nn.edges import DenseEdges, MetaEdges, new_embedding, new_learner
-from kancompress.recipes import default_training
+from kancompress.clustering import kmeans, quadratic
+from kancompress.clustering.ladder import Problem
+from kancompress.clustering.layer import flat_edges
+from kancompress.config import default_training
+from kancompress.layers.edges import DenseEdges, MetaEdges, new_embedding, new_learner
 from kancompress.specs import ModelName
 from tests.benchmarks.ideas.bench import Bench, K, Part, solved
 

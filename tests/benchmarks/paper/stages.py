@@ -10,7 +10,7 @@ from typing import Any
 
 import kancompress
 from kancompress import ClusterConfig, FinetuneConfig, StateFile
-from kancompress.recipes import StoredDtype
+from kancompress.config import StoredDtype
 from kancompress.specs import DataOptions
 from tests.benchmarks.cells import Recipe, machine, trained
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from kancompress.recipes import CLUSTERS, CONV_CLUSTERS
+from kancompress.config import CLUSTERS, CONV_CLUSTERS
 from kancompress.specs import Family, ModelName, default_basis
 from tests.benchmarks.cells import Recipe, ran_with
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9, Stages
