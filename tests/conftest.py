@@ -11,8 +11,9 @@ from kancompress.formats.checkpoint import Checkpoint
 from kancompress.models.native import initialise, to_checkpoint
 from kancompress.specs import DataSpec, ModelName, default_basis, default_conv, default_meta
 
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(2)
+# There are as many processes of tests as cores; more threads than that only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 def fresh(name: str, widths: tuple[int, ...] = (64, 32, 10), seed: int = 0) -> Checkpoint:

@@ -576,7 +576,7 @@ def test_the_frontier_has_the_best_choice_for_every_budget() -> None:
 def test_a_file_never_exceeds_its_target() -> None:
     layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
     flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
-    x = correlated(1200, 30)
+    x, config = correlated(1200, 30), CalibrationConfig(method=Method.CENTRED, starts=1)
 
     def weigh(clusters) -> int:
         sizes = {"0": 480, "1": 64}
@@ -588,23 +588,21 @@ def test_a_file_never_exceeds_its_target() -> None:
         )
 
     for target in (1300, 2000, 4000, 50_000):
-        found = calibrate(
-            flow, x, None, CalibrationConfig(), target=Target(bytes=target), weigh=weigh
-        )
+        found = calibrate(flow, x, None, config, target=Target(bytes=target), weigh=weigh)
         assert weigh(found.clusters) <= target
     with pytest.raises(KancompressError, match="the smallest has"):
-        calibrate(flow, x, None, CalibrationConfig(), target=Target(bytes=750), weigh=weigh)
-    wanted = calibrate(flow, x, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh)
+        calibrate(flow, x, None, config, target=Target(bytes=750), weigh=weigh)
+    wanted = calibrate(flow, x, None, config, target=Target(error=0.05), weigh=weigh)
     assert wanted.solution is not None
     assert wanted.solution.held_out <= 0.05
     told = calibrate(
-        flow, x, None, CalibrationConfig(), target=Target(error=0.05), weigh=weigh,
+        flow, x, None, config, target=Target(error=0.05), weigh=weigh,
         dry_run=True,
     )  # fmt: skip
     assert told.clusters == wanted.clusters
     with pytest.raises(KancompressError, match="output error of at most 1e-12; the least has"):
         calibrate(
-            flow, x, None, CalibrationConfig(), target=Target(error=1e-12),
+            flow, x, None, config, target=Target(error=1e-12),
             weigh=lambda clusters: weigh(clusters) if any(clusters.values()) else None,
         )  # fmt: skip
 
@@ -635,7 +633,8 @@ def test_an_error_is_reached_with_the_smallest_choice(gap: float) -> None:
 def test_chosen_numbers_of_clusters_are_solved_as_if_they_were_asked_for() -> None:
     layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
     flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
-    x, config, target = correlated(1200, 30), CalibrationConfig(), Target(bytes=2000)
+    config = CalibrationConfig(rounds=2, sweeps=2, starts=2)
+    x, target = correlated(1200, 30), Target(bytes=2000)
     chosen = calibrate(flow, x, None, config, target=target, weigh=lambda _: 2000)
     asked = calibrate(flow, x, chosen.clusters, config)
     assert chosen.solution is not None

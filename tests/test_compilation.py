@@ -27,6 +27,7 @@ def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     assert kancompress.encode(done.checkpoint) == kancompress.encode(plain.checkpoint)
 
 
+@pytest.mark.slow
 def test_with_a_compiler_that_fails_training_goes_on(tmp_path: Path) -> None:
     line = "-m kancompress train --model kan --hidden 4 --epochs 1 --compile -o out.st"
     place = {"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -40,6 +41,7 @@ def test_with_a_compiler_that_fails_training_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "out.st").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns about this machine, not about us
 @pytest.mark.parametrize("model", ["kan", "metakan"])
@@ -56,6 +58,7 @@ def test_compiled_twin_gives_the_same_gradients(model: str) -> None:
         assert torch.allclose(before, parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_run_goes_through() -> None:

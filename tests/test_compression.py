@@ -171,6 +171,18 @@ print(hashlib.sha256(raw).hexdigest())
 """
 
 
+def test_threads_of_this_process_do_not_change_the_file(trained: Checkpoint) -> None:
+    before, files = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 3):
+            kancompress.use_threads(threads)
+            files.add(kancompress.encode(kancompress.cluster(trained).model))
+    finally:
+        kancompress.use_threads(before)
+    assert len(files) == 1
+
+
+@pytest.mark.slow
 def test_threads_do_not_change_the_file(trained: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "trained.safetensors"
     kancompress.save(trained, path)

@@ -4,6 +4,7 @@ Each is small; what it asks for would grow with the square of its size, or with 
 names. A reader refuses it, or reads it in time and memory that its size is worth.
 """
 
+import functools
 import io
 import struct
 import tracemalloc
@@ -88,6 +89,7 @@ def colliding_numbers(make: Callable[[int], bytes] = whole) -> bytes:
     return archive(dictionary(MODEL, keys))
 
 
+@functools.cache
 def in_each_others_way(bits: int = 16, extra: int = 6_000) -> list[int]:
     """Numbers below 2^31 that Python's dictionaries of 2^bits places probe one behind the other.
 

@@ -40,6 +40,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def slow(*values: Any) -> Any:
+    """Parameters of a test that only `-m slow` runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="no CUDA device here"))
 
 
@@ -63,9 +68,8 @@ def device(
         yield elsewhere.DEVICE
 
 
-every_device = pytest.mark.parametrize(
-    "device", ["with float64", "without float64", CUDA], indirect=True
-)
+WIDE = pytest.param("with float64", marks=pytest.mark.slow)
+every_device = pytest.mark.parametrize("device", [WIDE, "without float64", CUDA], indirect=True)
 
 
 def test_a_device_that_is_not_there_refuses_what_a_gpu_refuses() -> None:
@@ -161,10 +165,10 @@ def calibrated(where: str, source: str, output: str, *options: str) -> dict[str,
     ("model", "options"),
     [
         ("kan", "-k 4"),
-        ("metafastkan", "-k 4 --codebook-dtype float16"),
-        ("gramkan", "-k auto --target-bytes 2400 --side-dtype float16"),
+        slow("metafastkan", "-k 4 --codebook-dtype float16 --rounds 1 --sweeps 1"),
+        slow("gramkan", "-k auto --target-bytes 2400 --side-dtype float16"),
         ("kan", "-k 4 --method metric"),
-        ("fastkanconv", "-k 4"),
+        slow("fastkanconv", "-k 4 --rounds 1 --sweeps 1"),
         ("gramkanconv", "-k 4 --method centred --side-dtype float16"),
     ],
 )
@@ -226,12 +230,12 @@ class KanLinear(nn.Module):
 def test_a_model_of_one_s_own_runs_there(
     dtype: torch.dtype, here: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = torch.randn(600, 6, generator=torch.Generator().manual_seed(1)).tanh()
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(1)).tanh()
     np.savez("rows.npz", x=x.numpy())
     Path("small_model.py").write_text("from test_devices import Small\n")
     torch.save(Small().to(dtype).state_dict(), "model.pt")
-    options = ["--calibrate", "rows.npz", "-k", "8", "--force-pack"]
-    options += ["--model", "small_model:Small"]
+    options = ["--calibrate", "rows.npz", "-k", "4", "--force-pack", "--method", "feedback"]
+    options += ["--model", "small_model:Small", "--rounds", "1"]
     if dtype == torch.float64 and not devices.has_float64(device):
         wish = ("--device", "cuda", "-o", "none.st")
         assert "computes in float64" in refused(2, "cluster", "model.pt", *options, *wish)
@@ -241,8 +245,9 @@ def test_a_model_of_one_s_own_runs_there(
     if device == elsewhere.DEVICE:  # its tensors are of a class of their own
         monkeypatch.setattr(modules, "_check_tensor", lambda name, value: None)
     live = Small().to(device)
-    config = kancompress.ClusterConfig(clusters=8, force_pack=True)
-    found = kancompress.compress_by_outputs(live, x.to(device), config)
+    config = kancompress.ClusterConfig(clusters=4, force_pack=True)
+    few = kancompress.CalibrationConfig(method=kancompress.Method.FEEDBACK, rounds=1)
+    found = kancompress.compress_by_outputs(live, x.to(device), config, few)
     assert devices.of(live).type == device.type
     if dtype == torch.float32:
         check_same(cpu, record(found.calibrated))

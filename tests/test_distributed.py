@@ -160,6 +160,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_one_process_on_the_same_batches(place: Path) -> None:
     found: list[tuple[list[list[Tensor | None]], float, list[Any]]] = [
         torch.load(place / f"gradients.{rank}") for rank in range(2)
@@ -201,6 +202,7 @@ def test_gradients_are_those_of_one_process_on_the_same_batches(place: Path) -> 
         torch.testing.assert_close(seen[name], own, rtol=0.15, atol=0.15)
 
 
+@pytest.mark.slow
 def test_every_process_ends_with_the_same_network_and_resuming_changes_nothing(
     place: Path,
 ) -> None:
@@ -216,6 +218,7 @@ def test_every_process_ends_with_the_same_network_and_resuming_changes_nothing(
         torch.testing.assert_close(together.tensors[name], tensor, rtol=0, atol=4e-3)
 
 
+@pytest.mark.slow
 def test_fine_tuning_ends_with_the_same_file_everywhere(place: Path) -> None:
     files = [(place / f"tuned.{rank}").read_bytes() for rank in range(2)]
     assert files[0] == files[1]
@@ -228,6 +231,7 @@ def test_fine_tuning_ends_with_the_same_file_everywhere(place: Path) -> None:
     assert any(not torch.equal(tensor, given[name]) for name, tensor in together.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["native", "halves", "target", "foreign", "outputs", "still", "chosen", "convolution", "maps"],
@@ -250,6 +254,7 @@ def test_layers_are_divided_by_their_size(monkeypatch: pytest.MonkeyPatch) -> No
     assert distributed.owners([]) == []
 
 
+@pytest.mark.slow
 def test_one_process_of_the_command_line_writes_and_prints(tmp_path: Path) -> None:
     script = """
     import contextlib, sys
@@ -283,6 +288,7 @@ def failed_with_one_sentence(script: str, place: Path) -> str:
     return told[0]
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, sys
@@ -301,6 +307,7 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> N
     assert failed_with_one_sentence(script, tmp_path) == "kancompress: The disk is on fire."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["0", "1"])
 def test_bad_options_are_told_once(tmp_path: Path, late: str) -> None:
     script = f"""
@@ -317,6 +324,7 @@ def test_bad_options_are_told_once(tmp_path: Path, late: str) -> None:
     assert result.returncode == 1
 
 
+@pytest.mark.slow
 def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
     script = """
     import os, sys, time
@@ -338,6 +346,7 @@ def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
     assert result.stderr.count("--epochs") == 1, result.stderr
 
 
+@pytest.mark.slow
 def test_a_script_that_goes_on_is_told_of_every_failure(tmp_path: Path) -> None:
     script = """
     import contextlib, sys
@@ -378,6 +387,7 @@ def test_without_torchrun_s_store_everybody_tells(rank: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) -> None:
     options = ["--model", "fastkanconv", "--hidden", "2,3", "--epochs", "2", "--lr", "0.01",
                "--dropout", "0", "--head-dropout", "0", "--no-augment"]  # fmt: skip
@@ -396,6 +406,7 @@ def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) ->
         assert torch.allclose(tensor, two[name], atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, signal, sys

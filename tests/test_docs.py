@@ -47,6 +47,7 @@ def test_every_command_has_examples() -> None:
         assert f"    kancompress {command}" in section
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("bash"), ids=lambda block: block.split()[0])
 def test_shell_snippets_run(block: str, tmp_path: Path) -> None:
     # What installs or runs the tests is what runs this.
@@ -68,12 +69,13 @@ def run_script(script: str, tmp_path: Path) -> None:
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path, env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "2"},
+        cwd=tmp_path, env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
 def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -82,6 +84,7 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert "kancompress" in names
 
 
+@pytest.mark.slow
 def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (DOCS / "guides" / "your-own-model.md").read_text()
     models, *snippets = blocks("python", page)
@@ -98,6 +101,7 @@ def test_the_page_on_your_own_model_runs(tmp_path: Path, monkeypatch: pytest.Mon
         run_script(block, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_page_on_training_runs(tmp_path: Path) -> None:
     page = (DOCS / "guides" / "long-training.md").read_text()
     run_script(blocks("bash", page)[0], tmp_path)

@@ -13,6 +13,8 @@ from tests.fuzz.kills import Kills
 from tests.fuzz.packed import Packed
 from tests.fuzz.places import Places
 
+pytestmark = pytest.mark.slow
+
 # Seconds of the processor that end a case here: a machine may be slow, but there is an end.
 LIMIT = 60.0
 

@@ -218,11 +218,10 @@ def test_the_command_runs_the_user_s_model(models, tmp_path: Path) -> None:
     packed.load_state_dict(kancompress.load("packed.st").state_dict())
     kancompress.compress_by_outputs(model, x[:800], ClusterConfig(clusters=8)).apply_to(live)
     assert error(packed, live, x[800:]) == 0
-    done("cluster", "model.pt", *options, "-k", "auto", "--target-bytes", "6500", "-o", "auto.st")
+    auto = ["-k", "auto", "--target-bytes", "6500", "--rounds", "1", "--sweeps", "1"]
+    done("cluster", "model.pt", *options, *auto, "-o", "auto.st")
     assert Path("auto.st").stat().st_size <= 6500
-    told = done(
-        "cluster", "model.pt", *options, "-k", "auto", "--target-bytes", "6500", "--dry-run"
-    )
+    told = done("cluster", "model.pt", *options, *auto, "--dry-run")
     assert "first" in told.stderr
     torch.save(dict(list(model.state_dict().items())[1:]), "less.pt")
     assert "conv.weight" in refused(2, "cluster", "less.pt", *options, "-o", "none.st")
@@ -304,7 +303,14 @@ def test_a_network_of_our_own_needs_no_model(models) -> None:
         kancompress.cluster_by_outputs(fresh("kan"), torch.zeros(20, 64), model=make(models.Net))
 
 
-@pytest.mark.parametrize("kind", ["ConvKan", "FastConvKan", "KagnConv"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("ConvKan", marks=pytest.mark.slow),
+        "FastConvKan",
+        pytest.param("KagnConv", marks=pytest.mark.slow),
+    ],
+)
 def test_convolutions_of_torch_conv_kan(models, kind: str) -> None:
     x = functional.avg_pool2d(torch.randn(500, 2, 9, 9), 3, stride=1) * 2
 

@@ -192,10 +192,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "line",
     [
-        "cluster dense.st", "cluster meta.st", "cluster dense.st --calibrate digits --samples 64",
-        "cluster other.safetensors", "cluster other.pt", "cluster legacy.pt",
-        "cluster other.pt --keep-extra", "cluster chain.pt --calibrate rows.npz",
-        "cluster chain.safetensors --calibrate rows.npz", "expand packed.st", "expand kept.st",
+        "cluster dense.st", "cluster meta.st", "cluster other.safetensors", "cluster other.pt",
+        "cluster legacy.pt", "cluster other.pt --keep-extra",
+        "cluster dense.st --calibrate digits --samples 64 --method metric",
+        "cluster chain.pt --calibrate rows.npz --method metric",
+        "cluster chain.safetensors --calibrate rows.npz --method metric",
+        "expand packed.st", "expand kept.st",
         "inspect dense.st", "inspect packed.st --check", "inspect other.safetensors",
         "inspect other.pt -k 4", "eval dense.st", "eval packed.st",
         "finetune packed.st --epochs 1",

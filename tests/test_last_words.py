@@ -95,7 +95,11 @@ def test_a_stop_that_a_library_made_another_error_of_is_a_stop(
             raise RecursionError("maximum recursion depth exceeded") from None
 
     monkeypatch.setattr(kancompress, "inspect", half_imported)
-    result = call("inspect", __file__)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    try:
+        result = call("inspect", __file__)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.exit_code, only_line(result.stderr)) == (
         130, "Interrupted; nothing was left half-written.",
     )  # fmt: skip
@@ -150,6 +154,7 @@ ENDS = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
 def test_a_process_without_memory_ends_with_a_sentence(end: str, debug: tuple[str, ...]) -> None:

@@ -59,7 +59,8 @@ def test_outputs_come_nearer_than_with_plain_k_means(dense: Path, tmp_path: Path
 
 def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_path: Path) -> None:
     output = tmp_path / "packed.safetensors"
-    options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500"]
+    options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500",
+               "--rounds", "1", "--sweeps", "1"]  # fmt: skip
     told = run(*options, "--dry-run", "--json", "-o", output)
     assert not output.exists()
     assert json.loads(run(*options, "--dry-run", "--json").stdout) == json.loads(told.stdout)
@@ -74,6 +75,7 @@ def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_p
     assert again.read_bytes() == output.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_ratio_is_reached(dense: Path) -> None:
     done = kancompress.cluster_by_outputs(
         dense, DataOptions(name="digits"), target=Target(ratio=12.0)
@@ -85,7 +87,11 @@ def test_a_ratio_is_reached(dense: Path) -> None:
     ("target", "kept"),
     [
         (["--target-ratio", "12"], lambda found, size: size[0] >= 12 * size[1]),
-        (["--target-error", "0.02"], lambda found, _: found["held_out_error"] <= 0.02),
+        pytest.param(
+            ["--target-error", "0.02"],
+            lambda found, _: found["held_out_error"] <= 0.02,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_targets_are_kept_on_the_command_line(
@@ -108,6 +114,7 @@ def test_targets_are_kept_on_the_command_line(
         assert told in done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_rounds_and_sweeps_are_as_many_as_asked_for(dense: Path, tmp_path: Path) -> None:
     found = []
     for more in ("0", "30"):
@@ -355,6 +362,7 @@ def test_the_grid_metric_needs_a_known_basis(tmp_path: Path) -> None:
     assert "alpha and beta" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_norms_in_float16_leave_bytes_for_centroids(dense: Path, tmp_path: Path) -> None:
     options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500"]
     errors = {}
@@ -432,6 +440,7 @@ def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path
     assert least < dense.stat().st_size / 10
 
 
+@pytest.mark.slow
 def test_layers_above_the_memory_are_solved_in_groups_of_inputs(tmp_path: Path) -> None:
     """27 MB of moments and factor in 11 MB: nearer on fresh rows than plain k-means."""
     generator = np.random.default_rng(0)

@@ -1,9 +1,8 @@
 """The pipeline from end to end, as the command line runs it."""
 
+import contextlib
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,41 +10,30 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from command import ENVIRONMENT, KANCOMPRESS, done
 from kancompress.formats import safetensors as container
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "COLUMNS": "100"}
-KANCOMPRESS = [sys.executable, "-m", "kancompress"]
-
-
-def run(*arguments: str | Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*KANCOMPRESS, *map(str, arguments)],
-        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, **options,
-    )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory where train, cluster and finetune have run."""
     place = tmp_path_factory.mktemp("pipeline")
-    for arguments in (
-        ["train", "--epochs", "8", "-o", "digits.safetensors"],
-        ["cluster", "digits.safetensors", "-o", "packed.safetensors"],
-        ["finetune", "packed.safetensors", "--epochs", "2", "-o", "tuned.safetensors"],
-    ):
-        done = run(*arguments, cwd=place)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ""
+    with contextlib.chdir(place):
+        for arguments in (
+            ["train", "--epochs", "8", "-o", "digits.safetensors"],
+            ["cluster", "digits.safetensors", "-o", "packed.safetensors"],
+            ["finetune", "packed.safetensors", "--epochs", "2", "-o", "tuned.safetensors"],
+        ):
+            assert done(*arguments).stdout == ""
     return place
 
 
 def test_packed_keeps_the_accuracy(made: Path) -> None:
     scores = {}
     for name in ("digits", "packed", "tuned"):
-        done = run("eval", f"{name}.safetensors", "--json", cwd=made)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        scores[name] = json.loads(done.stdout)
+        result = done("eval", made / f"{name}.safetensors", "--json")
+        assert result.stderr == ""
+        scores[name] = json.loads(result.stdout)
     assert scores["digits"]["examples"] == 360
     assert scores["digits"]["accuracy"] > 0.85
     assert scores["packed"]["accuracy"] > scores["digits"]["accuracy"] - 0.03
@@ -53,7 +41,7 @@ def test_packed_keeps_the_accuracy(made: Path) -> None:
 
 
 def test_report_adds_up_to_the_file(made: Path) -> None:
-    report = json.loads(run("inspect", "packed.safetensors", "--json", cwd=made).stdout)
+    report = json.loads(done("inspect", made / "packed.safetensors", "--json").stdout)
     totals = report["totals"]
     size = (made / "packed.safetensors").stat().st_size
     assert report["file_bytes"] == size
@@ -71,7 +59,7 @@ def test_report_adds_up_to_the_file(made: Path) -> None:
 def test_inspect_reads_8_bits_that_the_library_saved(dtype: torch.dtype, tmp_path: Path) -> None:
     file = tmp_path / "file.st"
     save_file({"a": torch.arange(6, dtype=torch.uint8).view(2, 3).view(dtype)}, file)
-    shown = json.loads(run("inspect", file, "--json", cwd=tmp_path).stdout)
+    shown = json.loads(done("inspect", file, "--json").stdout)
     assert (shown["kind"], shown["payload_bytes"]) == ("safetensors", 6)
     found = container.parse(memoryview(file.read_bytes()), "file")
     assert found.tensor("a").view(torch.uint8).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -86,13 +74,14 @@ def test_any_safetensors_reader_opens_it(made: Path) -> None:
         assert file.get_tensor("0.index").shape == (1024,)
 
 
+@pytest.mark.slow
 def test_it_all_pipes(tmp_path: Path) -> None:
     stages = [
         "train --epochs 4 -o -", "cluster - -o -", "finetune - --epochs 1 -o -", "eval - --json",
     ]  # fmt: skip
-    command = " | ".join(f"{sys.executable} -m kancompress {stage}" for stage in stages)
-    done = subprocess.run(
+    command = " | ".join(f"{' '.join(KANCOMPRESS)} {stage}" for stage in stages)
+    result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(done.stdout)["accuracy"] > 0.7
+    assert json.loads(result.stdout)["accuracy"] > 0.7

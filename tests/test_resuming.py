@@ -88,6 +88,7 @@ def names(place: Path) -> set[str]:
     return {path.name for path in place.iterdir() if path.suffix not in (".part", ".lock")}
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(here: Path) -> None:
     uncut = json.loads(apart(*RUN, "-o", "uncut.st", "--log", "uncut.log", "--json").stdout)
     last = uncut["history"][-1]["epoch"]
@@ -108,6 +109,7 @@ def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(her
     assert names(here) == {"uncut.st", "uncut.log", "cut.log", "cut.st"}
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_that_was_killed_ends_with_the_same_bytes(here: Path) -> None:
     dense = fresh("metagramkan", (64, 8, 10))
     kancompress.save(
@@ -298,6 +300,7 @@ def test_a_state_is_not_written_over_without_force(stopped: Path) -> None:
     assert names(stopped) == {"out.st"}
 
 
+@pytest.mark.slow
 def test_a_state_has_one_run_at_a_time_and_a_killed_run_has_none(here: Path) -> None:
     endless = (*RUN, "--patience", "1000000", "-o", "out.st", "--epochs")
     with running([*KANCOMPRESS, *endless, "1000000"], "epoch 3/", here) as process:

@@ -18,9 +18,14 @@ from typing import Any
 import pytest
 from test_data_files import write_mnist
 
-from command import ENVIRONMENT, KANCOMPRESS, done, only_line, running, spawn, write_material
+from command import ENVIRONMENT, KANCOMPRESS, call, done, only_line, running, spawn, write_material
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+
+
+def slow(*values: Any) -> Any:
+    """Parameters of a test that only `-m slow` runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,9 @@ def closed_pipe() -> Iterator[int]:
     os.close(writer)
 
 
-@pytest.mark.parametrize("arguments", ["--help", "inspect packed.st", "expand packed.st -o -"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", slow("inspect packed.st"), slow("expand packed.st -o -")]
+)
 def test_a_reader_that_went_away_is_no_error(arguments: str, place: Path, closed_pipe: int) -> None:
     result = spawn(*arguments.split(), cwd=place, stdout=closed_pipe)
     assert (result.returncode, result.stderr) == (141, "")
@@ -64,21 +71,21 @@ def test_a_named_pipe_is_a_pipe(tmp_path: Path) -> None:
         with ThreadPoolExecutor() as pool:
             taken = pool.submit(lambda size: pipe.open("rb").read(size), stop)
             try:
-                result = spawn(*line.split(), pipe, cwd=tmp_path)
+                result = call(*line.split(), pipe)
             finally:  # a command that did not open the pipe must not keep its reader waiting
                 os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
         if stop is None:
-            assert result.returncode == 0, result.stderr
+            assert result.exit_code == 0, result.stderr
             done(*line.split(), tmp_path / "file")
             assert taken.result() == (tmp_path / "file").read_bytes()
         else:
-            assert result.returncode == 141, result.stderr
+            assert result.exit_code == 141, result.stderr
             assert "Error" not in result.stderr
 
 
 @full
 @pytest.mark.parametrize(
-    "arguments", ["--help", "inspect packed.st --json", "expand packed.st -o -"]
+    "arguments", ["--help", slow("inspect packed.st --json"), slow("expand packed.st -o -")]
 )
 def test_a_full_disk_behind_stdout_is_told(arguments: str, place: Path) -> None:
     with Path("/dev/full").open("w") as stdout:
@@ -87,6 +94,7 @@ def test_a_full_disk_behind_stdout_is_told(arguments: str, place: Path) -> None:
     assert "Standard output could not be written: No space" in only_line(result.stderr)
 
 
+@pytest.mark.slow
 @full
 def test_a_stderr_that_is_full_does_not_cost_the_work(place: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.st"
@@ -100,6 +108,7 @@ def test_a_stderr_that_is_full_does_not_cost_the_work(place: Path, tmp_path: Pat
         assert result.returncode == 1
 
 
+@pytest.mark.slow
 def test_streams_that_are_closed(place: Path, tmp_path: Path) -> None:
     def shell(command: str) -> subprocess.CompletedProcess[str]:
         line = f"{' '.join(KANCOMPRESS)} {command}"
@@ -118,6 +127,7 @@ def test_streams_that_are_closed(place: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.st").read_bytes() == (place / "dense.st").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_input_is_not_written_over_through_stdin_or_stdout(place: Path) -> None:
     path = place / "packed.st"
     before = path.read_bytes()
@@ -132,6 +142,7 @@ def test_the_input_is_not_written_over_through_stdin_or_stdout(place: Path) -> N
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_undecodable_names_can_be_printed(place: Path, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/\xff\xf0.st"
     try:
@@ -172,6 +183,7 @@ def on_terminal(*arguments: str | Path, stream: str, **options: Any) -> tuple[in
 COLOUR = re.compile(r"\x1b\[[\d;]*(3[0-7]|38|9[0-7])[\d;]*m")
 
 
+@pytest.mark.slow
 def test_bars_and_tables_on_a_terminal(place: Path, tmp_path: Path) -> None:
     command = ("train", "--data", place / "classes.npz", "--hidden", "4", "--epochs", "2", "-o")
     code, text, rest = on_terminal(*command, tmp_path / "a.st", stream="stderr")
@@ -189,6 +201,7 @@ def test_bars_and_tables_on_a_terminal(place: Path, tmp_path: Path) -> None:
     assert not COLOUR.search(text)
 
 
+@pytest.mark.slow
 def test_names_do_no_harm_on_a_terminal(place: Path) -> None:
     code, text, rest = on_terminal("inspect", place / "foreign.st", stream="stdout")
     assert (code, rest) == (0, "")
@@ -204,6 +217,7 @@ def test_json_on_a_terminal_is_plain(place: Path) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_binary_data_stays_off_a_terminal(place: Path) -> None:
     code, text, rest = on_terminal("expand", place / "packed.st", "-o", "-", stream="stdout")
     assert (code, text) == (2, "")
@@ -218,7 +232,7 @@ def test_binary_data_stays_off_a_terminal(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "words"),
-    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Stopped")],
+    [(signal.SIGINT, 130, "Interrupted"), slow(signal.SIGTERM, 143, "Stopped")],
 )
 def test_training_can_be_stopped(
     number: int, code: int, words: str, place: Path, tmp_path: Path
@@ -238,6 +252,7 @@ def test_training_can_be_stopped(
     assert [path.name for path in tmp_path.iterdir()] == ["out.st.state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 0.001, 0.02, 0.1])
 def test_impatience_changes_nothing(pause: float, place: Path, tmp_path: Path) -> None:
     """A request to stop that follows another does not cut off how the run ends."""
@@ -257,6 +272,7 @@ def test_impatience_changes_nothing(pause: float, place: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["out.st.state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
@@ -312,10 +328,10 @@ SLOW_EXPAND = """
 @pytest.mark.parametrize(
     ("number", "code", "old"),
     [
-        (signal.SIGINT, 130, b"old"),
+        slow(signal.SIGINT, 130, b"old"),
         (signal.SIGTERM, 143, None),
         (signal.SIGKILL, -9, b"old"),
-        (signal.SIGKILL, -9, None),
+        slow(signal.SIGKILL, -9, None),
     ],
 )
 def test_a_stopped_writer_leaves_the_old_file_or_none(
@@ -344,6 +360,7 @@ def test_a_stopped_writer_leaves_the_old_file_or_none(
         assert list(tmp_path.iterdir()) == ([] if old is None else [target])
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_file(place: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.st"
     target.write_bytes(b"old")

@@ -95,6 +95,7 @@ def test_a_report_beside_standard_output(here: Path, monkeypatch: pytest.MonkeyP
 
 def test_both_pictures_or_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
+    kancompress.save(fresh("kan", (5, 3, 2)), "dense.st", force=True)
     run = ("inspect", "dense.st", "--plot", "e.svg", "--plot-functions", "f.svg")
     with monkeypatch.context() as patch:
         patch.setattr(plotting, "draw_curves", stop)
