@@ -13,7 +13,7 @@ from test_repacking import CASES, choices, efficient_kan
 import kancompress
 from command import call, done, only_line
 from conftest import fresh
-from kancompress import ClusterConfig, StoredDtype
+from kancompress import ClusterConfig, RunOptions, StoredDtype
 from kancompress.clustering.kmeans import count_distinct
 from kancompress.formats.checkpoint import Checkpoint
 from kancompress.formats.foreign import read_foreign
@@ -45,7 +45,9 @@ def written(source: object, config: ClusterConfig, **options: object) -> int | N
 
 
 def of_foreign(path: Path) -> Plan:
-    return Plan.of(open_foreign(read_foreign(path), choices(path.parent.name)))
+    layouts = choices(path.parent.name)
+    source = open_foreign(read_foreign(path), layouts)
+    return Plan.of(source.saying(RunOptions(layouts=layouts or {})))
 
 
 def of_native(checkpoint: Checkpoint, dtype: StoredDtype = StoredDtype.SOURCE) -> Plan:

@@ -19,7 +19,7 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import read_foreign
 from kancompress.formats.packed import PackedModel
 from kancompress.formats.storage import Input, called, is_native, once, sized
-from kancompress.models.foreign import dense_network, known_forms, known_layers
+from kancompress.models.foreign import dense_network, known_layers
 from kancompress.models.runnable import refuse_options
 from kancompress.models.told import with_layouts
 from kancompress.models.user_module import load_into, read_module, read_state
@@ -191,8 +191,7 @@ class Work:
         """Cluster without rows."""
         config = self.settled(source)
         if isinstance(source, ForeignSource):
-            forms = known_forms(source.checkpoint, source.found, self.options)
-            source = replace(source, forms=forms)
+            source = source.saying(self.options)
         clusterer, told = plain_clusterer(source, config, self.options)
         packed = pack(source, clusterer, config, report=self.hooks.report)
         return replace(packed, notes=(*source.notes, *told))

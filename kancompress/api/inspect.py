@@ -13,7 +13,6 @@ from kancompress.formats.packed import PackedModel
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Source, called, is_native, once, open_container, read_record
 from kancompress.libraries import recognise
-from kancompress.models.foreign import known_forms
 from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.native import NativeSource
 from kancompress.packing.pack import predict
@@ -53,8 +52,8 @@ def inspect(
     found = recognise(foreign.tensors, layouts)
     predicted = None
     if config is not None:
-        forms = known_forms(foreign, found, RunOptions(layouts=layouts or {}))
-        predicted = predict(ForeignSource(checkpoint=foreign, found=found, forms=forms), config)
+        opened = ForeignSource(checkpoint=foreign, found=found)
+        predicted = predict(opened.saying(RunOptions(layouts=layouts or {})), config)
     return inspection.describe_foreign(foreign, found, predicted)
 
 

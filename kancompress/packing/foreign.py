@@ -35,7 +35,7 @@ from kancompress.formats.safetensors import NAMES, shown
 from kancompress.libraries import Recognition, recognise
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.recognition import cut
-from kancompress.models.foreign import known_layers
+from kancompress.models.foreign import known_forms, known_layers
 from kancompress.models.told import Forms
 from kancompress.packing.generated import twin_sizes, write_out
 from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
@@ -85,6 +85,13 @@ class ForeignSource:
     unfit: tuple[str, ...] = ()
     bias_names: Mapping[str, str] = field(default_factory=dict)
     forms: Forms = field(default_factory=dict)
+
+    def saying(self, options: RunOptions) -> ForeignSource:
+        """The source whose packed file says what the layers compute.
+
+        Raises UsageError where an option means nothing for all layers of which that is known.
+        """
+        return replace(self, forms=known_forms(self.checkpoint, self.found, options))
 
     @property
     def where(self) -> str:
