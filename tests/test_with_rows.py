@@ -310,5 +310,7 @@ def test_a_source_may_be_whatever_holds_the_tensors(tmp_path: Path) -> None:
     assert one == other_
     with pytest.raises(kancompress.UsageError, match="The state dict's tensor 'a' is sparse"):
         kancompress.cluster({"a": torch.zeros(3, 3).to_sparse()})
+    with pytest.raises(kancompress.UsageError, match="Only a torch file"):
+        kancompress.cluster(state, keep_extra=True)
     with pytest.raises(kancompress.UsageError, match="need rows"):
         kancompress.cluster(state, target=Target(bytes=100))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,10 @@ from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine
 from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.foreign import read_foreign
+from kancompress.formats.foreign import ForeignCheckpoint, read_foreign
 from kancompress.formats.packed import PackedModel
 from kancompress.formats.storage import Input, called, is_native, once, sized
-from kancompress.models.foreign import dense_network, known_layers
+from kancompress.models.foreign import dense_network
 from kancompress.models.runnable import refuse_options
 from kancompress.models.told import with_layouts
 from kancompress.models.user_module import load_into, read_module, read_state
@@ -148,6 +147,11 @@ class Work:
 
     def open(self, source: Clusterable, name: str | None) -> NativeSource | ForeignSource:
         """The source, read as far as it has to be."""
+        if self.keep_extra and isinstance(source, nn.Module | Mapping):
+            raise UsageError(
+                "Only a torch file holds something beside the model; leave keep_extra out for what"
+                " is in memory."
+            )
         if isinstance(source, nn.Module):
             return self._foreign(read_module(source))
         if isinstance(source, Mapping):
@@ -170,7 +174,7 @@ class Work:
             checkpoint=record, file_bytes=size, side_dtype=self.config.side_dtype, where=where
         )
 
-    def _foreign(self, checkpoint: Any) -> ForeignSource:
+    def _foreign(self, checkpoint: ForeignCheckpoint) -> ForeignSource:
         return open_foreign(
             checkpoint,
             self.options.layouts,
@@ -290,12 +294,7 @@ class Work:
         check(source, config)
         own_paths = {layer.name: _path(layer, names) for layer in source.found.layers}
         modules = dict(model.named_modules())
-        known = known_layers(
-            source.checkpoint,
-            source.found,
-            self.options,
-            lambda name: modules.get(own_paths[name]),
-        )
+        known = source.known_layers(self.options, lambda name: modules.get(own_paths[name]))
         paths, sums = (
             {name: ".".join(filter(None, (own_paths[name], below))) for name, below in some.items()}
             for some in (known.modules, known.sums)

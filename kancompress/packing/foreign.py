@@ -33,9 +33,10 @@ from kancompress.formats.packed.remainder import rebuilt, store
 from kancompress.formats.packed.restore import pieces_of
 from kancompress.formats.safetensors import NAMES, shown
 from kancompress.libraries import Recognition, recognise
+from kancompress.libraries.forms.convolutions import FindModule
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.recognition import cut
-from kancompress.models.foreign import known_forms, known_layers
+from kancompress.models.foreign import KnownLayers, known_forms, known_layers
 from kancompress.models.told import Forms
 from kancompress.packing.generated import twin_sizes, write_out
 from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
@@ -146,8 +147,14 @@ class ForeignSource:
 
     def known(self, options: RunOptions) -> Computed:
         """As of `Source`."""
-        known = known_layers(self.checkpoint, self.found, options)
+        known = self.known_layers(options)
         return Computed(layers=known.layers, refused=known.refused, notes=known.notes)
+
+    def known_layers(
+        self, options: RunOptions, find: FindModule = lambda name: None
+    ) -> KnownLayers:
+        """The forms of its layers, and where they are in a module whose layers `find` gives."""
+        return known_layers(self.checkpoint, self.found, options, find)
 
     @cached_property
     def alone(self) -> frozenset[str]:
@@ -158,6 +165,8 @@ class ForeignSource:
         """How the edges of a layer follow from centroids; None where they are the centroids."""
         source, found = self._written
         layer = next(layer for layer in found.layers if layer.name == name)
+        if not layer.masks and not (self.keep_scaler and layer.gains):
+            return None
         mask = packable(layer, source.tensors)
         factors = mask_factors(layer, source.tensors).to(torch.float32)[:, None]
         factors = factors.repeat(1, layer.coefficients)
@@ -204,7 +213,7 @@ class ForeignSource:
             )
         if self.keep_scaler and config.metric is Metric.GRID:
             wrong.append(UsageError("--metric grid measures whole edges; leave --keep-scaler out."))
-        return [*wrong, *self._not_finite()]
+        return [*wrong, *self._not_finite]
 
     def _nothing_found(self) -> str:
         reasons = " ".join(self.found.problems)
@@ -215,6 +224,7 @@ class ForeignSource:
             + " Describe the layers with --layout."
         )
 
+    @cached_property
     def _not_finite(self) -> list[KancompressError]:
         """Tensors of layers that hold NaN or infinity, a sentence for each of the first."""
         broken: list[KancompressError] = []
