@@ -13,10 +13,11 @@ from test_repacking import CASES, choices, efficient_kan
 import kancompress
 from command import call, done, only_line
 from conftest import fresh
-from kancompress import ClusterConfig, StoredDtype
+from kancompress import ClusterConfig, RunOptions, StoredDtype
 from kancompress.clustering.kmeans import count_distinct
 from kancompress.formats.foreign import read_foreign
 from kancompress.libraries import recognise
+from kancompress.models.foreign import known_forms
 from kancompress.packing.sizing import Plan, plan_foreign, plan_native
 from kancompress.specs import ModelName
 
@@ -43,8 +44,10 @@ def written(source: object, config: ClusterConfig, **options: object) -> int | N
 
 
 def of_foreign(path: Path) -> Plan:
-    source = read_foreign(path)
-    return plan_foreign(source, recognise(source.tensors, choices(path.parent.name)))
+    source, layouts = read_foreign(path), choices(path.parent.name)
+    found = recognise(source.tensors, layouts)
+    forms = known_forms(source, found, RunOptions(layouts=layouts or {}))
+    return plan_foreign(source, found, finish=lambda model: replace(model, forms=forms))
 
 
 def total(size: tuple[int, int] | None) -> int | None:
