@@ -20,11 +20,9 @@ if TYPE_CHECKING:
         evaluate,
         expand,
         finetune,
-        inspect,
-        print_layouts,
-        read_layouts,
         train,
     )
+    from kancompress.api.inspect import inspect, print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.predictions import check_predictions_target, save_predictions
@@ -48,10 +46,9 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-    from kancompress.formats.checkpoint import Checkpoint
-    from kancompress.formats.packed import PackedLayer, PackedModel
-    from kancompress.formats.storage import encode, load, save
+    from kancompress.models.files import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
+    from kancompress.models.records import Checkpoint, PackedLayer, PackedModel
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
     from kancompress.reporting.plotting import (
@@ -80,12 +77,11 @@ from kancompress.version import __version__
 
 _HOMES = {
     "kancompress.api.commands": (
-        "Compression", "cluster", "evaluate", "expand", "finetune", "inspect", "print_layouts",
-        "read_layouts", "train",
+        "Compression", "cluster", "evaluate", "expand", "finetune", "train",
     ),
+    "kancompress.api.inspect": ("inspect", "print_layouts", "read_layouts"),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.clustering.network": ("Calibrated",),
-    "kancompress.formats.checkpoint": ("Checkpoint",),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
@@ -94,7 +90,7 @@ _HOMES = {
     "kancompress.api.modules": ("Compressed", "compress"),
     "kancompress.models.user_module": ("build_module",),
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
-    "kancompress.formats.packed": ("PackedLayer", "PackedModel"),
+    "kancompress.models.records": ("Checkpoint", "PackedLayer", "PackedModel"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
     "kancompress.reporting.plotting": (
         "check_picture_target", "plot_edges", "plot_functions", "plot_pictures",
@@ -109,7 +105,7 @@ _HOMES = {
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
     ),
     "kancompress.training.state": ("StateFile",),
-    "kancompress.formats.storage": ("encode", "load", "save"),
+    "kancompress.models.files": ("encode", "load", "save"),
     "kancompress.training.train": ("Training",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

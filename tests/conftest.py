@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import kancompress
-from kancompress.formats.checkpoint import Checkpoint
 from kancompress.models.native import initialise, to_checkpoint
+from kancompress.models.records import Checkpoint
 from kancompress.specs import DataSpec, ModelName, default_basis, default_conv, default_meta
 
 if "OMP_NUM_THREADS" not in os.environ:

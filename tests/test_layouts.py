@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.edges.axes import from_edges, parse_axes, to_edges
+from kancompress.formats.edges.axes import parse_axes
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import gather, packable, scatter
 from kancompress.libraries import LAYOUTS, describe, parse_layout, recognise
+from kancompress.models.vectors import from_edges, gather, packable, scatter, to_edges
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))

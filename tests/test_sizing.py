@@ -15,8 +15,8 @@ from command import call, done, only_line
 from conftest import fresh
 from kancompress import ClusterConfig, StoredDtype
 from kancompress.clustering.kmeans import count_distinct
-from kancompress.formats.foreign import read_foreign
 from kancompress.libraries import recognise
+from kancompress.models.files import read_foreign
 from kancompress.packing.sizing import Plan, plan_foreign, plan_native
 from kancompress.specs import ModelName
 

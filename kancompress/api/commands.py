@@ -5,42 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from kancompress.clustering.network import Calibrated
 from kancompress.config import ClusterConfig, FinetuneConfig, Machine, RunOptions, TrainConfig
 from kancompress.data import datasets
-from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.formats import storage
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import ForeignCheckpoint, read_foreign
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.packed.restoration import Restored, restore
-from kancompress.formats.safetensors import Container
-from kancompress.formats.storage import (
-    Input,
-    Source,
-    called,
-    is_native,
-    once,
-    open_container,
-    read_record,
-    sized,
-)
-from kancompress.libraries import format_layouts, parse_layouts, recognise
+from kancompress.errors import UsageError
+from kancompress.formats.storage import called, is_native, once
+from kancompress.libraries import recognise
 from kancompress.models import runnable as running
+from kancompress.models.files import Input, read_foreign, sized
+from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
+from kancompress.models.restoration import Restored, restore
 from kancompress.models.runnable import Runnable, Running
 from kancompress.packing import extras, sizing
 from kancompress.packing.gridded import foreign_given, native_given
 from kancompress.packing.native import LayerClustering
 from kancompress.packing.native import expand as _expand
 from kancompress.packing.notes import source_notes
-from kancompress.reporting import inspection
 from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelName
-from kancompress.system import devices, inputs
+from kancompress.system import devices
 from kancompress.training.evaluation import Evaluation, evaluate_running
 from kancompress.training.finetune import Finetuning, tune
 from kancompress.training.loop import OnBatch, OnEpoch
@@ -299,76 +284,6 @@ def expand(
     return _expand(model) if model.restore is None else restore(model)
 
 
-def inspect(
-    source: Source,
-    name: str | None = None,
-    *,
-    check: bool = False,
-    clusters: int | None = None,
-    layouts: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """What a file holds, byte by byte; the keys are listed in docs/json.md.
-
-    check    : only verify structure and checksum; the report is then `kind` and `sound`
-    clusters : also the size of the packed file at this k, where the file is not packed yet
-    layouts  : as for `cluster`
-    Raises InvalidFileError for a damaged file.
-    """
-    if check:
-        return {"kind": storage.check(source, name), "sound": True}
-    config = None if clusters is None else ClusterConfig(clusters=clusters)
-    source, name = once(source, name)
-    if is_native(source):
-        if layouts:
-            raise UsageError("Layouts belong to other libraries' files; this one is ours.")
-        container = open_container(source, name)
-        predicted = None if config is None else _predict_native(container, config)
-        return inspection.describe(container, predicted)
-    foreign = read_foreign(source, name)
-    found = recognise(foreign.tensors, layouts)
-    predicted = None
-    if config is not None:
-        predicted = sizing.predict_foreign(foreign, found, config)
-    return inspection.describe_foreign(foreign, found, predicted)
-
-
-def print_layouts(
-    source: Source, *, layouts: Mapping[str, str] | None = None, name: str | None = None
-) -> str:
-    """The layouts of another library's layers as a TOML document that `read_layouts` reads.
-
-    layouts : as for `cluster`
-    Raises UsageError for a file of ours, or for layouts that fit nothing.
-    """
-    source, name = once(source, name)
-    if is_native(source):
-        raise UsageError("Layouts belong to other libraries' files; this one is ours.")
-    foreign = read_foreign(source, name)
-    return format_layouts(recognise(foreign.tensors, layouts), foreign.where)
-
-
-def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Layouts as `cluster` and `inspect` take them, from a TOML file (docs/layouts.md).
-
-    Raises InvalidFileError when it cannot be read or holds something else.
-    """
-    try:
-        text = bytes(inputs.read(Path(path))[:]).decode()
-    except UnicodeDecodeError:
-        raise InvalidFileError(
-            Flaw.BAD_LAYOUTS,
-            f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
-        ) from None
-    return parse_layouts(text, os.fspath(path))
-
-
-def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:
-    record = read_record(container, stored=True)
-    if isinstance(record, PackedModel):
-        raise UsageError(f"{container.where} is packed already; --clusters is for what is not.")
-    return sizing.predict_native(record, config, source_file_bytes=container.file_size)
-
-
 def packed_record(source: Input, name: str | None = None, *, any_size: bool = False) -> PackedModel:
     """The packed model in `source`. Raises UsageError for other kinds."""
     record = sized(source, name, any_size=any_size)[1]
@@ -406,9 +321,6 @@ __all__ = [
     "evaluate",
     "expand",
     "finetune",
-    "inspect",
     "packed_record",
-    "print_layouts",
-    "read_layouts",
     "train",
 ]

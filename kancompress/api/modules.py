@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from kancompress.clustering.network import Calibrated
 from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
-from kancompress.formats import storage
-from kancompress.formats.packed import PackedModel
 from kancompress.libraries import recognise
+from kancompress.models import files
 from kancompress.models.parametrization import Parametrization
+from kancompress.models.records import PackedModel
 from kancompress.models.user_module import load_into, read_module
 from kancompress.packing.gridded import foreign_given
 from kancompress.packing.native import LayerClustering
@@ -54,7 +54,7 @@ class Compressed:
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> int:
         """Write the packed file; returns its bytes. Raises as `kancompress.save`."""
-        return storage.save(self.model, path, force=force)
+        return files.save(self.model, path, force=force)
 
 
 def compress(

@@ -17,11 +17,11 @@ from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine
 from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.foreign import ForeignCheckpoint, read_foreign
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.storage import Input, called, is_native, once, sized
+from kancompress.formats.storage import called, is_native, once
 from kancompress.libraries import Recognition, recognise
+from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import dense_network, known_layers
+from kancompress.models.records import ForeignCheckpoint, PackedModel
 from kancompress.models.user_module import load_into, read_module
 from kancompress.packing.by_outputs import (
     Hooks,

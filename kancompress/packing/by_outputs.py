@@ -19,16 +19,13 @@ from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
 from kancompress.config import CalibrationConfig, ClusterConfig, StoredDtype, Target
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedModel
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
 from kancompress.formats.safetensors import shown
 from kancompress.layers.forms import FormLayer
 from kancompress.layers.layer import EdgeLayer
 from kancompress.libraries import Recognition
 from kancompress.models.native import build
+from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel, sizes
 from kancompress.packing.foreign import group_layers, repack, whole_vectors
 from kancompress.packing.generated import write_out
 from kancompress.packing.native import (

@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 
 from kancompress.errors import UsageError
-from kancompress.formats.foreign import ForeignCheckpoint, Skeleton, read_skeleton
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.packed.restore import pieces_of
+from kancompress.formats.foreign import Skeleton, read_skeleton
 from kancompress.formats.safetensors import shown
 from kancompress.libraries import Recognition
+from kancompress.models.records import ForeignCheckpoint, PackedModel
 
 
 def find_extra(foreign: ForeignCheckpoint, found: Recognition, unfit: list[str]) -> Skeleton | None:
@@ -47,12 +46,12 @@ def keep_extra(
     """
     if skeleton is None or model.restore is None:
         return model
-    for name, _, _, origin in model.restore["tensors"]:
-        if name in skeleton.shared and (pieces_of(origin) or name in gains):
+    for tensor in model.restore.tensors:
+        if tensor.name in skeleton.shared and (tensor.pieces or tensor.name in gains):
             raise UsageError(
-                f"{where}: tensor {shown(name)} is packed and lies over another tensor, or over"
-                " itself, in the same storage; --keep-extra cannot give both their own numbers."
-                " Leave it out, or save copies of the tensors."
+                f"{where}: tensor {shown(tensor.name)} is packed and lies over another tensor, or"
+                " over itself, in the same storage; --keep-extra cannot give both their own"
+                " numbers. Leave it out, or save copies of the tensors."
             )
     target = "extra"
     while target in model.named_tensors():
@@ -61,5 +60,5 @@ def keep_extra(
     return replace(
         model,
         tensors={**model.tensors, target: data},
-        restore={**model.restore, "opaque": target},
+        restore=replace(model.restore, opaque=target),
     )

@@ -18,16 +18,24 @@ from torch import Tensor
 from kancompress.clustering import kmeans
 from kancompress.config import ClusterConfig, StoredDtype
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
-from kancompress.formats.checkpoint import check_finite
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import gather, packable, scatter
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.remainder import rebuilt, store
-from kancompress.formats.safetensors import NAMES, shown
+from kancompress.formats.packed.encodings import index_type
+from kancompress.formats.packed.restore import (
+    Edges,
+    Fill,
+    Origin,
+    Piece,
+    Restore,
+    SourceTensor,
+    Tie,
+)
+from kancompress.formats.safetensors import shown
 from kancompress.libraries import Recognition
 from kancompress.libraries.recognition import cut
+from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
+from kancompress.models.remainder import rebuilt, store
+from kancompress.models.tensors import NAMES
+from kancompress.models.vectors import gather, packable, scatter
 from kancompress.packing.generated import twin_sizes, write_out
 from kancompress.packing.native import (
     Given,
@@ -104,19 +112,18 @@ def assemble(
     source: ForeignCheckpoint,
     packed: Iterable[PackedLayer],
     tensors: Mapping[str, Tensor],
-    entries: list[list[Any]],
+    entries: tuple[SourceTensor, ...],
 ) -> PackedModel:
     """The packed model of a source: its packed layers, and what `rest` made of all tensors.
 
     given : the source before its layers were written out
     """
-    restore: dict[str, Any] = {
-        "container": source.container,
-        "path": list(source.path),
-        "tensors": entries,
-    }
-    if source.metadata:
-        restore["metadata"] = source.metadata
+    restore = Restore(
+        container=source.container,
+        path=source.path,
+        tensors=entries,
+        metadata=source.metadata or None,
+    )
     sizes = SourceSizes(
         tensors=given.tensor_bytes,
         file=given.file_bytes,
@@ -222,11 +229,13 @@ class PackedGroup:
 
     name: str
     layers: tuple[PackedLayer, ...]
-    origins: Mapping[str, Any]
+    origins: Mapping[str, Origin]
     replaced: Mapping[str, Tensor]
 
     def filled(
-        self, codebook: Tensor, index_of: Callable[[PackedLayer], npt.NDArray[np.uint8]]
+        self,
+        codebook: Tensor,
+        index_of: Callable[[PackedLayer], npt.NDArray[np.integer[Any]] | None],
     ) -> list[PackedLayer]:
         """The layers with a codebook, the first one's, and their indices."""
         first, *others = self.layers
@@ -268,7 +277,7 @@ class LayerGroup:
         """What the packed file says of them apart from codebook and index."""
         layers: list[PackedLayer] = []
         replaced: dict[str, Tensor] = {}
-        origins: dict[str, Any] = {}
+        origins: dict[str, Origin] = {}
         for layer in self.layers:
             mask = packable(layer, self.source.tensors)
             kept_at = torch.nonzero(~mask).reshape(-1)
@@ -328,12 +337,12 @@ def _cluster(
         bias = given.bias.to(group.source.tensors[given.bias_name].dtype)
         bias = bias.reshape(group.source.tensors[given.bias_name].shape)
         described = replace(described, replaced={**described.replaced, given.bias_name: bias})
-    width = bits.width_of(len(codebook))
+    numbers = labels.astype(index_type(len(codebook)))
     ends = iter(np.cumsum([layer.packed_edges for layer in described.layers]))
 
-    def index_of(layer: PackedLayer) -> npt.NDArray[np.uint8]:
+    def index_of(layer: PackedLayer) -> npt.NDArray[np.integer[Any]]:
         end = int(next(ends))
-        return bits.pack(labels[end - layer.packed_edges : end], width)
+        return numbers[end - layer.packed_edges : end]
 
     return result, described, described.filled(codebook, index_of)
 
@@ -362,26 +371,21 @@ def _partly_folded(layer: FoundLayer, source: ForeignCheckpoint, mask: Tensor) -
     return result
 
 
-def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
+def _origins(layer: FoundLayer, name: str) -> dict[str, Origin]:
     """Origins of the tensors that a layer's edges give back, and of its folded factors."""
-    pieces: dict[str, list[dict[str, Any]]] = {}
+    pieces: dict[str, list[Piece]] = {}
     for part in layer.parts:
-        piece: dict[str, Any] = {
-            "layer": name,
-            "axes": part.axes,
-            "from": part.first,
-            "to": part.last,
-        }
-        if part.group is not None:
-            piece["group"] = part.group
-        if part.columns is not None:
-            piece["columns"] = list(part.columns)
+        piece = Piece(
+            layer=name,
+            axes=part.axes,
+            first=part.first,
+            last=part.last,
+            group=part.group,
+            columns=part.columns,
+        )
         pieces.setdefault(part.tensor, []).append(piece)
-    origins: dict[str, Any] = {
-        tensor: parts[0] if len(parts) == 1 else {"parts": parts}
-        for tensor, parts in pieces.items()
-    }
-    return origins | {gain.tensor: {"fill": 1.0} for gain in layer.gains}
+    origins: dict[str, Origin] = {tensor: Edges(tuple(found)) for tensor, found in pieces.items()}
+    return origins | {gain.tensor: Fill(1.0) for gain in layer.gains}
 
 
 # --- tensors that hold no edges ------------------------------------------------------------
@@ -389,9 +393,9 @@ def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
 
 def rest(
     source: ForeignCheckpoint, groups: Iterable[PackedGroup]
-) -> tuple[dict[str, Tensor], list[list[Any]]]:
+) -> tuple[dict[str, Tensor], tuple[SourceTensor, ...]]:
     """Tensors to store beside the packed groups, and the entry of every tensor of the source."""
-    origins: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
     replaced: dict[str, Tensor] = {}
     layers: set[str] = set()
     for group in groups:
@@ -399,16 +403,16 @@ def rest(
         replaced |= group.replaced
         layers |= {layer.name for layer in group.layers}
     stored: dict[str, Tensor] = {}
-    entries: list[list[Any]] = []
+    entries: list[SourceTensor] = []
     for name, tensor in source.tensors.items():
-        origin: Any
+        origin: Origin
         if name in source.ties:
-            origin = {"tie": source.ties[name]}
+            origin = Tie(source.ties[name])
         elif name in replaced:
             origin = store(name, replaced[name], stored, layers)
         elif name in origins:
             origin = origins[name]
         else:
             origin = rebuilt(name, tensor, stored, layers)
-        entries.append([name, NAMES[tensor.dtype], list(tensor.shape), origin])
-    return stored, entries
+        entries.append(SourceTensor(name, NAMES[tensor.dtype], tuple(tensor.shape), origin))
+    return stored, tuple(entries)

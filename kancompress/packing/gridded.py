@@ -8,12 +8,11 @@ import torch
 
 from kancompress.config import ClusterConfig, Metric, RunOptions
 from kancompress.errors import UsageError, shortened
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.layers.layer import EdgeLayer
 from kancompress.libraries import Recognition
 from kancompress.models.foreign import known_layers
 from kancompress.models.native import build
+from kancompress.models.records import Checkpoint, ForeignCheckpoint
 from kancompress.packing.foreign import whole_vectors
 from kancompress.packing.generated import write_out
 from kancompress.packing.grid import cluster_on_grid

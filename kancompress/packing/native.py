@@ -15,11 +15,11 @@ from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.nearest import one_thread
 from kancompress.config import ClusterConfig, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
-from kancompress.formats.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
+from kancompress.formats.checkpoint import side_shapes
+from kancompress.formats.packed.encodings import bits, index_type
 from kancompress.formats.safetensors import shown
 from kancompress.models.native import build
+from kancompress.models.records import Checkpoint, PackedLayer, PackedModel, dense_twin_sizes
 from kancompress.specs import MAX_CLUSTERS, SourceSizes
 from kancompress.system import distributed
 
@@ -246,7 +246,7 @@ def _pack_layer(
     if result.clusters is None:
         layer = PackedLayer(name=name, shape=shape, coefficients=coefficients.clone())
         return layer, result
-    index = bits.pack(labels, bits.width_of(len(codebook)))
+    index = labels.astype(index_type(len(codebook)))
     return PackedLayer(name=name, shape=shape, codebook=codebook, index=index), result
 
 

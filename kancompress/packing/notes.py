@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kancompress.errors import shortened
-from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.libraries import Recognition
 from kancompress.libraries.known.pykan import UNTOLD
+from kancompress.models.records import ForeignCheckpoint
 
 
 def source_notes(

@@ -11,20 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedLayer, PackedModel
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
+from kancompress.formats.packed.restore import SourceTensor
 from kancompress.libraries import Recognition
+from kancompress.models.records import (
+    Checkpoint,
+    ForeignCheckpoint,
+    PackedLayer,
+    PackedModel,
+    sizes,
+)
 from kancompress.packing.foreign import PackedGroup, assemble, check_all, group_layers, repack, rest
 from kancompress.packing.generated import write_out
 from kancompress.packing.native import (
@@ -121,10 +123,6 @@ def _like(tensor: Tensor) -> Tensor:
     return _blank(tuple(tensor.shape), tensor.dtype)
 
 
-def _blank_index(layer: PackedLayer, clusters: int) -> npt.NDArray[np.uint8]:
-    return np.empty(bits.packed_size(layer.packed_edges, bits.width_of(clusters)), np.uint8)
-
-
 def _measured(vectors: Tensor, default: torch.dtype | None = None) -> Vectors:
     points = vectors.float() if vectors.dtype.itemsize < 4 else vectors
     return Vectors(
@@ -162,12 +160,7 @@ def plan_native(checkpoint: Checkpoint, config: ClusterConfig, *, source_file_by
         packed = [
             layer
             if (codebook := codebooks[layer.name]) is None
-            else replace(
-                layer,
-                coefficients=None,
-                codebook=codebook,
-                index=_blank_index(layer, len(codebook)),
-            )
+            else replace(layer, coefficients=None, codebook=codebook)
             for layer in layers
         ]
         return PackedModel(
@@ -197,7 +190,7 @@ def plan_foreign(
     for group in group_layers(source, found, keep_scaler=keep_scaler):
         vectors[group.name] = _measured(group.vectors())
         groups[group.name] = _described(group.described())
-    rests: dict[frozenset[str], tuple[dict[str, Tensor], list[list[object]]]] = {}
+    rests: dict[frozenset[str], tuple[dict[str, Tensor], tuple[SourceTensor, ...]]] = {}
 
     def build(codebooks: Mapping[str, Tensor | None]) -> PackedModel | None:
         packed: list[PackedLayer] = []
@@ -205,8 +198,7 @@ def plan_foreign(
         for name in chosen:
             codebook = codebooks[name]
             assert codebook is not None
-            clusters = len(codebook)
-            packed += groups[name].filled(codebook, partial(_blank_index, clusters=clusters))
+            packed += groups[name].filled(codebook, lambda layer: None)
         if not packed:
             return None
         key = frozenset(chosen)

@@ -1,7 +1,7 @@
 """The packed file (docs/packed-format.md): its record, its writer and its reader."""
 
-from kancompress.formats.packed.model import PackedLayer, PackedModel
 from kancompress.formats.packed.reader import decode
+from kancompress.formats.packed.record import LayerRecord, PackedRecord
 from kancompress.formats.packed.writer import encode
 
-__all__ = ["PackedLayer", "PackedModel", "decode", "encode"]
+__all__ = ["LayerRecord", "PackedRecord", "decode", "encode"]
