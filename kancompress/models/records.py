@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from kancompress.formats import checkpoint as checkpoints
-from kancompress.formats.arrays import Array, Outline
+from kancompress.formats.arrays import Array
 from kancompress.formats.checkpoint import CheckpointRecord
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import ForeignRecord
@@ -92,11 +92,15 @@ class PackedModel(PackedRecord[Tensor]):
 
     def coefficients_of(self, layer: PackedLayer) -> Tensor:
         """Dense coefficients of a layer, (*shape, d), in a dtype that holds all of them exactly."""
-        return to_torch(state.coefficients_of(self.record(), _layer_record(layer)))
+        codebook = self.codebook_of(layer)
+        used = None if codebook is None else to_array(codebook)
+        return to_torch(state.coefficients_of(_layer_record(layer), used))
 
     def rows_of(self, layer: PackedLayer) -> npt.NDArray[np.int32]:
         """Of each edge of a packed layer its row in the codebook followed by the kept vectors."""
-        return state.rows_of(self.record(), _layer_record(layer))
+        clusters = self.clusters_of(layer)
+        assert clusters is not None
+        return state.rows_of(_layer_record(layer), clusters)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """All tensors as the file names them."""
@@ -137,11 +141,11 @@ class PackedModel(PackedRecord[Tensor]):
     def record(self) -> PackedRecord[Array]:
         """The same over the tensors' memory."""
         layers = tuple(_layer_record(layer) for layer in self.layers)
-        return with_tensors(self, layers, PackedRecord[Array], to_array)
+        return with_tensors(self, layers, PackedRecord, to_array)
 
 
 def _layer_record(layer: PackedLayer) -> LayerRecord[Array]:
-    return with_layer_tensors(layer, LayerRecord[Array], to_array)
+    return with_layer_tensors(layer, LayerRecord, to_array)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -177,10 +181,8 @@ def foreign_of(record: ForeignRecord[Array]) -> ForeignCheckpoint:
 def sizes(model: PackedModel) -> tuple[int, int]:
     """(header, payload) bytes of a packed model's file, without making it; its tensors may be
     without numbers, and it needs no indices."""
-    layers = tuple(
-        with_layer_tensors(layer, LayerRecord[Outline], outline_of) for layer in model.layers
-    )
-    return writer.sizes(with_tensors(model, layers, PackedRecord[Outline], outline_of))
+    layers = tuple(with_layer_tensors(layer, LayerRecord, outline_of) for layer in model.layers)
+    return writer.sizes(with_tensors(model, layers, PackedRecord, outline_of))
 
 
 def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.formats.arrays import Array, Outline
 from kancompress.formats.packed import encodings
 from kancompress.formats.packed.restore import Restore
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, ModelSpec, SourceSizes
@@ -68,6 +67,10 @@ class LayerRecord(Generic[T_co]):
         """Number of edges that have an index."""
         return self.edges - self.kept_edges
 
+    def indices(self) -> npt.NDArray[np.integer[Any]]:
+        """Index of each packed edge, (packed_edges,)."""
+        return np.zeros(self.packed_edges, np.uint8) if self.index is None else self.index
+
     def tensors(self) -> dict[str, T_co]:
         """All tensors but the index, by role."""
         found = {role: getattr(self, role) for role in _TENSOR_ROLES}
@@ -119,7 +122,7 @@ class PackedRecord(Generic[T_co]):
 
     def indices_of(self, layer: LayerRecord[Any]) -> npt.NDArray[np.integer[Any]]:
         """Index of each packed edge, (packed_edges,)."""
-        return np.zeros(layer.packed_edges, np.uint8) if layer.index is None else layer.index
+        return layer.indices()
 
 
 def with_layer_tensors(
@@ -147,20 +150,3 @@ def with_tensors(
     given["layers"] = layers
     given["tensors"] = {name: change(tensor) for name, tensor in record.tensors.items()}
     return made(**given)
-
-
-def outline(record: PackedRecord[Array]) -> PackedRecord[Outline]:
-    """The record without the numbers of its tensors."""
-    return record
-
-
-__all__ = [
-    "CODEBOOK_ROLES",
-    "ROLES",
-    "SIDE_ROLES",
-    "LayerRecord",
-    "PackedRecord",
-    "replace",
-    "with_layer_tensors",
-    "with_tensors",
-]

@@ -30,13 +30,11 @@ from kancompress.formats.packed.restore import Arange, Fill, Repeat, SourceTenso
 _BLOCK = 1 << 16  # edges whose vectors are gathered at a time
 
 
-def rows_of(record: PackedRecord[Array], layer: LayerRecord[Array]) -> npt.NDArray[np.int32]:
+def rows_of(layer: LayerRecord[Array], clusters: int) -> npt.NDArray[np.int32]:
     """Of each edge of a packed layer its row in the codebook followed by the kept vectors."""
-    index = record.indices_of(layer)
+    index = layer.indices()
     if layer.kept_at is None:
         return index.astype(np.int32)
-    clusters = record.clusters_of(layer)
-    assert clusters is not None
     kept_at = layer.kept_at.numpy()
     rows = np.empty(layer.edges, np.int32)
     packed = np.ones(layer.edges, np.bool_)
@@ -46,20 +44,22 @@ def rows_of(record: PackedRecord[Array], layer: LayerRecord[Array]) -> npt.NDArr
     return rows
 
 
-def coefficients_of(record: PackedRecord[Array], layer: LayerRecord[Array]) -> Array:
-    """Dense coefficients of a layer, (*shape, d), in a type that holds all of them exactly."""
-    codebook = record.codebook_of(layer)
+def coefficients_of(layer: LayerRecord[Array], codebook: Array | None) -> Array:
+    """Dense coefficients of a layer, (*shape, d), in a type that holds all of them exactly.
+
+    codebook : that it uses, its own or another layer's
+    """
     if codebook is None:
         assert layer.coefficients is not None
         return layer.coefficients
     d = codebook.shape[1]
-    dtype, table, rows = codebook.dtype, codebook.flat.reshape(-1, d), record.indices_of(layer)
+    dtype, table, rows = codebook.dtype, codebook.flat.reshape(-1, d), layer.indices()
     if layer.kept is not None:
         dtype = promoted(dtype, layer.kept.dtype)
         parts = [
             converted(one.flat.reshape(-1, d), one.dtype, dtype) for one in (codebook, layer.kept)
         ]
-        table, rows = np.concatenate(parts), rows_of(record, layer)
+        table, rows = np.concatenate(parts), rows_of(layer, len(codebook))
     result = np.empty((layer.edges, d), table.dtype)
     for start in range(0, layer.edges, _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -71,7 +71,7 @@ def native_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     """Coefficients of a native network, at least float32, and what its layers have beside them."""
     tensors: dict[str, Array] = {}
     for layer in record.layers:
-        values = coefficients_of(record, layer)
+        values = coefficients_of(layer, record.codebook_of(layer))
         tensors[f"{layer.name}.coefficients"] = (
             values if values.dtype == "F64" else values.to("F32")
         )
@@ -83,7 +83,8 @@ def source_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     """Another library's state dict: names in the source's order, ties one tensor."""
     edges: dict[str, Array] = {}
     for layer in found_layers(record):
-        vectors = coefficients_of(record, record.layer(layer.name))
+        packed = record.layer(layer.name)
+        vectors = coefficients_of(packed, record.codebook_of(packed))
         scatter(layer, vectors, into=edges)
     return _tied(record, edges)
 

@@ -59,7 +59,7 @@ def tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     for layer in record.layers:
         beside = layer.tensors()
         if claim := _claim(record, layer):
-            encoded = OF_INDICES[layer.encoding].encode(record.indices_of(layer), claim)
+            encoded = OF_INDICES[layer.encoding].encode(layer.indices(), claim)
             if encoded is not None:
                 beside["index"] = encoded
         named |= {f"{layer.name}.{role}": array for role, array in beside.items()}
