@@ -22,7 +22,7 @@ from command import done, refused
 from conftest import fresh
 from kancompress.config import ClusterConfig
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-from kancompress.models.files import encode
+from kancompress.formats.packed import encode
 from kancompress.models.records import PackedModel
 from kancompress.models.restoration import Restored
 
@@ -304,7 +304,7 @@ def test_the_rest_of_a_file_is_never_trusted(tmp_path: Path) -> None:
         lying = with_opaque(model, raw)
         back = kancompress.expand(lying)
         assert isinstance(back, Restored)
-        for act in (back.encode, partial(kancompress.load, encode(lying))):
+        for act in (back.encode, partial(kancompress.load, encode(lying.record()))):
             with pytest.raises(InvalidFileError, match=r"restore\.opaque") as caught:
                 act()
             assert caught.value.flaw == flaw

@@ -582,7 +582,7 @@ def test_halves_in_the_columns_of_a_tensor_are_those_of_the_columns() -> None:
     parts = tuple(
         Part(
             tensor="both", axes="out in half coef", first=first, last=first + 4,
-            shape=(2, 3, 2, 4), dtype=torch.float32, columns=columns,
+            shape=(2, 3, 2, 4), dtype="F32", columns=columns,
         )
         for first, columns in ((0, (0, 2)), (4, (2, 4)))
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,15 +63,31 @@ def outlines(tensors: Mapping[str, Tensor]) -> dict[str, Outline]:
 def all_to_torch(arrays: Mapping[str, Array]) -> Mapping[str, Tensor]:
     """The tensors of arrays; those of a file are read when they are asked for.
 
-    Arrays that are the same become the same tensor.
+    Arrays that are the same become the same tensor; those that are parts of the same memory become
+    tensors in one storage, as which `torch.save` writes them.
     """
     if isinstance(arrays, Stored):
         return stored_tensors(arrays)
+    wholes: dict[int, Tensor] = {}
     made: dict[int, Tensor] = {}
     for array in arrays.values():
         if id(array) not in made:
-            made[id(array)] = to_torch(array)
+            made[id(array)] = _part(array, wholes)
     return {name: made[id(array)] for name, array in arrays.items()}
+
+
+def _part(array: Array, wholes: dict[int, Tensor]) -> Tensor:
+    """The tensor of an array; `wholes` has the memory, as bytes, of which others are parts."""
+    base = array.data.base
+    if not isinstance(base, np.ndarray) or not array.nbytes or base.nbytes == array.nbytes:
+        return to_torch(array)
+    first = array.data.ctypes.data - base.ctypes.data
+    if first % array.itemsize or not (base.flags.writeable and base.flags.c_contiguous):
+        return to_torch(array)
+    if id(base) not in wholes:
+        wholes[id(base)] = torch.from_numpy(base.reshape(-1).view(np.uint8))
+    part = wholes[id(base)][first : first + array.nbytes]
+    return part.view(DTYPES[array.dtype]).reshape(array.shape)
 
 
 def stored_tensors(arrays: StoredArrays) -> StoredTensors:
