@@ -44,10 +44,10 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-    from kancompress.formats.checkpoint import Checkpoint
-    from kancompress.formats.packed import FormRecord, PackedLayer, PackedModel
-    from kancompress.formats.storage import encode, load, save
+    from kancompress.formats.packed import FormRecord
+    from kancompress.models.files import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
+    from kancompress.models.records import Checkpoint, PackedLayer, PackedModel
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
     from kancompress.packing.pack import Compression
@@ -82,7 +82,6 @@ _HOMES = {
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.packing.pack": ("Compression",),
     "kancompress.clustering.network": ("Calibrated",),
-    "kancompress.formats.checkpoint": ("Checkpoint",),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
@@ -91,7 +90,8 @@ _HOMES = {
     "kancompress.api.modules": ("Compressed", "compress"),
     "kancompress.models.user_module": ("build_module",),
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
-    "kancompress.formats.packed": ("FormRecord", "PackedLayer", "PackedModel"),
+    "kancompress.formats.packed": ("FormRecord",),
+    "kancompress.models.records": ("Checkpoint", "PackedLayer", "PackedModel"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
@@ -105,7 +105,7 @@ _HOMES = {
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
     ),
     "kancompress.training.state_file": ("StateFile",),
-    "kancompress.formats.storage": ("encode", "load", "save"),
+    "kancompress.models.files": ("encode", "load", "save"),
     "kancompress.training.train": ("Training",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

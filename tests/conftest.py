@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import kancompress
-from kancompress.formats.checkpoint import Checkpoint
 from kancompress.models.native import initialise, to_checkpoint
+from kancompress.models.records import Checkpoint
 from kancompress.specs import DataSpec, ModelName, default_basis, default_conv, default_meta
 
 # There are as many processes of tests as cores; more threads than that only wait for each other.

@@ -27,10 +27,10 @@ from kancompress.clustering.network import (
 from kancompress.clustering.quadratic import Form
 from kancompress.config import CalibrationConfig, ClusterConfig, Method, StoredDtype, Target
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.checkpoint import Checkpoint
 from kancompress.layers import bases
 from kancompress.layers.edges import DenseEdges
 from kancompress.layers.layer import EdgeLayer, KanLayer
+from kancompress.models.records import Checkpoint
 from kancompress.packing.by_outputs import Hooks, native_runs, pack_by_outputs
 from kancompress.packing.native import NativeSource
 from kancompress.specs import Family, default_basis

@@ -16,11 +16,8 @@ from command import call
 from conftest import fresh
 from kancompress.config import ClusterConfig, FinetuneConfig, StoredDtype
 from kancompress.data import datasets
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
 from kancompress.models.native import build
+from kancompress.models.records import Checkpoint, PackedLayer, PackedModel, sizes
 from kancompress.specs import SourceSizes, default_basis
 from kancompress.training import loop as fitting
 
@@ -57,7 +54,8 @@ def test_sizes_follow_the_formula(clusters: int) -> None:
     for layer, edges in zip(done.model.layers, (2048, 320), strict=True):
         assert layer.codebook is not None
         assert layer.codebook.shape == (clusters, 9)
-        assert (0 if layer.index is None else len(layer.index)) == -(-edges * width // 8)
+        index = done.model.named_tensors().get(f"{layer.name}.index")
+        assert (0 if index is None else len(index)) == -(-edges * width // 8)
     raw = kancompress.encode(done.model)
     assert len(raw) == sum(sizes(done.model))
 
@@ -218,13 +216,13 @@ def test_shared_codebooks_and_kept_edges_run_as_they_expand() -> None:
         name="0",
         shape=(4, 5),
         codebook=torch.randn(4, 9, generator=rng),
-        index=packed_bits(np.arange(17) % 4, 2),
+        index=np.arange(17, dtype=np.uint8) % 4,
         kept_at=torch.tensor([0, 7, 19]),
         kept=torch.randn(3, 9, generator=rng),
         sides={"bias": torch.randn(4, generator=rng)},
     )
     second = PackedLayer(
-        name="1", shape=(3, 4), shares="0", index=packed_bits(np.arange(12) % 4, 2)
+        name="1", shape=(3, 4), shares="0", index=np.arange(12, dtype=np.uint8) % 4
     )
     model = PackedModel(
         layers=(first, second),
@@ -237,11 +235,6 @@ def test_shared_codebooks_and_kept_edges_run_as_they_expand() -> None:
     packed = fitting.predict(build(again), x)
     assert torch.allclose(packed, fitting.predict(build(kancompress.expand(again)), x), atol=1e-6)
     assert torch.equal(again.coefficients_of(first).reshape(20, 9)[7], first.kept[1])  # type: ignore[index]
-
-
-def packed_bits(indices: np.ndarray, width: int) -> np.ndarray:
-    """Pack indices for a hand-made layer."""
-    return bits.pack(indices, width)
 
 
 # --- fine-tuning ---------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from kancompress.clustering.network import sample
 from kancompress.config import default_training
 from kancompress.data import datasets
 from kancompress.data.datasets import Split
-from kancompress.formats.checkpoint import Checkpoint
 from kancompress.layers.bases import bspline
 from kancompress.layers.network import Network
 from kancompress.layers.window import Window
 from kancompress.models.native import build, initialise, to_checkpoint
+from kancompress.models.records import Checkpoint
 from kancompress.packing.native import NativeSource
 from kancompress.packing.sizes import Plan
 from kancompress.specs import (

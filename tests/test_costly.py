@@ -21,8 +21,10 @@ import kancompress
 from command import done, refused
 from hostile import MLP, Draft, document, made, ramp, stripped
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.foreign import ForeignCheckpoint, pickles, read_foreign
-from kancompress.formats.packed.restoration import Restored
+from kancompress.formats.foreign import pickles
+from kancompress.models.files import read_foreign
+from kancompress.models.records import ForeignCheckpoint
+from kancompress.models.restoration import Restored
 
 PRIME = (1 << 61) - 1  # numbers that it divides have the hash 0
 

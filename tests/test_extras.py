@@ -22,8 +22,9 @@ from command import done, refused
 from conftest import fresh
 from kancompress.config import ClusterConfig
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
-from kancompress.formats.packed import PackedModel, encode
-from kancompress.formats.packed.restoration import Restored
+from kancompress.formats.packed import encode
+from kancompress.models.records import PackedModel
+from kancompress.models.restoration import Restored
 
 TRAPS = Path(__file__).parents[2] / "shared" / "cases" / "traps"
 EIGHT = ClusterConfig(clusters=8, force_pack=True)
@@ -228,8 +229,8 @@ def test_files_of_which_nothing_can_be_kept(tmp_path: Path) -> None:
     source = save(efficient_kan(), {"format": "pt"})
     model = packed(source)
     assert model.restore is not None
-    assert "opaque" not in model.restore
-    assert model.restore["metadata"] == {"format": "pt"}
+    assert model.restore.opaque is None
+    assert model.restore.metadata == {"format": "pt"}
     with pytest.raises(UsageError, match="ours"):
         kancompress.cluster(fresh("kan"), keep_extra=True)
 
@@ -303,7 +304,7 @@ def test_the_rest_of_a_file_is_never_trusted(tmp_path: Path) -> None:
         lying = with_opaque(model, raw)
         back = kancompress.expand(lying)
         assert isinstance(back, Restored)
-        for act in (back.encode, partial(kancompress.load, encode(lying))):
+        for act in (back.encode, partial(kancompress.load, encode(lying.record()))):
             with pytest.raises(InvalidFileError, match=r"restore\.opaque") as caught:
                 act()
             assert caught.value.flaw == flaw

@@ -332,7 +332,7 @@ def test_what_cannot_be_read_again_is_not_written(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record is encoded and decoded before the first byte goes anywhere."""
-    from kancompress.formats.checkpoint import Checkpoint
+    from kancompress.models.records import Checkpoint
 
     real, before = Checkpoint.encode, listing(place)
     monkeypatch.setattr(Checkpoint, "encode", lambda self: real(self)[:-1])

@@ -23,7 +23,9 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.foreign import ForeignCheckpoint, pickles, read_foreign
+from kancompress.formats.foreign import pickles
+from kancompress.models.files import read_foreign
+from kancompress.models.records import ForeignCheckpoint
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 TRAPS = CASES / "traps"

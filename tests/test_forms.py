@@ -18,11 +18,11 @@ from torch.nn import functional
 import kancompress
 from command import done, refused
 from kancompress import Activation, ClusterConfig, RunOptions, UsageError
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.packed import PackedModel
 from kancompress.layers.edges import CodebookEdges
 from kancompress.layers.forms import FormNetwork
+from kancompress.models.files import read_foreign
 from kancompress.models.foreign import dense_network, packed_network
+from kancompress.models.records import PackedModel
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 OWN = Path(__file__).parent / "cases"

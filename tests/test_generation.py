@@ -15,9 +15,9 @@ import kancompress
 from command import done
 from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.packed.restoration import Restored
 from kancompress.libraries import recognise
+from kancompress.models.files import read_foreign
+from kancompress.models.restoration import Restored
 from kancompress.packing.generated import write_out
 
 CASE = Path(__file__).parents[2] / "shared" / "cases" / "metakan_e1"

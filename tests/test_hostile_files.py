@@ -9,7 +9,7 @@ import torch
 import kancompress
 from command import call, only_line, refused
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.foreign import read_foreign
+from kancompress.models.files import read_foreign
 
 HERE = Path(__file__).parent / "hostile_cases"
 # None: an honest file by now

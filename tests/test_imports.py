@@ -140,3 +140,12 @@ def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = kancompress.nonsense
     assert "train" in dir(kancompress)
+
+
+def test_formats_need_no_torch() -> None:
+    modules = (
+        "specs", "config", "formats.storage", "formats.foreign", "formats.packed.state",
+        "libraries", "reporting.inspection", "api.inspect",
+    )  # fmt: skip
+    code = "\n".join(f"import kancompress.{name}" for name in modules)
+    assert loaded(code).isdisjoint({*HEAVY} - {"numpy"})

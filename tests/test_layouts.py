@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.edges.axes import from_edges, parse_axes, to_edges
+from kancompress.formats.edges.axes import parse_axes
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import gather, packable, scatter
 from kancompress.libraries import LAYOUTS, describe, parse_layout, recognise
+from kancompress.models.vectors import from_edges, gather, packable, scatter, to_edges
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))
@@ -582,7 +582,7 @@ def test_halves_in_the_columns_of_a_tensor_are_those_of_the_columns() -> None:
     parts = tuple(
         Part(
             tensor="both", axes="out in half coef", first=first, last=first + 4,
-            shape=(2, 3, 2, 4), dtype=torch.float32, columns=columns,
+            shape=(2, 3, 2, 4), dtype="F32", columns=columns,
         )
         for first, columns in ((0, (0, 2)), (4, (2, 4)))
     )  # fmt: skip

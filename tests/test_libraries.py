@@ -12,8 +12,8 @@ from test_real_classes import LIBRARIES
 from torch import Tensor
 
 import kancompress
-from kancompress.formats.packed.restoration import Restored
 from kancompress.libraries import LAYOUTS, Layout, recognise
+from kancompress.models.restoration import Restored
 from tests.benchmarks import libraries as benchmark
 from tests.benchmarks.convolutional import SimpleConvKagn
 from tests.libraries import GOLDEN as GOLDEN_LAYOUTS

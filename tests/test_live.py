@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import kancompress
 from kancompress.errors import UsageError
-from kancompress.formats.edges.vectors import gather
 from kancompress.libraries import recognise
+from kancompress.models.vectors import gather
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/distinct8.pt")) if CASES.exists() else []

@@ -25,7 +25,7 @@ from kancompress import (
     RunOptions,
     UsageError,
 )
-from kancompress.formats.foreign import read_foreign
+from kancompress.models.files import read_foreign
 from kancompress.models.foreign import dense_network, packed_network
 
 LOSSLESS = ClusterConfig(clusters=64, force_pack=True)

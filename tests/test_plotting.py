@@ -22,7 +22,7 @@ import kancompress
 from command import call, done, refused
 from conftest import fresh
 from kancompress import ClusterConfig, PlotConfig, Projection, UsageError
-from kancompress.formats.foreign import read_foreign
+from kancompress.models.files import read_foreign
 from kancompress.reporting.plotting.clouds import Cloud, edge_clouds, principal_components, project
 from kancompress.reporting.plotting.curves import centroid_curves
 from kancompress.reporting.plotting.drawing import (

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import kancompress
 from kancompress import ClusterConfig
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.packed.restoration import Restored
+from kancompress.models.files import read_foreign
 from kancompress.models.foreign import dense_network, packed_network
+from kancompress.models.records import PackedModel
+from kancompress.models.restoration import Restored
 
 K = 6
 

@@ -12,8 +12,9 @@ from torch import Tensor
 import kancompress
 from command import done
 from kancompress.config import ClusterConfig
-from kancompress.formats.packed import remainder
-from kancompress.formats.packed.restoration import Restored
+from kancompress.formats.packed.restore import Arange, Stored
+from kancompress.models import remainder
+from kancompress.models.restoration import Restored
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -32,7 +33,7 @@ def there_and_back(beside: dict[str, Tensor], tmp_path: Path) -> dict[str, objec
         assert again[name].shape == tensor.shape, name
         assert bytes_of(again[name]) == bytes_of(tensor), name
     assert model.restore is not None
-    return {name: origin for name, _, _, origin in model.restore["tensors"] if name in beside}
+    return {one.name: one.origin.to_json() for one in model.restore.tensors if one.name in beside}
 
 
 def filled(bits: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -188,7 +189,7 @@ def grids() -> list[Tensor]:
 def test_uniform_rows_are_found_as_by_trying_every_element() -> None:
     expected = [every_element(row) for row in grids()]
     stored: dict[str, Tensor] = {}
-    origins = [remainder.rebuilt("a", row, stored, set()) for row in grids()]
+    origins = [remainder.rebuilt("a", row, stored, set()).to_json() for row in grids()]
     assert [origin and origin.get("arange") for origin in origins] == expected
     found = [made for made in expected if made]
     assert 20 < len(found) < len(expected)
@@ -201,7 +202,7 @@ def test_rows_that_are_not_uniform_are_not_rebuilt(
 ) -> None:
     tried = []
 
-    def counted(made: list[float], dtype: torch.dtype) -> Tensor:
+    def counted(made: Arange, dtype: torch.dtype) -> Tensor:
         tried.append(made)
         return honest(made, dtype)
 
@@ -209,14 +210,14 @@ def test_rows_that_are_not_uniform_are_not_rebuilt(
     monkeypatch.setattr(remainder, "rebuild_arange", counted)
     rng = torch.Generator().manual_seed(0)
     for row in (torch.randn(count, generator=rng), torch.rand(count, generator=rng).sort().values):
-        assert remainder.rebuilt("bias", row, {}, set()) is None
+        assert remainder.rebuilt("bias", row, {}, set()) == Stored()
         assert not tried
     nearly = torch.linspace(0, 1, count)
     nearly[count // 3] *= 1 + 3e-7
-    assert remainder.rebuilt("grid", nearly, {}, set()) is None
+    assert remainder.rebuilt("grid", nearly, {}, set()) == Stored()
     assert 0 < len(tried) <= 5 * 2 * 64
     tried.clear()
-    assert remainder.rebuilt("grid", torch.arange(count) * 0.5, {}, set()) == {
-        "arange": [0.0, 0.5, 0, count]
-    }
+    assert remainder.rebuilt("grid", torch.arange(count) * 0.5, {}, set()) == Arange(
+        0.0, 0.5, 0, count
+    )
     assert len(tried) == 1

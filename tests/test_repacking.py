@@ -14,13 +14,12 @@ from torch import Tensor
 import kancompress
 from kancompress.config import ClusterConfig
 from kancompress.errors import KancompressError
-from kancompress.formats.edges.vectors import gather, packable
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.packed import PackedModel
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.restoration import Restored
-from kancompress.formats.packed.writer import sizes
 from kancompress.libraries import recognise
+from kancompress.models.files import read_foreign
+from kancompress.models.records import PackedModel, sizes
+from kancompress.models.restoration import Restored
+from kancompress.models.vectors import gather, packable
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/distinct8.pt")) if CASES.exists() else []
@@ -116,7 +115,7 @@ def test_uniform_grids_are_three_numbers_and_others_one_row(tmp_path: Path) -> N
     torch.save(state, path)
     model, back = round_trip(path, ClusterConfig(clusters=8))
     assert model.restore is not None
-    origins = {name: origin for name, _, _, origin in model.restore["tensors"]}
+    origins = {one.name: one.origin.to_json() for one in model.restore.tensors}
     assert "arange" in origins["layers.0.grid"]
     assert "repeat" in origins["layers.1.grid"]
     for name in ("layers.0.grid", "layers.1.grid"):
@@ -186,8 +185,8 @@ def test_indices_of_a_foreign_file_are_packed_like_ours(tmp_path: Path) -> None:
     torch.save(efficient_kan(), path)
     model, _ = round_trip(path, ClusterConfig(clusters=8))
     for layer in model.layers:
-        assert layer.index is not None
-        assert len(layer.index) == bits.packed_size(layer.edges, 3)
+        packed = model.named_tensors()[f"{layer.name}.index"]
+        assert packed.shape == (bits.packed_size(layer.edges, 3),)
         assert np.unique(model.indices_of(layer)).tolist() == [0, 1, 2, 3, 4]
 
 

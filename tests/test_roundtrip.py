@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import struct
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ import kancompress
 from hostile import stripped
 from kancompress.data.images import IMAGE_SETS
 from kancompress.formats.checkpoint import side_shapes
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
+from kancompress.formats.packed.encodings import index_type
+from kancompress.formats.packed.restore import read_restore
+from kancompress.models.records import PackedLayer, PackedModel, sizes
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, SourceSizes, default_basis
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -67,7 +68,7 @@ def packed_layers(
         kept_at = torch.from_numpy(np.sort(rng.permutation(edges)[:count]))
         kept = numbers(rng, (count, d), draw(st.sampled_from(FLOATS)))
         rest -= count
-    index = bits.pack(rng.integers(0, k, rest), bits.width_of(k))
+    index = rng.integers(0, k, rest).astype(index_type(k))
     return PackedLayer(
         name=name,
         shape=shape,
@@ -91,8 +92,7 @@ def with_sides(
     }
     if len(sides.get("norm", ())) == 4:
         sides["norm"][3].abs_()  # running variances
-    fields = {name: getattr(layer, name) for name in layer.__slots__}
-    return PackedLayer(**fields | {"sides": sides})
+    return replace(layer, sides=sides)
 
 
 bounds = st.floats(-1e6, 1e6).flatmap(
@@ -249,7 +249,10 @@ def foreign_models(draw: st.DrawFn) -> PackedModel:
     if "opaque bytes" in tensors:
         restore["opaque"] = "opaque bytes"
     return PackedModel(
-        layers=tuple(layers), source=draw(source_sizes), tensors=tensors, restore=restore
+        layers=tuple(layers),
+        source=draw(source_sizes),
+        tensors=tensors,
+        restore=read_restore(restore, {layer.name for layer in layers}, "the model"),
     )
 
 
@@ -426,7 +429,7 @@ def of_size(
                 name=str(number),
                 shape=(out, inputs),
                 codebook=torch.zeros(16, basis.coefficients, dtype=dtype),
-                index=bits.pack(np.arange(out * inputs) % 16, 4),
+                index=(np.arange(out * inputs) % 16).astype(np.uint8),
                 sides=sides,
             )
         )

@@ -11,9 +11,10 @@ from test_repacking import bytes_of
 import kancompress
 from command import done, refused
 from kancompress.config import ClusterConfig
-from kancompress.formats.foreign import Settings, read_foreign
+from kancompress.formats.foreign import Settings
 from kancompress.formats.foreign.saveckpt import parse
-from kancompress.formats.packed.restoration import Restored
+from kancompress.models.files import read_foreign
+from kancompress.models.restoration import Restored
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/ckpt_state"))

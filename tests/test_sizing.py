@@ -15,8 +15,8 @@ from command import call, done, only_line
 from conftest import fresh
 from kancompress import ClusterConfig, RunOptions, StoredDtype
 from kancompress.clustering.kmeans import count_distinct
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import read_foreign
+from kancompress.models.files import read_foreign
+from kancompress.models.records import Checkpoint
 from kancompress.packing.foreign import open_foreign
 from kancompress.packing.native import NativeSource
 from kancompress.packing.sizes import Plan

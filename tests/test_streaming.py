@@ -12,8 +12,8 @@ from safetensors.torch import save, save_file
 import kancompress
 from benchmarks.streaming import efficient_kan, make, peak
 from conftest import fresh
-from kancompress.formats.foreign import read_foreign
 from kancompress.formats.safetensors import parse
+from kancompress.models.files import read_foreign
 from kancompress.system import inputs
 
 STATE = efficient_kan([(30, 20), (20, 30)])

@@ -15,10 +15,10 @@ from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine
 from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.foreign import ForeignCheckpoint, read_foreign
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.storage import Input, called, is_native, once, sized
+from kancompress.formats.storage import called, is_native, once
+from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import dense_network
+from kancompress.models.records import ForeignCheckpoint, PackedModel
 from kancompress.models.runnable import refuse_options
 from kancompress.models.told import with_layouts
 from kancompress.models.user_module import load_into, read_module, read_state
@@ -156,16 +156,16 @@ class Work:
             return self._foreign(read_module(source))
         if isinstance(source, Mapping):
             return self._foreign(read_state(source, name or "The state dict"))
-        source, name = once(source, name)
-        if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-            return self._foreign(read_foreign(source, name))
+        opened, name = once(source, name)
+        if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
+            return self._foreign(read_foreign(opened, name))
         if self.options.layouts or self.keep_scaler or self.keep_extra:
             raise UsageError(
                 "Layouts, scalers and extras belong to other libraries' files; this one is ours."
             )
         refuse_options(self.options)
-        size, record = sized(source, name, stored=True)
-        where = called(source, name)
+        size, record = sized(opened, name, stored=True)
+        where = called(opened, name)
         if isinstance(record, PackedModel):
             raise UsageError(
                 f"{where} is packed already. To cluster it anew: kancompress expand FILE -o DENSE"

@@ -9,8 +9,9 @@ from torch import nn
 from kancompress.api.records import own_tensors, runnable_record
 from kancompress.config import Machine, RunOptions
 from kancompress.data import datasets
-from kancompress.formats.storage import Input, called
+from kancompress.formats.storage import called
 from kancompress.models import runnable as running
+from kancompress.models.files import Input
 from kancompress.specs import DataOptions
 from kancompress.system import devices
 from kancompress.training.evaluation import Evaluation, evaluate_running

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kancompress.api.records import packed_record
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.packed.restoration import Restored, restore
-from kancompress.formats.storage import Input
+from kancompress.models.files import Input
+from kancompress.models.records import Checkpoint
+from kancompress.models.restoration import Restored, restore
 from kancompress.packing.native import expand as _expand
 
 

@@ -10,9 +10,10 @@ from kancompress.api.records import check_own_model, own_tensors, packed_record,
 from kancompress.config import FinetuneConfig, Machine, RunOptions
 from kancompress.data import datasets
 from kancompress.errors import UsageError
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.storage import Input, called
+from kancompress.formats.storage import called
 from kancompress.models import runnable as running
+from kancompress.models.files import Input
+from kancompress.models.records import PackedModel
 from kancompress.models.runnable import Running
 from kancompress.specs import DataOptions
 from kancompress.system import devices

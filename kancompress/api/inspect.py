@@ -1,22 +1,20 @@
-"""`inspect`: what a file holds, byte by byte."""
+"""What a file holds. Only where the size of a packed file is asked for, torch is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from kancompress.config import ClusterConfig, RunOptions
+from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
-from kancompress.formats import storage
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.safetensors import Container
-from kancompress.formats.storage import Source, called, is_native, once, open_container, read_record
+from kancompress.formats import foreign, storage
+from kancompress.formats.storage import Source, called, is_native, once, open_container
 from kancompress.libraries import recognise
-from kancompress.packing.foreign import ForeignSource
-from kancompress.packing.native import NativeSource
-from kancompress.packing.pack import predict
 from kancompress.reporting import inspection
+
+# What computes the size of a packed file before it exists; it needs torch.
+_SIZES = "kancompress.api.predicted_sizes"
 
 
 def inspect(
@@ -46,23 +44,13 @@ def inspect(
                 fields=("layouts",),
             )
         container = open_container(source, name)
-        predicted = None if config is None else _predict_native(container, config)
-        return inspection.describe(container, predicted)
-    foreign = read_foreign(source, name)
-    found = recognise(foreign.tensors, layouts)
-    predicted = None
-    if config is not None:
-        opened = ForeignSource(checkpoint=foreign, found=found)
-        predicted = predict(opened.saying(RunOptions(layouts=layouts or {})), config)
-    return inspection.describe_foreign(foreign, found, predicted)
-
-
-def _predict_native(container: Container, config: ClusterConfig) -> tuple[int, int]:
-    record = read_record(container, stored=True)
-    if isinstance(record, PackedModel):
-        raise UsageError(
-            f"{container.where} is packed already; `clusters` is for what is not.",
-            where=container.where,
-            fields=("clusters",),
-        )
-    return predict(NativeSource(checkpoint=record, file_bytes=container.file_size), config)
+        sizes = None if config is None else import_module(_SIZES).of_native(container, config)
+        return inspection.describe(container, sizes)
+    record = foreign.read_record(source, name)
+    found = recognise(record.tensors, layouts)
+    sizes = (
+        None
+        if config is None
+        else import_module(_SIZES).of_foreign(record, found, config, layouts or {})
+    )
+    return inspection.describe_foreign(record, found, sizes)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.formats.foreign import read_foreign
+from kancompress.formats.foreign import read_record
 from kancompress.formats.storage import Source, called, is_native, once
 from kancompress.libraries import format_layouts, parse_layouts, recognise
 from kancompress.system import inputs
@@ -28,8 +28,8 @@ def print_layouts(
             where=called(source, name),
             fields=("layouts",),
         )
-    foreign = read_foreign(source, name)
-    return format_layouts(recognise(foreign.tensors, layouts), foreign.where)
+    record = read_record(source, name)
+    return format_layouts(recognise(record.tensors, layouts), record.where)
 
 
 def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:

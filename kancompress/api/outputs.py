@@ -8,7 +8,7 @@ from kancompress.api.cluster import Clusterable, Work, cluster
 from kancompress.clustering.network import Calibrated
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
 from kancompress.errors import UsageError
-from kancompress.formats.storage import Input
+from kancompress.models.files import Input
 from kancompress.packing.by_outputs import Hooks
 from kancompress.packing.pack import Compression
 from kancompress.specs import DataOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kancompress.formats import safetensors as containers
+from kancompress.models.tensors import encode
 from kancompress.reporting.targets import check_predictions_target
 from kancompress.system import files
 from kancompress.training.evaluation import Evaluation
@@ -23,7 +23,7 @@ def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False)
     if evaluation.score.accuracy is not None:
         arrays["classes"] = evaluation.outputs.argmax(1)
     if path.suffix == ".safetensors":
-        return files.write(path, [containers.encode(arrays, {})], force=force)
+        return files.write(path, [encode(arrays, {})], force=force)
     buffer = io.BytesIO()
     np.savez(buffer, **{name: t.numpy() for name, t in arrays.items()})  # type: ignore[arg-type]
     return files.write(path, [buffer.getvalue()], force=force)

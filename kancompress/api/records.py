@@ -10,10 +10,9 @@ from torch import Tensor
 
 from kancompress.config import RunOptions
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.foreign import ForeignCheckpoint, read_foreign
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.storage import Input, called, is_native, once, sized
+from kancompress.formats.storage import called, is_native, once
+from kancompress.models.files import Input, read_foreign, sized
+from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
 from kancompress.models.runnable import Runnable
 
 

@@ -361,7 +361,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if bytes(data[:4]) == b"PK\x03\x04":
         return _read_npz(path, data[:])
     try:
-        tensors = containers.parse(data, str(path)).tensors()
+        arrays = containers.parse(data, str(path)).arrays()
     except InvalidFileError as error:
         if error.flaw not in (Flaw.NOT_SAFETENSORS, Flaw.TOO_SHORT):
             raise
@@ -370,14 +370,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             "is neither safetensors nor npz; write the arrays with"
             " numpy.savez(FILE, x=x, y=y) and name the .npz",
         ) from None
-    return {name: _array(tensor) for name, tensor in tensors.items()}
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor for numpy, which lacks bfloat16 and float8."""
-    known = (torch.float16, torch.float32, torch.float64)
-    plain = tensor.is_floating_point() and tensor.dtype not in known
-    return (tensor.float() if plain else tensor).numpy()
+    return {
+        name: np.require(array.values(), requirements=["A", "W"]) for name, array in arrays.items()
+    }
 
 
 def _read_npz(path: Path, data: memoryview) -> dict[str, np.ndarray]:

@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import Any, Generic, Literal, TypeVar
 
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
-from kancompress.formats.safetensors import Container, Declared, shown
-from kancompress.formats.stored import outline
+from kancompress.formats.arrays import REAL, Array, Outline
+from kancompress.formats.safetensors import Container, shown
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, ModelSpec
 
 Kind = Literal["dense", "meta"]
@@ -33,8 +30,11 @@ Shape = tuple[int, ...]
 HEAD = ("head.weight", "head.bias")
 
 
+T_co = TypeVar("T_co", covariant=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Checkpoint:
+class CheckpointRecord(Generic[T_co]):
     """A trained network: `shapes` holds (out, in), or (out, in, rows, columns), of each layer,
     `tensors` is named as above, `conv` is None where the layers are fully connected."""
 
@@ -42,7 +42,7 @@ class Checkpoint:
     basis: BasisSpec
     shapes: tuple[Shape, ...]
     data: DataSpec | None
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, T_co]
     conv: ConvSpec | None = None
 
     @property
@@ -51,27 +51,18 @@ class Checkpoint:
         return ModelSpec(basis=self.basis, conv=self.conv)
 
     @property
-    def beside(self) -> dict[str, Tensor]:
+    def beside(self) -> dict[str, T_co]:
         """Tensors that belong to no layer: the head behind convolutions."""
         return {name: self.tensors[name] for name in HEAD if name in self.tensors}
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in outline(self.tensors).values())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The file's tensors by name: `<number>.coefficients` (out, in, d) of a dense network, of a
-        meta network what generates them; `cluster` and `expand` make those dense."""
-        return dict(self.tensors)
 
     def document(self) -> dict[str, Any]:
         """The file's document."""
         return _document(self.kind, self.model, self.shapes, self.data)
 
-    def encode(self) -> bytes:
-        """The whole file."""
-        return containers.encode(self.tensors, documents.metadata(self.document()))
+
+def encode(record: CheckpointRecord[Array]) -> bytes:
+    """The whole file of a checkpoint."""
+    return containers.encode(record.tensors, documents.metadata(record.document()))
 
 
 def _document(
@@ -106,19 +97,24 @@ def side_shapes(basis: BasisSpec, shape: Shape) -> dict[str, tuple[int, ...]]:
     return sides
 
 
-def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Bytes of the tensors and of the file that hold the same network with dense coefficients."""
-    tensors: dict[str, Declared] = {}
-    for number, shape in enumerate(checkpoint.shapes):
-        tensors[f"{number}.coefficients"] = Declared("F32", (*shape, checkpoint.basis.coefficients))
-        for role in side_shapes(checkpoint.basis, shape):
+def dense_twin_sizes(
+    record: CheckpointRecord[Any], outline: Mapping[str, Outline]
+) -> tuple[int, int]:
+    """Bytes of the tensors and of the file that hold the same network with dense coefficients.
+
+    outline : of the record's tensors
+    """
+    tensors: dict[str, Outline] = {}
+    for number, shape in enumerate(record.shapes):
+        tensors[f"{number}.coefficients"] = Outline("F32", (*shape, record.basis.coefficients))
+        for role in side_shapes(record.basis, shape):
             name = f"{number}.{role}"
-            if name in checkpoint.tensors:
-                tensors[name] = containers.declare(outline(checkpoint.tensors)[name])
-    tensors |= {name: containers.declare(tensor) for name, tensor in checkpoint.beside.items()}
-    document = _document("dense", checkpoint.model, checkpoint.shapes, checkpoint.data)
+            if name in outline:
+                tensors[name] = outline[name]
+    tensors |= {name: outline[name] for name in HEAD if name in outline}
+    document = _document("dense", record.model, record.shapes, record.data)
     header = containers.encode_header(tensors, documents.metadata(document))
-    payload = sum(tensor.size for tensor in tensors.values())
+    payload = sum(tensor.nbytes for tensor in tensors.values())
     return payload, len(header) + payload
 
 
@@ -127,7 +123,7 @@ def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
 
 def decode(
     container: Container, document: Mapping[str, Any], *, stored: bool = False
-) -> Checkpoint:
+) -> CheckpointRecord[Array]:
     """Check and read a file of kind `dense` or `meta`. Raises InvalidFileError.
 
     stored : read tensors only when they are asked for
@@ -148,11 +144,11 @@ def decode(
         expected |= head_shapes(container, shapes)
     check_outputs(data, width_of(shapes, expected), where)
     _check_names(container, expected, where)
-    tensors = container.stored() if stored else container.tensors()
-    for name, tensor in tensors.items():
-        check_finite(tensor, name, where)
-        check_variance(tensor, name, where)
-    return Checkpoint(
+    tensors = container.stored() if stored else container.arrays()
+    for name, array in tensors.items():
+        check_finite(array, name, where)
+        check_variance(array, name, where)
+    return CheckpointRecord(
         kind=kind, basis=basis, shapes=shapes, data=data, tensors=tensors, conv=model.conv
     )
 
@@ -289,40 +285,30 @@ def _check_names(container: Container, expected: dict[str, tuple[int, ...]], whe
             )
 
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-
-
 def check_floats(container: Container, name: str) -> None:
     """Refuse a tensor that does not hold floating point numbers."""
     dtype = container.entries[name].dtype
-    if dtype not in FLOATS:
+    if dtype not in REAL:
         raise InvalidFileError(
             Flaw.WRONG_DTYPE,
             f"{container.where}: tensor {shown(name)} has the dtype {dtype};"
-            f" one of {', '.join(FLOATS)} was expected.",
+            f" one of {', '.join(REAL)} was expected.",
         )
 
 
-def check_finite(tensor: Tensor, name: str, where: str) -> None:
+def check_finite(array: Array, name: str, where: str) -> None:
     """Refuse NaN and infinity, saying how many there are."""
-    if not tensor.is_floating_point():
-        return
-    tensor = tensor.float() if tensor.element_size() == 1 else tensor
-    # Smallest and largest number tell, and need no copy; NaN is either's result where there is one.
-    if not tensor.numel() or all(extreme.isfinite() for extreme in torch.aminmax(tensor)):
-        return
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
+    if not array.is_finite():
         raise InvalidFileError(
             Flaw.NOT_FINITE,
-            f"{where}: tensor {shown(name)} holds {bad} numbers that are NaN or infinite;"
-            " finite numbers were expected. The training run may have diverged.",
+            f"{where}: tensor {shown(name)} holds {array.count_bad()} numbers that are NaN or"
+            " infinite; finite numbers were expected. The training run may have diverged.",
         )
 
 
-def check_variance(tensor: Tensor, name: str, where: str) -> None:
+def check_variance(array: Array, name: str, where: str) -> None:
     """Refuse running statistics `<layer>.norm` (4, features) with a negative variance."""
-    if name.endswith(".norm") and len(tensor) == 4 and bool((tensor[3] < 0).any()):
+    if name.endswith(".norm") and array.shape[0] == 4 and bool((array.values()[3] < 0).any()):
         raise InvalidFileError(
             Flaw.BAD_VALUE,
             f"{where}: tensor {shown(name)} holds a negative running variance in its last row;"

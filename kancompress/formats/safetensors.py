@@ -15,40 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.formats.arrays import DTYPES, Array, Outline, from_bytes
 from kancompress.formats.shapes import element_count, is_countable
-from kancompress.formats.stored import StoredTensors, without_numbers
+from kancompress.formats.stored import StoredArrays
 from kancompress.system.inputs import Data
 
 MAX_HEADER = 100_000_000
 # Where the safetensors library's own JSON parser stops.
 _MAX_DEPTH = 128
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-DTYPES: dict[str, tuple[torch.dtype, int]] = {
-    "F64": (torch.float64, 8),
-    "F32": (torch.float32, 4),
-    "F16": (torch.float16, 2),
-    "BF16": (torch.bfloat16, 2),
-    "I64": (torch.int64, 8),
-    "I32": (torch.int32, 4),
-    "I16": (torch.int16, 2),
-    "I8": (torch.int8, 1),
-    "U64": (torch.uint64, 8),
-    "U32": (torch.uint32, 4),
-    "U16": (torch.uint16, 2),
-    "U8": (torch.uint8, 1),
-    "BOOL": (torch.bool, 1),
-    "F8_E4M3": (torch.float8_e4m3fn, 1),
-    "F8_E5M2": (torch.float8_e5m2, 1),
-    "F8_E8M0": (torch.float8_e8m0fnu, 1),
-    "F8_E4M3FNUZ": (torch.float8_e4m3fnuz, 1),
-    "F8_E5M2FNUZ": (torch.float8_e5m2fnuz, 1),
-    "C64": (torch.complex64, 8),
-}
-NAMES: dict[torch.dtype, str] = {dtype: name for name, (dtype, _) in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +70,24 @@ class Container:
         """The same with the whole file in memory, read at once: what is checked is what is used."""
         return replace(self, data=Data(self.data[:]))
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def array(self, name: str) -> Array:
         """Read one tensor, which must be in `entries`: a part of the memory of a file that is held,
         else memory of its own."""
         entry = self.entries[name]
-        dtype, size = DTYPES[entry.dtype]
-        if entry.size == 0:
-            return torch.empty(entry.shape, dtype=dtype)
         raw = self.data[self.header_size + entry.begin : self.header_size + entry.end]
-        flat = torch.frombuffer(bytearray(raw) if raw.readonly else raw, dtype=torch.uint8)
-        if flat.data_ptr() % size:
-            flat = flat.clone()
-        return flat.view(dtype).reshape(entry.shape)
+        return from_bytes(raw, entry.dtype, entry.shape)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def arrays(self) -> dict[str, Array]:
         """Read all tensors."""
-        return {name: self.tensor(name) for name in self.entries}
+        return {name: self.array(name) for name in self.entries}
 
-    def stored(self) -> StoredTensors:
+    def stored(self) -> StoredArrays:
         """All tensors, each read when it is asked for."""
-        outline = {
-            name: without_numbers(entry.shape, DTYPES[entry.dtype][0])
-            for name, entry in self.entries.items()
-        }
-        return StoredTensors(outline, self.tensor)
+        return StoredArrays(self.outline(), self.array)
+
+    def outline(self) -> dict[str, Outline]:
+        """Type and shape of all tensors."""
+        return {name: Outline(entry.dtype, entry.shape) for name, entry in self.entries.items()}
 
 
 def shown(value: object) -> str:
@@ -140,7 +110,7 @@ def parse(data: Data, where: str) -> Container:
     header = _load_json(bytes(data[8:header_size]), where)
     metadata = _metadata(header.pop("__metadata__", {}), where)
     entries = [_entry(name, record, where) for name, record in header.items()]
-    entries.sort(key=lambda e: (e.begin, e.end, -DTYPES[e.dtype][1], e.name))
+    entries.sort(key=lambda e: (e.begin, e.end, -DTYPES[e.dtype].itemsize, e.name))
     _check_layout(entries, len(data) - header_size, where)
     return Container(where, data, {entry.name: entry for entry in entries}, metadata, header_size)
 
@@ -329,7 +299,7 @@ def _entry(name: str, record: object, where: str) -> Entry:
             f"{where}: tensor {shown(name)} has the data_offsets {shown(record['data_offsets'])};"
             " [begin, end] was expected.",
         )
-    needed = element_count(shape) * DTYPES[dtype][1]
+    needed = element_count(shape) * DTYPES[dtype].itemsize
     if needed != offsets[1] - offsets[0]:
         raise InvalidFileError(
             Flaw.SIZE_MISMATCH,
@@ -369,51 +339,32 @@ def _check_layout(entries: list[Entry], payload: int, where: str) -> None:
 # --- writing -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """Shape and dtype of a tensor that is yet to be written; enough to size a file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the tensor."""
-        return element_count(self.shape) * DTYPES[self.dtype][1]
-
-
-def declare(tensor: torch.Tensor) -> Declared:
-    """Shape and dtype of `tensor` as the header writes them."""
-    return Declared(NAMES[tensor.dtype], tuple(tensor.shape))
-
-
-def layout_order(tensors: Mapping[str, Declared]) -> list[str]:
+def layout_order(tensors: Mapping[str, Outline]) -> list[str]:
     """Names in payload order: element size descending, then name in byte order."""
-    return sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype][1], name.encode()))
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name.encode()))
 
 
-def encode_header(tensors: Mapping[str, Declared], metadata: Mapping[str, str]) -> bytes:
+def encode_header(tensors: Mapping[str, Outline], metadata: Mapping[str, str]) -> bytes:
     """Header of a file with these tensors, its 8 length bytes and padding included."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in layout_order(tensors):
         tensor = tensors[name]
-        place = [offset, offset + tensor.size]
+        size = tensor.nbytes
+        place = [offset, offset + size]
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": place}
-        offset += tensor.size
+        offset += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def payload_chunks(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
+def payload_chunks(tensors: Mapping[str, Array]) -> Iterator[memoryview]:
     """The payload without a copy, tensor by tensor, in the order of `encode_header`."""
-    for name in layout_order({name: declare(tensor) for name, tensor in tensors.items()}):
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+    for name in layout_order(tensors):
+        yield tensors[name].data.data
 
 
-def encode(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     """A whole safetensors file in memory."""
-    header = encode_header({name: declare(t) for name, t in tensors.items()}, metadata)
-    return b"".join((header, *payload_chunks(tensors)))
+    return b"".join((encode_header(tensors, metadata), *payload_chunks(tensors)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,15 +11,15 @@ from kancompress.formats import checkpoint as checkpoints
 from kancompress.formats import document as documents
 from kancompress.formats import packed
 from kancompress.formats import safetensors as containers
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.packed import PackedModel
+from kancompress.formats.arrays import Array
+from kancompress.formats.checkpoint import CheckpointRecord
+from kancompress.formats.packed import PackedRecord
 from kancompress.formats.safetensors import Container
 from kancompress.system import files, inputs
 
 Source = str | os.PathLike[str] | bytes
-Record = Checkpoint | PackedModel
-Input = Source | Record
-Opened = TypeVar("Opened", bound=Input)
+Record = CheckpointRecord[Array] | PackedRecord[Array]
+Opened = TypeVar("Opened")
 
 
 def open_container(source: Source, name: str | None = None) -> Container:
@@ -44,16 +43,6 @@ def once(source: Opened, name: str | None) -> tuple[Opened | bytes, str | None]:
     return (bytes(inputs.read(path)[:]), name or str(path)) if is_stream else (source, name)
 
 
-def load(source: Source, name: str | None = None, *, any_size: bool = False) -> Record:
-    """Read a dense, meta or packed file that kancompress wrote.
-
-    source   : a path, or the bytes of the file; `name` is what messages call it
-    any_size : read a packed file that stands for more than 10,000 times its bytes and a gigabyte
-    Raises InvalidFileError when it is none of these, or damaged.
-    """
-    return read_record(open_container(source, name), any_size=any_size)
-
-
 def is_native(source: Source) -> bool:
     """Whether kancompress wrote this file: a safetensors file with its key in the metadata."""
     _, _, data = inputs.opened(source, None, "the input")
@@ -66,10 +55,11 @@ def is_native(source: Source) -> bool:
 
 
 def read_record(container: Container, *, stored: bool = False, any_size: bool = False) -> Record:
-    """The record in a file that is open already.
+    """The record in a dense, meta or packed file of kancompress's own.
 
     stored   : read a checkpoint's tensors only when they are asked for
-    any_size : as for `load`
+    any_size : read a packed file that stands for more than 10,000 times its bytes and a gigabyte
+    Raises InvalidFileError when it is none of these, or damaged.
     """
     document = documents.read(container)
     kind = document.get("kind")
@@ -84,23 +74,11 @@ def read_record(container: Container, *, stored: bool = False, any_size: bool = 
     )
 
 
-def called(source: Input, name: str | None) -> str:
+def called(source: object, name: str | None) -> str:
     """What messages call a source: `name`, its path, or "The input"."""
     if name is None and isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return name or "The input"
-
-
-def sized(
-    source: Input, name: str | None, *, stored: bool = False, any_size: bool = False
-) -> tuple[int, Record]:
-    """A record and the bytes of its file, 0 for a packed model in memory."""
-    if isinstance(source, PackedModel):
-        return 0, source
-    if isinstance(source, Checkpoint):
-        return len(source.encode()), source
-    container = open_container(source, name)
-    return container.file_size, read_record(container, stored=stored, any_size=any_size)
 
 
 def check(source: Source, name: str | None = None) -> str:
@@ -113,36 +91,25 @@ def check(source: Source, name: str | None = None) -> str:
     if documents.KEY not in container.metadata:
         return "safetensors"
     record = read_record(container)
-    return record.kind if isinstance(record, Checkpoint) else "packed"
+    return record.kind if isinstance(record, CheckpointRecord) else "packed"
 
 
-def encode(record: Record) -> bytes:
+def write(record: Record) -> bytes:
     """The bytes of a record's file, checked by reading them back.
 
     Raises KancompressError for a record that cannot be stored, such as one with NaN.
     """
-    raw = packed.encode(record) if isinstance(record, PackedModel) else record.encode()
+    raw = _written(record)
     try:
-        again = load(raw, "the new file", any_size=True)
+        again = read_record(open_container(raw, "the new file"), any_size=True)
     except InvalidFileError as error:
         raise KancompressError(f"Nothing was written: {error}") from None
-    twin = packed.encode(again) if isinstance(again, PackedModel) else again.encode()
-    if twin != raw:
+    if _written(again) != raw:
         raise KancompressError("The new file does not read back the same; nothing was written.")
     return raw
 
 
-def save(
-    record: Record,
-    path: str | os.PathLike[str],
-    *,
-    force: bool = False,
-    inputs: Iterable[Path] = (),
-) -> int:
-    """Write a record to `path`, atomically and verified; returns the file's bytes.
-
-    Raises UsageError when the file exists and `force` is not given, or when it is one of `inputs`.
-    """
-    target = Path(path)
-    files.check_target(target, force=force, inputs=inputs)
-    return files.write(target, [encode(record)], force=force)
+def _written(record: Record) -> bytes:
+    if isinstance(record, PackedRecord):
+        return packed.encode(record)
+    return checkpoints.encode(record)

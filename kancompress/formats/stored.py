@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-import torch
-from torch import Tensor
+from kancompress.formats.arrays import Array, Outline
+
+T = TypeVar("T")  # what a tensor is
+Shape = TypeVar("Shape")  # what tells its shape and type alone
 
 
-class StoredTensors(Mapping[str, Tensor]):
+class Stored(Mapping[str, T], Generic[T, Shape]):
     """Tensors by name, each read when it is asked for, and again once nobody holds it any more.
 
-    outline : their shapes and types, as meta tensors, in the order of the file
+    outline : their shapes and types, in the order of the file
     read    : gives one of them, in memory of its own
     ties    : name to the earlier name of which it is the same tensor
     """
 
     def __init__(
         self,
-        outline: Mapping[str, Tensor],
-        read: Callable[[str], Tensor],
+        outline: Mapping[str, Shape],
+        read: Callable[[str], T],
         ties: Mapping[str, str] | None = None,
     ) -> None:
         self.outline = dict(outline)
+        self.ties = ties or {}
         self._read = read
-        self._ties = ties or {}
-        self._held: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
+        self._held: WeakValueDictionary[str, T] = WeakValueDictionary()
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> T:
         if name not in self.outline:
             raise KeyError(name)
-        name = self._ties.get(name, name)
+        name = self.ties.get(name, name)
         found = self._held.get(name)
         if found is None:
             found = self._held[name] = self._read(name)
@@ -46,16 +49,9 @@ class StoredTensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.outline)
 
-    def __or__(self, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __or__(self, others: Mapping[str, T]) -> dict[str, T]:
         """A dictionary of all of them, read, and of others."""
         return {**self, **others}
 
 
-def outline(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Tensors of which shape and type alone are wanted, so that nothing has to be read."""
-    return tensors.outline if isinstance(tensors, StoredTensors) else tensors
-
-
-def without_numbers(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor that has a shape and a type alone."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+StoredArrays = Stored[Array, Outline]

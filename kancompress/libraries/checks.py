@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
-_REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+from kancompress.formats.arrays import DTYPES, REAL, dtype_name
 
 
-def real_type(name: str, dtype: torch.dtype) -> str:
+def real_type(name: str, dtype: object) -> str:
     """Coefficients are computed with, which 8 bits are not made for."""
-    return "" if dtype in _REAL else f"{name} has the type {dtype}, not a real one of 16 to 64 bits"
+    known = dtype_name(dtype)
+    if known in REAL:
+        return ""
+    called = f"torch.{DTYPES[known].torch}" if known else dtype
+    return f"{name} has the type {called}, not a real one of 16 to 64 bits"
 
 
 def extended_grid(sizes: Mapping[str, int]) -> str:

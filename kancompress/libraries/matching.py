@@ -7,9 +7,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Generic, TypeVar
 
-from torch import Tensor
-
+from kancompress.formats.arrays import Described, dtype_name
 from kancompress.formats.edges.axes import Claim, Sizes, parse_axes, solve
 from kancompress.formats.edges.found import FoundLayer, Gain, Mask, Part
 from kancompress.libraries.checks import real_type
@@ -33,15 +33,19 @@ def find_stem(layout: Layout, tensor: str) -> tuple[str, str] | None:
     return found["stem"], found.groupdict().get("number") or ""
 
 
-class Named(Mapping[str, Tensor]):
+T = TypeVar("T", bound=Described)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Named(Mapping[str, T_co]):
     """Tensors whose names below a prefix are found without a look at all others."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, T_co]) -> None:
         self._tensors = tensors
         self._places = {name: place for place, name in enumerate(tensors)}
         self._sorted = sorted(tensors)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> T_co:
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -63,12 +67,12 @@ class Named(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(Generic[T]):
     """One stem of a file: how the relative names of a layout become those of tensors."""
 
     stem: str
     number: str
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, T]
 
     def full(self, name: str) -> str:
         """Full name; `**` and `#` stay as they are."""
@@ -97,7 +101,7 @@ class Scene:
 
 
 def match(
-    layout: Layout, stem: str, number: str, tensors: Mapping[str, Tensor]
+    layout: Layout, stem: str, number: str, tensors: Mapping[str, Described]
 ) -> FoundLayer | Misfit:
     """The layer at `stem` as the layout reads it, or why it does not fit."""
     if layout.finder is not None:
@@ -116,7 +120,7 @@ def match(
     return _build(layout, scene, sizes.known)
 
 
-def _names_misfit(layout: Layout, scene: Scene) -> Misfit | None:
+def _names_misfit(layout: Layout, scene: Scene[Described]) -> Misfit | None:
     for name in layout.forbidden:
         if scene.names(name):
             return Misfit(reason=f"{scene.full(name)} does not belong to it", rank=0)
@@ -135,7 +139,7 @@ def _others(layout: Layout) -> tuple[Scale | Veil | Beside, ...]:
     return (*layout.scales, *layout.veils, *layout.beside)
 
 
-def _sizes_misfit(layout: Layout, scene: Scene, sizes: Sizes) -> Misfit | None:
+def _sizes_misfit(layout: Layout, scene: Scene[Described], sizes: Sizes) -> Misfit | None:
     items = [(piece.name, piece.axes) for piece in layout.pieces]
     items += [(item.name, item.axes) for item in _others(layout) if item.axes]
     claims: list[Claim] = []
@@ -154,7 +158,7 @@ def _sizes_misfit(layout: Layout, scene: Scene, sizes: Sizes) -> Misfit | None:
     return Misfit(reason=reason, rank=2 if claims[0].has_rank else 1) if reason else None
 
 
-def _build(layout: Layout, scene: Scene, sizes: Mapping[str, int]) -> FoundLayer:
+def _build(layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]) -> FoundLayer:
     parts, coefficients, scaled = _parts(layout, scene, sizes)
     gains = tuple(
         Gain(
@@ -163,7 +167,7 @@ def _build(layout: Layout, scene: Scene, sizes: Mapping[str, int]) -> FoundLayer
             first=0,
             last=scaled,
             shape=scene.shape(full),
-            dtype=scene.tensors[full].dtype,
+            dtype=dtype_name(scene.tensors[full].dtype),
         )
         for scale in layout.scales
         for full in scene.names(scale.name)
@@ -198,7 +202,7 @@ def _build(layout: Layout, scene: Scene, sizes: Mapping[str, int]) -> FoundLayer
 
 
 def _parts(
-    layout: Layout, scene: Scene, sizes: Mapping[str, int]
+    layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]
 ) -> tuple[tuple[Part, ...], int, int]:
     """The parts, the length of the edge vector, and how much of its start scales multiply."""
     parts: list[Part] = []
@@ -218,7 +222,7 @@ def _parts(
                 first=first,
                 last=last,
                 shape=scene.shape(full),
-                dtype=scene.tensors[full].dtype,
+                dtype=dtype_name(scene.tensors[full].dtype),
                 group=group if "#" in piece.name and len(found) > 1 else None,
             )
             parts.append(part)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from kancompress.errors import UsageError, shortened, together
+from kancompress.formats.arrays import Described
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.safetensors import shown
-from kancompress.formats.stored import outline
+from kancompress.formats.stored import Stored
 from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.matching import Named, find_stem, layer_name, match
 from kancompress.libraries.notation import parse_layout
@@ -25,7 +24,7 @@ _NONE = "none"
 class _Search:
     """What has been found so far."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Described]
     layers: list[FoundLayer] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
@@ -52,20 +51,22 @@ class _Search:
 
 
 def recognise(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Described],
     choices: Mapping[str, str] | None = None,
     *,
     layouts: Sequence[Layout] = LAYOUTS,
     unfit: list[str] | None = None,
 ) -> Recognition:
-    """Find all KAN layers by names and shapes; values are not read, so meta tensors will do.
+    """Find all KAN layers by names and shapes; values are not read, so outlines
+    or meta tensors will do.
 
     `choices` maps a layer's name or stem ("" for all that fit, "." for the top level) to the name
     of a layout, to one written by hand (see `kancompress.libraries.notation`), or to "none", which
     leaves its tensors alone. What is wrong with the choices is added to `unfit` where that is
     given; else UsageError says all of it.
     """
-    tensors = outline(tensors)
+    if isinstance(tensors, Stored):
+        tensors = tensors.outline  # nothing has to be read
     search = _Search(Named(tensors))
     wrong: list[str] = []
     for text, stems in _by_text(choices or {}):

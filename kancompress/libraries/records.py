@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from kancompress.formats.arrays import Described
 from kancompress.formats.edges.found import FoundLayer
 
 # --- what a layout looks like ---------------------------------------------------------------
@@ -123,4 +122,4 @@ class Recognition:
 
 
 # Arguments: the layout, the stem (with its dot, or empty), the layer's number, all tensors.
-Finder = Callable[[Layout, str, str, Mapping[str, Tensor]], "FoundLayer | Misfit"]
+Finder = Callable[[Layout, str, str, Mapping[str, Described]], "FoundLayer | Misfit"]

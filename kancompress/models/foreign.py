@@ -16,15 +16,9 @@ from torch import Tensor, nn
 
 from kancompress.config import RunOptions
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import check_finite
 from kancompress.formats.edges.axes import has_coefficients
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.edges.vectors import gain_factors, gather, hidden_edges, mask_factors
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.packed.forms import FormRecord
-from kancompress.formats.packed.restore import pieces_of
-from kancompress.formats.packed.state import outline
+from kancompress.formats.packed import FormRecord
 from kancompress.formats.safetensors import shown
 from kancompress.layers.edges import Codebook, DenseEdges
 from kancompress.layers.forms import FormLayer, FormNetwork, ScaledEdges
@@ -36,7 +30,9 @@ from kancompress.libraries.forms.records import OWN_CLASS, Form, Setting, layout
 from kancompress.libraries.matching import Scene, find_stem
 from kancompress.models import told
 from kancompress.models.native import packed_edges
+from kancompress.models.records import ForeignCheckpoint, PackedModel, check_finite
 from kancompress.models.told import Forms, Wishes
+from kancompress.models.vectors import gain_factors, gather, hidden_edges, mask_factors
 
 _LAYOUTS = {layout.name: layout for layout in LAYOUTS}
 # From a found layer and the type of the computation to the source of its coefficients.
@@ -196,7 +192,7 @@ def packed_network(model: PackedModel, options: RunOptions | None = None) -> For
     """
     assert model.restore is not None
     options = options or RunOptions()
-    tensors = outline(model)
+    tensors = model.outline()
     found = told.recognised(tensors, options.layouts, model.forms)
     names = _packed_names(found, model)
     packed, codebooks = packed_edges(model, _dtype(found))
@@ -216,7 +212,7 @@ def packed_network(model: PackedModel, options: RunOptions | None = None) -> For
         return _masked(layer, edges, tensors, dtype)
 
     wishes = Wishes(options=options, forms=model.forms)
-    return _network(found, tensors, model.restore["container"], wishes, edges_of, codebooks)
+    return _network(found, tensors, model.restore.container, wishes, edges_of, codebooks)
 
 
 def _masked(
@@ -236,19 +232,15 @@ def _packed_names(found: Recognition, model: PackedModel) -> dict[str, str]:
     Raises UsageError where the file was packed by another layout than the one recognised.
     """
     assert model.restore is not None
-    origins = {name: origin for name, _, _, origin in model.restore["tensors"]}
-    pieces = {
-        name: pieces_of(origins[origin["tie"]] if origin and "tie" in origin else origin)
-        for name, origin in origins.items()
-    }
+    pieces = {name: owner.pieces for name, owner in model.restore.owners().items()}
     names: dict[str, str] = {}
     for layer in found.layers:
-        homes = {piece["layer"] for part in layer.parts for piece in pieces[part.tensor]}
+        homes = {piece.layer for part in layer.parts for piece in pieces[part.tensor]}
         fitting = {
-            piece["layer"]
+            piece.layer
             for part in layer.parts
             for piece in pieces[part.tensor]
-            if (piece["axes"], piece["from"], piece["to"]) == (part.axes, part.first, part.last)
+            if (piece.axes, piece.first, piece.last) == (part.axes, part.first, part.last)
         }
         if homes != fitting or len(homes) > 1:
             raise UsageError(
@@ -376,7 +368,7 @@ def _check_chain(layers: list[FoundLayer]) -> None:
 
 def _dtype(found: Recognition) -> torch.dtype:
     """float64 where coefficients are stored in it, else float32."""
-    wide = any(part.dtype == torch.float64 for layer in found.layers for part in layer.parts)
+    wide = any(part.dtype == "F64" for layer in found.layers for part in layer.parts)
     return torch.float64 if wide else torch.float32
 
 

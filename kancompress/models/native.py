@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.formats.checkpoint import HEAD, Checkpoint, side_shapes
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.model import SIDE_ROLES
+from kancompress.formats.checkpoint import HEAD, side_shapes
+from kancompress.formats.packed.record import SIDE_ROLES
 from kancompress.layers.edges import (
     Codebook,
     CodebookEdges,
@@ -26,6 +24,7 @@ from kancompress.layers.edges import (
 from kancompress.layers.layer import Head, KanLayer
 from kancompress.layers.network import Network
 from kancompress.layers.window import Window
+from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, MetaSpec, ModelSpec
 
 # --- new networks --------------------------------------------------------------------------
@@ -212,24 +211,9 @@ def packed_edges(
             edges[layer.name] = DenseEdges(layer.coefficients.to(dtype))
             continue
         codebook = codebooks[layer.shares or layer.name]
-        index = _merged_index(model, layer)
+        index = torch.from_numpy(model.rows_of(layer))
         edges[layer.name] = CodebookEdges(codebook, index, layer.shape, layer.kept)
     return edges, codebooks
-
-
-def _merged_index(model: PackedModel, layer: PackedLayer) -> Tensor:
-    """Index of every edge into the codebook followed by the layer's kept vectors, (edges,)."""
-    index = torch.from_numpy(model.indices_of(layer).astype(np.int32))
-    if layer.kept_at is None:
-        return index
-    clusters = model.clusters_of(layer)
-    assert clusters is not None
-    merged = torch.empty(layer.edges, dtype=torch.int32)
-    rest = torch.ones(layer.edges, dtype=torch.bool)
-    rest[layer.kept_at] = False
-    merged[rest] = index
-    merged[layer.kept_at] = clusters + torch.arange(len(layer.kept_at), dtype=torch.int32)
-    return merged
 
 
 # --- to records ----------------------------------------------------------------------------

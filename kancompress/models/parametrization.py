@@ -11,22 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize as torch_parametrize
 
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.edges.vectors import scatter
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.remainder import rebuilt
-from kancompress.formats.packed.state import found_layers, join
-from kancompress.formats.safetensors import DTYPES, shown
+from kancompress.formats.safetensors import shown
 from kancompress.layers.edges import Codebook
+from kancompress.models.records import PackedLayer, PackedModel
+from kancompress.models.remainder import rebuilt
+from kancompress.models.tensors import DTYPES
 from kancompress.models.user_module import load_into
+from kancompress.models.vectors import join, scatter
 
 
 class PackedEdges(nn.Module):
@@ -122,7 +120,7 @@ class Parametrization:
         self._codebooks: dict[str, Codebook] = {}
         self._places: list[_Place] = []
         try:
-            self._put_in_place(found_layers(packed))
+            self._put_in_place(packed.found_layers())
         except BaseException:
             self.remove()
             raise
@@ -165,7 +163,7 @@ class Parametrization:
         """The codebooks rounded to their stored types for a while, and the module's `tensors`,
         which are named as in the packed file."""
         assert self.packed.restore is not None
-        stored = {name: DTYPES[dtype][0] for name, dtype, _, _ in self.packed.restore["tensors"]}
+        stored = {one.name: DTYPES[one.dtype] for one in self.packed.restore.tensors}
         types: list[tuple[Tensor, torch.dtype]] = [
             (p, self._stored_codebook(name).dtype) for name, p in self.codebooks.items()
         ]
@@ -205,15 +203,15 @@ class Parametrization:
 
     def _put_in_place(self, layers: list[FoundLayer]) -> None:
         assert self.packed.restore is not None
-        for name, _, _, origin in self.packed.restore["tensors"]:
-            source = origin["tie"] if origin and "tie" in origin else name
+        for tensor in self.packed.restore.tensors:
+            source = tensor.owner
             holding = [
                 replace(layer, parts=parts)
                 for layer in layers
                 if (parts := tuple(part for part in layer.parts if part.tensor == source))
             ]
             if holding:
-                self._parametrize(self.names[name], source, holding)
+                self._parametrize(self.names[tensor.name], source, holding)
 
     def _parametrize(self, target: str, source: str, layers: list[FoundLayer]) -> None:
         path, _, name = target.rpartition(".")
@@ -287,17 +285,7 @@ def _rows(model: PackedModel, layer: PackedLayer) -> tuple[Tensor, Tensor | None
     if layer.coefficients is not None:
         values = layer.coefficients.reshape(layer.edges, -1)
         return torch.arange(layer.edges, dtype=torch.int32), values
-    indices = torch.from_numpy(model.indices_of(layer).astype(np.int32))
-    if layer.kept_at is None or layer.kept is None:
-        return indices, None
-    clusters = model.clusters_of(layer)
-    assert clusters is not None
-    index = torch.empty(layer.edges, dtype=torch.int32)
-    packed = torch.ones(layer.edges, dtype=torch.bool)
-    packed[layer.kept_at] = False
-    index[packed] = indices
-    index[layer.kept_at] = torch.arange(clusters, clusters + len(layer.kept), dtype=torch.int32)
-    return index, layer.kept
+    return torch.from_numpy(model.rows_of(layer)), layer.kept
 
 
 def with_tensors(model: PackedModel, values: Mapping[str, Tensor]) -> PackedModel:
@@ -305,23 +293,20 @@ def with_tensors(model: PackedModel, values: Mapping[str, Tensor]) -> PackedMode
     if not values:
         return model
     assert model.restore is not None
-    entries = [list(entry) for entry in model.restore["tensors"]]
+    entries = list(model.restore.tensors)
     stored = dict(model.tensors)
     layers = {layer.name for layer in model.layers}
     changes: dict[str, Tensor] = {}
-    for name, dtype, _, origin in entries:
-        if name in values:
-            owner = origin["tie"] if origin and "tie" in origin else name
-            changes[owner] = rounded(values[name], torch.empty(0, dtype=DTYPES[dtype][0]))
     for entry in entries:
-        name, _, _, origin = entry
-        if name not in changes:
+        if entry.name in values:
+            like = torch.empty(0, dtype=DTYPES[entry.dtype])
+            changes[entry.owner] = rounded(values[entry.name], like)
+    for number, entry in enumerate(entries):
+        if entry.name not in changes:
             continue
-        match origin:
-            case None:
-                del stored[name]
-            case {"as": target} | {"repeat": target}:
-                del stored[target]
-        entry[3] = rebuilt(name, changes[name], stored, layers)
-    restore: dict[str, Any] = dict(model.restore) | {"tensors": entries}
+        if entry.stored is not None:
+            del stored[entry.stored]
+        origin = rebuilt(entry.name, changes[entry.name], stored, layers)
+        entries[number] = replace(entry, origin=origin)
+    restore = replace(model.restore, tensors=tuple(entries))
     return replace(model, tensors=stored, restore=restore)

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, fields
 
 from kancompress.config import RunOptions
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import HEAD, Checkpoint, width_of
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedModel
+from kancompress.formats.checkpoint import HEAD, width_of
 from kancompress.layers.forms import FormNetwork
 from kancompress.layers.network import Network
 from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.native import build
+from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
 from kancompress.models.told import Forms
 from kancompress.specs import DataSpec
 

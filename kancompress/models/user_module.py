@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.safetensors import NAMES, shown
+from kancompress.formats.safetensors import shown
 from kancompress.models import factory
+from kancompress.models.records import ForeignCheckpoint
+from kancompress.models.tensors import NAMES
 
 _SHOWN_NAMES = 3
 

@@ -19,11 +19,11 @@ from kancompress.clustering.user_flow import Hooked
 from kancompress.config import CalibrationConfig, ClusterConfig, Metric, StoredDtype, Target
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
 from kancompress.formats.safetensors import shown
 from kancompress.layers.forms import FormLayer
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.native import build
+from kancompress.models.records import sizes
 from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.native import NativeSource, stored_side
 from kancompress.packing.pack import Compression, Report, pack

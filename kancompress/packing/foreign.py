@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,25 +23,36 @@ from kancompress.errors import (
     UsageError,
     shortened,
 )
-from kancompress.formats.checkpoint import check_finite
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import gain_factors, gather, mask_factors, packable, scatter
-from kancompress.formats.foreign import ForeignCheckpoint, Skeleton, read_skeleton
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.remainder import rebuilt, store
-from kancompress.formats.packed.restore import pieces_of
-from kancompress.formats.safetensors import NAMES, shown
+from kancompress.formats.foreign import Skeleton, read_skeleton
+from kancompress.formats.packed.restore import (
+    Edges,
+    Fill,
+    Origin,
+    Piece,
+    Restore,
+    SourceTensor,
+    Tie,
+)
+from kancompress.formats.safetensors import shown
 from kancompress.libraries import Recognition, recognise
 from kancompress.libraries.forms.convolutions import FindModule
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.recognition import cut
 from kancompress.models.foreign import KnownLayers, known_forms, known_layers
+from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
+from kancompress.models.remainder import rebuilt, store
+from kancompress.models.tensors import DTYPES, NAMES
 from kancompress.models.told import Forms
+from kancompress.models.vectors import gain_factors, gather, mask_factors, packable, scatter
 from kancompress.packing.generated import twin_sizes, write_out
 from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
 from kancompress.specs import SourceSizes
 
 _MAX_LINES = 20
+
+# Tensors to store beside packed groups, and the entry of every tensor of the source.
+Rest = tuple[dict[str, Tensor], tuple[SourceTensor, ...]]
 
 
 def open_foreign(
@@ -255,13 +265,12 @@ class ForeignSource:
             return None
         tensors, entries = self.rest(groups)
         source = self._written[0]
-        restore: dict[str, Any] = {
-            "container": source.container,
-            "path": list(source.path),
-            "tensors": entries,
-        }
-        if source.metadata:
-            restore["metadata"] = source.metadata
+        restore = Restore(
+            container=source.container,
+            path=source.path,
+            tensors=entries,
+            metadata=source.metadata or None,
+        )
         layers = (layer for group in groups for layer in group.filled(coded[group.name]))
         return self._with_extra(
             PackedModel(
@@ -277,7 +286,7 @@ class ForeignSource:
         """A group as the packed file describes it."""
         return group.described()
 
-    def rest(self, groups: Sequence[PackedGroup]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    def rest(self, groups: Sequence[PackedGroup]) -> Rest:
         """Tensors to store beside packed groups, and the entry of every tensor of the source."""
         return _rest(self._written[0], groups)
 
@@ -312,20 +321,20 @@ class ForeignSource:
             return model
         # folded factors come back in other numbers as packed tensors may
         gains = {gain.tensor for layer in self.found.layers for gain in layer.gains}
-        for name, _, _, origin in model.restore["tensors"]:
-            if name in self.extra.shared and (pieces_of(origin) or name in gains):
+        for tensor in model.restore.tensors:
+            if tensor.name in self.extra.shared and (tensor.pieces or tensor.name in gains):
                 raise UsageError(
-                    f"{self.where}: tensor {shown(name)} is packed and lies over another tensor, or"
-                    " over itself, in the same storage; --keep-extra cannot give both their own"
-                    " numbers. Leave it out, or save copies of the tensors."
+                    f"{self.where}: tensor {shown(tensor.name)} is packed and lies over another"
+                    " tensor, or over itself, in the same storage; --keep-extra cannot give both"
+                    " their own numbers. Leave it out, or save copies of the tensors."
                 )
         target = "extra"
-        while target in model.named_tensors():
+        while target in model.tensors:
             target += "'"
         return replace(
             model,
             tensors={**model.tensors, target: self.extra_data(self.extra)},
-            restore={**model.restore, "opaque": target},
+            restore=replace(model.restore, opaque=target),
         )
 
     def extra_data(self, extra: Skeleton) -> Tensor:
@@ -341,7 +350,7 @@ class _Outline(ForeignSource):
         return {group.name: _without_numbers(group.described()) for group in self.layers}
 
     @cached_property
-    def _rests(self) -> dict[tuple[str, ...], tuple[dict[str, Tensor], list[list[Any]]]]:
+    def _rests(self) -> dict[tuple[str, ...], Rest]:
         """By the groups that are packed, and the tensors that are replaced."""
         return {}
 
@@ -349,7 +358,7 @@ class _Outline(ForeignSource):
         """As of `ForeignSource`."""
         return self._groups[group.name]
 
-    def rest(self, groups: Sequence[PackedGroup]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    def rest(self, groups: Sequence[PackedGroup]) -> Rest:
         """As of `ForeignSource`."""
         key = tuple(name for group in groups for name in (group.name, "", *group.replaced, ""))
         if key not in self._rests:
@@ -428,7 +437,7 @@ class PackedGroup:
 
     name: str
     layers: tuple[PackedLayer, ...]
-    origins: Mapping[str, Any]
+    origins: Mapping[str, Origin]
     replaced: Mapping[str, Tensor]
 
     def filled(self, coded: Coded) -> Iterator[PackedLayer]:
@@ -438,12 +447,12 @@ class PackedGroup:
         for layer in others:
             yield replace(layer, shares=first.name, index=self._index(layer, coded))
 
-    def _index(self, layer: PackedLayer, coded: Coded) -> np.ndarray:
+    def _index(self, layer: PackedLayer, coded: Coded) -> np.ndarray | None:
         ends = np.cumsum([other.packed_edges for other in self.layers])
         end = int(ends[self.layers.index(layer)])
         labels = coded.labels
         own = None if labels is None else labels[end - layer.packed_edges : end]
-        return index_of(layer, len(coded.codebook), own)
+        return index_of(len(coded.codebook), own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -474,7 +483,7 @@ class LayerGroup:
         """As of `SourceLayer`: one that holds all tensors of the layers."""
         types = [part.dtype for layer in self.layers for part in layer.parts]
         types += [gain.dtype for layer in self.layers for gain in layer.gains]
-        return reduce(torch.promote_types, types)
+        return reduce(torch.promote_types, (DTYPES[name] for name in types))
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -505,7 +514,7 @@ class LayerGroup:
         """What the packed file says of them apart from codebook and index."""
         layers: list[PackedLayer] = []
         replaced: dict[str, Tensor] = {}
-        origins: dict[str, Any] = {}
+        origins: dict[str, Origin] = {}
         for layer in self.layers:
             mask = packable(layer, self.source.tensors)
             kept_at = torch.nonzero(~mask).reshape(-1)
@@ -559,36 +568,29 @@ def _partly_folded(layer: FoundLayer, source: ForeignCheckpoint, mask: Tensor) -
     return result
 
 
-def _origins(layer: FoundLayer, name: str) -> dict[str, Any]:
+def _origins(layer: FoundLayer, name: str) -> dict[str, Origin]:
     """Origins of the tensors that a layer's edges give back, and of its folded factors."""
-    pieces: dict[str, list[dict[str, Any]]] = {}
+    pieces: dict[str, list[Piece]] = {}
     for part in layer.parts:
-        piece: dict[str, Any] = {
-            "layer": name,
-            "axes": part.axes,
-            "from": part.first,
-            "to": part.last,
-        }
-        if part.group is not None:
-            piece["group"] = part.group
-        if part.columns is not None:
-            piece["columns"] = list(part.columns)
+        piece = Piece(
+            layer=name,
+            axes=part.axes,
+            first=part.first,
+            last=part.last,
+            group=part.group,
+            columns=part.columns,
+        )
         pieces.setdefault(part.tensor, []).append(piece)
-    origins: dict[str, Any] = {
-        tensor: parts[0] if len(parts) == 1 else {"parts": parts}
-        for tensor, parts in pieces.items()
-    }
-    return origins | {gain.tensor: {"fill": 1.0} for gain in layer.gains}
+    origins: dict[str, Origin] = {tensor: Edges(tuple(found)) for tensor, found in pieces.items()}
+    return origins | {gain.tensor: Fill(1.0) for gain in layer.gains}
 
 
 # --- tensors that hold no edges ------------------------------------------------------------
 
 
-def _rest(
-    source: ForeignCheckpoint, groups: Iterable[PackedGroup]
-) -> tuple[dict[str, Tensor], list[list[Any]]]:
+def _rest(source: ForeignCheckpoint, groups: Iterable[PackedGroup]) -> Rest:
     """Tensors to store beside the packed groups, and the entry of every tensor of the source."""
-    origins: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
     replaced: dict[str, Tensor] = {}
     layers: set[str] = set()
     for group in groups:
@@ -596,16 +598,16 @@ def _rest(
         replaced |= group.replaced
         layers |= {layer.name for layer in group.layers}
     stored: dict[str, Tensor] = {}
-    entries: list[list[Any]] = []
+    entries: list[SourceTensor] = []
     for name, tensor in source.tensors.items():
-        origin: Any
+        origin: Origin
         if name in source.ties:
-            origin = {"tie": source.ties[name]}
+            origin = Tie(source.ties[name])
         elif name in replaced:
             origin = store(name, replaced[name], stored, layers)
         elif name in origins:
             origin = origins[name]
         else:
             origin = rebuilt(name, tensor, stored, layers)
-        entries.append([name, NAMES[tensor.dtype], list(tensor.shape), origin])
-    return stored, entries
+        entries.append(SourceTensor(name, NAMES[tensor.dtype], tuple(tensor.shape), origin))
+    return stored, tuple(entries)

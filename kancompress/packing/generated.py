@@ -16,10 +16,10 @@ from torch import Tensor
 from kancompress.clustering.nearest import one_thread
 from kancompress.formats import safetensors as containers
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import gather
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.stored import StoredTensors, outline
 from kancompress.libraries import Recognition
+from kancompress.models.records import ForeignCheckpoint
+from kancompress.models.tensors import NAMES, StoredTensors, outline, outlines
+from kancompress.models.vectors import gather
 
 
 def write_out(
@@ -65,11 +65,9 @@ def write_out(
 def twin_sizes(written: ForeignCheckpoint) -> tuple[int, int]:
     """Bytes of the tensors and of the safetensors file of a source that was written out."""
     declared = {
-        name: containers.declare(tensor)
-        for name, tensor in outline(written.tensors).items()
-        if name not in written.ties
+        name: one for name, one in outlines(written.tensors).items() if name not in written.ties
     }
-    tensors = sum(one.size for one in declared.values())
+    tensors = sum(one.nbytes for one in declared.values())
     return tensors, len(containers.encode_header(declared, written.metadata)) + tensors
 
 
@@ -90,7 +88,7 @@ def _plain(layer: FoundLayer, source: ForeignCheckpoint) -> tuple[FoundLayer, di
             first=first,
             last=end,
             shape=tuple(tensors[f"{at}{name}"].shape),
-            dtype=vectors.dtype,
+            dtype=NAMES[vectors.dtype],
         )
         for name, axes, first, end in (
             ("spline_weight", "out in coef", 0, last),

@@ -13,11 +13,11 @@ from torch import Tensor
 from kancompress.clustering.nearest import one_thread
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.checkpoint import Checkpoint, dense_twin_sizes, side_shapes
-from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.checkpoint import side_shapes
 from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.network import Network
 from kancompress.models.native import build
+from kancompress.models.records import Checkpoint, PackedLayer, PackedModel, dense_twin_sizes
 from kancompress.packing.source import DTYPES, Coded, Computed, blank, index_of, like, wrong_numbers
 from kancompress.specs import SourceSizes
 
@@ -112,7 +112,7 @@ class NativeSource:
                 dense = self.coefficients(layer.number).clone()
                 layers.append(replace(made, coefficients=dense))
             else:
-                index = index_of(made, len(own.codebook), own.labels)
+                index = index_of(len(own.codebook), own.labels)
                 layers.append(replace(made, codebook=own.codebook, index=index))
         return self._model(layers)
 

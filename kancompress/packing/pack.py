@@ -23,12 +23,11 @@ from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.config import ClusterConfig, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
-from kancompress.formats import storage
-from kancompress.formats.packed import PackedModel
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
 from kancompress.formats.safetensors import shown
+from kancompress.models import files
 from kancompress.models.parametrization import Parametrization
+from kancompress.models.records import PackedModel, sizes
 from kancompress.models.user_module import load_into
 from kancompress.packing.sizes import Plan, Size, largest_common
 from kancompress.packing.source import Coded, Source, SourceLayer, check, codebook_dtype
@@ -96,7 +95,7 @@ class Compression:
         Raises UsageError when the file exists and `force` is not given, KancompressError when it
         cannot be written.
         """
-        return storage.save(self.model, path, force=force)
+        return files.save(self.model, path, force=force)
 
 
 def pack(

@@ -17,7 +17,7 @@ from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.writer import sizes
+from kancompress.models.records import sizes
 from kancompress.packing.source import (
     Assembly,
     Coded,

@@ -17,10 +17,10 @@ from torch import Tensor
 from kancompress.clustering.clusterer import Edges
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
-from kancompress.formats.packed import PackedLayer, PackedModel
-from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.encodings import index_type
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
+from kancompress.models.records import PackedModel
 from kancompress.specs import MAX_CLUSTERS
 
 
@@ -177,12 +177,9 @@ def like(tensor: Tensor) -> Tensor:
     return blank(tensor.shape, tensor.dtype)
 
 
-def index_of(layer: PackedLayer, clusters: int, labels: np.ndarray | None) -> np.ndarray:
+def index_of(clusters: int, labels: np.ndarray | None) -> np.ndarray | None:
     """The index of a layer's packed edges into a codebook of so many centroids.
 
     labels : None for an index that is only weighed
     """
-    width = bits.width_of(clusters)
-    if labels is None:
-        return np.empty(bits.packed_size(layer.packed_edges, width), np.uint8)
-    return bits.pack(labels, width)
+    return None if labels is None else labels.astype(index_type(clusters))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from kancompress.errors import shortened
-from kancompress.formats.checkpoint import Checkpoint, dense_twin_sizes
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedLayer, PackedModel
+from kancompress.formats.arrays import DTYPES, Array, Outline
+from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
+from kancompress.formats.foreign import ForeignRecord
+from kancompress.formats.packed import LayerRecord, PackedRecord
 from kancompress.formats.packed.encodings import bits
-from kancompress.formats.safetensors import NAMES, Container
+from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
-from kancompress.formats.stored import outline
+from kancompress.formats.stored import Stored
 from kancompress.libraries import Recognition
 from kancompress.specs import BasisSpec, Family
 
@@ -35,22 +37,24 @@ def describe(container: Container, predicted: Sizes | None = None) -> dict[str, 
     predicted : for a file that is not packed, (header, payload) bytes of the packed one
     """
     record = read_record(container)
-    if isinstance(record, PackedModel):
+    if isinstance(record, PackedRecord):
         return _describe_packed(container, record)
     return _describe_checkpoint(container, record) | {"predicted": _predicted(predicted)}
 
 
 def describe_foreign(
-    source: ForeignCheckpoint, found: Recognition, predicted: Sizes | None
+    source: ForeignRecord[Array], found: Recognition, predicted: Sizes | None
 ) -> dict[str, Any]:
     """The report of another library's checkpoint, recognised but not packed.
 
     predicted : (header, payload) bytes of the packed file at the number of clusters asked for
     """
     layers = []
-    known = outline(source.tensors)
+    known: Mapping[str, Outline] = source.tensors
+    if isinstance(source.tensors, Stored):
+        known = source.tensors.outline
     for layer in found.layers:
-        size = known[layer.tensors[0]].element_size()
+        size = known[layer.tensors[0]].itemsize
         record = _layer(layer.name, None, layer.shape, layer.coefficients)
         layers.append(
             record | {"layout": layer.layout, "dense_bytes": record["dense_bytes"] // 4 * size}
@@ -67,7 +71,7 @@ def describe_foreign(
         "other": [
             {
                 "name": name,
-                "dtype": NAMES[tensor.dtype],
+                "dtype": tensor.dtype,
                 "shape": list(tensor.shape),
                 "bytes": tensor.nbytes,
             }
@@ -136,7 +140,7 @@ def _layer(
     }
 
 
-def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]:
+def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[str, Any]:
     layers = [_packed_layer(container, model, layer) for layer in model.layers]
     owned = {
         f"{layer.name}.{role}"
@@ -168,7 +172,7 @@ def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]
     }
 
 
-def _pykan_bytes(model: PackedModel) -> int:
+def _pykan_bytes(model: PackedRecord[Array]) -> int:
     """The dense tensors that the paper's 79.9 divides: d + 1 floats an edge (a spline scaler
     beside the d coefficients) and a row of G + 2 degree + 1 knots for every input."""
     assert model.basis is not None
@@ -179,7 +183,9 @@ def _pykan_bytes(model: PackedModel) -> int:
     return 4 * sum(layer.edges * per_edge + layer.shape[1] * knots for layer in model.layers)
 
 
-def _packed_layer(container: Container, model: PackedModel, layer: PackedLayer) -> dict[str, Any]:
+def _packed_layer(
+    container: Container, model: PackedRecord[Array], layer: LayerRecord[Array]
+) -> dict[str, Any]:
     codebook = model.codebook_of(layer)
     if codebook is None:
         assert layer.coefficients is not None
@@ -188,12 +194,13 @@ def _packed_layer(container: Container, model: PackedModel, layer: PackedLayer) 
     record = _layer(layer.name, model.basis, layer.shape, d)
     counts = np.bincount(model.indices_of(layer), minlength=k)
     stored = container.entries.get(f"{layer.name}.codebook")
+    index = container.entries.get(f"{layer.name}.index")
     record |= {
         "clusters": k,
         "index_bits": bits.width_of(k),
-        "index_bytes": 0 if layer.index is None else len(layer.index),
+        "index_bytes": index.size if index else 0,
         "codebook_bytes": stored.size if stored else 0,
-        "codebook_dtype": str(codebook.dtype).removeprefix("torch."),
+        "codebook_dtype": DTYPES[codebook.dtype].torch,
         "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
         "index_entropy": bits.entropy(counts),
         "usage": {
@@ -204,11 +211,11 @@ def _packed_layer(container: Container, model: PackedModel, layer: PackedLayer) 
         },
     }
     if layer.kept_at is not None:
-        record["kept_edges"] = len(layer.kept_at)
+        record["kept_edges"] = layer.kept_edges
     return record
 
 
-def _describe_checkpoint(container: Container, record: Checkpoint) -> dict[str, Any]:
+def _describe_checkpoint(container: Container, record: CheckpointRecord[Array]) -> dict[str, Any]:
     layers = []
     owned: set[str] = set()
     for number, shape in enumerate(record.shapes):
@@ -216,7 +223,7 @@ def _describe_checkpoint(container: Container, record: Checkpoint) -> dict[str, 
         owned |= {f"{number}.coefficients", f"{number}.embedding"}
     ratios: dict[str, Any] = {"formula": None, "tensors": None, "file": None}
     if record.kind == "meta":
-        twin = dense_twin_sizes(record)
+        twin = dense_twin_sizes(record, container.outline())
         ratios["dense_tensors"] = twin[0] / container.payload_size
         ratios["dense_file"] = twin[1] / container.file_size
     return _frame(container, record.kind, record) | {

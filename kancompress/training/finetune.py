@@ -15,12 +15,11 @@ from kancompress.data import augmentation
 from kancompress.data.datasets import Dataset, Split
 from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import HEAD
-from kancompress.formats.packed import PackedModel
-from kancompress.formats.packed.state import outline
-from kancompress.formats.storage import encode
 from kancompress.layers.network import Network
 from kancompress.models import runnable as running
+from kancompress.models.files import encode
 from kancompress.models.parametrization import rounded, with_tensors
+from kancompress.models.records import PackedModel
 from kancompress.system import devices
 from kancompress.system.compilation import compiled
 from kancompress.training import loop as fitting
@@ -272,7 +271,7 @@ def _stored(model: PackedModel, network: Network) -> PackedModel:
 
 def _changed(model: PackedModel, sides: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors beside the edges of another library's file that are not what the file has."""
-    beside = outline(model)
+    beside = model.outline()
     values = {
         name: rounded(side, beside[name]).reshape(beside[name].shape)
         for name, side in sides.items()

@@ -22,6 +22,7 @@ from torch import Tensor
 from kancompress.config import FinetuneConfig, TrainConfig
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats import safetensors as containers
+from kancompress.models.tensors import encode_header, payload_chunks, to_torch
 from kancompress.system import distributed, files, inputs, locks
 from kancompress.system.inputs import Data
 from kancompress.training.history import Epoch, Score
@@ -85,7 +86,7 @@ def save(path: Path, state: State, run: Facts, place: Facts) -> None:
     tensors = {"order": state.order}
     for kind in ("network", "best", "optimizer"):
         tensors |= {f"{kind}.{name}": tensor for name, tensor in getattr(state, kind).items()}
-    payload = b"".join(containers.payload_chunks(tensors))
+    payload = b"".join(payload_chunks(tensors))
     document = {
         "version": _VERSION,
         "run": run,
@@ -94,10 +95,7 @@ def save(path: Path, state: State, run: Facts, place: Facts) -> None:
         "history": [_epoch_to_json(epoch) for epoch in state.history],
         "payload": hashlib.sha256(payload).hexdigest(),
     }
-    header = containers.encode_header(
-        {name: containers.declare(tensor) for name, tensor in tensors.items()},
-        {KEY: json.dumps(document, allow_nan=False)},
-    )
+    header = encode_header(tensors, {KEY: json.dumps(document, allow_nan=False)})
     StateFile(path=path).check()
     files.write(path, [header, payload], force=True)
 
@@ -138,14 +136,14 @@ def load(
             Flaw.CHECKSUM_MISMATCH, f"{where} is damaged: its tensors do not match their checksum."
         )
     groups: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
-    for name, tensor in container.tensors().items():
+    for name, array in container.arrays().items():
         kind, _, rest = name.partition(".")
-        groups.get(kind, {})[rest] = tensor
+        groups.get(kind, {})[rest] = to_torch(array)
     try:
         state = State(
             history=[_epoch_from_json(record) for record in document["history"]],
             rates=tuple(float.fromhex(rate) for rate in document["rates"]),
-            order=container.tensor("order"),
+            order=to_torch(container.array("order")),
             **groups,
         )
         _check_like(state, like)

@@ -11,10 +11,10 @@ from kancompress.config import CHANNELS, HIDDEN, Machine, TrainConfig, default_t
 from kancompress.data import augmentation
 from kancompress.data.datasets import Dataset, check_rows
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import Checkpoint
 from kancompress.layers.edges import MetaEdges
 from kancompress.layers.network import Network
 from kancompress.models.native import initialise, to_checkpoint
+from kancompress.models.records import Checkpoint
 from kancompress.specs import (
     BasisSpec,
     ConvSpec,

@@ -15,8 +15,8 @@ from kancompress.config import FinetuneConfig
 from kancompress.data import datasets
 from kancompress.data.datasets import Dataset, Split
 from kancompress.errors import UsageError
-from kancompress.formats.packed import PackedModel
 from kancompress.models.parametrization import Parametrization
+from kancompress.models.records import PackedModel
 from kancompress.models.user_module import load_into, row_like, users_code
 from kancompress.specs import DataOptions, DataSpec
 from kancompress.training import loop as fitting

@@ -29,7 +29,7 @@ from sklearn.cluster import KMeans
 
 import kancompress
 from kancompress.clustering import kmeans
-from kancompress.formats.checkpoint import Checkpoint
+from kancompress.models.records import Checkpoint
 from kancompress.specs import Family, default_basis
 
 ITERATIONS = 25

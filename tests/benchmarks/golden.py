@@ -22,9 +22,9 @@ from torch import Tensor
 import kancompress
 from kancompress import ClusterConfig, UsageError
 from kancompress.clustering.layer import relative
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.packed import PackedModel
+from kancompress.models.files import read_foreign
 from kancompress.models.foreign import dense_network, packed_network
+from kancompress.models.records import PackedModel
 
 ROWS, HELD_OUT = 6000, 2000
 

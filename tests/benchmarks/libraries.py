@@ -33,8 +33,7 @@ from torch.nn import functional
 import kancompress
 from kancompress import CalibrationConfig, ClusterConfig, DataOptions, FinetuneConfig, TrainConfig
 from kancompress.data import datasets
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.packed import PackedModel
+from kancompress.models.records import Checkpoint, PackedModel
 from tests.benchmarks.convolutional import SimpleConvKagn
 
 RESULTS = Path(__file__).parent / "results" / "libraries.jsonl"

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 import kancompress
-from kancompress.formats.checkpoint import Checkpoint
+from kancompress.models.records import Checkpoint
 from kancompress.specs import Family, default_basis
 from tests.benchmarks import peaks
 

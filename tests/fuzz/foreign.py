@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 import kancompress
 from kancompress.errors import InvalidFileError, KancompressError, UsageError
-from kancompress.formats.foreign import read_foreign, read_skeleton, skeletons
+from kancompress.formats.foreign import read_skeleton, skeletons
 from kancompress.libraries import recognise
+from kancompress.models.files import read_foreign
 from tests.fuzz import drafts, limits, zips
 from tests.fuzz.engine import Case, Slot, Verdict
 from tests.fuzz.packed import STRANGE, check_message

@@ -604,7 +604,7 @@ def restored_bytes(model: Any) -> int:
             width = (layer.coefficients if codebook is None else codebook).shape[-1]
             total += layer.edges * width * 8
         return total
-    for _, dtype, shape, origin in model.restore["tensors"]:
+    for _, dtype, shape, origin in model.restore.to_json()["tensors"]:
         count = 0 if isinstance(origin, dict) and "tie" in origin else 1
         for length in shape:
             count *= length
@@ -684,7 +684,7 @@ def _restore(model: Any, size: int, verdict: Verdict, slot: Slot | None, seconds
     if error is not None:
         verdict.fault(limits.kind_of(error, "state_dict"), limits.brief(error))
     elif model.restore is not None:
-        _check_state(model.restore["tensors"], found, verdict)
+        _check_state(model.restore.to_json()["tensors"], found, verdict)
     whole, error = limits.attempt(lambda: kancompress.expand(model), size + _RESTORING, seconds)
     if error is not None:
         verdict.fault(limits.kind_of(error, "expand"), limits.brief(error))
@@ -695,7 +695,7 @@ def _restore(model: Any, size: int, verdict: Verdict, slot: Slot | None, seconds
     memory = 4 * size + _RESTORING
     ways: list[dict[str, Any]] = [{}]
     if model.restore is not None:  # the other kind of container, too
-        ways.append({"torch_file": model.restore["container"] == "safetensors"})
+        ways.append({"torch_file": model.restore.container == "safetensors"})
     for options in ways:
         _, error = limits.attempt(lambda options=options: whole.encode(**options), memory, seconds)
         if isinstance(error, KancompressError) and any(words in str(error) for words in _KNOWN):

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from torch import Tensor
-
 from kancompress.errors import UsageError
 
 # Row-major order of an edge matrix: the first five number the edge, the last two its coefficient.
@@ -170,18 +168,27 @@ def _settle(
     return sizes.bind(unknown[0], length // product, claim.text)
 
 
-def to_edges(tensor: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
-    """The tensor as a matrix (edges, coefficients); its rank is of no matter, its memory is."""
-    names = axes.names
-    order = [names.index(name) for name in NAMES if name in names]
-    per_edge = math.prod(sizes[name] for name in names if name in COEFFICIENT)
-    split = tensor.reshape([sizes[name] for name in names])
-    return split.permute(order).reshape(-1, per_edge)
+def memory_shape(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape with one dimension for each axis of a pattern, in the order of memory."""
+    return tuple(sizes[name] for name in axes.names)
 
 
-def from_edges(edges: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
-    """The inverse of `to_edges`, with one dimension for each axis of the pattern."""
-    names = axes.names
-    canonical = [name for name in NAMES if name in names]
-    split = edges.reshape([sizes[name] for name in canonical])
-    return split.permute([canonical.index(name) for name in names])
+def edge_shape(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The same in the order of a matrix (edges, coefficients)."""
+    return tuple(sizes[name] for name in NAMES if name in axes.names)
+
+
+def to_edge_order(axes: Axes) -> list[int]:
+    """Which of memory's dimensions each of a matrix's is; a permutation."""
+    return [axes.names.index(name) for name in NAMES if name in axes.names]
+
+
+def to_memory_order(axes: Axes) -> list[int]:
+    """The inverse of `to_edge_order`."""
+    canonical = [name for name in NAMES if name in axes.names]
+    return [canonical.index(name) for name in axes.names]
+
+
+def per_edge(axes: Axes, sizes: Mapping[str, int]) -> int:
+    """Coefficients that a tensor of this pattern has of each edge."""
+    return math.prod(sizes[name] for name in axes.names if name in COEFFICIENT)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class Part:
     first: int
     last: int
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: str
     group: int | None = None
     columns: tuple[int, int] | None = None
 
@@ -36,7 +35,7 @@ class Gain:
     first: int
     last: int
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,7 @@ class FoundLayer:
     @property
     def edges(self) -> int:
         """Number of edges."""
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
 
     @property
     def tensors(self) -> tuple[str, ...]:

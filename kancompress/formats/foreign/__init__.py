@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any, Generic, TypeVar
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.formats.arrays import Array
 from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
 from kancompress.formats.foreign.saveckpt import Settings
 from kancompress.formats.foreign.skeletons import Skeleton
@@ -21,7 +21,7 @@ from kancompress.formats.safetensors import MAX_HEADER
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 
-__all__ = ["ForeignCheckpoint", "Settings", "Skeleton", "read_foreign", "read_skeleton"]
+__all__ = ["ForeignRecord", "Settings", "Skeleton", "read_record", "read_skeleton"]
 
 # How files begin that are sometimes taken for checkpoints.
 _OTHERS = (
@@ -40,8 +40,11 @@ _OTHERS = (
 _TORCH = ("torch-zip", "torch-legacy", "torch-module")
 
 
+T_co = TypeVar("T_co", covariant=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ForeignCheckpoint:
+class ForeignRecord(Generic[T_co]):
     """A checkpoint as its file holds it.
 
     `container` is safetensors, torch-zip, torch-legacy or torch-module; `path` the dictionary keys
@@ -56,7 +59,7 @@ class ForeignCheckpoint:
     where: str
     container: str
     path: tuple[str, ...]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, T_co]
     ties: dict[str, str]
     metadata: dict[str, str]
     dropped: tuple[str, ...]
@@ -67,9 +70,9 @@ class ForeignCheckpoint:
     data: Data | None = None
 
 
-def read_foreign(
+def read_record(
     source: str | os.PathLike[str] | bytes, name: str | None = None
-) -> ForeignCheckpoint:
+) -> ForeignRecord[Array]:
     """Read a checkpoint from a path or from bytes; `name` is what messages call it.
 
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
@@ -104,13 +107,13 @@ def _read_shard(data: Data, where: str) -> shards.Loaded:
     return replace(loaded, container="torch-zip") if loaded.container in _TORCH else loaded
 
 
-def _with_saveckpt(found: ForeignCheckpoint, path: Path) -> ForeignCheckpoint:
+def _with_saveckpt(found: ForeignRecord[Array], path: Path) -> ForeignRecord[Array]:
     settings, notes = saveckpt.beside(path)
     return replace(found, settings=settings, notes=notes)
 
 
-def read_skeleton(source: ForeignCheckpoint) -> Skeleton | None:
-    """What a checkpoint that `read_foreign` has read holds beside its tensors.
+def read_skeleton(source: ForeignRecord[Any]) -> Skeleton | None:
+    """What a checkpoint that `read_record` has read holds beside its tensors.
 
     None for safetensors, which hold nothing else but metadata, and for an index of shards. Raises
     UsageError for the stream of pickles of torch before 1.6.
@@ -133,12 +136,12 @@ def _is_safetensors(data: Data) -> bool:
     return bytes(data[8:9]) == b"{" and int.from_bytes(data[:8], "little") <= MAX_HEADER
 
 
-def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignCheckpoint:
+def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignRecord[Array]:
     if not loaded.tensors:
         raise InvalidFileError(Flaw.NO_TENSORS, f"{where} holds no tensors.")
     known = loaded.tensors.outline
     sizes = (tensor.nbytes for name, tensor in known.items() if name not in loaded.ties)
-    return ForeignCheckpoint(
+    return ForeignRecord(
         where=where,
         container=loaded.container,
         path=loaded.path,

@@ -7,14 +7,12 @@ and compared with the buffer that is there before a view is made of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from kancompress.formats.arrays import U8, Array, Numbers, array_of
 from kancompress.formats.foreign.records import TensorRecord
 
 
@@ -49,8 +47,9 @@ def is_contiguous(record: TensorRecord) -> bool:
     return True
 
 
-def place(buffer: npt.NDArray[np.uint8], record: TensorRecord, start: int = 0) -> Tensor:
-    """A tensor as a view of a buffer that holds its storage's bytes from byte `start` on.
+def place(buffer: U8, record: TensorRecord, start: int = 0) -> Numbers:
+    """A tensor's elements, in its shape without the axes of length 1, as a view of a buffer that
+    holds its storage's bytes from byte `start` on.
 
     buffer : (bytes,) uint8, contiguous, whose memory begins at a multiple of the element's size
     Raises ValueError where the tensor does not lie in the buffer and in what its storage is said to
@@ -60,36 +59,42 @@ def place(buffer: npt.NDArray[np.uint8], record: TensorRecord, start: int = 0) -
     if not is_countable(record):
         raise ValueError("more elements than can be counted")
     if 0 in record.shape:
-        return torch.empty(record.shape, dtype=record.dtype)
+        return np.empty(0, record.dtype.bits)
     first, end = (byte - start for byte in extent(record))
     claimed = (storage.start + storage.count) * storage.dtype.itemsize - start
     if first < 0 or end > min(len(buffer), claimed):
         raise ValueError(f"bytes {first} to {end} of a buffer of {len(buffer)}")
     if first % item or buffer.ctypes.data % item or not buffer.flags.c_contiguous:
         raise ValueError(f"elements of {item} bytes at byte {first}")
-    numbers = torch.from_numpy(buffer[: len(buffer) // item * item]).view(record.dtype)
     # the steps of axes of length 1 are never taken, whatever the file says
-    steps = [
-        step if length > 1 else 1 for length, step in zip(record.shape, record.stride, strict=True)
-    ]
-    return numbers.as_strided(record.shape, steps, first // item)
+    axes = [axis for axis in zip(record.shape, record.stride, strict=True) if axis[0] > 1]
+    return np.lib.stride_tricks.as_strided(
+        buffer[first : len(buffer) // item * item].view(record.dtype.bits),
+        shape=tuple(length for length, _ in axes),
+        strides=tuple(step * item for _, step in axes),
+    )
 
 
-def write(buffer: npt.NDArray[np.uint8], record: TensorRecord, tensor: Tensor) -> None:
+def read(buffer: U8, record: TensorRecord, start: int = 0) -> Array:
+    """A tensor, a part of the buffer where its elements lie one after another, else a copy.
+
+    Raises as `place`.
+    """
+    return array_of(place(buffer, record, start), record.dtype.name, record.shape)
+
+
+def write(buffer: U8, record: TensorRecord, array: Array) -> None:
     """Write a tensor's numbers to its place.
 
     Where elements share their bytes, one of them is written; whoever wants all of them to be there
     compares afterwards.
 
-    tensor : of the record's shape and type
+    array : of the record's shape and type
     Raises as `place`.
     """
-    shape = list(record.shape)
-    for axis, (length, step) in enumerate(zip(record.shape, record.stride, strict=True)):
-        if length > 1 and step == 0:  # torch writes to no tensor that repeats itself
-            shape[axis] = 1
-            tensor = tensor.narrow(axis, 0, 1)
-    place(buffer, replace(record, shape=tuple(shape))).copy_(tensor)
+    target = place(buffer, record)
+    if 0 not in record.shape:
+        target[...] = array.data.view(record.dtype.bits).reshape(target.shape)
 
 
 # --- what lies where -----------------------------------------------------------------------

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
+from kancompress.formats.arrays import NAMED, Dtype
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
 from kancompress.formats.shapes import element_count
@@ -18,32 +17,27 @@ from kancompress.formats.shapes import element_count
 _MAX_RANK = 64
 _MAX_KEY = 256  # torch writes some digits
 
-STORAGES: dict[str, torch.dtype] = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "UntypedStorage": torch.uint8,
-    # refused with their name when a tensor that is wanted lies in them
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "QInt8Storage": torch.qint8,
-    "QUInt8Storage": torch.quint8,
-    "QInt32Storage": torch.qint32,
-    "QUInt4x2Storage": torch.quint4x2,
-    "QUInt2x4Storage": torch.quint2x4,
-}
-_DTYPES = {
-    str(value).removeprefix("torch."): value
-    for value in vars(torch).values()
-    if isinstance(value, torch.dtype)
-}
+# Types of torch's that no file can be packed from; they are refused by their names.
+_OTHERS = {
+    "complex32": 4, "complex128": 16, "bcomplex32": 4, "qint8": 1, "quint8": 1, "qint32": 4,
+    "quint4x2": 1, "quint2x4": 1, "bits1x8": 1, "bits2x4": 1, "bits4x2": 1, "bits8": 1,
+    "bits16": 2, "float4_e2m1fn_x2": 1,
+    **{f"{kind}{bits}": 1 for kind in ("uint", "int") for bits in range(1, 8)},
+}  # fmt: skip
+_DTYPES = NAMED | {name: Dtype("", name, size, "") for name, size in _OTHERS.items()}
+STORAGES: dict[str, Dtype] = {
+    name: _DTYPES[dtype]
+    for name, dtype in {
+        "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+        "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+        "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
+        "BoolStorage": "bool", "UntypedStorage": "uint8",
+        # refused with their name when a tensor that is wanted lies in them
+        "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+        "QInt8Storage": "qint8", "QUInt8Storage": "quint8", "QInt32Storage": "qint32",
+        "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+    }.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,7 @@ class Storage:
     """
 
     key: str
-    dtype: torch.dtype
+    dtype: Dtype
     count: int
     start: int
     whole: int
@@ -100,7 +94,7 @@ class TensorRecord:
     """A tensor as the pickle describes it; nothing of it has been checked against the storage."""
 
     storage: Storage
-    dtype: torch.dtype
+    dtype: Dtype
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -222,7 +216,7 @@ def _tensor_v3(
 
 
 def _record(
-    storage: Storage, dtype: torch.dtype, offset: object, shape: object, stride: object
+    storage: Storage, dtype: Dtype, offset: object, shape: object, stride: object
 ) -> TensorRecord:
     lengths, steps = _naturals(shape), _naturals(stride)
     if len(lengths) != len(steps):

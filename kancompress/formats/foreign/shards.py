@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, together
 from kancompress.formats.safetensors import Container, parse, shown, strict_json
-from kancompress.formats.stored import StoredTensors
+from kancompress.formats.stored import StoredArrays
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 
@@ -20,7 +20,7 @@ _MAX_LINES = 200
 class Loaded:
     """Tensors of one or more files, as `ForeignCheckpoint` has them."""
 
-    tensors: StoredTensors
+    tensors: StoredArrays
     metadata: dict[str, str]
     dropped: tuple[str, ...]
     file_bytes: int
@@ -85,7 +85,7 @@ def read_index(data: Data, where: str, path: Path | None, read: Read) -> Loaded:
         dropped[_MAX_LINES:] = [f"and {len(dropped) - _MAX_LINES:,} more"]
     first = next(iter(shards.values()))
     return Loaded(
-        tensors=StoredTensors(
+        tensors=StoredArrays(
             {name: shards[shard].tensors.outline[name] for name, shard in places.items()},
             lambda name: shards[places[name]].tensors[name],
         ),

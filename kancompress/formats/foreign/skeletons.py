@@ -13,12 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from kancompress.formats.arrays import Array, Outline
 from kancompress.formats.foreign import statedicts, torchfiles
-from kancompress.formats.foreign.placement import covered, extent, overlapping, place, write
+from kancompress.formats.foreign.placement import covered, extent, overlapping, read, write
 from kancompress.formats.foreign.records import TensorRecord
 from kancompress.formats.foreign.torchfiles import TorchFile
 from kancompress.formats.safetensors import shown
@@ -60,15 +59,7 @@ def strip(data: Data, where: str) -> Skeleton:
     return Skeleton(data=_archive(kept), shared=frozenset(shared))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Claim:
-    """A tensor of the model as the packed file has it: its type and shape."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-def check(skeleton: Data, claims: Mapping[str, Claim], path: tuple[str, ...], where: str) -> None:
+def check(skeleton: Data, claims: Mapping[str, Outline], path: tuple[str, ...], where: str) -> None:
     """Refuse a skeleton that could not be filled with tensors of these types and shapes.
 
     path : keys under which the state dict should lie
@@ -79,15 +70,14 @@ def check(skeleton: Data, claims: Mapping[str, Claim], path: tuple[str, ...], wh
         pass  # each is where it should, and has its checksum
 
 
-def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
+def fill(skeleton: bytes, tensors: Mapping[str, Array], where: str) -> bytes:
     """The torch file of a skeleton with these tensors of the model in their places.
 
     Raises InvalidFileError for a skeleton that is damaged or of another model, KancompressError
     when tensors that share numbers were given different ones.
     """
     where = f"{where} (restore.opaque)"
-    claims = {name: Claim(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    file, records = _opened(Data(skeleton), claims, where)
+    file, records = _opened(Data(skeleton), tensors, where)
     stored = dict(file.contents())
     filled: dict[str, memoryview] = {}
     for key, own in _by_storage(records).items():
@@ -98,7 +88,7 @@ def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
         for tensor, record in own.items():
             write(buffer, record, tensors[tensor])
         for tensor, record in own.items():
-            if not torch.equal(_bits(place(buffer, record)), _bits(tensors[tensor])):
+            if not np.array_equal(read(buffer, record).data, tensors[tensor].data):
                 raise KancompressError(
                     f"{where}: tensor {shown(tensor)} shares its storage with another tensor but"
                     " not its numbers any more. Write a .safetensors file instead."
@@ -108,7 +98,7 @@ def fill(skeleton: bytes, tensors: Mapping[str, Tensor], where: str) -> bytes:
 
 
 def _opened(
-    skeleton: Data, claims: Mapping[str, Claim], where: str, path: tuple[str, ...] | None = None
+    skeleton: Data, claims: Mapping[str, Outline], where: str, path: tuple[str, ...] | None = None
 ) -> tuple[TorchFile, Mapping[str, TensorRecord]]:
     """The archive and where its tensors lie, each checked against the bytes that there are.
 
@@ -155,7 +145,7 @@ def _by_storage(records: Mapping[str, TensorRecord]) -> dict[str, dict[str, Tens
 
 
 def _check_claims(
-    records: Mapping[str, TensorRecord], claims: Mapping[str, Claim], where: str
+    records: Mapping[str, TensorRecord], claims: Mapping[str, Outline], where: str
 ) -> None:
     """Refuse a skeleton whose state dict has other names, types or shapes than the model."""
     if list(records) != list(claims) and records.keys() == claims.keys():
@@ -169,7 +159,7 @@ def _check_claims(
         )
     for name, record in records.items():
         statedicts.check_record(name, record, where)
-        if record.dtype != claims[name].dtype or record.shape != claims[name].shape:
+        if record.dtype.name != claims[name].dtype or record.shape != claims[name].shape:
             raise InvalidFileError(
                 Flaw.BAD_VALUE,
                 f"{where}: tensor {shown(name)} has another type or shape there than in"
@@ -188,12 +178,7 @@ def _shared(records: Mapping[str, TensorRecord], size: int) -> set[str]:
 
 
 def _key(record: TensorRecord) -> str:
-    return repr((str(record.dtype), record.offset, record.shape, record.stride))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, (bytes,)."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return repr((record.dtype.torch, record.offset, record.shape, record.stride))
 
 
 def _archive(contents: Iterable[tuple[str, memoryview]]) -> bytes:

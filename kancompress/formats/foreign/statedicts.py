@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from kancompress.errors import Flaw, InvalidFileError, shortened
-from kancompress.formats.foreign.placement import extent, is_contiguous, is_countable, place
+from kancompress.formats.arrays import U8, Array, Outline
+from kancompress.formats.foreign.placement import extent, is_contiguous, is_countable, read
 from kancompress.formats.foreign.records import Global, Number, Stub, TensorRecord, Unsupported
 from kancompress.formats.foreign.torchfiles import TorchFile
 from kancompress.formats.foreign.work import Work
-from kancompress.formats.safetensors import NAMES, shown
-from kancompress.formats.stored import StoredTensors, without_numbers
+from kancompress.formats.safetensors import shown
+from kancompress.formats.stored import StoredArrays
 
 # Where trainers put the state dict; the first of these wins.
 KEYS = (
@@ -260,14 +258,14 @@ def _budget(size: int) -> int:
 
 def make(
     records: Mapping[str, TensorRecord], file: TorchFile, where: str
-) -> tuple[StoredTensors, dict[str, str]]:
+) -> tuple[StoredArrays, dict[str, str]]:
     """The tensors of a torch file, each read when it is asked for, and which are the same as an
     earlier one.
 
     Raises InvalidFileError for what does not lie in its storage or cannot be stored elsewhere.
     """
     first: dict[str, str] = {}
-    outline: dict[str, Tensor] = {}
+    outline: dict[str, Outline] = {}
     ties: dict[str, str] = {}
     size = len(file.data)
     left, last = _budget(size), ""
@@ -290,8 +288,8 @@ def make(
                 f" {_EXPANSION} times the file's {size:,} bytes.",
             )
         _check_place(name, record, file, where)
-        outline[name] = without_numbers(record.shape, record.dtype)
-    return StoredTensors(outline, _Reader(records, file), ties), ties
+        outline[name] = Outline(record.dtype.name, record.shape)
+    return StoredArrays(outline, _Reader(records, file), ties), ties
 
 
 class _Reader:
@@ -302,27 +300,26 @@ class _Reader:
         self._file = file
         self._last: tuple[str, memoryview] = ("", memoryview(b""))
 
-    def __call__(self, name: str) -> Tensor:
+    def __call__(self, name: str) -> Array:
         record = self._records[name]
         if 0 in record.shape:
-            return torch.empty(record.shape, dtype=record.dtype)
+            return Array(record.dtype.name, record.shape, np.zeros(0, np.uint8))
         storage, (first, end) = record.storage, extent(record)
         begin, _ = self._file.storage(storage)
         if is_contiguous(record):
             raw = self._file.data[begin + first : begin + end]
             own = bytearray(raw) if raw.readonly else raw
-            return place(_bytes(own, record), record, first)
+            return read(_bytes(own, record), record, first)
         key, whole = self._last
         if key != storage.key:
             del whole
             self._last = "", memoryview(b"")  # before the next one is read
             whole = self._file.data[begin : begin + storage.size]
             self._last = storage.key, whole
-        part = _bytes(whole[first:end], record)
-        return place(part, record, first).clone(memory_format=torch.contiguous_format)
+        return read(_bytes(whole[first:end], record), record, first)
 
 
-def _bytes(raw: memoryview | bytearray, record: TensorRecord) -> npt.NDArray[np.uint8]:
+def _bytes(raw: memoryview | bytearray, record: TensorRecord) -> U8:
     """Bytes as an array that can be written to, and where the tensor's type can lie."""
     found = np.frombuffer(raw, np.uint8)
     is_odd = found.ctypes.data % record.dtype.itemsize
@@ -359,10 +356,10 @@ def check_record(name: str, record: TensorRecord, where: str) -> str:
 
     That is a text: the hash of a tuple of numbers from a file could be chosen there.
     """
-    if record.dtype not in NAMES or record.dtype.is_complex:
+    if not record.dtype.name or record.dtype.kind == "complex":
         raise InvalidFileError(
             Flaw.UNSUPPORTED_TENSOR,
-            f"{where}: tensor {shown(name)} is of dtype {str(record.dtype).removeprefix('torch.')},"
+            f"{where}: tensor {shown(name)} is of dtype {record.dtype.torch},"
             " which is not supported. Convert it with torch before passing the file.",
         )
     storage = record.storage
@@ -375,4 +372,4 @@ def check_record(name: str, record: TensorRecord, where: str) -> str:
             f" its storage of {storage.count * storage.dtype.itemsize:,} bytes.",
         )
     nothing = name if 0 in record.shape else ""
-    return repr((storage.key, str(record.dtype), begin, record.shape, record.stride, nothing))
+    return repr((storage.key, record.dtype.torch, begin, record.shape, record.stride, nothing))

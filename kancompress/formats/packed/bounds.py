@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.packed.restore import LayerClaim
-from kancompress.formats.safetensors import DTYPES, shown
+from kancompress.formats.arrays import DTYPES
+from kancompress.formats.packed.origins import LayerClaim
+from kancompress.formats.safetensors import shown
 
 # For each byte of the file, and for every file.
 EACH, FREE = 10_000, 1_000_000_000
@@ -22,7 +23,7 @@ def check_bounds(
     Raises InvalidFileError (too-large).
     """
     written_out = sum(
-        claim.edges * claim.coefficients * DTYPES[dtype][1] for claim, dtype in layers
+        claim.edges * claim.coefficients * DTYPES[dtype].itemsize for claim, dtype in layers
     )
     totals = {
         "its layers' coefficients": written_out,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
 
-from kancompress.formats.safetensors import DTYPES
+from kancompress.formats.arrays import DTYPES, rounded, stepped, widened
 
 NUMBERS = ("F64", "F32", "F16", "BF16", "I64", "I32")
 _LIMIT = 1 << 53
@@ -16,14 +16,13 @@ def is_number_of(value: int | float, dtype: str) -> bool:
     """Whether this is a number of a type exactly, which is one of `NUMBERS`."""
     if dtype not in NUMBERS:
         return False
-    kind = DTYPES[dtype][0]
-    if not kind.is_floating_point:
-        info = torch.iinfo(kind)
+    if DTYPES[dtype].kind == "int":
+        info = np.iinfo(str(DTYPES[dtype].native))
         return type(value) is int and info.min <= value <= info.max
     if isinstance(value, int) and abs(value) > _LIMIT:
         return False
-    rounded = torch.tensor(float(value), dtype=kind).item()
-    return math.isfinite(rounded) and rounded == value
+    nearest = rounded(float(value), dtype)
+    return math.isfinite(nearest) and nearest == value
 
 
 def steps_stay_in_range(
@@ -37,17 +36,24 @@ def steps_stay_in_range(
         return False
     if abs(first) > _LIMIT or abs(first + count) > _LIMIT:
         return False
-    kind = DTYPES[dtype][0]
     ends = (first, first + count - 1) if count else ()
-    if not kind.is_floating_point:
-        info = torch.iinfo(kind)
+    if DTYPES[dtype].kind == "int":
+        info = np.iinfo(str(DTYPES[dtype].native))
         if not (type(base) is type(step) is int):
             return False
         made = [base, step, *ends, *(step * t for t in ends), *(base + step * t for t in ends)]
         return all(info.min <= value <= info.max for value in made)
     if any(isinstance(value, int) and abs(value) > _LIMIT for value in (base, step)):
         return False
-    rounded = torch.tensor([float(base), float(step)], dtype=kind)
-    times = torch.tensor(ends, dtype=torch.int64).to(kind)
-    products = times * rounded[1]
-    return all(bool(x.isfinite().all()) for x in (rounded, times, products, products + rounded[0]))
+    # Each operation is rounded, so its parts are made as `stepped` makes them.
+    times = np.array(ends, np.int64)
+    parts = [
+        stepped(0.0, 1.0, times, dtype),
+        stepped(0.0, step, times, dtype),
+        stepped(base, step, times, dtype),
+    ]
+    return (
+        math.isfinite(rounded(step, dtype))
+        and math.isfinite(rounded(base, dtype))
+        and all(bool(np.isfinite(widened(part, dtype)).all()) for part in parts)
+    )

@@ -1,4 +1,4 @@
-"""Bytes to PackedModel. Everything the header claims is checked before a tensor is read."""
+"""Bytes to packed records. Everything the header claims is checked before a tensor is read."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.formats.arrays import (
+    DTYPES,
+    Array,
+    Numbers,
+    Outline,
+    converted,
+    is_bad,
+    promoted,
+)
 from kancompress.formats.checkpoint import check_finite, check_variance
 from kancompress.formats.foreign import skeletons
-from kancompress.formats.packed.encodings import bits
-from kancompress.formats.packed.header import Header
-from kancompress.formats.packed.model import ROLES, SIDE_ROLES, PackedLayer, PackedModel
-from kancompress.formats.packed.restore import pieces_of
+from kancompress.formats.packed.encodings import OF_INDICES, OF_NUMBERS
+from kancompress.formats.packed.header import Header, read_header
+from kancompress.formats.packed.record import ROLES, SIDE_ROLES, LayerRecord, PackedRecord
+from kancompress.formats.packed.restore import Restore
 from kancompress.formats.packed.writer import BLANK, CHECKSUM_PREFIX
-from kancompress.formats.safetensors import DTYPES, Container, shown
+from kancompress.formats.safetensors import Container, shown
 from kancompress.system.inputs import Data
 
 _BLOCK = 1 << 16  # edges whose coefficients are converted at a time
@@ -30,76 +37,79 @@ _BLOCK = 1 << 16  # edges whose coefficients are converted at a time
 
 def decode(
     container: Container, document: Mapping[str, Any], *, any_size: bool = False
-) -> PackedModel:
+) -> PackedRecord[Array]:
     """Check and read a file of kind `packed`. Raises InvalidFileError with the flaw it found.
 
     any_size : read a file that stands for more bytes than docs/packed-format.md, 8.3, allows
     """
-    header = Header(container, document, any_size=any_size)
-    header.check()
-    header.container = container = container.held()
-    check_checksum(container, document["checksum"])
-    layers = tuple(_read_layer(name, header) for name in header.layer_names())
-    for layer in layers:
-        _check_index(layer, header)
-    others = {name: container.tensor(name) for name in container.entries if name in header.others}
+    header = read_header(container, document, any_size=any_size)
+    held = container.held()
+    check_checksum(held, header.checksum)
+    tensors = {name: _read_tensors(name, header, held) for name in header.layers}
+    layers = tuple(_layer(name, found, header) for name, found in tensors.items())
+    others = {name: held.array(name) for name in held.entries if name in header.others}
     if header.model is not None:
-        for name, tensor in others.items():
-            check_finite(tensor, name, header.where)
-    model = PackedModel(
+        for name, array in others.items():
+            check_finite(array, name, header.where)
+    record = PackedRecord(
         layers=layers,
         source=header.source,
         basis=None if header.model is None else header.model.basis,
         data=header.data,
         tensors=others,
-        restore=document.get("restore"),
+        restore=header.restore,
         forms=header.forms,
         conv=None if header.model is None else header.model.conv,
     )
-    if model.restore is not None:
-        _check_types(model, model.restore, header)
-        _check_opaque(model, model.restore, header)
-    return model
+    if record.restore is not None:
+        _check_types(record, record.restore, header)
+        _check_opaque(record, record.restore, header.where)
+    return record
 
 
-def _check_types(model: PackedModel, restore: Mapping[str, Any], header: Header) -> None:
+def _check_types(record: PackedRecord[Array], restore: Restore, header: Header) -> None:
     """Refuse coefficients that would be infinite in the type of the tensor that holds them."""
-    known: dict[tuple[str, str], Tensor] = {}
-    for name, dtype, _, origin in restore["tensors"]:
-        for piece in pieces_of(origin):
-            key = piece["layer"], dtype
+    known: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
+    for tensor in restore.tensors:
+        for piece in tensor.pieces:
+            key = piece.layer, tensor.dtype
             if key not in known:
-                known[key] = _finite_columns(model, model.layer(key[0]), DTYPES[dtype][0])
-            if not known[key][piece["from"] : piece["to"]].all():
+                known[key] = _finite_columns(record, record.layer(piece.layer), tensor.dtype)
+            if not known[key][piece.first : piece.last].all():
                 raise header.fail(
                     Flaw.NOT_FINITE,
-                    f"layer {shown(key[0])} has coefficients that are infinite in the type {dtype}"
-                    f" of {shown(name)}.",
+                    f"layer {shown(piece.layer)} has coefficients that are infinite in the type"
+                    f" {tensor.dtype} of {shown(tensor.name)}.",
                 )
 
 
-def _finite_columns(model: PackedModel, layer: PackedLayer, kind: torch.dtype) -> Tensor:
+def _finite_columns(
+    record: PackedRecord[Array], layer: LayerRecord[Array], dtype: str
+) -> npt.NDArray[np.bool_]:
     """Which coefficients (d,) of a layer's edges are finite in a type."""
-    found = [model.codebook_of(layer), layer.coefficients, layer.kept]
-    values = [tensor.reshape(-1, tensor.shape[-1]) for tensor in found if tensor is not None]
-    finite = torch.ones(values[0].shape[-1], dtype=torch.bool)
-    for tensor in values:
-        if torch.promote_types(tensor.dtype, kind) != kind:
-            for start in range(0, len(tensor), _BLOCK):
-                finite &= tensor[start : start + _BLOCK].to(kind).isfinite().all(dim=0)
+    found = [record.codebook_of(layer), layer.coefficients, layer.kept]
+    arrays = [array for array in found if array is not None]
+    finite = np.ones(arrays[0].shape[-1], np.bool_)
+    for array in arrays:
+        if promoted(array.dtype, dtype) != dtype:
+            rows = array.flat.reshape(-1, array.shape[-1])
+            for start in range(0, len(rows), _BLOCK):
+                finite &= ~_bad(rows[start : start + _BLOCK], array.dtype, dtype).any(axis=0)
     return finite
 
 
-def _check_opaque(model: PackedModel, restore: Mapping[str, Any], header: Header) -> None:
+def _bad(rows: Numbers, dtype: str, to: str) -> npt.NDArray[np.bool_]:
+    """Which elements are infinite once they have another type."""
+    return is_bad(converted(rows, dtype, to).view(DTYPES[to].bits), to)
+
+
+def _check_opaque(record: PackedRecord[Array], restore: Restore, where: str) -> None:
     """Refuse what is kept beside the tensors where it could not be filled with them (8.5)."""
-    if "opaque" not in restore:
+    if restore.opaque is None:
         return
-    claims = {
-        name: skeletons.Claim(DTYPES[dtype][0], tuple(shape))
-        for name, dtype, shape, _ in restore["tensors"]
-    }
-    data = Data(model.tensors[restore["opaque"]].numpy().data)
-    skeletons.check(data, claims, tuple(restore["path"]), header.where)
+    claims = {tensor.name: Outline(tensor.dtype, tensor.shape) for tensor in restore.tensors}
+    data = Data(record.tensors[restore.opaque].data.data)
+    skeletons.check(data, claims, restore.path, where)
 
 
 def check_checksum(container: Container, checksum: str) -> None:
@@ -132,25 +142,39 @@ def check_checksum(container: Container, checksum: str) -> None:
         )
 
 
-def _read_layer(name: str, header: Header) -> PackedLayer:
-    tensors: dict[str, Tensor] = {}
+def _read_tensors(name: str, header: Header, held: Container) -> dict[str, Array]:
+    """A layer's tensors by role, as they are written."""
+    tensors: dict[str, Array] = {}
     for role in ROLES:
         full = f"{name}.{role}"
         if full in header.entries:
-            tensors[role] = header.container.tensor(full)
-            check_finite(tensors[role], full, header.where)
+            array = held.array(full)
+            if role != "index":
+                array = OF_NUMBERS[header.encodings[full]].decode(array)
+            check_finite(array, full, header.where)
             if header.model is not None:
-                check_variance(tensors[role], full, header.where)
-    index: npt.NDArray[np.uint8] | None = None
+                check_variance(array, full, header.where)
+            tensors[role] = array
+    return tensors
+
+
+def _layer(name: str, tensors: Mapping[str, Array], header: Header) -> LayerRecord[Array]:
+    if "kept_at" in tensors:
+        _check_kept_at(name, tensors["kept_at"], header)
+    index = None
+    encoding = next(iter(OF_INDICES))
     if "index" in tensors:
-        index = tensors["index"].numpy()
-    return PackedLayer(
+        claim = header.indices(name)
+        encoding = header.encodings[claim.name]
+        index = OF_INDICES[encoding].decode(tensors["index"], claim, header.where)
+    return LayerRecord(
         name=name,
-        shape=header.shapes[name],
+        shape=header.layers[name].shape,
         codebook=tensors.get("codebook"),
-        shares=header.shares.get(name),
-        groups=header.groups[name],
+        shares=header.layers[name].shares,
+        groups=header.layers[name].groups,
         index=index,
+        encoding=encoding,
         kept_at=tensors.get("kept_at"),
         kept=tensors.get("kept"),
         coefficients=tensors.get("coefficients"),
@@ -158,32 +182,12 @@ def _read_layer(name: str, header: Header) -> PackedLayer:
     )
 
 
-def _check_index(layer: PackedLayer, header: Header) -> None:
-    if layer.kept_at is not None:
-        positions = layer.kept_at
-        inside = bool((positions >= 0).all()) and bool((positions < math.prod(layer.shape)).all())
-        if not inside or not bool((torch.diff(positions) > 0).all()):
-            raise header.fail(
-                Flaw.KEPT_POSITIONS,
-                f"tensor {shown(f'{layer.name}.kept_at')} should ascend strictly within the layer's"
-                " edges.",
-            )
-    if layer.index is None:
-        return
-    k, _ = header.codebook_shape(layer.name)
-    width = bits.width_of(k)
-    if not bits.padding_is_zero(layer.index, layer.packed_edges, width):
+def _check_kept_at(name: str, kept_at: Array, header: Header) -> None:
+    positions = kept_at.numpy()
+    edges = math.prod(header.layers[name].shape)
+    inside = bool((positions >= 0).all()) and bool((positions < edges).all())
+    if not inside or not bool((np.diff(positions) > 0).all()):
         raise header.fail(
-            Flaw.INDEX_PADDING,
-            f"tensor {shown(f'{layer.name}.index')} has bits set after its last index.",
-        )
-    if k == 1 << width:
-        return
-    blocks = bits.unpacked(layer.index, layer.packed_edges, width)
-    largest = max((int(block.max()) for _, block in blocks), default=0)
-    if largest >= k:
-        raise header.fail(
-            Flaw.INDEX_RANGE,
-            f"tensor {shown(f'{layer.name}.index')} holds {largest}; the codebook has {k}"
-            " centroids.",
+            Flaw.KEPT_POSITIONS,
+            f"tensor {shown(f'{name}.kept_at')} should ascend strictly within the layer's edges.",
         )

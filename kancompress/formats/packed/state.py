@@ -1,4 +1,4 @@
-"""The tensors that a packed model stands for, by name.
+"""The tensors that a packed record stands for, by name.
 
 docs/packed-format.md, section 8, for checkpoints of other libraries.
 """
@@ -6,143 +6,167 @@ docs/packed-format.md, section 8, for checkpoints of other libraries.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from kancompress.formats.arrays import (
+    Array,
+    Numbers,
+    Outline,
+    array_of,
+    converted,
+    filled,
+    promoted,
+    repeated,
+    steps,
+)
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.vectors import scatter
-from kancompress.formats.packed.restore import pieces_of
-from kancompress.formats.safetensors import DTYPES
+from kancompress.formats.edges.given_back import scatter
+from kancompress.formats.packed.record import LayerRecord, PackedRecord
+from kancompress.formats.packed.restore import Arange, Fill, Repeat, SourceTensor, Tie
 
-if TYPE_CHECKING:
-    from kancompress.formats.packed.model import PackedModel
-
-
-def rebuild_arange(arange: list[Any], dtype: torch.dtype) -> Tensor:
-    """The row that [base, step, first, count] stands for, each operation rounded to `dtype`."""
-    base, step, first, count = arange
-    times = torch.arange(first, first + count).to(dtype)
-    return times * torch.tensor(step, dtype=dtype) + torch.tensor(base, dtype=dtype)
+_BLOCK = 1 << 16  # edges whose vectors are gathered at a time
 
 
-def native_tensors(model: PackedModel) -> dict[str, Tensor]:
+def rows_of(layer: LayerRecord[Array], clusters: int) -> npt.NDArray[np.int32]:
+    """Of each edge of a packed layer its row in the codebook followed by the kept vectors."""
+    index = layer.indices()
+    if layer.kept_at is None:
+        return index.astype(np.int32)
+    kept_at = layer.kept_at.numpy()
+    rows = np.empty(layer.edges, np.int32)
+    packed = np.ones(layer.edges, np.bool_)
+    packed[kept_at] = False
+    rows[packed] = index
+    rows[kept_at] = np.arange(clusters, clusters + len(kept_at), dtype=np.int32)
+    return rows
+
+
+def coefficients_of(layer: LayerRecord[Array], codebook: Array | None) -> Array:
+    """Dense coefficients of a layer, (*shape, d), in a type that holds all of them exactly.
+
+    codebook : that it uses, its own or another layer's
+    """
+    if codebook is None:
+        assert layer.coefficients is not None
+        return layer.coefficients
+    d = codebook.shape[1]
+    dtype, table, rows = codebook.dtype, codebook.flat.reshape(-1, d), layer.indices()
+    if layer.kept is not None:
+        dtype = promoted(dtype, layer.kept.dtype)
+        parts = [
+            converted(one.flat.reshape(-1, d), one.dtype, dtype) for one in (codebook, layer.kept)
+        ]
+        table, rows = np.concatenate(parts), rows_of(layer, len(codebook))
+    result = np.empty((layer.edges, d), table.dtype)
+    for start in range(0, layer.edges, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        np.take(table, rows[block], axis=0, out=result[block], mode="clip")
+    return array_of(result, dtype, (*layer.shape, d))
+
+
+def native_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     """Coefficients of a native network, at least float32, and what its layers have beside them."""
-    tensors: dict[str, Tensor] = {}
-    for layer in model.layers:
-        values = model.coefficients_of(layer)
-        wide = values if values.dtype == torch.float64 else values.float()
-        tensors[f"{layer.name}.coefficients"] = wide
-        tensors |= {f"{layer.name}.{role}": tensor for role, tensor in layer.sides.items()}
-    return tensors | dict(model.tensors)
+    tensors: dict[str, Array] = {}
+    for layer in record.layers:
+        values = coefficients_of(layer, record.codebook_of(layer))
+        tensors[f"{layer.name}.coefficients"] = (
+            values if values.dtype == "F64" else values.to("F32")
+        )
+        tensors |= {f"{layer.name}.{role}": array for role, array in layer.sides.items()}
+    return tensors | dict(record.tensors)
 
 
-def source_tensors(model: PackedModel) -> dict[str, Tensor]:
+def source_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     """Another library's state dict: names in the source's order, ties one tensor."""
-    assert model.restore is not None
-    entries = {
-        name: (dtype, shape, origin) for name, dtype, shape, origin in model.restore["tensors"]
-    }
-    edges: dict[str, Tensor] = {}
-    for layer in found_layers(model):
-        packed = model.layer(layer.name)
-        vectors = model.coefficients_of(packed).reshape(layer.edges, -1)
+    edges: dict[str, Array] = {}
+    for layer in found_layers(record):
+        packed = record.layer(layer.name)
+        vectors = coefficients_of(packed, record.codebook_of(packed))
         scatter(layer, vectors, into=edges)
-    result: dict[str, Tensor] = {}
-    for name, (dtype, shape, origin) in entries.items():
-        if not (origin and "tie" in origin):
-            result[name] = _given_back(name, DTYPES[dtype][0], shape, origin, model, edges)
-    return {
-        name: result[origin["tie"] if origin and "tie" in origin else name]
-        for name, (_, _, origin) in entries.items()
-    }
+    return _tied(record, edges)
 
 
-def outline(model: PackedModel) -> dict[str, Tensor]:
-    """Another library's state dict with meta tensors in place of those that hold packed edges.
+def outline(record: PackedRecord[Array]) -> dict[str, Array | Outline]:
+    """Another library's state dict with outlines in place of the tensors that hold packed edges.
 
     Names, shapes and types are all there, so layers can be recognised; nothing is gathered.
     """
-    assert model.restore is not None
-    result: dict[str, Tensor] = {}
-    for name, dtype, shape, origin in model.restore["tensors"]:
-        if pieces_of(origin):
-            result[name] = torch.empty(shape, dtype=DTYPES[dtype][0], device="meta")
-        elif not (origin and "tie" in origin):
-            result[name] = _given_back(name, DTYPES[dtype][0], shape, origin, model, {})
-    return {
-        name: result[origin["tie"] if origin and "tie" in origin else name]
-        for name, _, _, origin in model.restore["tensors"]
+    assert record.restore is not None
+    edges = {
+        tensor.name: Outline(tensor.dtype, tensor.shape)
+        for tensor in record.restore.tensors
+        if tensor.pieces
     }
+    return _tied(record, edges)
 
 
-def found_layers(model: PackedModel) -> list[FoundLayer]:
+def _tied(record: PackedRecord[Array], edges: Mapping[str, Any]) -> dict[str, Any]:
+    """All tensors of the source, those that are tied as one.
+
+    edges : the tensors that hold edges
+    """
+    assert record.restore is not None
+    result: dict[str, Any] = {}
+    for tensor in record.restore.tensors:
+        if tensor.pieces:
+            result[tensor.name] = edges[tensor.name]
+        elif not isinstance(tensor.origin, Tie):
+            result[tensor.name] = _given_back(tensor, record.tensors)
+    return {tensor.name: result[tensor.owner] for tensor in record.restore.tensors}
+
+
+def _given_back(tensor: SourceTensor, stored: Mapping[str, Array]) -> Array:
+    """A tensor that holds no edges, with storage of its own."""
+    match tensor.origin:
+        case Fill(number):
+            return filled(number, tensor.dtype, tensor.shape)
+        case Repeat(name):
+            return repeated(stored[name].flat, tensor.dtype, tensor.shape)
+        case Arange() as arange:
+            return repeated(arange_row(arange, tensor.dtype), tensor.dtype, tensor.shape)
+    assert tensor.stored is not None
+    return stored[tensor.stored]
+
+
+def arange_row(arange: Arange, dtype: str) -> Numbers:
+    """The row that an origin stands for, each operation rounded to a type; its elements."""
+    return steps(arange.base, arange.step, arange.first, arange.count, dtype)
+
+
+def found_layers(record: PackedRecord[Any]) -> list[FoundLayer]:
     """The layers of another library's checkpoint, with the parts of tensors that hold them."""
-    assert model.restore is not None
+    assert record.restore is not None
     parts: dict[str, list[Part]] = {}
-    for name, dtype, shape, origin in model.restore["tensors"]:
-        for piece in pieces_of(origin):
-            parts.setdefault(piece["layer"], []).append(
+    for tensor in record.restore.tensors:
+        for piece in tensor.pieces:
+            parts.setdefault(piece.layer, []).append(
                 Part(
-                    tensor=name,
-                    axes=piece["axes"],
-                    first=piece["from"],
-                    last=piece["to"],
-                    shape=tuple(shape),
-                    dtype=DTYPES[dtype][0],
-                    group=piece.get("group"),
-                    columns=tuple(piece["columns"]) if "columns" in piece else None,
+                    tensor=tensor.name,
+                    axes=piece.axes,
+                    first=piece.first,
+                    last=piece.last,
+                    shape=tensor.shape,
+                    dtype=tensor.dtype,
+                    group=piece.group,
+                    columns=piece.columns,
                 )
             )
     found = []
     for name, pieces in parts.items():
-        layer = model.layer(name)
-        values = model.codebook_of(layer)
+        layer = record.layer(name)
+        values: Any = record.codebook_of(layer)
         values = layer.coefficients if values is None else values
-        assert values is not None
         found.append(
             FoundLayer(
                 name=name,
                 layout="",
                 shape=layer.shape,
-                coefficients=values.shape[-1],
+                coefficients=int(values.shape[-1]),
                 parts=tuple(pieces),
                 groups=layer.groups,
             )
         )
     return found
-
-
-def join(tensors: dict[str, Tensor], layer: FoundLayer, values: Mapping[str, Tensor]) -> None:
-    """Add what `layer` gives; a tensor may have columns from several layers."""
-    for name, value in values.items():
-        if name not in tensors:
-            tensors[name] = value
-            continue
-        for part in layer.parts:
-            if part.tensor == name and part.columns is not None:
-                columns = slice(*part.columns)
-                tensors[name][..., columns] = value[..., columns]
-
-
-def _given_back(
-    name: str,
-    dtype: torch.dtype,
-    shape: list[int],
-    origin: Any,
-    model: PackedModel,
-    edges: Mapping[str, Tensor],
-) -> Tensor:
-    match origin:
-        case None:
-            return model.tensors[name]
-        case {"as": target}:
-            return model.tensors[target]
-        case {"fill": number}:
-            return torch.full(shape, number, dtype=dtype)
-        case {"repeat": target}:
-            return model.tensors[target].expand(shape).contiguous()
-        case {"arange": arange}:
-            return rebuild_arange(arange, dtype).expand(shape).contiguous()
-    return edges[name]

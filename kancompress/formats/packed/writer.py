@@ -1,4 +1,4 @@
-"""PackedModel to bytes, and the exact size of a file before it exists."""
+"""Packed records to bytes, and the exact size of a file before it exists."""
 
 from __future__ import annotations
 
@@ -9,77 +9,100 @@ from typing import Any
 
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
-from kancompress.formats.packed.model import PackedModel
-from kancompress.formats.safetensors import Declared
+from kancompress.formats.arrays import Array, Outline
+from kancompress.formats.packed.encodings import OF_INDICES, PLAIN, Indices
+from kancompress.formats.packed.record import LayerRecord, PackedRecord
 
 CHECKSUM_PREFIX = "sha256-"
 BLANK = "A" * 44
 
-ENCODING_OF_ROLE = {"index": "bits"}
 
-
-def document(model: PackedModel, names: Mapping[str, object], checksum: str) -> dict[str, Any]:
+def document(
+    record: PackedRecord[Any], names: Mapping[str, object], checksum: str
+) -> dict[str, Any]:
     """The file's document for tensors with these names."""
     layers: dict[str, Any] = {}
-    roles: set[str] = set()
-    for layer in model.layers:
-        record: dict[str, Any] = {"shape": list(layer.shape)}
+    encoding: dict[str, str] = {}
+    for layer in record.layers:
+        described: dict[str, Any] = {"shape": list(layer.shape)}
         if layer.shares:
-            record["codebook"] = layer.shares
+            described["codebook"] = layer.shares
         if layer.groups > 1:
-            record["groups"] = layer.groups
-        layers[layer.name] = record
+            described["groups"] = layer.groups
+        layers[layer.name] = described
+        encoding[f"{layer.name}.index"] = layer.encoding
+    encodings: dict[str, set[str]] = {}
     for name in names:
         layer_name, _, role = name.rpartition(".")
-        if layer_name in layers and name not in model.tensors:
-            roles.add(role)
+        if layer_name in layers and name not in record.tensors:
+            encodings.setdefault(encoding.get(name, PLAIN.name), set()).add(role)
     result: dict[str, Any] = {
         "version": documents.VERSION,
         "kind": "packed",
         "checksum": CHECKSUM_PREFIX + checksum,
         "layers": layers,
-        "encodings": _encodings(roles),
-        "source": model.source.to_json(),
+        "encodings": {name: sorted(roles) for name, roles in encodings.items()},
+        "source": record.source.to_json(),
     }
-    if model.model is not None:
-        result["model"] = model.model.to_json()
-    if model.data is not None:
-        result["data"] = model.data.to_json()
-    if model.restore is not None:
-        result["restore"] = dict(model.restore)
-    if model.forms:
-        result["forms"] = {name: form.to_json() for name, form in model.forms.items()}
+    if record.model is not None:
+        result["model"] = record.model.to_json()
+    if record.data is not None:
+        result["data"] = record.data.to_json()
+    if record.restore is not None:
+        result["restore"] = record.restore.to_json()
+    if record.forms:
+        result["forms"] = {name: form.to_json() for name, form in record.forms.items()}
     return result
 
 
-def _encodings(roles: set[str]) -> dict[str, list[str]]:
-    """Encoding to the roles that have it, sorted."""
-    result: dict[str, list[str]] = {}
-    for role in sorted(roles):
-        result.setdefault(ENCODING_OF_ROLE.get(role, "plain"), []).append(role)
-    return result
+def tensors(record: PackedRecord[Array]) -> dict[str, Array]:
+    """All tensors as the file has them, by name."""
+    named: dict[str, Array] = dict(record.tensors)
+    for layer in record.layers:
+        beside = layer.tensors()
+        if claim := _claim(record, layer):
+            encoded = OF_INDICES[layer.encoding].encode(layer.indices(), claim)
+            if encoded is not None:
+                beside["index"] = encoded
+        named |= {f"{layer.name}.{role}": array for role, array in beside.items()}
+    return named
 
 
-def encode(model: PackedModel) -> bytes:
-    """The whole packed file; equal models give equal bytes."""
-    tensors = model.named_tensors()
-    declared = {name: containers.declare(tensor) for name, tensor in tensors.items()}
-    header = containers.encode_header(declared, documents.metadata(document(model, tensors, BLANK)))
+def outlines(record: PackedRecord[Outline]) -> dict[str, Outline]:
+    """Type and shape of all tensors of the file, by name; no number of them is looked at."""
+    named: dict[str, Outline] = dict(record.tensors)
+    for layer in record.layers:
+        beside: dict[str, Outline] = layer.tensors()
+        if claim := _claim(record, layer):
+            size = OF_INDICES[layer.encoding].size(claim).nbytes
+            if size:
+                beside["index"] = Outline("U8", (size,))
+        named |= {f"{layer.name}.{role}": one for role, one in beside.items()}
+    return named
+
+
+def _claim(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | None:
+    clusters = record.clusters_of(layer)
+    if clusters is None:
+        return None
+    return Indices(f"{layer.name}.index", layer.packed_edges, clusters)
+
+
+def encode(record: PackedRecord[Array]) -> bytes:
+    """The whole packed file; equal records give equal bytes."""
+    arrays = tensors(record)
+    header = containers.encode_header(arrays, documents.metadata(document(record, arrays, BLANK)))
     whole = hashlib.sha256(header)
-    for chunk in containers.payload_chunks(tensors):
+    for chunk in containers.payload_chunks(arrays):
         whole.update(chunk)
     blank = (CHECKSUM_PREFIX + BLANK).encode()
     digest = CHECKSUM_PREFIX.encode() + base64.b64encode(whole.digest())
     header = header.replace(blank, digest, 1)
-    return b"".join((header, *containers.payload_chunks(tensors)))
+    return b"".join((header, *containers.payload_chunks(arrays)))
 
 
-def sizes(model: PackedModel) -> tuple[int, int]:
+def sizes(record: PackedRecord[Outline]) -> tuple[int, int]:
     """(header, payload) bytes of the file that `encode` gives, without making it."""
-    declared: dict[str, Declared] = {
-        name: containers.declare(tensor) for name, tensor in model.named_tensors().items()
-    }
-    header = containers.encode_header(
-        declared, documents.metadata(document(model, declared, BLANK))
-    )
-    return len(header), sum(tensor.size for tensor in declared.values())
+    named = outlines(record)
+    header = containers.encode_header(named, documents.metadata(document(record, named, BLANK)))
+    return len(header), sum(one.nbytes for one in named.values())

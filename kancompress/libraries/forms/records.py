@@ -47,7 +47,7 @@ class Setting:
     """
 
     found: FoundLayer
-    scene: Scene
+    scene: Scene[Tensor]
     options: RunOptions
     dtype: torch.dtype
     activation: Activation

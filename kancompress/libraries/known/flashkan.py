@@ -9,29 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
+from kancompress.formats.arrays import Described, dtype_name
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.libraries.checks import real_type
 from kancompress.libraries.records import Beside, Layout, Misfit, Piece
 
 
 def _find_inkan(
-    layout: Layout, stem: str, number: str, tensors: Mapping[str, Tensor]
+    layout: Layout, stem: str, number: str, tensors: Mapping[str, Described]
 ) -> FoundLayer | Misfit:
     weight, starts = tensors[f"{stem}weight"], tensors.get(f"{stem}grid_starts")
     if starts is None or f"{stem}spline_weight" in tensors:
         return Misfit(reason=f"{stem}grid_starts is missing", rank=0)
     if reason := real_type(f"{stem}weight", weight.dtype):
         return Misfit(reason=reason, rank=2)
-    if weight.ndim != 2 or starts.ndim != 1:
+    if len(weight.shape) != 2 or len(starts.shape) != 1:
         return Misfit(
             reason=f"{stem}weight should have 2 axes and {stem}grid_starts 1, not the shapes"
             f" {tuple(weight.shape)} and {tuple(starts.shape)}",
             rank=2,
         )
     outputs, columns = weight.shape
-    coef = len(starts)
+    coef = starts.shape[0]
     inputs = columns // (coef + 1)
     if inputs * (coef + 1) != columns or not outputs * inputs:
         return Misfit(
@@ -47,7 +46,7 @@ def _find_inkan(
             first=first,
             last=last,
             shape=(outputs, columns),
-            dtype=weight.dtype,
+            dtype=dtype_name(weight.dtype),
             columns=where,
         )
         for axes, first, last, where in (

@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from torch import Tensor
-
+from kancompress.formats.arrays import Described
 from kancompress.formats.edges.found import FoundLayer, Generator
 from kancompress.libraries.checks import extended_grid
 from kancompress.libraries.records import Layout, Misfit, Piece
@@ -27,7 +26,7 @@ _NOTES = (
 
 
 def _find(
-    layout: Layout, stem: str, number: str, tensors: Mapping[str, Tensor]
+    layout: Layout, stem: str, number: str, tensors: Mapping[str, Described]
 ) -> FoundLayer | Misfit:
     embeddings = f"{stem}embeddings.{number}"
     linears = _network(stem, number, tensors)
@@ -73,7 +72,9 @@ def _find(
     )
 
 
-def _network(stem: str, number: str, tensors: Mapping[str, Tensor]) -> tuple[tuple[str, str], ...]:
+def _network(
+    stem: str, number: str, tensors: Mapping[str, Described]
+) -> tuple[tuple[str, str], ...]:
     """Weight and bias of the linear layers 0, 2, ...; the odd ones are activations."""
     for network in _NETWORKS:
         for end in _ENDS:

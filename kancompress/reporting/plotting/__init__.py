@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
-from kancompress.formats.foreign import read_foreign
-from kancompress.formats.storage import Input, called, is_native, once, sized
+from kancompress.formats.storage import called, is_native, once
+from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.runnable import Runnable
 from kancompress.reporting.plotting.clouds import edge_clouds
 from kancompress.reporting.plotting.curves import centroid_curves

@@ -16,13 +16,11 @@ from kancompress.clustering import kmeans
 from kancompress.clustering.nearest import F64, SUM_BLOCK, Labels, one_thread
 from kancompress.config import ClusterConfig, PlotConfig, Projection
 from kancompress.errors import UsageError
-from kancompress.formats.checkpoint import Checkpoint
-from kancompress.formats.edges.vectors import gather, packable
-from kancompress.formats.foreign import ForeignCheckpoint
-from kancompress.formats.packed import PackedLayer, PackedModel
 from kancompress.formats.safetensors import shown
 from kancompress.libraries import recognise
+from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedLayer, PackedModel
 from kancompress.models.runnable import Runnable
+from kancompress.models.vectors import gather, packable
 from kancompress.packing.native import dense_coefficients
 
 Points = npt.NDArray[np.floating]

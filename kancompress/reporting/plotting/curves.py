@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from kancompress.clustering.nearest import F64, Labels
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
-from kancompress.formats.packed import PackedModel
 from kancompress.formats.safetensors import shown
 from kancompress.layers import bases
 from kancompress.layers.edges import CodebookEdges
@@ -19,6 +18,7 @@ from kancompress.layers.forms import FormLayer, ScaledEdges
 from kancompress.layers.layer import EdgeLayer, KanLayer
 from kancompress.libraries.forms.records import OWN_CLASS
 from kancompress.models import runnable as running
+from kancompress.models.records import PackedModel
 from kancompress.models.runnable import Runnable
 from kancompress.reporting.plotting.clouds import clustered, in_units, settled
 from kancompress.specs import Family

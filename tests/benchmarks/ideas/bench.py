@@ -13,7 +13,7 @@ from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import Place, Streams, pose, relative
 from kancompress.clustering.network import sample
 from kancompress.data import datasets
-from kancompress.formats.storage import sized
+from kancompress.models.files import sized
 from kancompress.models.native import build
 from kancompress.specs import DataOptions
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.packed.model import ROLES
-from kancompress.formats.packed.writer import ENCODING_OF_ROLE
+from kancompress.formats.packed.encodings import PLAIN, names_for
+from kancompress.formats.packed.record import ROLES
 from kancompress.formats.safetensors import Entry, shown
 
 
-def check_encodings(
-    document: Mapping[str, Any], entries: Mapping[str, Entry], others: set[str], where: str
-) -> None:
-    """Refuse encodings that are not known, or that do not name each role of the file once.
+def read_encodings(
+    document: Mapping[str, Any],
+    entries: Mapping[str, Entry],
+    others: Collection[str],
+    where: str,
+) -> dict[str, str]:
+    """The encoding of each tensor, by name.
 
-    others : names of the tensors that belong to no layer
-    Raises InvalidFileError.
+    others : names of the tensors that belong to no layer, which are bytes of the source as they
+             were
+    Raises InvalidFileError for encodings that are not known, or that do not name each role of the
+    file once.
     """
     of_role = _encoding_of_role(document, entries, others, where)
     exceptions = document.get("exceptions", {})
@@ -27,33 +32,40 @@ def check_encodings(
         raise _fail(
             where, Flaw.BAD_VALUE, f"exceptions names {shown(strangers[0])}, which is no tensor."
         )
+    found: dict[str, str] = {}
+    known: tuple[str, ...]
     for name in entries:
         role = name.rpartition(".")[2]
-        if name in others:  # bytes of the source, as they were
-            usual = known = "plain"
+        if name in others:
+            usual, known = PLAIN.name, (PLAIN.name,)
         elif role in of_role:
-            usual, known = of_role[role], ENCODING_OF_ROLE.get(role, "plain")
+            usual, known = of_role[role], names_for(role)
         else:
             raise _fail(where, Flaw.MISSING_KEY, f"encodings has none for the role {shown(role)}.")
         encoding = exceptions.get(name, usual)
-        if encoding != known:
+        if encoding not in known:
             raise _fail(
                 where,
                 Flaw.UNKNOWN_ENCODING,
                 f"tensor {shown(name)} has the encoding {shown(encoding)}, which this"
-                f" kancompress does not read ({known!r} is known). Upgrade it with:"
-                " pip install --upgrade kancompress",
+                f" kancompress does not read ({', '.join(map(repr, known))} is known). Upgrade it"
+                " with: pip install --upgrade kancompress",
             )
-        if name in exceptions:
+        if name in exceptions and (encoding == usual or usual not in known):
             raise _fail(
                 where,
                 Flaw.BAD_VALUE,
                 f"exceptions names {shown(name)}, whose encoding is the usual one.",
             )
+        found[name] = encoding
+    return found
 
 
 def _encoding_of_role(
-    document: Mapping[str, Any], entries: Mapping[str, Entry], others: set[str], where: str
+    document: Mapping[str, Any],
+    entries: Mapping[str, Entry],
+    others: Collection[str],
+    where: str,
 ) -> dict[str, str]:
     encodings = document["encodings"]
     if not isinstance(encodings, dict):

@@ -8,28 +8,51 @@ import torch
 from torch import Tensor
 
 from kancompress.errors import KancompressError
-from kancompress.formats.edges.axes import Claim, Sizes, from_edges, parse_axes, solve, to_edges
-from kancompress.formats.edges.found import FoundLayer, Gain, Mask, Part
+from kancompress.formats.edges.axes import (
+    Axes,
+    edge_shape,
+    memory_shape,
+    parse_axes,
+    per_edge,
+    to_edge_order,
+    to_memory_order,
+)
+from kancompress.formats.edges.found import FoundLayer, Gain, Mask
+from kancompress.formats.edges.places import mask_sizes, rows_of, sizes_of
 from kancompress.formats.safetensors import shown
+from kancompress.models.tensors import DTYPES
+
+
+def to_edges(tensor: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
+    """The tensor as a matrix (edges, coefficients); its rank is of no matter, its memory is."""
+    split = tensor.reshape(memory_shape(axes, sizes))
+    return split.permute(to_edge_order(axes)).reshape(-1, per_edge(axes, sizes))
+
+
+def from_edges(edges: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
+    """The inverse of `to_edges`, with one dimension for each axis of the pattern."""
+    return edges.reshape(edge_shape(axes, sizes)).permute(to_memory_order(axes))
 
 
 def gather(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """Edge vectors (edges, coefficients), row-major over `layer.shape`, scales folded in."""
     if layer.generator is not None:
         return _generate(layer, tensors)
-    dtype = layer.parts[0].dtype
+    dtype = DTYPES[layer.parts[0].dtype]
     for other in [part.dtype for part in layer.parts] + [gain.dtype for gain in layer.gains]:
-        dtype = torch.promote_types(dtype, other)
+        dtype = torch.promote_types(dtype, DTYPES[other])
     device = tensors[layer.parts[0].tensor].device
     vectors = torch.empty(layer.edges, layer.coefficients, dtype=dtype, device=device)
     for part in layer.parts:
         tensor = tensors[part.tensor].detach()
         if part.columns is not None:
             tensor = tensor[..., slice(*part.columns)]
-        block = to_edges(tensor, parse_axes(part.axes), _sizes(layer, part))
-        vectors[_rows(layer, part), part.first : part.last] = block.to(dtype)
+        block = to_edges(tensor, parse_axes(part.axes), sizes_of(layer, part))
+        vectors[rows_of(layer, part), part.first : part.last] = block.to(dtype)
     for gain in layer.gains:
-        factor = to_edges(tensors[gain.tensor].detach(), parse_axes(gain.axes), _sizes(layer, gain))
+        factor = to_edges(
+            tensors[gain.tensor].detach(), parse_axes(gain.axes), sizes_of(layer, gain)
+        )
         vectors[:, gain.first : gain.last] *= factor.to(dtype)
     return vectors
 
@@ -54,8 +77,10 @@ def scatter(
         )
     result: dict[str, Tensor] = {} if into is None else into
     for part in layer.parts:
-        block = vectors[_rows(layer, part), part.first : part.last]
-        tensor = from_edges(block, parse_axes(part.axes), _sizes(layer, part)).to(part.dtype)
+        block = vectors[rows_of(layer, part), part.first : part.last]
+        tensor = from_edges(block, parse_axes(part.axes), sizes_of(layer, part)).to(
+            DTYPES[part.dtype]
+        )
         if part.columns is None:
             result[part.tensor] = tensor.reshape(part.shape).contiguous()
             continue
@@ -65,7 +90,7 @@ def scatter(
         whole = result[part.tensor]
         whole[..., begin:end] = tensor.reshape(*part.shape[:-1], end - begin)
     for gain in layer.gains:
-        result[gain.tensor] = vectors.new_ones(gain.shape, dtype=gain.dtype)
+        result[gain.tensor] = vectors.new_ones(gain.shape, dtype=DTYPES[gain.dtype])
     return result
 
 
@@ -80,7 +105,7 @@ def packable(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
 def gain_factors(layer: FoundLayer, gain: Gain, tensors: Mapping[str, Tensor]) -> Tensor:
     """The factor of every edge, (edges,)."""
     tensor = tensors[gain.tensor].detach()
-    return to_edges(tensor, parse_axes(gain.axes), _sizes(layer, gain)).reshape(-1)
+    return to_edges(tensor, parse_axes(gain.axes), sizes_of(layer, gain)).reshape(-1)
 
 
 def mask_factors(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -103,44 +128,20 @@ def hidden_edges(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> int:
 
 def _mask_values(layer: FoundLayer, mask: Mask, tensors: Mapping[str, Tensor]) -> Tensor:
     tensor = tensors[mask.tensor].detach()
-    sizes = _mask_sizes(layer, mask, tuple(tensor.shape))
+    sizes = mask_sizes(layer, mask, tuple(tensor.shape))
     return to_edges(tensor, parse_axes(mask.axes), sizes).reshape(-1).cpu()
 
 
-def _rows(layer: FoundLayer, part: Part) -> slice:
-    if part.group is None:
-        return slice(None)
-    per_group = layer.edges // layer.groups
-    return slice(part.group * per_group, (part.group + 1) * per_group)
-
-
-def _known(layer: FoundLayer) -> Sizes:
-    sizes = {"group": layer.groups, "out": layer.shape[0] // layer.groups, "in": layer.shape[1]}
-    if len(layer.shape) > 2:
-        sizes["kh"], sizes["kw"] = layer.shape[2:]
-    return Sizes(sizes, dict.fromkeys(sizes, layer.name))
-
-
-def _sizes(layer: FoundLayer, piece: Part | Gain) -> dict[str, int]:
-    """Size of every axis of a tensor's pattern."""
-    sizes = _known(layer)
-    axes = parse_axes(piece.axes)
-    if "half" not in axes.names:
-        sizes.bind("coef", piece.last - piece.first, layer.name)
-    elif len(axes.dims) == len(piece.shape):
-        shape, columns = piece.shape, piece.columns if isinstance(piece, Part) else None
-        if columns is not None:
-            shape = (*shape[:-1], columns[1] - columns[0])
-        solve([Claim(piece.tensor, shape, axes)], sizes)
-    return sizes.known
-
-
-def _mask_sizes(layer: FoundLayer, mask: Mask, shape: tuple[int, ...]) -> dict[str, int]:
-    sizes = _known(layer)
-    reason = solve([Claim(mask.tensor, shape, parse_axes(mask.axes))], sizes)
-    if reason:
-        raise KancompressError(f"The mask of {shown(layer.name)} does not fit: {reason}.")
-    return sizes.known
+def join(tensors: dict[str, Tensor], layer: FoundLayer, values: Mapping[str, Tensor]) -> None:
+    """Add what `layer` gives; a tensor may have columns from several layers."""
+    for name, value in values.items():
+        if name not in tensors:
+            tensors[name] = value
+            continue
+        for part in layer.parts:
+            if part.tensor == name and part.columns is not None:
+                columns = slice(*part.columns)
+                tensors[name][..., columns] = value[..., columns]
 
 
 def _generate(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -7,46 +7,46 @@ grids can, where they are finite (docs/packed-format.md, section 8).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kancompress.formats.arrays import array_of
 from kancompress.formats.packed.numbers import steps_stay_in_range
-from kancompress.formats.packed.state import rebuild_arange
-from kancompress.formats.safetensors import NAMES
+from kancompress.formats.packed.restore import Arange, Fill, Origin, Repeat, Stored
+from kancompress.formats.packed.state import arange_row
+from kancompress.models.tensors import NAMES, to_torch
 
 
-def store(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Any:
+def store(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Stored:
     """Store a tensor, under its own name where no layer could claim it."""
     own = name.rpartition(".")[0] not in layers and name.isprintable() and bool(name)
     target = name if own else f"tensor {len(stored)}"
     while target in stored:
         target += "'"
     stored[target] = tensor.clone(memory_format=torch.contiguous_format)
-    return None if target == name else {"as": target}
+    return Stored(None if target == name else target)
 
 
-def rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Any:
+def rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Origin:
     """The cheapest origin that gives the tensor back bit for bit."""
     if tensor.numel() > 1 and tensor.dtype in _NUMBERS:
         flat = tensor.contiguous().reshape(-1)
         if _same_bits(flat, flat[:1].expand_as(flat)) and flat[0].isfinite():
-            return {"fill": flat[0].item()}
+            return Fill(flat[0].item())
         rows = tensor.reshape(-1, tensor.shape[-1])
         row = rows[0]
         if len(rows) == 1 or _same_bits(rows, row.expand_as(rows)):
             steps = _arange(row)
             if steps is not None:
-                return {"arange": steps}
+                return steps
         if (
             tensor.dim() > 1
             and len(tensor) > 1
             and _same_bits(tensor, tensor[:1].expand_as(tensor))
         ):
-            target = store(name, tensor[0], stored, layers)
-            return {"repeat": name if target is None else target["as"]}
+            return Repeat(store(name, tensor[0], stored, layers).name or name)
     return store(name, tensor, stored, layers)
 
 
@@ -58,7 +58,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(left, right)
 
 
-def _arange(row: Tensor) -> list[Any] | None:
+def _arange(row: Tensor) -> Arange | None:
     """base, step, first, count that rebuild a uniform row bit for bit, or None."""
     count = len(row)
     if count < 4 or not row.isfinite().all():
@@ -69,7 +69,7 @@ def _arange(row: Tensor) -> list[Any] | None:
         return None
     if not row.is_floating_point():
         # Integers are exact, so that one element serves as well as any other.
-        made = [int(row[0]), int(step), 0, count]
+        made = Arange(int(row[0]), int(step), 0, count)
         return made if step == int(step) and _gives(made, row) else None
     rounded = {float(f"{step:.{digits}g}") for digits in (3, 5, 7)}
     steps = sorted({step, *rounded, float(torch.tensor(step, dtype=row.dtype))})
@@ -82,14 +82,19 @@ def _arange(row: Tensor) -> list[Any] | None:
     return next((made for made in found if made), None)
 
 
-def _gives(made: list[Any], row: Tensor) -> bool:
+def _gives(made: Arange, row: Tensor) -> bool:
     return _may_be_read(made, row) and _same_bits(rebuild_arange(made, row.dtype), row)
 
 
-def _may_be_read(made: list[Any], row: Tensor) -> bool:
+def _may_be_read(made: Arange, row: Tensor) -> bool:
     """Whether readers take these steps for the row's type (docs/packed-format.md, 8.3)."""
-    base, step, first, count = made
-    return steps_stay_in_range(base, step, first, count, NAMES[row.dtype])
+    return steps_stay_in_range(made.base, made.step, made.first, made.count, NAMES[row.dtype])
+
+
+def rebuild_arange(made: Arange, dtype: torch.dtype) -> Tensor:
+    """The row that steps stand for, as readers make it."""
+    name = NAMES[dtype]
+    return to_torch(array_of(arange_row(made, name), name, (made.count,)))
 
 
 def _nearly_uniform(row: Tensor, steps: list[float]) -> list[float]:
@@ -122,7 +127,7 @@ _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 def _from_an_element(
     row: Tensor, step: float, exact: list[float], short: list[float]
-) -> list[Any] | None:
+) -> Arange | None:
     """The row as steps from the first of its elements that gives all others, or None.
 
     exact, short : the elements, and the same rounded to six digits; either may be the base
@@ -141,7 +146,7 @@ def _from_an_element(
         if not left[first]:
             return None
         for start in {exact[first], short[first]}:
-            made = [start, step, -first, count]
+            made = Arange(start, step, -first, count)
             again = rebuild_arange(made, row.dtype).view(bits.dtype)
             if torch.equal(again, bits) and _may_be_read(made, row):
                 return made

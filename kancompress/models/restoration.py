@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from kancompress.errors import UsageError
-from kancompress.formats import safetensors as containers
 from kancompress.formats.foreign import skeletons
-from kancompress.formats.packed import FormRecord, PackedModel
+from kancompress.formats.packed import FormRecord
+from kancompress.models.records import PackedModel
+from kancompress.models.tensors import all_to_arrays, encode
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -47,9 +48,9 @@ class Restored:
         if torch_file is None:
             torch_file = self.container != "safetensors"
         if not torch_file:
-            return containers.encode(self.tensors, self.metadata)
+            return encode(self.tensors, self.metadata)
         if self.skeleton is not None:
-            return skeletons.fill(self.skeleton, self.tensors, "the packed file")
+            return skeletons.fill(self.skeleton, all_to_arrays(self.tensors), "the packed file")
         content: Any = dict(self.tensors)
         for key in reversed(self.path if self.container != "torch-module" else ()):
             content = {key: content}
@@ -62,12 +63,14 @@ def restore(model: PackedModel) -> Restored:
     """Give a packed checkpoint of another library back (docs/packed-format.md, section 8)."""
     if model.restore is None:
         raise UsageError("This packed file holds a native network, no other library's tensors.")
-    opaque = model.restore.get("opaque")
+    restore = model.restore
     return Restored(
         tensors=model.state_dict(),
-        container=model.restore["container"],
-        path=tuple(model.restore["path"]),
-        metadata=dict(model.restore.get("metadata", {})),
-        skeleton=None if opaque is None else model.tensors[opaque].numpy().tobytes(),
+        container=restore.container,
+        path=restore.path,
+        metadata=dict(restore.metadata or {}),
+        skeleton=None
+        if restore.opaque is None
+        else model.tensors[restore.opaque].numpy().tobytes(),
         forms=model.forms,
     )

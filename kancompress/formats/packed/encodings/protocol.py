@@ -1,0 +1,77 @@
+"""What an encoding does: one way to write indices or numbers as a tensor of a packed file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kancompress.formats.arrays import Array, Outline
+from kancompress.formats.safetensors import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes of a tensor before it exists; `exact`, or no more than these."""
+
+    nbytes: int
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Indices:
+    """What the header says of the indices in a tensor: how many, and below which number."""
+
+    name: str
+    count: int
+    clusters: int
+
+
+class IndexEncoding(Protocol):
+    """One way to write indices."""
+
+    @property
+    def name(self) -> str:
+        """As the document calls it."""
+
+    def size(self, claim: Indices) -> Size:
+        """Bytes of the indices."""
+
+    def check(self, entry: Entry | None, claim: Indices, where: str) -> None:
+        """Refuse what cannot be right, before anything is allocated. Raises InvalidFileError."""
+
+    def encode(self, indices: npt.NDArray[np.integer[Any]], claim: Indices) -> Array | None:
+        """The tensor of indices (count,); None where they need none."""
+
+    def decode(
+        self, array: Array | None, claim: Indices, where: str
+    ) -> npt.NDArray[np.integer[Any]] | None:
+        """Indices (count,) of `index_type`; None where the tensor is not needed.
+
+        array : what `check` has let pass
+        Raises InvalidFileError for bytes that are not the one form of some indices.
+        """
+
+
+class TensorEncoding(Protocol):
+    """One way to write numbers."""
+
+    @property
+    def name(self) -> str:
+        """As the document calls it."""
+
+    def size(self, claim: Outline) -> Size:
+        """Bytes of numbers of a type and shape."""
+
+    def encode(self, array: Array) -> Array:
+        """The tensor that is written."""
+
+    def decode(self, array: Array) -> Array:
+        """The numbers of a tensor."""
+
+
+def index_type(clusters: int) -> np.dtype[np.integer[Any]]:
+    """The type of indices in memory."""
+    return np.dtype(np.uint8 if clusters <= 256 else np.uint16)

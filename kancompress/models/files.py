@@ -1,0 +1,94 @@
+"""Records with torch's tensors from and to files: what is in a file decides how it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from kancompress.formats import storage
+from kancompress.formats.foreign import read_record as read_foreign_record
+from kancompress.formats.packed import PackedRecord
+from kancompress.formats.safetensors import Container
+from kancompress.formats.storage import Source, open_container
+from kancompress.models.records import (
+    Checkpoint,
+    ForeignCheckpoint,
+    PackedModel,
+    checkpoint_of,
+    foreign_of,
+    packed_of,
+)
+from kancompress.system import files
+
+Record = Checkpoint | PackedModel
+Input = Source | Record
+
+
+def load(source: Source, name: str | None = None, *, any_size: bool = False) -> Record:
+    """Read a dense, meta or packed file that kancompress wrote.
+
+    source   : a path, or the bytes of the file; `name` is what messages call it
+    any_size : read a packed file that stands for more than 10,000 times its bytes and a gigabyte
+    Raises InvalidFileError when it is none of these, or damaged.
+    """
+    return read_record(open_container(source, name), any_size=any_size)
+
+
+def read_record(container: Container, *, stored: bool = False, any_size: bool = False) -> Record:
+    """The record in a file that is open already.
+
+    stored   : read a checkpoint's tensors only when they are asked for
+    any_size : as for `load`
+    """
+    record = storage.read_record(container, stored=stored, any_size=any_size)
+    if isinstance(record, PackedRecord):
+        return packed_of(record)
+    return checkpoint_of(record)
+
+
+def sized(
+    source: Input, name: str | None, *, stored: bool = False, any_size: bool = False
+) -> tuple[int, Record]:
+    """A record and the bytes of its file, 0 for a packed model in memory."""
+    if isinstance(source, PackedModel):
+        return 0, source
+    if isinstance(source, Checkpoint):
+        return len(source.encode()), source
+    container = open_container(source, name)
+    return container.file_size, read_record(container, stored=stored, any_size=any_size)
+
+
+def read_foreign(
+    source: str | os.PathLike[str] | bytes, name: str | None = None
+) -> ForeignCheckpoint:
+    """Read a checkpoint that another program saved; `name` is what messages call it.
+
+    Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
+    command. Nothing that a file names is ever run or imported.
+    """
+    return foreign_of(read_foreign_record(source, name))
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record's file, checked by reading them back.
+
+    Raises KancompressError for a record that cannot be stored, such as one with NaN.
+    """
+    return storage.write(record.record())
+
+
+def save(
+    record: Record,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+) -> int:
+    """Write a record to `path`, atomically and verified; returns the file's bytes.
+
+    Raises UsageError when the file exists and `force` is not given, or when it is one of `inputs`.
+    """
+    target = Path(path)
+    files.check_target(target, force=force, inputs=inputs)
+    return files.write(target, [encode(record)], force=force)

@@ -1,0 +1,211 @@
+"""Checkpoints and packed models with torch's tensors: what `kancompress.load` gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from kancompress.formats import checkpoint as checkpoints
+from kancompress.formats.arrays import Array
+from kancompress.formats.checkpoint import CheckpointRecord
+from kancompress.formats.edges.found import FoundLayer
+from kancompress.formats.foreign import ForeignRecord
+from kancompress.formats.packed import LayerRecord, PackedRecord, state, writer
+from kancompress.formats.packed.record import with_layer_tensors, with_tensors
+from kancompress.models.tensors import (
+    all_to_arrays,
+    all_to_torch,
+    outline_of,
+    outlines,
+    to_array,
+    to_torch,
+    without_numbers,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Checkpoint(CheckpointRecord[Tensor]):
+    """A trained network, dense or with a meta-learner: kind, basis, shapes, data and tensors.
+
+    shapes  : (out, in), or (out, in, rows, columns) of a convolution, of each layer
+    tensors : named as in the file: `<number>.coefficients` (*shape, d) and what is beside them, or
+              what generates them
+    conv    : None where the layers are fully connected
+    """
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(one.nbytes for one in outlines(self.tensors).values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The file's tensors by name: `<number>.coefficients` (out, in, d) of a dense network, of a
+        meta network what generates them; `cluster` and `expand` make those dense."""
+        return dict(self.tensors)
+
+    def record(self) -> CheckpointRecord[Array]:
+        """The same over the tensors' memory."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        return CheckpointRecord(**given | {"tensors": all_to_arrays(self.tensors)})
+
+    def encode(self) -> bytes:
+        """The whole file."""
+        return checkpoints.encode(self.record())
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PackedLayer(LayerRecord[Tensor]):
+    """One layer. Either `coefficients` is set (it stays dense) or it uses a codebook.
+
+    shape        : (out, in) or (out, in, rows, columns)
+    codebook     : (k, d), or None where `shares` names the layer whose codebook is used
+    groups       : of a grouped convolution, whose outputs are numbered group by group
+    index        : (packed_edges,) numpy array, the centroid of each packed edge, uint8 where k is
+                   at most 256, else uint16; None will do where k is 1
+    encoding     : name of the way in which `index` is written to a file
+    kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
+    coefficients : (*shape, d) of a layer that stays dense
+    sides        : `bias`, `norm`, `beta`, `slope`, where the layer has them
+    """
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PackedModel(PackedRecord[Tensor]):
+    """A packed network.
+
+    basis, data : what a native network computes and was trained for; basis is None for
+                  checkpoints of other libraries, which `restore` gives back
+    tensors     : tensors stored as they are, beside those of the layers
+    restore     : what the tensors of another library's checkpoint come from, or None
+    conv        : of a native network of convolutions, whose head is in `tensors`
+    forms       : what another library's layers compute, by their names in the source
+    """
+
+    layers: tuple[PackedLayer, ...]
+
+    def layer(self, name: str) -> PackedLayer:
+        """The layer called `name`."""
+        return cast(PackedLayer, self._by_name[name])
+
+    def coefficients_of(self, layer: PackedLayer) -> Tensor:
+        """Dense coefficients of a layer, (*shape, d), in a dtype that holds all of them exactly."""
+        codebook = self.codebook_of(layer)
+        used = None if codebook is None else to_array(codebook)
+        return to_torch(state.coefficients_of(_layer_record(layer), used))
+
+    def rows_of(self, layer: PackedLayer) -> npt.NDArray[np.int32]:
+        """Of each edge of a packed layer its row in the codebook followed by the kept vectors."""
+        clusters = self.clusters_of(layer)
+        assert clusters is not None
+        return state.rows_of(_layer_record(layer), clusters)
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """All tensors as the file names them."""
+        return dict(all_to_torch(writer.tensors(self.record())))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that this model stands for, for `torch.nn.Module.load_state_dict`.
+
+        Of another library's checkpoint: its state dict, names in the source's order and as they
+        were there, tensors that were tied one tensor, the packed ones made of their centroids.
+        Of a native network: for each layer `<number>.coefficients` (*shape, d), at least float32,
+        and what it has beside them (`bias`, `norm`, `beta`, `slope`), and the head. The values are
+        not copies where they are stored as they are.
+        """
+        record = self.record()
+        native = self.restore is None
+        return dict(
+            all_to_torch(state.native_tensors(record) if native else state.source_tensors(record))
+        )
+
+    def outline(self) -> dict[str, Tensor]:
+        """Another library's state dict with meta tensors in place of those that hold packed edges.
+
+        Names, shapes and types are all there, so layers can be recognised; nothing is gathered.
+        """
+        given = state.outline(self.record())
+        arrays = {name: one for name, one in given.items() if isinstance(one, Array)}
+        tensors = all_to_torch(arrays)
+        return {
+            name: tensors[name] if name in tensors else without_numbers(one)
+            for name, one in given.items()
+        }
+
+    def found_layers(self) -> list[FoundLayer]:
+        """The layers of another library's checkpoint, with the parts of tensors that hold them."""
+        return state.found_layers(self)
+
+    def record(self) -> PackedRecord[Array]:
+        """The same over the tensors' memory."""
+        layers = tuple(_layer_record(layer) for layer in self.layers)
+        return with_tensors(self, layers, PackedRecord, to_array)
+
+
+def _layer_record(layer: PackedLayer) -> LayerRecord[Array]:
+    return with_layer_tensors(layer, LayerRecord, to_array)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ForeignCheckpoint(ForeignRecord[Tensor]):
+    """A checkpoint of another library, whose tensors are torch's; see `ForeignRecord`."""
+
+
+# --- from records ---------------------------------------------------------------------------
+
+
+def checkpoint_of(record: CheckpointRecord[Array]) -> Checkpoint:
+    """The checkpoint of a record, over its memory."""
+    given = {one.name: getattr(record, one.name) for one in fields(record)}
+    return Checkpoint(**given | {"tensors": all_to_torch(record.tensors)})
+
+
+def packed_of(record: PackedRecord[Array]) -> PackedModel:
+    """The packed model of a record, over its memory."""
+    layers = tuple(with_layer_tensors(layer, PackedLayer, to_torch) for layer in record.layers)
+    return cast(PackedModel, with_tensors(record, layers, PackedModel, to_torch))
+
+
+def foreign_of(record: ForeignRecord[Array]) -> ForeignCheckpoint:
+    """The checkpoint of another library over its record's tensors, which are read when they are
+    asked for."""
+    given = {one.name: getattr(record, one.name) for one in fields(record)}
+    return ForeignCheckpoint(**given | {"tensors": all_to_torch(record.tensors)})
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+def sizes(model: PackedModel) -> tuple[int, int]:
+    """(header, payload) bytes of a packed model's file, without making it; its tensors may be
+    without numbers, and it needs no indices."""
+    layers = tuple(with_layer_tensors(layer, LayerRecord, outline_of) for layer in model.layers)
+    return writer.sizes(with_tensors(model, layers, PackedRecord, outline_of))
+
+
+def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Bytes of the tensors and of the file that hold the same network with dense coefficients."""
+    return checkpoints.dense_twin_sizes(checkpoint, outlines(checkpoint.tensors))
+
+
+def check_finite(tensor: Tensor, name: str, where: str) -> None:
+    """Refuse NaN and infinity, saying how many there are. Raises InvalidFileError."""
+    if tensor.is_floating_point():
+        checkpoints.check_finite(to_array(tensor), name, where)
+
+
+__all__ = [
+    "Checkpoint",
+    "ForeignCheckpoint",
+    "PackedLayer",
+    "PackedModel",
+    "check_finite",
+    "checkpoint_of",
+    "dense_twin_sizes",
+    "foreign_of",
+    "packed_of",
+    "sizes",
+]
