@@ -191,6 +191,20 @@ def test_layers_between_other_layers_come_nearer_than_with_plain_k_means(models)
     assert list(found.calibrated.solution.layers) == ["first", "last"]
 
 
+def test_a_model_may_run_its_own_state_dict(models) -> None:
+    """Whose tensors are those of the model, which holds others for a while."""
+    model, x = make(models.Net), images(200)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config, quick = ClusterConfig(clusters=4), CalibrationConfig(starts=1)
+    found = [
+        kancompress.cluster(source, config, rows=x, calibration=quick, model=runs).state_dict()
+        for source, runs in ((model.state_dict(), model), (model, None))
+    ]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert torch.equal(found[0][name], found[1][name])
+
+
 def test_errors_are_those_of_the_model_s_outputs(models) -> None:
     model, x = make(models.Net), images()
     found = kancompress.compress_by_outputs(

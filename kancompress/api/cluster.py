@@ -238,6 +238,8 @@ class Work:
             if model is None:
                 return self._by_itself(opened, _inputs(rows, None))
             devices.move(model, self.machine)
+            if isinstance(source, Mapping):
+                opened = replace(opened, checkpoint=_copied(opened.checkpoint))
             x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
             names = load_into(model, opened.checkpoint.tensors, opened.where)
             return self._in_model(opened, model, x, names)
@@ -258,11 +260,9 @@ class Work:
         if model is not None:
             raise UsageError("A live module runs its own layers; leave the other model out.")
         devices.move(module, self.machine)
-        # Copies: the module holds packed tensors for a while, and may go on learning in place.
-        checkpoint = read_module(module)
-        tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+        checkpoint = _copied(read_module(module))
         x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
-        return self._in_model(self._foreign(replace(checkpoint, tensors=tensors)), module, x, {})
+        return self._in_model(self._foreign(checkpoint), module, x, {})
 
     def _device(self) -> torch.device:
         """Where networks that kancompress builds run; sums in float64 make `mps` a slow default."""
@@ -320,6 +320,12 @@ class Work:
             apart=apart,
         )
         return Running(runs=runs, rows=rows, notes=_notes(runs, known.notes))
+
+
+def _copied(checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
+    """A checkpoint that shares no memory with a module, which holds packed tensors for a while."""
+    tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    return replace(checkpoint, tensors=tensors)
 
 
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:
