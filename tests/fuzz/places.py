@@ -33,7 +33,8 @@ class Guarded:
 
     def __init__(self) -> None:
         page = mmap.PAGESIZE
-        self.memory = mmap.mmap(-1, (_PAGES + 2) * page)
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # workers have each their own
+        self.memory = mmap.mmap(-1, (_PAGES + 2) * page, flags=private)
         whole = ctypes.c_char.from_buffer(self.memory)
         begin = ctypes.addressof(whole)
         protect = ctypes.CDLL(None, use_errno=True).mprotect
