@@ -11,6 +11,7 @@ import pytest
 import kancompress
 from command import call, done, only_line, refused, write_material
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.formats import checkpoint as checkpoints
 from kancompress.system import files, inputs
 
 
@@ -332,10 +333,8 @@ def test_what_cannot_be_read_again_is_not_written(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record is encoded and decoded before the first byte goes anywhere."""
-    from kancompress.models.records import Checkpoint
-
-    real, before = Checkpoint.encode, listing(place)
-    monkeypatch.setattr(Checkpoint, "encode", lambda self: real(self)[:-1])
+    real, before = checkpoints.encode, listing(place)
+    monkeypatch.setattr(checkpoints, "encode", lambda record: real(record)[:-1])
     for output in ("out.st", "-"):
         line = refused(1, "expand", "packed.st", "-o", output)
         assert "Nothing was written: the new file ends 1 bytes too early" in line

@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from test_repacking import efficient_kan
 
+import kancompress
 from command import ENVIRONMENT
+from conftest import fresh
 
 HEAVY = ("torch", "numpy", "sklearn", "torchvision", "rich", "scipy", "matplotlib")
 
@@ -134,18 +139,44 @@ def test_digits_are_read_without_scikit_learn() -> None:
     assert loaded(code).isdisjoint({"sklearn", "scipy", "pandas"})
 
 
-def test_unknown_names_are_attribute_errors() -> None:
-    import kancompress
+def test_files_are_read_without_torch() -> None:
+    """Bytes to records and what is recognised in them: every module, numpy alone."""
+    package = Path(kancompress.__file__).parent
+    modules = ["specs", "config", "reporting.inspection", "api.inspect"]
+    for path in (*package.glob("formats/**/*.py"), *package.glob("libraries/**/*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if "forms" not in parts:
+            modules.append(".".join(parts).removesuffix(".__init__"))
+    code = "\n".join(f"import kancompress.{name}" for name in modules)
+    assert len(modules) > 50
+    assert loaded(code).isdisjoint({*HEAVY} - {"numpy"})
 
+
+def test_inspect_needs_no_torch(tmp_path: Path) -> None:
+    """Neither for kancompress's own files nor for another library's."""
+    dense = fresh("kan", (6, 5, 4))
+    kancompress.save(dense, tmp_path / "dense")
+    kancompress.save(fresh("metafastkan", (6, 5, 4)), tmp_path / "meta")
+    kancompress.save(kancompress.cluster(dense).model, tmp_path / "packed")
+    save_file(efficient_kan(), tmp_path / "foreign")
+    torch.save(efficient_kan(), tmp_path / "torch")
+    calls = [
+        *([name] for name in ("dense", "meta", "packed", "foreign", "torch")),
+        *([name, "--check"] for name in ("dense", "packed", "foreign")),
+        ["foreign", "--print-layout"],
+    ]
+    arguments = [["inspect", str(tmp_path / name), *options] for name, *options in calls]
+    code = (
+        "from kancompress.cli.main import main\n"
+        f"for arguments in {arguments!r}:\n"
+        "    sys.argv = ['kancompress', *arguments]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert not end.code, arguments"
+    )
+    assert loaded(code).isdisjoint({*HEAVY} - {"numpy", "rich"})
+
+
+def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = kancompress.nonsense
     assert "train" in dir(kancompress)
-
-
-def test_formats_need_no_torch() -> None:
-    modules = (
-        "specs", "config", "formats.storage", "formats.foreign", "formats.packed.state",
-        "libraries", "reporting.inspection", "api.inspect",
-    )  # fmt: skip
-    code = "\n".join(f"import kancompress.{name}" for name in modules)
-    assert loaded(code).isdisjoint({*HEAVY} - {"numpy"})

@@ -166,6 +166,10 @@ class Array(Outline):
 
     def is_finite(self) -> bool:
         """Whether no element is NaN or infinite."""
+        if self.dtype in ("F64", "F32"):  # as below, and faster
+            flat = self.flat
+            blocks = (flat[at : at + _BLOCK] for at in range(0, len(flat), _BLOCK))
+            return all(np.isfinite(block).all() for block in blocks)
         return not any(bad.any() for bad in self._bad_blocks())
 
     def _bad_blocks(self) -> Iterator[npt.NDArray[np.bool_]]:

@@ -30,6 +30,7 @@ from kancompress.errors import InvalidFileError, KancompressError, UsageError
 from kancompress.formats.foreign import read_skeleton, skeletons
 from kancompress.libraries import recognise
 from kancompress.models.files import read_foreign
+from kancompress.models.tensors import all_to_arrays
 from tests.fuzz import drafts, limits, zips
 from tests.fuzz.engine import Case, Slot, Verdict
 from tests.fuzz.packed import STRANGE, check_message
@@ -321,7 +322,7 @@ def _fill_again(found: Any, raw: bytes, size: int, verdict: Verdict, seconds: fl
         _allowed(error, verdict, "read_skeleton")
         return
     again, error = limits.attempt(
-        lambda: skeletons.fill(skeleton.data, found.tensors, "it"), memory, seconds
+        lambda: skeletons.fill(skeleton.data, all_to_arrays(found.tensors), "it"), memory, seconds
     )
     if error is not None:
         _allowed(error, verdict, "fill")

@@ -7,9 +7,9 @@ import mmap
 from random import Random
 
 import numpy as np
-import torch
 
 from kancompress.errors import KancompressError
+from kancompress.formats.arrays import NAMED, Array
 from kancompress.formats.foreign import placement
 from kancompress.formats.foreign.records import Storage, TensorRecord
 from tests.fuzz import limits
@@ -18,9 +18,12 @@ from tests.fuzz.engine import Case, Slot, Verdict
 _PAGES = 4
 _NO_ACCESS, _ACCESS = 0, mmap.PROT_READ | mmap.PROT_WRITE
 _TOUCHED = 1 << 20
-_TYPES = (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-    torch.int16, torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn, torch.uint16,
+_TYPES = tuple(
+    NAMED[name]
+    for name in (
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+        "bool", "float8_e4m3fn", "uint16",
+    )
 )  # fmt: skip
 _STEPS = (0, 1, 2, 3, 7, 64, 4096, 2**31, 2**40, 2**61, 2**62 - 1, 2**62, 2**63 - 1)
 
@@ -30,7 +33,8 @@ class Guarded:
 
     def __init__(self) -> None:
         page = mmap.PAGESIZE
-        self.memory = mmap.mmap(-1, (_PAGES + 2) * page)
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # workers have each their own
+        self.memory = mmap.mmap(-1, (_PAGES + 2) * page, flags=private)
         whole = ctypes.c_char.from_buffer(self.memory)
         begin = ctypes.addressof(whole)
         protect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -76,7 +80,7 @@ class Places:
         offset = draw.choice((0, 0, 1, 2, max(0, size // dtype.itemsize - 1), 2**31, 2**62 - 1))
         storage = Storage("0", other if draw.random() < 0.3 else dtype, count, start, start + count)
         record = TensorRecord(storage, dtype, offset, tuple(shape), tuple(strides))
-        story = [f"{size} bytes", f"{dtype} of {storage.dtype} [{start}:+{count}]",
+        story = [f"{size} bytes", f"{dtype.torch} of {storage.dtype.torch} [{start}:+{count}]",
                  f"offset {offset}", f"shape {shape}", f"strides {strides}"]  # fmt: skip
         return Case(repr(story).encode(), story, (size, draw.random() < 0.7, record))
 
@@ -87,7 +91,7 @@ class Places:
         size, at_end, record = case.extra
         buffer = self.guarded.buffer(size, at_end=at_end)
         buffer[:] = np.arange(size, dtype=np.uint32).astype(np.uint8)
-        if record.dtype == torch.bool:
+        if record.dtype.kind == "bool":
             buffer[:] &= 1
         expected = _expected(buffer, record)
         seconds = slot.seconds if slot else 60.0
@@ -103,7 +107,7 @@ class Places:
         if expected is None:
             if 0 not in record.shape:
                 verdict.fault("place: accepted, though it does not fit")
-        elif result is not None and result.numpy().tobytes() != expected:
+        elif result is not None and result.data.tobytes() != expected:
             verdict.fault("place: other numbers than lie there")
         elif result is not None:
             self._write(buffer, record, result, verdict)
@@ -111,14 +115,14 @@ class Places:
         return verdict
 
     def _write(
-        self, buffer: np.ndarray, record: TensorRecord, raw: torch.Tensor, verdict: Verdict
+        self, buffer: np.ndarray, record: TensorRecord, array: Array, verdict: Verdict
     ) -> None:
         """What is written lies in its places, and nothing elsewhere."""
         expected = np.zeros_like(buffer)
         places = _places(record)
         expected[places] = buffer[places]
         buffer[:] = 0
-        placement.write(buffer, record, raw.view(record.dtype).reshape(record.shape))
+        placement.write(buffer, record, array)
         if buffer.tobytes() != expected.tobytes():
             verdict.fault("write: other bytes than the tensor's, or in other places")
 
@@ -176,11 +180,9 @@ def _places(record: TensorRecord) -> np.ndarray:
     return places[:, None] + np.arange(item)
 
 
-def _read(buffer: np.ndarray, record: TensorRecord) -> torch.Tensor | None:
-    """The bytes of every number; None where there are none or too many."""
-    tensor = placement.place(buffer, record)
-    if tensor.nbytes > _TOUCHED or not tensor.numel():
+def _read(buffer: np.ndarray, record: TensorRecord) -> Array | None:
+    """The tensor in memory of its own; None where it has no numbers or too many."""
+    if not 0 < placement.place(buffer, record).nbytes <= _TOUCHED:
         return None
-    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
-    flat.view(tensor.shape).copy_(tensor)
-    return flat.view(torch.uint8)
+    found = placement.read(buffer, record)
+    return Array(found.dtype, found.shape, found.data.copy())
