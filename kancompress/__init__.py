@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.predictions import save_predictions
     from kancompress.api.train import train
+    from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.config import (
         Activation,
@@ -46,10 +47,12 @@ if TYPE_CHECKING:
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.formats.checkpoint import Checkpoint
     from kancompress.formats.packed import PackedLayer, PackedModel
+    from kancompress.formats.packed.restoration import Restored
     from kancompress.formats.storage import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
+    from kancompress.packing.native import LayerClustering
     from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
     from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from kancompress.system.distributed import joined
     from kancompress.training.evaluation import Evaluation
     from kancompress.training.finetune import Finetuning
+    from kancompress.training.history import Epoch, Score
     from kancompress.training.state_file import StateFile
     from kancompress.training.train import Training
 
@@ -79,6 +83,7 @@ _HOMES = {
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
+    "kancompress.clustering.layer": ("LayerSolution",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.formats.checkpoint": ("Checkpoint",),
     "kancompress.system.devices": ("use_threads",),
@@ -90,6 +95,9 @@ _HOMES = {
     "kancompress.models.user_module": ("build_module",),
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
     "kancompress.formats.packed": ("PackedLayer", "PackedModel"),
+    "kancompress.formats.packed.restoration": ("Restored",),
+    "kancompress.packing.native": ("LayerClustering",),
+    "kancompress.training.history": ("Epoch", "Score"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
@@ -121,6 +129,7 @@ __all__ = [
     "DataOptions",
     "DataSpec",
     "Device",
+    "Epoch",
     "Evaluation",
     "FinetuneConfig",
     "Finetuning",
@@ -129,6 +138,8 @@ __all__ = [
     "InvalidFileError",
     "KMeans",
     "KancompressError",
+    "LayerClustering",
+    "LayerSolution",
     "Machine",
     "MetaSpec",
     "Method",
@@ -141,7 +152,9 @@ __all__ = [
     "PlotConfig",
     "Precision",
     "Projection",
+    "Restored",
     "RunOptions",
+    "Score",
     "StateFile",
     "StoredDtype",
     "Target",

@@ -50,6 +50,13 @@ def cluster(
     Raises UsageError for a file that is packed already, and one error for all that is wrong with a
     file of another library: InvalidFileError where its layers hold NaN or infinity, else UsageError
     (no layer recognised, layouts that fit nothing or have to be chosen, unknown names of layers).
+
+    >>> import kancompress
+    >>> packed = kancompress.cluster("digits.safetensors", kancompress.ClusterConfig(clusters=16))
+    >>> [(layer.name, layer.edges, layer.clusters) for layer in packed.layers]
+    [('0', 2048, 16), ('1', 320, 16)]
+    >>> kancompress.save(packed.model, "small.safetensors") > 0
+    True
     """
     config = config or ClusterConfig()
     source, name = once(source, name)
