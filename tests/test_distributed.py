@@ -84,7 +84,8 @@ import os, sys
 from pathlib import Path
 {NETWORK}
 import kancompress
-from kancompress import datasets, fitting
+from kancompress.data import datasets
+from kancompress.training import loop as fitting
 from kancompress.specs import DataOptions
 torch.set_num_threads(1)
 place, rank = Path(sys.argv[1]), int(os.environ["RANK"])
@@ -285,7 +286,7 @@ def failed_with_one_sentence(script: str, place: Path) -> str:
 def test_an_error_in_one_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, sys
-    from kancompress import fitting
+    from kancompress.training import loop as fitting
     from kancompress.cli.main import main
     from kancompress.errors import KancompressError
     train = fitting._Run.train
@@ -319,7 +320,7 @@ def test_bad_options_are_told_once(tmp_path: Path, late: str) -> None:
 def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
     script = """
     import os, sys, time
-    from kancompress import launch
+    from kancompress.system import torchrun as launch
     from kancompress.cli.main import main
     ask = launch.is_first_to_fail
     def slow():
@@ -398,7 +399,7 @@ def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) ->
 def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, signal, sys
-    from kancompress import fitting
+    from kancompress.training import loop as fitting
     from kancompress.cli.main import main
     train = fitting._Run.train
     def die(run, on_batch):
