@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.predictions import save_predictions
     from kancompress.api.train import train
+    from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.config import (
         Activation,
@@ -48,9 +49,10 @@ if TYPE_CHECKING:
     from kancompress.models.files import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
     from kancompress.models.records import Checkpoint, PackedLayer, PackedModel
+    from kancompress.models.restoration import Restored
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
-    from kancompress.packing.pack import Compression
+    from kancompress.packing.pack import Compression, LayerClustering
     from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
     from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from kancompress.system.distributed import joined
     from kancompress.training.evaluation import Evaluation
     from kancompress.training.finetune import Finetuning
+    from kancompress.training.history import Epoch, Score
     from kancompress.training.state_file import StateFile
     from kancompress.training.train import Training
 
@@ -80,7 +83,8 @@ _HOMES = {
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
-    "kancompress.packing.pack": ("Compression",),
+    "kancompress.packing.pack": ("Compression", "LayerClustering"),
+    "kancompress.clustering.layer": ("LayerSolution",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
@@ -92,6 +96,8 @@ _HOMES = {
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
     "kancompress.formats.packed": ("FormRecord",),
     "kancompress.models.records": ("Checkpoint", "PackedLayer", "PackedModel"),
+    "kancompress.models.restoration": ("Restored",),
+    "kancompress.training.history": ("Epoch", "Score"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
@@ -123,6 +129,7 @@ __all__ = [
     "DataOptions",
     "DataSpec",
     "Device",
+    "Epoch",
     "Evaluation",
     "FinetuneConfig",
     "Finetuning",
@@ -132,6 +139,8 @@ __all__ = [
     "InvalidFileError",
     "KMeans",
     "KancompressError",
+    "LayerClustering",
+    "LayerSolution",
     "Machine",
     "MetaSpec",
     "Method",
@@ -144,7 +153,9 @@ __all__ = [
     "PlotConfig",
     "Precision",
     "Projection",
+    "Restored",
     "RunOptions",
+    "Score",
     "StateFile",
     "StoredDtype",
     "Target",

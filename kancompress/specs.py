@@ -15,6 +15,8 @@ from kancompress.errors import UsageError
 
 # Most centroids of a codebook: indices have at most 16 bits.
 MAX_CLUSTERS = 65_536
+# Share of the rows of the user's own file that tests, where it has no test rows.
+TEST_SHARE = 0.2
 # Name of a data set that is the user's own file.
 FILE = "file"
 # How the name of a model of convolutions ends.

@@ -1,5 +1,6 @@
 """The documents say what the program does: they are run, or written by it."""
 
+import doctest
 import json
 import os
 import re
@@ -82,6 +83,27 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert "kancompress" in names
+
+
+@pytest.mark.parametrize(
+    "name", ["cluster", "evaluate", "expand", "finetune", "inspect", "load", "save", "train"]
+)
+def test_examples_of_functions_run(
+    name: str,
+    trained: kancompress.Checkpoint,
+    packed: kancompress.PackedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kancompress.save(trained, "digits.safetensors")
+    kancompress.save(packed, "packed.safetensors")
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(getattr(kancompress, name), name, globs={})
+    assert example.examples
+    told: list[str] = []
+    doctest.DocTestRunner().run(example, out=told.append)
+    assert not told, "".join(told)
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def test_laws_hold_for_any_shape(n: int, d: int, k: int, levels: int, seed: int)
 
 _DIGEST = """
 import hashlib, sys, numpy as np
-from kancompress import kmeans
+from kancompress.clustering import kmeans
 from kancompress.clustering.nearest import Rows
 from kancompress.config import KMeans
 points = np.random.default_rng(5).standard_normal((30000, 9)).astype(np.float32)

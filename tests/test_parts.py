@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not parts.CAN_LOCK, reason="there are no locks h
 WRITER = """
 import sys, time
 from pathlib import Path
-from kancompress import files
+from kancompress.system import files
 def chunks():
     yield b"half"
     print("half", flush=True)
@@ -117,7 +117,7 @@ def test_two_threads_may_write_the_same_target(tmp_path: Path) -> None:
         files.write(target, [b"quick"], force=True)
         assert target.read_bytes() == b"quick"
         # nor may another process take it now, for all that this one has opened and closed
-        sweep = "from kancompress import parts; parts.sweep(parts.Path(sys.argv[1]))"
+        sweep = "from kancompress.system import parts; parts.sweep(parts.Path(sys.argv[1]))"
         script = [sys.executable, "-c", f"import sys; {sweep}", str(target)]
         subprocess.run(script, env=ENVIRONMENT, check=True)
         assert len(names(tmp_path)) == 2

@@ -308,7 +308,7 @@ def test_the_workers_of_a_stopped_run_end_with_it(number: int, code: int, tmp_pa
 
 SLOW_EXPAND = """
     import sys, time
-    from kancompress import files
+    from kancompress.system import files
     from kancompress.cli.main import main
 
     compare = files._write_and_compare

@@ -29,10 +29,24 @@ def evaluate(
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
 
-    source : a dense, meta or packed file, or a checkpoint that another KAN library saved
-    model  : a module for another library's state dict, which is loaded into it
-    data, options, machine, name : as for `finetune`
-    Raises UsageError where the tensors do not determine what the network computes.
+    source  : a dense, meta or packed file, its bytes or its record, or a checkpoint that another
+              KAN library saved
+    data    : where the data set lies that the file names. It is needed when that was the user's own
+              file, and for other libraries' files, which name none
+    options : what the tensors of another library's file do not tell
+    model   : a module for another library's state dict, which is loaded into it
+    machine : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
+              is moved there unless it is `auto`
+    name    : what messages call the source, its path when None
+    Raises UsageError where the tensors do not determine what the network computes, or the data does
+    not fit it; InvalidFileError for files that cannot be read.
+
+    >>> import kancompress
+    >>> found = kancompress.evaluate("packed.safetensors")
+    >>> found.score.examples
+    360
+    >>> tuple(found.outputs.shape)  # (rows, classes)
+    (360, 10)
     """
     record = runnable_record(source, name)
     if model is not None:

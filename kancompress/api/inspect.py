@@ -27,10 +27,21 @@ def inspect(
 ) -> dict[str, Any]:
     """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
+    source   : any safetensors file, a torch file of another KAN library, or bytes of one
+    name     : what messages call the source, its path when None
     check    : only verify structure and checksum; the report is then `kind` and `sound`
     clusters : also the size of the packed file at this k, where the file is not packed yet
-    layouts  : as for `cluster`
-    Raises InvalidFileError for a damaged file.
+    layouts  : of another library's layers: layer name or stem ("" for all) to the name of a layout,
+               or to one in the notation of docs/layouts.md
+    Raises InvalidFileError for a damaged file, UsageError for layouts that fit nothing, and for
+    `clusters` of a file that is packed already.
+
+    >>> import kancompress
+    >>> report = kancompress.inspect("packed.safetensors")
+    >>> report["kind"], report["layers"][0]["clusters"], report["layers"][0]["index_bits"]
+    ('packed', 16, 4)
+    >>> kancompress.inspect("packed.safetensors", check=True)
+    {'kind': 'packed', 'sound': True}
     """
     if check:
         return {"kind": storage.check(source, name), "sound": True}

@@ -18,8 +18,12 @@ def print_layouts(
 ) -> str:
     """The layouts of another library's layers as a TOML document that `read_layouts` reads.
 
-    layouts : as for `cluster`
-    Raises UsageError for a file of ours, or for layouts that fit nothing.
+    source  : a checkpoint that another KAN library saved, or its bytes
+    layouts : layer name or stem ("" for all) to the name of a layout, or to one in the notation of
+              docs/layouts.md, where names and shapes do not tell
+    name    : what messages call the source, its path when None
+    Raises UsageError for a file of ours, or for layouts that fit nothing; InvalidFileError for a
+    file that cannot be read.
     """
     source, name = once(source, name)
     if is_native(source):
@@ -35,7 +39,8 @@ def print_layouts(
 def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
     """Layouts as `cluster` and `inspect` take them, from a TOML file.
 
-    Raises InvalidFileError when it cannot be read or holds something else.
+    Returns layer names to layouts. Raises InvalidFileError when the file cannot be read or holds
+    something else.
     """
     try:
         text = bytes(inputs.read(Path(path))[:]).decode()

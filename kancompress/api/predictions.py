@@ -14,9 +14,13 @@ from kancompress.training.evaluation import Evaluation
 
 
 def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:
-    """Write `outputs` (rows, width) float32 and, for classification, `classes` (rows,) int64.
+    """Write the outputs of the test rows: `outputs` (rows, width) float32, and for classification
+    `classes` (rows,) int64.
 
-    The suffix of `path` chooses safetensors or npz. Returns the file's bytes.
+    path  : ends in .safetensors or .npz, which names the format
+    force : whether it may replace a file
+    Returns the file's bytes. Raises UsageError for another suffix, an existing file without `force`
+    and a directory that is not there; KancompressError where the file cannot be written.
     """
     check_predictions_target(path, force=force)
     arrays = {"outputs": evaluation.outputs}

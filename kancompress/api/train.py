@@ -29,13 +29,30 @@ def train(
 ) -> Training:
     """Train a network (stage 1); `Training.checkpoint` is what `save` takes.
 
-    model  : `kan`, `fastkan`, `gramkan`, with `meta` before it for a meta-learner and `conv` behind
-             it for convolutions, or `mlp`
-    data   : digits when None
-    config : the recipe of the paper's Tables 4 to 7 when None; its seed also divides the data
-    hidden : units, or channels of convolutions; 32, or 32, 64, 128, 256, when None
-    machine : where to compute
-    state   : where the run keeps its state, and the one it goes on from
+    model    : `kan`, `fastkan`, `gramkan`, with `meta` before it for a meta-learner and `conv`
+               behind it for convolutions, or `mlp`
+    data     : named set, or file of arrays; digits when None
+    config   : the recipe of the MetaCluster paper's Tables 4 to 7 when None; its seed also divides
+               the data
+    basis    : grid and degree of the edges' functions; those of the paper when None
+    hidden   : units of each hidden layer, or channels of convolutions; 32, or 32, 64, 128, 256,
+               when None
+    meta     : embedding and width of the meta-learner; those of the paper when None
+    conv     : strides and dropout of convolutions; those of the paper when None
+    machine  : where to compute; cuda, else mps, else the CPU when None
+    state    : where the run keeps its state, and the one it goes on from
+    on_epoch : called with each `Epoch` when it has ended
+    on_batch : called after every batch with the number of batches done, and of all in the epoch
+    Raises UsageError for options that do not fit the network or the data, InvalidFileError for data
+    that cannot be read, and KancompressError where the loss of the first epoch is not finite.
+
+    >>> import kancompress
+    >>> config = kancompress.TrainConfig(lr=1e-3, epochs=1)
+    >>> trained = kancompress.train("fastkan", config=config, hidden=(8,))
+    >>> trained.checkpoint.shapes  # of each layer, (outputs, inputs)
+    ((8, 64), (10, 8))
+    >>> trained.test.examples
+    360
     """
     name = _model_name(model)
     seed = config.seed if config else 0

@@ -1,18 +1,28 @@
-"""Option types that several commands share, so that they cannot disagree."""
+"""Options that several commands share, in bundles, so that they cannot disagree."""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import kancompress
-from kancompress.config import MAX_SPLINE_ORDER, Activation, Device, Precision, RunOptions
+from kancompress.cli import _files, _model
+from kancompress.cli._bundles import bundle
+from kancompress.config import MAX_SPLINE_ORDER, Activation, Device, Machine, RunOptions
 from kancompress.errors import UsageError
-from kancompress.specs import DataOptions, DatasetName
+from kancompress.specs import TEST_SHARE, DataOptions, DatasetName
 from kancompress.system import inputs as reading
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DATA = DataOptions()
+
+# --- options of their own ------------------------------------------------------------------
 
 InputArgument = Annotated[
     str,
@@ -38,48 +48,12 @@ OptionalOutput = Annotated[
         show_default=False,
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print one JSON document on stdout (on stderr when the data goes to stdout).",
-    ),
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-DataFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="FILE",
-        readable=False,  # the library tells, with exit code 3
-        help="Your own arrays x, y (and x_test, y_test): safetensors or npz.",
-        show_default=False,
-    ),
-]
 DataDirOption = Annotated[
     Path,
     typer.Option("--data-dir", metavar="DIR", readable=False, help="Where named data sets lie."),
 ]
-DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Let torchvision fetch a missing data set.")
-]
-TestSplitOption = Annotated[
-    float | None,
-    typer.Option(
-        "--test-split",
-        min=0.0,
-        max=1.0,
-        metavar="SHARE",
-        help="Share of the rows of --data that tests, when it has no x_test (default 0.2).",
-        show_default=False,
-    ),
-]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")
-]
-BatchOption = Annotated[
-    int, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Rows of a batch.")
 ]
 LayoutOption = Annotated[
     list[str] | None,
@@ -88,42 +62,6 @@ LayoutOption = Annotated[
         metavar="[STEM=]LAYOUT|@FILE",
         help="Layout of another library's layers, where the file does not tell, or a file of them"
         " (inspect --print-layout writes one); repeatable.",
-        show_default=False,
-    ),
-]
-DatasetOption = Annotated[
-    DatasetName | None,
-    typer.Option("--dataset", help="Data set of a file that names none.", show_default=False),
-]
-BaseActivationOption = Annotated[
-    Activation | None,
-    typer.Option(
-        help="Other libraries' files: activation of the base branch (default: the library's).",
-        show_default=False,
-    ),
-]
-RbfDenominatorOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="WIDTH",
-        help="Other libraries' files: width of radial functions (default: distance of centres).",
-        show_default=False,
-    ),
-]
-GridRangeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LOW,HIGH",
-        help="Other libraries' files: range of a grid that is not saved (default -1,1).",
-        show_default=False,
-    ),
-]
-SplineOrderOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=MAX_SPLINE_ORDER,
-        help="Other libraries' files: order of splines whose grid is not saved (default 3).",
         show_default=False,
     ),
 ]
@@ -146,13 +84,6 @@ InputShapeOption = Annotated[
         show_default=False,
     ),
 ]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
-]
-PrecisionOption = Annotated[
-    Precision,
-    typer.Option("--precision", help="Number format of training passes; measuring is float32."),
-]
 DeviceOption = Annotated[
     Device,
     typer.Option("--device", help="Where to compute; auto is cuda, else mps, else cpu."),
@@ -163,7 +94,191 @@ ThreadsOption = Annotated[
         "--threads", min=1, max=1024, help="Threads of the CPU (default: all).", show_default=False
     ),
 ]
-DEFAULT_DATA_DIR = Path("data")
+
+# --- bundles -------------------------------------------------------------------------------
+
+
+@bundle("Options")
+class Shown:
+    """How a command ends: what it may replace, and what it prints."""
+
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False
+    json_: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON document on stdout (on stderr when the data goes to stdout).",
+        ),
+    ] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+@bundle("Data")
+class _Data:
+    """Where rows and their targets lie."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            readable=False,  # the library tells, with exit code 3
+            help="Your own arrays x, y (and x_test, y_test): safetensors or npz.",
+            show_default=False,
+        ),
+    ] = None
+    data_dir: DataDirOption = _DATA.directory
+    download: Annotated[
+        bool, typer.Option("--download", help="Let torchvision fetch a missing data set.")
+    ] = _DATA.download
+    test_split: Annotated[
+        float | None,
+        typer.Option(
+            "--test-split",
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Share of the rows of --data that tests, when it has no x_test (default"
+            f" {TEST_SHARE:g}).",
+            show_default=False,
+        ),
+    ] = _DATA.test_split
+
+    def _options(self, name: DatasetName | None, shape: tuple[int, ...] | None) -> DataOptions:
+        """The library's record of these options. Raises UsageError where they contradict."""
+        if self.data is not None and name is not None:
+            raise UsageError("--dataset and --data are both given; name one set of data.")
+        if str(self.data) == _files.DASH:
+            raise UsageError(
+                "--data reads no standard input; write the arrays to a file and name it."
+            )
+        options = DataOptions(
+            name=name,
+            file=self.data,
+            directory=self.data_dir,
+            download=self.download,
+            test_split=self.test_split,
+            shape=shape,
+        )
+        options.check()
+        return options
+
+
+@bundle("Data")
+class TrainingData(_Data):
+    """The data of a new network."""
+
+    dataset: Annotated[
+        DatasetName | None,
+        typer.Option(
+            help=f"Named data set (default {DatasetName.DIGITS.value}).", show_default=False
+        ),
+    ] = None
+
+    def options(self) -> DataOptions:
+        """The library's record of these options. Raises UsageError where they contradict."""
+        missing = self.dataset is None and self.data is None
+        return self._options(DatasetName.DIGITS if missing else self.dataset, None)
+
+
+@bundle("Data")
+class ModelData(_Data):
+    """The data of a network in a file, which may name it."""
+
+    dataset: Annotated[
+        DatasetName | None,
+        typer.Option("--dataset", help="Data set of a file that names none.", show_default=False),
+    ] = None
+
+    def options(self, shape: tuple[int, ...] | None) -> DataOptions:
+        """The library's record of these options, for rows of a shape. Raises UsageError where they
+        contradict."""
+        return self._options(self.dataset, shape)
+
+
+@bundle("Your own model")
+class OwnModel:
+    """The user's own module, to run a file in."""
+
+    model: ModuleOption = None
+    input_shape: InputShapeOption = None
+
+    def row_shape(self) -> tuple[int, ...] | None:
+        """Shape of a row for `DataOptions`. Raises UsageError for what is none."""
+        return _model.row_shape(self.model, self.input_shape)
+
+    def made(self) -> AbstractContextManager[nn.Module | None]:
+        """The module, while it is used; None where there is none."""
+        return _model.own_model(self.model)
+
+
+@bundle("Other libraries' files")
+class Foreign:
+    """What the tensors of another library's file do not tell."""
+
+    layout: LayoutOption = None
+    base_activation: Annotated[
+        Activation | None,
+        typer.Option(
+            help="Activation of the base branch (default: the library's).", show_default=False
+        ),
+    ] = None
+    rbf_denominator: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WIDTH",
+            help="Width of radial functions (default: distance of centres).",
+            show_default=False,
+        ),
+    ] = None
+    grid_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Range of a grid that is not saved (default -1,1).",
+            show_default=False,
+        ),
+    ] = None
+    spline_order: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MAX_SPLINE_ORDER,
+            help="Order of splines whose grid is not saved (default 3).",
+            show_default=False,
+        ),
+    ] = None
+
+    def options(self) -> RunOptions:
+        """The library's record of these options. Raises UsageError for values that mean nothing."""
+        width = self.rbf_denominator
+        check_finite(rbf_denominator=width)
+        if width is not None and width <= 0:
+            raise UsageError(f"--rbf-denominator is {width}; a number above 0 was expected.")
+        return RunOptions(
+            layouts=layouts(self.layout or []),
+            base_activation=self.base_activation,
+            rbf_denominator=width,
+            grid_range=None if self.grid_range is None else _range(self.grid_range),
+            spline_order=self.spline_order,
+        )
+
+
+@bundle("Where to compute")
+class Compute:
+    """Device and threads."""
+
+    device: DeviceOption = Machine().device
+    threads: ThreadsOption = None
+
+    def machine(self) -> Machine:
+        """The library's record of the device; the threads are set from now on."""
+        use_threads(self.threads)
+        return Machine(device=self.device)
+
+
+# --- what the options mean -----------------------------------------------------------------
+
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",
@@ -181,31 +296,6 @@ def option_of(field: str) -> str:
     return _OPTIONS.get(field) or f"--{field.replace('_', '-')}"
 
 
-def data_options(
-    file: Path | None,
-    directory: Path,
-    download: bool,
-    test_split: float | None,
-    name: str | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> DataOptions:
-    """The library's record of the data options."""
-    if file is not None and name is not None:
-        raise UsageError("--dataset and --data are both given; name one set of data.")
-    if str(file) == "-":
-        raise UsageError("--data reads no standard input; write the arrays to a file and name it.")
-    options = DataOptions(
-        name=name,
-        file=file,
-        directory=directory,
-        download=download,
-        test_split=test_split,
-        shape=shape,
-    )
-    options.check()
-    return options
-
-
 def use_threads(count: int | None) -> None:
     """Compute with so many threads from now on, where a number is given."""
     if count is not None:
@@ -216,28 +306,7 @@ def check_finite(**numbers: float | None) -> None:
     """Refuse NaN and infinity, which pass as numbers on the command line."""
     for name, number in numbers.items():
         if number is not None and not math.isfinite(number):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} is {number}; a finite number was expected.")
-
-
-def run_options(
-    layout: list[str] | None,
-    base_activation: Activation | None,
-    rbf_denominator: float | None,
-    grid_range: str | None,
-    spline_order: int | None,
-) -> RunOptions:
-    """The library's record of what the tensors of another library's file do not tell."""
-    check_finite(rbf_denominator=rbf_denominator)
-    if rbf_denominator is not None and rbf_denominator <= 0:
-        raise UsageError(f"--rbf-denominator is {rbf_denominator}; a number above 0 was expected.")
-    return RunOptions(
-        layouts=layouts(layout or []),
-        base_activation=base_activation,
-        rbf_denominator=rbf_denominator,
-        grid_range=None if grid_range is None else _range(grid_range),
-        spline_order=spline_order,
-    )
+            raise UsageError(f"{option_of(name)} is {number}; a finite number was expected.")
 
 
 def _range(text: str) -> tuple[float, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import signal
 import sys
@@ -17,19 +16,19 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 import kancompress
 from kancompress.cli import _output, _streams
+from kancompress.cli._bundles import Flat
 from kancompress.cli._options import option_of
 from kancompress.errors import ClosedPipeError, KancompressError
 from kancompress.system import torchrun as launch
 from kancompress.warnings import KancompressWarning
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 # click's ClickException, which typer may bring along and does not export
 _ParseError: Any = typer.BadParameter.__mro__[2]
 # Made now: there may be no memory to make them when they are needed.
@@ -107,7 +106,7 @@ def _parse_error(error: Any) -> str:
     return f"{text}{'' if text.endswith('?') else '.'} See: {where} --help"
 
 
-def command(function: Command) -> Command:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command: it gives its own result or ends with a sentence and a code.
 
     Of the processes that torchrun starts, the first one alone runs it.
@@ -115,14 +114,15 @@ def command(function: Command) -> Command:
     return _wrapped(function, shared=False)
 
 
-def shared_command(function: Command) -> Command:
+def shared_command(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command whose work the processes of torchrun share; the first writes and prints."""
     return _wrapped(function, shared=True)
 
 
-def _wrapped(function: Command, *, shared: bool) -> Command:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
+def _wrapped(function: Callable[..., None], *, shared: bool) -> Callable[..., None]:
+    flat = Flat(function)
+
+    def wrapper(**kwargs: Any) -> None:
         if not shared and not launch.is_first():
             return
         debug = bool(kwargs.get("debug"))
@@ -133,7 +133,7 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
         warnings.simplefilter("default" if debug else "ignore")
         warnings.simplefilter("always", KancompressWarning)
         try:
-            _to_its_end(function, args, kwargs, shared=shared, debug=debug)
+            _to_its_end(flat, kwargs, shared=shared, debug=debug)
         except (KeyboardInterrupt, _StoppedError) as stop:  # while another end was on its way
             _stopped(stop, debug)
         finally:
@@ -141,14 +141,15 @@ def _wrapped(function: Command, *, shared: bool) -> Command:
                 _drop_signals()
                 _drop_signals()  # the interpreter's own end comes next
 
-    return wrapper  # type: ignore[return-value]
+    flat.sign(wrapper)
+    return wrapper
 
 
-def _to_its_end(function: Command, args: Any, kwargs: Any, *, shared: bool, debug: bool) -> None:
+def _to_its_end(function: Flat, kwargs: Any, *, shared: bool, debug: bool) -> None:
     try:
         together = shared and launch.processes() > 1
         with kancompress.joined() if together else contextlib.nullcontext():
-            function(*args, **kwargs)
+            function(**kwargs)
             _output.flush()
     except (KeyboardInterrupt, _StoppedError) as stop:
         _stopped(stop, debug)

@@ -1,4 +1,4 @@
-"""What `train` and `finetune` share: the state of the run, its log, and what is told of it."""
+"""What `train` and `finetune` share: how they learn, the state of a run, its log, what is told."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import typer
 
 import kancompress
 from kancompress.cli import _files, _output, _scores
+from kancompress.cli._bundles import bundle
+from kancompress.cli._options import Compute, SeedOption, check_finite, use_threads
+from kancompress.config import FinetuneConfig, Machine, Precision
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.system import files, locks, parts
 from kancompress.system import torchrun as launch
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# `train` and `finetune` have these defaults in common.
+_DEFAULTS = FinetuneConfig()
 
 
 class Keep(StrEnum):
@@ -34,54 +39,100 @@ class Keep(StrEnum):
     NEVER = "never"
 
 
-ResumeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--resume",
-        metavar="FILE|auto",
-        help="Go on with a run that was stopped, from the state OUT.state it left; auto starts"
-        " where there is none.",
-        show_default=False,
-    ),
-]
-KeepStateOption = Annotated[
-    Keep,
-    typer.Option(
-        help="After every epoch the state is saved as OUT.state. It is kept if the run is stopped,"
-        " always (to resume with more --epochs), or never saved."
-    ),
-]
-AugmentOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--augment/--no-augment",
-        help="Augment images, as torch-conv-kan does (default: for convolutions).",
-        show_default=False,
-    ),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        max=1024,
-        help="Processes that prepare augmented images (default: one a core but one, at most 4).",
-        show_default=False,
-    ),
-]
-LogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log",
-        metavar="FILE",
-        readable=False,
-        help="Write a line of JSON for each epoch.",
-        show_default=False,
-    ),
-]
+@bundle("Long runs")
+class LongRun:
+    """How a run goes on after it was stopped, and what it writes down."""
+
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="FILE|auto",
+            help="Go on with a run that was stopped, from the state OUT.state it left; auto starts"
+            " where there is none.",
+            show_default=False,
+        ),
+    ] = None
+    keep_state: Annotated[
+        Keep,
+        typer.Option(
+            help="After every epoch the state is saved as OUT.state. It is kept if the run is"
+            " stopped, always (to resume with more --epochs), or never saved."
+        ),
+    ] = Keep.STOPPED
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            readable=False,
+            help="Write a line of JSON for each epoch.",
+            show_default=False,
+        ),
+    ] = None
+
+    def wishes(self, output: str, *, force: bool) -> Wishes:
+        """These options with those of the output."""
+        return Wishes(
+            output=output, resume=self.resume, keep=self.keep_state, log=self.log, force=force
+        )
 
 
-def worker_count(choice: int | None) -> int:
+@bundle("Training")
+class Batches:
+    """How a network learns, whatever it learns."""
+
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Rows of a batch.")
+    ] = _DEFAULTS.batch_size
+    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = (
+        _DEFAULTS.weight_decay
+    )
+    seed: SeedOption = _DEFAULTS.seed
+    augment: Annotated[
+        bool | None,
+        typer.Option(
+            "--augment/--no-augment",
+            help="Augment images, as torch-conv-kan does (default: for convolutions).",
+            show_default=False,
+        ),
+    ] = _DEFAULTS.augment
+
+    def check(self) -> None:
+        """Refuse numbers that are not finite."""
+        check_finite(weight_decay=self.weight_decay)
+
+
+@bundle("Where to compute")
+class TrainingMachine(Compute):
+    """Device, threads and processes, and how passes are computed."""
+
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")
+    ] = _DEFAULTS.compile
+    precision: Annotated[
+        Precision,
+        typer.Option("--precision", help="Number format of training passes; measuring is float32."),
+    ] = _DEFAULTS.precision
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            max=1024,
+            help="Processes that prepare augmented images (default: one a core but one, at most"
+            " 4).",
+            show_default=False,
+        ),
+    ] = None
+
+    def machine(self) -> Machine:
+        """The library's record of device and processes; the threads are set from now on."""
+        use_threads(self.threads)
+        return Machine(device=self.device, workers=_worker_count(self.workers))
+
+
+def _worker_count(choice: int | None) -> int:
     """Processes for augmented images; every process of torchrun starts as many."""
     if choice is not None:
         return choice

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import kancompress
 from kancompress.cli import _calibration, _files, _output
+from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
-    DEFAULT_DATA_DIR,
-    BaseActivationOption,
+    Compute,
     DataDirOption,
-    DebugOption,
-    ForceOption,
-    GridRangeOption,
+    Foreign,
     InputArgument,
     InputShapeOption,
-    JsonOption,
-    LayoutOption,
     ModuleOption,
     OptionalOutput,
-    RbfDenominatorOption,
     SeedOption,
-    SplineOrderOption,
-    ThreadsOption,
-    run_options,
+    Shown,
     use_threads,
 )
 from kancompress.cli._run import shared_command
@@ -43,17 +36,19 @@ from kancompress.config import (
     StoredDtype,
 )
 from kancompress.errors import UsageError
+from kancompress.specs import DataOptions
 
 if TYPE_CHECKING:
-    from kancompress.packing.pack import LayerClustering
+    from kancompress import Compression, LayerClustering
 
-_DEFAULTS = CalibrationConfig()
+_CLUSTER, _CALIBRATION = ClusterConfig(), CalibrationConfig()
+_GIB = 2**30
 
 
-@shared_command
-def cluster(
-    source: InputArgument,
-    output: OptionalOutput = None,
+@bundle("Clusters")
+class Clusters:
+    """How many centroids there are, and how k-means finds them."""
+
     clusters: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,7 +60,7 @@ def cluster(
             " auto: chosen for each layer, with --calibrate and a target.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     target_bytes: Annotated[
         int | None,
         typer.Option(
@@ -75,25 +70,50 @@ def cluster(
             help="Take the largest K with which the whole file has at most N bytes.",
             show_default=False,
         ),
-    ] = None,
-    codebook_dtype: Annotated[
-        StoredDtype, typer.Option(help="Type of the stored centroids.")
-    ] = StoredDtype.SOURCE,
-    side_dtype: Annotated[
-        StoredDtype,
-        typer.Option(help="Type of stored biases, norms and recurrence weights (own networks)."),
-    ] = StoredDtype.SOURCE,
-    max_iterations: Annotated[int, typer.Option(min=1, help="Most k-means iterations.")] = 100,
-    kmeans: Annotated[
-        KMeans, typer.Option(help="Whose k-means runs; the start is the same.")
-    ] = KMeans.OWN,
+    ] = _CLUSTER.target_bytes
+    max_iterations: Annotated[int, typer.Option(min=1, help="Most k-means iterations.")] = (
+        _CLUSTER.max_iterations
+    )
+    kmeans: Annotated[KMeans, typer.Option(help="Whose k-means runs; the start is the same.")] = (
+        _CLUSTER.kmeans
+    )
     metric: Annotated[
         Metric,
         typer.Option(help="What k-means measures: coefficients, or functions on their grid."),
-    ] = Metric.COEFFICIENTS,
+    ] = _CLUSTER.metric
+    seed: SeedOption = _CLUSTER.seed
+
+
+@bundle("Packed file")
+class Stored:
+    """What the packed file holds, and in which types."""
+
+    codebook_dtype: Annotated[StoredDtype, typer.Option(help="Type of the stored centroids.")] = (
+        _CLUSTER.codebook_dtype
+    )
+    side_dtype: Annotated[
+        StoredDtype,
+        typer.Option(help="Type of stored biases, norms and recurrence weights (own networks)."),
+    ] = _CLUSTER.side_dtype
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
-    ] = False,
+    ] = _CLUSTER.force_pack
+    keep_scaler: Annotated[
+        bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
+    ] = False
+    keep_extra: Annotated[
+        bool,
+        typer.Option(
+            "--keep-extra",
+            help="Keep what a torch file holds beside the model, such as the optimizer.",
+        ),
+    ] = False
+
+
+@bundle("Clustering by outputs")
+class ByOutputs:
+    """What goes with --calibrate."""
+
     calibrate: Annotated[
         str | None,
         typer.Option(
@@ -102,36 +122,40 @@ def cluster(
             " file with an array x.",
             show_default=False,
         ),
-    ] = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    model: ModuleOption = None,
-    input_shape: InputShapeOption = None,
-    method: Annotated[Method, typer.Option(help="How far to go with --calibrate.")] = Method.SWEEPS,
-    samples: Annotated[int, typer.Option(min=16, help="Rows to calibrate on.")] = 16_384,
+    ] = None
+    data_dir: DataDirOption = DataOptions().directory
+    model: ModuleOption = None
+    input_shape: InputShapeOption = None
+    method: Annotated[Method, typer.Option(help="How far to go with --calibrate.")] = (
+        _CALIBRATION.method
+    )
+    samples: Annotated[int, typer.Option(min=16, help="Rows to calibrate on.")] = (
+        _CALIBRATION.samples
+    )
     rounds: Annotated[
         int | None,
         typer.Option(
             min=0, help="Rounds of feedback and refit.", show_default="while they pay, at most 8"
         ),
-    ] = None,
+    ] = _CALIBRATION.rounds
     sweeps: Annotated[
         int | None,
         typer.Option(min=0, help="Sweeps with a refit.", show_default="while they pay, at most 8"),
-    ] = None,
+    ] = _CALIBRATION.sweeps
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
-    ] = 6.0,
+    ] = _CALIBRATION.memory / _GIB
     target_ratio: Annotated[
         float | None,
         typer.Option(min=1.0, help="With -k auto: the source's bytes over the packed file's."),
-    ] = None,
+    ] = None
     target_error: Annotated[
         float | None,
         typer.Option(min=0.0, help="With -k auto: most relative error of the network's outputs."),
-    ] = None,
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With -k auto: tell the choice, write nothing.")
-    ] = False,
+    ] = False
     report: Annotated[
         Path | None,
         typer.Option(
@@ -140,34 +164,45 @@ def cluster(
             help="Write what was measured, as JSON.",
             show_default=False,
         ),
-    ] = None,
-    layout: LayoutOption = None,
-    base_activation: BaseActivationOption = None,
-    rbf_denominator: RbfDenominatorOption = None,
-    grid_range: GridRangeOption = None,
-    spline_order: SplineOrderOption = None,
-    keep_scaler: Annotated[
-        bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
-    ] = False,
-    keep_extra: Annotated[
-        bool,
-        typer.Option(
-            "--keep-extra",
-            help="Keep what a torch file holds beside the model, such as the optimizer.",
-        ),
-    ] = False,
-    seed: SeedOption = 0,
+    ] = None
+
+    def config(self, clusters: Clusters) -> CalibrationConfig:
+        """The library's record of these options."""
+        return CalibrationConfig(
+            method=self.method,
+            samples=self.samples,
+            rounds=self.rounds,
+            sweeps=self.sweeps,
+            memory=int(min(self.memory, 2**20) * _GIB),
+            max_iterations=clusters.max_iterations,
+            seed=clusters.seed,
+        )
+
+
+@bundle("Where to compute")
+class ClusterMachine(Compute):
+    """Device and threads."""
+
     device: Annotated[
         Device,
         typer.Option(
             help="Where to compute with --calibrate; auto is cuda, else cpu. Plain k-means runs on"
             " the CPU."
         ),
-    ] = Device.AUTO,
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
+    ] = Device.AUTO
+
+
+@shared_command
+def cluster(
+    source: InputArgument,
+    output: OptionalOutput = None,
+    *,
+    clusters: Clusters,
+    stored: Stored,
+    by_outputs: ByOutputs,
+    machine: ClusterMachine,
+    foreign: Foreign,
+    shown: Shown,
 ) -> None:
     """Cluster the edge vectors of each layer and write a packed file (stage 2).
 
@@ -184,86 +219,40 @@ def cluster(
       kancompress cluster mnist.safetensors --calibrate mnist -o packed.safetensors
       kancompress cluster mnist.safetensors --calibrate mnist -k auto --target-bytes 10000 -o p.st
     """
-    common, layers, auto = _clusters(clusters or [])
-    if target_bytes is not None and common is not None:
+    common, layers, auto = _clusters(clusters.clusters or [])
+    if clusters.target_bytes is not None and common is not None:
         raise UsageError(
             f"--target-bytes chooses the number of clusters; leave out --clusters {common}, or"
             " write NAME=K for single layers."
         )
-    options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
-    wishes = _calibration.Wishes(
-        options=options,
-        calibrate=calibrate,
-        model=model,
-        input_shape=input_shape,
-        auto=auto,
-        target_bytes=target_bytes,
-        target_ratio=target_ratio,
-        target_error=target_error,
-        device=device,
-        dry_run=dry_run,
-        report=report,
-        keep_scaler=keep_scaler,
-        keep_extra=keep_extra,
-    )
-    needing = {
-        "--method": method is not Method.SWEEPS,
-        "--samples": samples != _DEFAULTS.samples,
-        "--rounds": rounds is not None,
-        "--sweeps": sweeps is not None,
-        "--memory": memory != _DEFAULTS.memory / 2**30,
-    }
-    wishes.check(needing)
-    _check_polish(method, rounds, sweeps)
-    if output is None and not dry_run:
+    wishes = _wishes(clusters, stored, by_outputs, machine, foreign, auto=auto)
+    _check(wishes, by_outputs)
+    if output is None and not by_outputs.dry_run:
         raise UsageError("The file to write is missing; name it with --output OUT.")
     kept = _files.inputs(source, wishes.file())
     if output is not None:
-        _files.check_output(output, force=force, inputs=kept)
-    wishes.check_report(output, force=force, inputs=kept)
+        _files.check_output(output, force=shown.force, inputs=kept)
+    wishes.check_report(output, force=shown.force, inputs=kept)
     found = _files.given(source)
-    use_threads(threads)
-    config = ClusterConfig(
-        clusters=common,
-        layers=layers,
-        codebook_dtype=codebook_dtype,
-        side_dtype=side_dtype,
-        seed=seed,
-        max_iterations=max_iterations,
-        force_pack=force_pack,
-        metric=metric,
-        kmeans=kmeans,
-        target_bytes=None if calibrate else target_bytes,
-    )
-    if calibrate is None:
+    use_threads(machine.threads)
+    config = _config(clusters, stored, common, layers, plain=wishes.calibrate is None)
+    if by_outputs.dry_run:
+        rows = wishes.rows(by_outputs.data_dir)
+        _choose(found, rows, wishes, config, by_outputs.config(clusters), shown)
+        return
+    if wishes.calibrate is None:
         packed = kancompress.cluster(
             found.source,
             config,
-            options=options,
-            keep_scaler=keep_scaler,
-            keep_extra=keep_extra,
+            options=wishes.options,
+            keep_scaler=stored.keep_scaler,
+            keep_extra=stored.keep_extra,
             name=found.name,
             report=_tell,
         )
     else:
-        calibration = CalibrationConfig(
-            method=method,
-            samples=samples,
-            rounds=rounds,
-            sweeps=sweeps,
-            memory=int(min(memory, 2**20) * 2**30),
-            max_iterations=max_iterations,
-            seed=seed,
-        )
-        rows = wishes.rows(data_dir)
-        if dry_run:
-            choice = _calibration.choose(found, rows, wishes, config, calibration)
-            _calibration.tell(choice)
-            if report is not None:
-                _files.write_bytes(_calibration.report_bytes(choice), str(report), force=force)
-            if json_:
-                _output.document({"calibration": _calibration.record(choice)})
-            return
+        rows = wishes.rows(by_outputs.data_dir)
+        calibration = by_outputs.config(clusters)
         packed = _calibration.run(found, rows, wishes, config, calibration, _tell)
         assert packed.calibrated is not None
         _calibration.tell(packed.calibrated)
@@ -271,29 +260,109 @@ def cluster(
     for note in packed.notes:
         _output.note(note)
     more = []
-    if report is not None and packed.calibrated is not None:
-        more.append((report, _calibration.report_bytes(packed.calibrated)))
-    written = _files.write_with(packed.model, output, more, force=force, inputs=kept)
+    if wishes.report is not None and packed.calibrated is not None:
+        more.append((wishes.report, _calibration.report_bytes(packed.calibrated)))
+    written = _files.write_with(packed.model, output, more, force=shown.force, inputs=kept)
+    _tell_written(packed, written, clusters.target_bytes)
+    if shown.json_:
+        _print(packed, output, written)
+
+
+def _wishes(
+    clusters: Clusters,
+    stored: Stored,
+    by_outputs: ByOutputs,
+    machine: ClusterMachine,
+    foreign: Foreign,
+    *,
+    auto: bool,
+) -> _calibration.Wishes:
+    return _calibration.Wishes(
+        options=foreign.options(),
+        calibrate=by_outputs.calibrate,
+        model=by_outputs.model,
+        input_shape=by_outputs.input_shape,
+        auto=auto,
+        target_bytes=clusters.target_bytes,
+        target_ratio=by_outputs.target_ratio,
+        target_error=by_outputs.target_error,
+        device=machine.device,
+        dry_run=by_outputs.dry_run,
+        report=by_outputs.report,
+        keep_scaler=stored.keep_scaler,
+        keep_extra=stored.keep_extra,
+    )
+
+
+def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
+    """Refuse options that need others, or exclude each other."""
+    needing = {
+        "--method": by_outputs.method is not _CALIBRATION.method,
+        "--samples": by_outputs.samples != _CALIBRATION.samples,
+        "--rounds": by_outputs.rounds is not None,
+        "--sweeps": by_outputs.sweeps is not None,
+        "--memory": by_outputs.memory != _CALIBRATION.memory / _GIB,
+    }
+    wishes.check(needing)
+    _check_polish(by_outputs.method, by_outputs.rounds, by_outputs.sweeps)
+
+
+def _config(
+    clusters: Clusters, stored: Stored, common: int | None, layers: dict[str, int], *, plain: bool
+) -> ClusterConfig:
+    return ClusterConfig(
+        clusters=common,
+        layers=layers,
+        codebook_dtype=stored.codebook_dtype,
+        side_dtype=stored.side_dtype,
+        seed=clusters.seed,
+        max_iterations=clusters.max_iterations,
+        force_pack=stored.force_pack,
+        metric=clusters.metric,
+        kmeans=clusters.kmeans,
+        target_bytes=clusters.target_bytes if plain else None,
+    )
+
+
+def _choose(
+    found: _files.Given,
+    rows: DataOptions,
+    wishes: _calibration.Wishes,
+    config: ClusterConfig,
+    calibration: CalibrationConfig,
+    shown: Shown,
+) -> None:
+    """Tell the numbers of clusters that a run would take, and pack nothing."""
+    choice = _calibration.choose(found, rows, wishes, config, calibration)
+    _calibration.tell(choice)
+    if wishes.report is not None:
+        report = _calibration.report_bytes(choice)
+        _files.write_bytes(report, str(wishes.report), force=shown.force)
+    if shown.json_:
+        _output.document({"calibration": _calibration.record(choice)})
+
+
+def _tell_written(packed: Compression, written: int, target: int | None) -> None:
     origin = packed.model.source
     _output.note(
         f"{_output.size(written)} bytes; the source has {_output.size(origin.file)}"
         + (f", its dense twin {_output.size(origin.dense[1])}" if origin.dense else "")
-        + (f"; at most {_output.size(target_bytes)} were asked for" if target_bytes else "")
+        + (f"; at most {_output.size(target)} were asked for" if target else "")
     )
-    if json_:
-        _output.document(
-            {
-                "output": output,
-                "file_bytes": written,
-                "source": origin.to_json(),
-                "layers": [asdict(layer) for layer in packed.layers],
-                "notes": list(packed.notes),
-            }
-            | (
-                {"calibration": _calibration.record(packed.calibrated)} if packed.calibrated else {}
-            ),
-            to_stderr=output == _files.DASH,
-        )
+
+
+def _print(packed: Compression, output: str, written: int) -> None:
+    """Print the JSON document."""
+    document: dict[str, Any] = {
+        "output": output,
+        "file_bytes": written,
+        "source": packed.model.source.to_json(),
+        "layers": [asdict(layer) for layer in packed.layers],
+        "notes": list(packed.notes),
+    }
+    if packed.calibrated:
+        document["calibration"] = _calibration.record(packed.calibrated)
+    _output.document(document, to_stderr=output == _files.DASH)
 
 
 def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:

@@ -8,46 +8,17 @@ from typing import Annotated
 import typer
 
 import kancompress
-from kancompress.cli import _files, _model, _output, _scores
-from kancompress.cli._options import (
-    DEFAULT_DATA_DIR,
-    BaseActivationOption,
-    DataDirOption,
-    DataFileOption,
-    DatasetOption,
-    DebugOption,
-    DeviceOption,
-    DownloadOption,
-    ForceOption,
-    GridRangeOption,
-    InputArgument,
-    InputShapeOption,
-    JsonOption,
-    LayoutOption,
-    ModuleOption,
-    RbfDenominatorOption,
-    SplineOrderOption,
-    TestSplitOption,
-    ThreadsOption,
-    data_options,
-    run_options,
-    use_threads,
-)
+from kancompress.cli import _files, _output, _scores
+from kancompress.cli._bundles import bundle
+from kancompress.cli._options import Compute, Foreign, InputArgument, ModelData, OwnModel, Shown
 from kancompress.cli._run import command
-from kancompress.config import Device, Machine
 from kancompress.errors import UsageError
 
 
-@command
-def evaluate(
-    source: InputArgument,
-    model: ModuleOption = None,
-    input_shape: InputShapeOption = None,
-    data: DataFileOption = None,
-    dataset: DatasetOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    download: DownloadOption = False,
-    test_split: TestSplitOption = None,
+@bundle("Results")
+class Outputs:
+    """What is written beside the score."""
+
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -56,17 +27,18 @@ def evaluate(
             help="Write the outputs (and classes) of the test rows: .safetensors or .npz.",
             show_default=False,
         ),
-    ] = None,
-    layout: LayoutOption = None,
-    base_activation: BaseActivationOption = None,
-    rbf_denominator: RbfDenominatorOption = None,
-    grid_range: GridRangeOption = None,
-    spline_order: SplineOrderOption = None,
-    device: DeviceOption = Device.AUTO,
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
+    ] = None
+
+
+@command
+def evaluate(
+    source: InputArgument,
+    data: ModelData,
+    outputs: Outputs,
+    machine: Compute,
+    own: OwnModel,
+    foreign: Foreign,
+    shown: Shown,
 ) -> None:
     """Score a dense, meta or packed file on the test rows of its data set.
 
@@ -81,31 +53,26 @@ def evaluate(
       kancompress eval efficient_kan.pt --dataset mnist --base-activation gelu
       kancompress eval packed.safetensors --model models:Net --data images.npz
     """
-    shape = _model.row_shape(model, input_shape)
-    rows = data_options(data, data_dir, download, test_split, dataset, shape)
-    options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
+    rows = data.options(own.row_shape())
+    options = foreign.options()
+    predictions = outputs.predictions
     if str(predictions) == _files.DASH:
         raise UsageError("--predictions names a file; standard output holds the score.")
     if predictions:
-        kept = _files.inputs(source, data)
-        kancompress.check_predictions_target(predictions, force=force, inputs=kept)
+        kept = _files.inputs(source, data.data)
+        kancompress.check_predictions_target(predictions, force=shown.force, inputs=kept)
     found = _files.given(source)
-    _files.check_there(data)
-    use_threads(threads)
-    with _model.own_model(model) as module:
+    _files.check_there(data.data)
+    where = machine.machine()
+    with own.made() as module:
         done = kancompress.evaluate(
-            found.source,
-            rows,
-            options=options,
-            model=module,
-            machine=Machine(device=device),
-            name=found.name,
+            found.source, rows, options=options, model=module, machine=where, name=found.name
         )
     for note in done.notes:
         _output.note(f"assumed {note}")
     if predictions:
-        kancompress.save_predictions(done, predictions, force=force)
-    if json_:
+        kancompress.save_predictions(done, predictions, force=shown.force)
+    if shown.json_:
         record = {"seconds": done.seconds, "notes": list(done.notes)}
         _output.document(_scores.score_json(done.score) | record)
         return

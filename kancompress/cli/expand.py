@@ -9,13 +9,7 @@ import typer
 
 import kancompress
 from kancompress.cli import _files, _output
-from kancompress.cli._options import (
-    DebugOption,
-    ForceOption,
-    InputArgument,
-    JsonOption,
-    OutputOption,
-)
+from kancompress.cli._options import InputArgument, OutputOption, Shown
 from kancompress.cli._run import command
 
 # Whether a suffix asks for a torch file; the source's own container where it says nothing.
@@ -34,9 +28,8 @@ def expand(
             " gigabyte.",
         ),
     ] = False,
-    force: ForceOption = False,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
+    *,
+    shown: Shown,
 ) -> None:
     """Write a packed file's network with all its coefficients.
 
@@ -51,16 +44,16 @@ def expand(
       kancompress expand packed.safetensors -o - | kancompress eval -
     """
     kept = _files.inputs(source)
-    _files.check_output(output, force=force, inputs=kept)
+    _files.check_output(output, force=shown.force, inputs=kept)
     found = _files.given(source)
     dense = kancompress.expand(found.source, name=found.name, any_size=any_size)
     if isinstance(dense, kancompress.Checkpoint):
-        written = _files.write_record(dense, output, force=force, inputs=kept)
+        written = _files.write_record(dense, output, force=shown.force, inputs=kept)
     else:
         suffix = _TORCH_FILE.get(Path(output).suffix)
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
-        written = _files.write_bytes(dense.encode(torch_file=suffix), output, force=force)
+        written = _files.write_bytes(dense.encode(torch_file=suffix), output, force=shown.force)
         alike: dict[str, list[str]] = {}
         for name, form in dense.forms.items():
             alike.setdefault(form.text, []).append(name or ".")
@@ -68,5 +61,5 @@ def expand(
             if text:
                 _output.note(f"the packed file alone says of {', '.join(names)}: {text}")
     _output.note(f"{_output.size(written)} bytes")
-    if json_:
+    if shown.json_:
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)

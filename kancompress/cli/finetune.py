@@ -4,56 +4,31 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import kancompress
-from kancompress.cli import _files, _model, _output, _scores
+from kancompress.cli import _files, _output, _scores
+from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
-    DEFAULT_DATA_DIR,
-    BaseActivationOption,
-    BatchOption,
-    CompileOption,
-    DataDirOption,
-    DataFileOption,
-    DatasetOption,
-    DebugOption,
-    DeviceOption,
-    DownloadOption,
-    ForceOption,
-    GridRangeOption,
+    Foreign,
     InputArgument,
-    InputShapeOption,
-    JsonOption,
-    LayoutOption,
-    ModuleOption,
+    ModelData,
     OutputOption,
-    PrecisionOption,
-    RbfDenominatorOption,
-    SeedOption,
-    SplineOrderOption,
-    TestSplitOption,
-    ThreadsOption,
+    OwnModel,
+    Shown,
     check_finite,
-    data_options,
-    run_options,
-    use_threads,
 )
 from kancompress.cli._run import shared_command
-from kancompress.cli._training import (
-    AugmentOption,
-    Keep,
-    KeepStateOption,
-    LogOption,
-    ResumeOption,
-    Wishes,
-    WorkersOption,
-    conducted,
-    worker_count,
-)
-from kancompress.config import Device, FinetuneConfig, Machine, Precision
+from kancompress.cli._training import Batches, LongRun, TrainingMachine, conducted
+from kancompress.config import FinetuneConfig, default_rate
 from kancompress.training.history import best_epoch
+
+if TYPE_CHECKING:
+    from kancompress import Finetuning
+
+_DEFAULTS = FinetuneConfig()
 
 
 class Also(StrEnum):
@@ -64,17 +39,14 @@ class Also(StrEnum):
     HEAD = "head"
 
 
-@shared_command
-def finetune(
-    source: InputArgument,
-    output: OutputOption,
-    model: ModuleOption = None,
-    input_shape: InputShapeOption = None,
-    data: DataFileOption = None,
-    dataset: DatasetOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    download: DownloadOption = False,
-    test_split: TestSplitOption = None,
+def _rate(*, conv: bool) -> str:
+    return f"{default_rate(conv=conv):.0e}".replace("e-0", "e-")
+
+
+@bundle("Fine-tuning")
+class Schedule:
+    """What learns, from what, how fast and how long."""
+
     distill: Annotated[
         Path | None,
         typer.Option(
@@ -83,7 +55,7 @@ def finetune(
             help="Learn from the outputs of this dense checkpoint instead of labels.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     also: Annotated[
         list[Also] | None,
         typer.Option(
@@ -91,37 +63,52 @@ def finetune(
             " convolutions; repeatable. With --distill all do.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     lr: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Learning rate (default 1e-4, convolutions 1e-5).",
+            help=f"Learning rate (default {_rate(conv=False)}, convolutions {_rate(conv=True)}).",
             show_default=False,
         ),
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Most epochs.")] = 5,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 3,
-    batch_size: BatchOption = 128,
-    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
-    seed: SeedOption = 0,
-    compile_: CompileOption = False,
-    augment: AugmentOption = None,
-    workers: WorkersOption = None,
-    precision: PrecisionOption = Precision.FLOAT32,
-    device: DeviceOption = Device.AUTO,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = None,
-    keep_state: KeepStateOption = Keep.STOPPED,
-    log: LogOption = None,
-    layout: LayoutOption = None,
-    base_activation: BaseActivationOption = None,
-    rbf_denominator: RbfDenominatorOption = None,
-    grid_range: GridRangeOption = None,
-    spline_order: SplineOrderOption = None,
-    force: ForceOption = False,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
+    ] = _DEFAULTS.lr
+    epochs: Annotated[int, typer.Option(min=0, help="Most epochs.")] = _DEFAULTS.epochs
+    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = (
+        _DEFAULTS.patience
+    )
+
+    def check(self) -> None:
+        """Refuse numbers that are not finite."""
+        check_finite(lr=self.lr)
+
+    def config(self, batches: Batches, machine: TrainingMachine) -> FinetuneConfig:
+        """The library's record of these options and of how it learns otherwise."""
+        return FinetuneConfig(
+            lr=self.lr,
+            epochs=self.epochs,
+            patience=self.patience,
+            batch_size=batches.batch_size,
+            weight_decay=batches.weight_decay,
+            seed=batches.seed,
+            also=tuple(self.also or (tuple(Also) if self.distill else ())),
+            compile=machine.compile_,
+            precision=machine.precision,
+            augment=batches.augment,
+        )
+
+
+@shared_command
+def finetune(
+    source: InputArgument,
+    output: OutputOption,
+    schedule: Schedule,
+    batches: Batches,
+    data: ModelData,
+    machine: TrainingMachine,
+    run: LongRun,
+    own: OwnModel,
+    foreign: Foreign,
+    shown: Shown,
 ) -> None:
     """Tune the codebooks of a packed file for a few epochs, assignments fixed (stage 3).
 
@@ -136,66 +123,66 @@ def finetune(
       kancompress finetune packed.safetensors --data-dir ~/data --json -o tuned.safetensors
       kancompress finetune packed.safetensors --model models:Net --data my.npz -o tuned.safetensors
     """
-    check_finite(lr=lr, weight_decay=weight_decay)
-    shape = _model.row_shape(model, input_shape)
-    rows = data_options(data, data_dir, download, test_split, dataset, shape)
-    options = run_options(layout, base_activation, rbf_denominator, grid_range, spline_order)
-    kept = _files.inputs(source, data, distill)
-    wishes = Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force)
-    config = FinetuneConfig(
-        lr=lr,
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        weight_decay=weight_decay,
-        seed=seed,
-        also=tuple(also or (tuple(Also) if distill else ())),
-        compile=compile_,
-        precision=precision,
-        augment=augment,
-    )
-    with conducted(wishes, kept, epochs) as conduct:
+    schedule.check()
+    batches.check()
+    rows = data.options(own.row_shape())
+    options = foreign.options()
+    config = schedule.config(batches, machine)
+    kept = _files.inputs(source, data.data, schedule.distill)
+    with conducted(run.wishes(output, force=shown.force), kept, config.epochs) as conduct:
         found = _files.given(source)
-        _files.check_there(data, distill)
-        use_threads(threads)
-        with conduct.bar() as bar, _model.own_model(model) as module:
+        _files.check_there(data.data, schedule.distill)
+        where = machine.machine()
+        with conduct.bar() as bar, own.made() as module:
             done = kancompress.finetune(
                 found.source,
                 rows,
                 config,
                 options=options,
                 model=module,
-                teacher=distill,
+                teacher=schedule.distill,
                 name=found.name,
-                machine=Machine(device=device, workers=worker_count(workers)),
+                machine=where,
                 state=conduct.state,
                 on_epoch=conduct.on_epoch,
                 on_batch=bar.batch,
             )
         for note in done.notes:
             _output.note(f"assumed {note}")
-        written = _files.write_record(done.model, output, force=force, inputs=kept)
+        written = _files.write_record(done.model, output, force=shown.force, inputs=kept)
         conduct.finish()
-    best = best_epoch(done.history)
+    _tell(done)
+    if shown.json_:
+        _print(done, output, written)
+
+
+def _tell(done: Finetuning) -> None:
+    """Print a table of the scores."""
     _output.table(
         ["", "validation", "test"],
         [
             ["before", *map(_scores.text_of, (done.validation_before, done.test_before))],
-            [f"epoch {best}", *map(_scores.text_of, (done.validation, done.test))],
+            [
+                f"epoch {best_epoch(done.history)}",
+                *map(_scores.text_of, (done.validation, done.test)),
+            ],
         ],
     )
-    if json_:
-        _output.document(
-            {
-                "output": output,
-                "file_bytes": written,
-                "best_epoch": best,
-                "validation_before": _scores.score_json(done.validation_before),
-                "validation": _scores.score_json(done.validation),
-                "test_before": _scores.json_of(done.test_before),
-                "test": _scores.json_of(done.test),
-                "notes": list(done.notes),
-                "history": _scores.history_json(done.history),
-            },
-            to_stderr=output == _files.DASH,
-        )
+
+
+def _print(done: Finetuning, output: str, written: int) -> None:
+    """Print the JSON document."""
+    _output.document(
+        {
+            "output": output,
+            "file_bytes": written,
+            "best_epoch": best_epoch(done.history),
+            "validation_before": _scores.score_json(done.validation_before),
+            "validation": _scores.score_json(done.validation),
+            "test_before": _scores.json_of(done.test_before),
+            "test": _scores.json_of(done.test),
+            "notes": list(done.notes),
+            "history": _scores.history_json(done.history),
+        },
+        to_stderr=output == _files.DASH,
+    )

@@ -11,18 +11,12 @@ import typer
 
 import kancompress
 from kancompress.cli import _files, _output
-from kancompress.cli._options import (
-    DebugOption,
-    ForceOption,
-    InputArgument,
-    JsonOption,
-    LayoutOption,
-    SeedOption,
-    layouts,
-)
+from kancompress.cli._bundles import bundle
+from kancompress.cli._options import InputArgument, LayoutOption, SeedOption, Shown, layouts
 from kancompress.cli._run import command
 from kancompress.config import PlotConfig, Projection, RunOptions
 from kancompress.errors import UsageError
+from kancompress.specs import MAX_CLUSTERS
 
 _RATIOS = {
     "formula": "eq. 10: dense coefficients / (n log2 k / 8 + codebooks)",
@@ -32,35 +26,43 @@ _RATIOS = {
     "dense_file": "file of the dense twin / this file",
     "pykan_storage": "dense tensors as pykan stores them (the paper's 79.9) / this file",
 }
+_DEFAULTS = PlotConfig()
 
 
-@command
-def inspect(
-    source: InputArgument,
+@bundle("Reports")
+class Report:
+    """What is told."""
+
     check: Annotated[
         bool,
         typer.Option("--check", help="Only verify structure and checksum; tells by exit code."),
-    ] = False,
+    ] = False
     clusters: Annotated[
         int | None,
         typer.Option(
             "--clusters",
             "-k",
             min=1,
-            max=65_536,
+            max=MAX_CLUSTERS,
             help="Size that the packed file of a checkpoint would have at this k; and the centroids"
             " that pictures of it show (else what cluster takes).",
             show_default=False,
         ),
-    ] = None,
-    layout: LayoutOption = None,
+    ] = None
     print_layout: Annotated[
         bool,
         typer.Option(
             "--print-layout",
             help="Print the layouts of another library's layers as TOML, for --layout @FILE.",
         ),
-    ] = False,
+    ] = False
+    layout: LayoutOption = None
+
+
+@bundle("Pictures")
+class Pictures:
+    """What is drawn, and how."""
+
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +71,7 @@ def inspect(
             help="Draw the edge vectors, coloured by centroid, as .png, .svg or .pdf.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     plot_functions: Annotated[
         Path | None,
         typer.Option(
@@ -78,18 +80,30 @@ def inspect(
             help="Draw the function of each centroid over the grid, and how many edges use it.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     projection: Annotated[
         Projection, typer.Option(help="How --plot brings edge vectors into the plane.")
-    ] = Projection.PCA,
+    ] = _DEFAULTS.projection
     sample: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Most edges of a layer that --plot draws.")
-    ] = 2000,
-    seed: SeedOption = 0,
-    force: ForceOption = False,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+    ] = _DEFAULTS.sample
+    seed: SeedOption = _DEFAULTS.seed
+
+    @property
+    def drawn(self) -> list[tuple[str, Path]]:
+        """Kinds and paths of the pictures that are asked for."""
+        both = (("edges", self.plot), ("functions", self.plot_functions))
+        return [(kind, path) for kind, path in both if path is not None]
+
+    def config(self, clusters: int | None) -> PlotConfig:
+        """The library's record of these options."""
+        return PlotConfig(
+            projection=self.projection, clusters=clusters, sample=self.sample, seed=self.seed
+        )
+
+
+@command
+def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Shown) -> None:
     """Show what a file holds and what every part weighs.
 
     Works on packed, dense and meta files, on any safetensors file, and on torch files of other
@@ -105,52 +119,54 @@ def inspect(
       kancompress inspect trained.safetensors --plot edges.png --projection tsne
       kancompress inspect packed.safetensors --plot-functions functions.png
     """
-    drawn = [path for path in (plot, plot_functions) if path is not None]
-    if print_layout and (check or json_ or clusters is not None or drawn):
-        raise UsageError("--print-layout prints nothing else; leave the other options out.")
-    if check and drawn:
-        raise UsageError("--check draws nothing; leave --plot and --plot-functions out.")
-    if len(drawn) == 2 and drawn[0].resolve() == drawn[1].resolve():
-        raise UsageError(f"Both pictures are to be {drawn[0]}; give them two names.")
+    _check(report, pictures, shown)
     kept = _files.inputs(source)
-    for path in drawn:
-        kancompress.check_picture_target(path, force=force, inputs=kept)
+    for _, path in pictures.drawn:
+        kancompress.check_picture_target(path, force=shown.force, inputs=kept)
     found = _files.given(source)
-    if print_layout:
-        _output.lines(
-            kancompress.print_layouts(found.source, layouts=layouts(layout or []), name=found.name)
-        )
+    chosen = layouts(report.layout or [])
+    if report.print_layout:
+        _output.lines(kancompress.print_layouts(found.source, layouts=chosen, name=found.name))
         return
-    report = kancompress.inspect(
-        found.source,
-        found.name,
-        check=check,
-        clusters=clusters,
-        layouts=layouts(layout or []),
+    told = kancompress.inspect(
+        found.source, found.name, check=report.check, clusters=report.clusters, layouts=chosen
     )
-    config = PlotConfig(projection=projection, clusters=clusters, sample=sample, seed=seed)
-    plots = _draw(found, plot, plot_functions, config, layouts(layout or []), force, kept)
-    if json_:
-        _output.document(report | ({"plots": plots} if plots else {}))
-    elif check:
-        _output.note(f"{found.name}: sound ({report['kind']})")
+    config = pictures.config(report.clusters)
+    plots = _draw(found, pictures, config, chosen, force=shown.force, kept=kept)
+    if shown.json_:
+        _output.document(told | ({"plots": plots} if plots else {}))
+    elif report.check:
+        _output.note(f"{found.name}: sound ({told['kind']})")
     else:
-        _show(report, found.name)
+        _show(told, found.name)
     for one in plots:
         size = _output.size(one["file_bytes"])
         _output.note(f"{one['output']}: picture of the {one['kind']}, {size} bytes")
 
 
+def _check(report: Report, pictures: Pictures, shown: Shown) -> None:
+    """Refuse options that exclude each other."""
+    drawn = [path for _, path in pictures.drawn]
+    others = (report.check, shown.json_, report.clusters is not None, drawn)
+    if report.print_layout and any(others):
+        raise UsageError("--print-layout prints nothing else; leave the other options out.")
+    if report.check and drawn:
+        raise UsageError("--check draws nothing; leave --plot and --plot-functions out.")
+    if len(drawn) == 2 and drawn[0].resolve() == drawn[1].resolve():
+        raise UsageError(f"Both pictures are to be {drawn[0]}; give them two names.")
+
+
 def _draw(
     found: _files.Given,
-    edges: Path | None,
-    functions: Path | None,
+    pictures: Pictures,
     config: PlotConfig,
     chosen: dict[str, str],
+    *,
     force: bool,
     kept: list[Path],
 ) -> list[dict[str, Any]]:
     """Draw the pictures that were asked for; what is told of each."""
+    edges, functions = pictures.plot, pictures.plot_functions
     options = RunOptions(layouts=chosen)
     common: dict[str, Any] = {"name": found.name, "force": force, "inputs": kept}
     sizes: Sequence[int] = ()
@@ -164,11 +180,9 @@ def _draw(
         sizes = [
             kancompress.plot_functions(found.source, functions, config, options=options, **common)
         ]
-    drawn = [("edges", edges), ("functions", functions)]
-    paths = [(kind, path) for kind, path in drawn if path is not None]
     return [
         {"kind": kind, "output": str(path), "file_bytes": size}
-        for (kind, path), size in zip(paths, sizes, strict=True)
+        for (kind, path), size in zip(pictures.drawn, sizes, strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ import typer
 
 import kancompress
 from kancompress.cli import cluster, evaluate, expand, finetune, inspect, train
+from kancompress.cli._bundles import Command
 from kancompress.cli._run import Group
 
 app = typer.Typer(
@@ -18,12 +19,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("cluster")(cluster.cluster)
-app.command("finetune")(finetune.finetune)
-app.command("eval")(evaluate.evaluate)
-app.command("inspect")(inspect.inspect)
-app.command("expand")(expand.expand)
+app.command("train", cls=Command)(train.train)
+app.command("cluster", cls=Command)(cluster.cluster)
+app.command("finetune", cls=Command)(finetune.finetune)
+app.command("eval", cls=Command)(evaluate.evaluate)
+app.command("inspect", cls=Command)(inspect.inspect)
+app.command("expand", cls=Command)(expand.expand)
 
 
 def _version(wanted: bool) -> None:

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import kancompress
 from kancompress.cli import _files, _output, _scores
-from kancompress.cli._options import (
-    DEFAULT_DATA_DIR,
-    BatchOption,
-    CompileOption,
-    DataDirOption,
-    DataFileOption,
-    DebugOption,
-    DeviceOption,
-    DownloadOption,
-    ForceOption,
-    JsonOption,
-    OutputOption,
-    PrecisionOption,
-    SeedOption,
-    TestSplitOption,
-    ThreadsOption,
-    check_finite,
-    data_options,
-    use_threads,
-)
+from kancompress.cli._bundles import bundle
+from kancompress.cli._options import OutputOption, Shown, TrainingData, check_finite
 from kancompress.cli._run import shared_command
-from kancompress.cli._training import (
-    AugmentOption,
-    Keep,
-    KeepStateOption,
-    LogOption,
-    ResumeOption,
-    Wishes,
-    WorkersOption,
-    conducted,
-    worker_count,
-)
-from kancompress.config import CHANNELS, Device, Machine, Precision, TrainConfig, default_training
+from kancompress.cli._training import Batches, LongRun, TrainingMachine, conducted
+from kancompress.config import CHANNELS, HIDDEN, TrainConfig, default_training
 from kancompress.errors import UsageError
 from kancompress.specs import (
     BasisSpec,
     ConvSpec,
-    DatasetName,
     Family,
     MetaSpec,
     ModelName,
@@ -56,109 +27,229 @@ from kancompress.specs import (
 )
 from kancompress.training.history import best_epoch
 
+if TYPE_CHECKING:
+    from kancompress import Training
 
-@shared_command
-def train(
-    output: OutputOption,
-    model: Annotated[ModelName, typer.Option(help="Which network.")] = ModelName.METAFASTKAN,
-    dataset: Annotated[
-        DatasetName | None,
-        typer.Option(help="Named data set (default digits).", show_default=False),
-    ] = None,
-    data: DataFileOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    download: DownloadOption = False,
-    test_split: TestSplitOption = None,
+_PLAIN, _CONV = default_training(ModelName.METAFASTKAN), default_training(ModelName.METAFASTKANCONV)
+_META, _CONV_META = default_meta(conv=False), default_meta(conv=True)
+_DROPOUT = default_conv(len(CHANNELS)).dropout
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+@bundle("Network")
+class Network:
+    """Which network."""
+
+    model: Annotated[ModelName, typer.Option(help="Which network.")] = ModelName.METAFASTKAN
     hidden: Annotated[
         str | None,
         typer.Option(
-            help="Hidden units of each layer, or channels of convolutions (default 32, or"
-            " 32,64,128,256).",
+            help=f"Hidden units of each layer, or channels of convolutions (default"
+            f" {_listed(HIDDEN)}, or {_listed(CHANNELS)}).",
             show_default=False,
         ),
-    ] = None,
-    grid_low: Annotated[float | None, typer.Option(help="Lower end of the grid.")] = None,
-    grid_high: Annotated[float | None, typer.Option(help="Upper end of the grid.")] = None,
+    ] = None
+    grid_low: Annotated[float | None, typer.Option(help="Lower end of the grid.")] = None
+    grid_high: Annotated[float | None, typer.Option(help="Upper end of the grid.")] = None
     grid_size: Annotated[
         int | None,
         typer.Option(min=1, max=65_536, help="Grid intervals, or number of RBFs for fastkan."),
-    ] = None,
+    ] = None
     degree: Annotated[
         int | None, typer.Option(min=0, max=16, help="Degree of the splines or polynomials.")
-    ] = None,
+    ] = None
     embedding: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=65_536,
-            help="Embedding size of a meta network (default 1, with convolutions 2).",
+            help=f"Embedding size of a meta network (default {_META.embedding}, with convolutions"
+            f" {_CONV_META.embedding}).",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     meta_hidden: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=65_536,
-            help="Hidden units of the meta-learner (default 32).",
+            help=f"Hidden units of the meta-learner (default {_META.hidden}).",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     dropout: Annotated[
         float | None,
         typer.Option(
             min=0,
             help="Share of channels that convolutions behind the first drop in training (default"
-            " 0.25).",
+            f" {_DROPOUT[0]:g}).",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     head_dropout: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Share of features that the linear layer behind them drops (default 0.5).",
+            help="Share of features that the linear layer behind them drops (default"
+            f" {_DROPOUT[1]:g}).",
             show_default=False,
         ),
-    ] = None,
+    ] = None
+
+    def check(self) -> None:
+        """Refuse numbers that are not finite."""
+        check_finite(
+            dropout=self.dropout,
+            head_dropout=self.head_dropout,
+            grid_low=self.grid_low,
+            grid_high=self.grid_high,
+        )
+
+    def basis(self) -> BasisSpec:
+        """The basis of the edges. Raises UsageError for options that it does not have."""
+        default = default_basis(self.model.family, conv=self.model.is_conv)
+        given = (self.grid_low, self.grid_high, self.grid_size)
+        if default.grid is None and given != (None, None, None):
+            raise UsageError(f"{self.model} has no grid; leave --grid-low, -high and -size out.")
+        if default.degree is None and self.degree is not None:
+            raise UsageError(f"{self.model} has no degree; leave --degree out.")
+        return BasisSpec(
+            family=self.model.family,
+            grid=None if default.grid is None else self._grid(default.grid),
+            degree=default.degree if self.degree is None else self.degree,
+        )
+
+    def _grid(self, default: tuple[float, float, int]) -> tuple[float, float, int]:
+        low = default[0] if self.grid_low is None else self.grid_low
+        high = default[1] if self.grid_high is None else self.grid_high
+        size = default[2] if self.grid_size is None else self.grid_size
+        if not low < high:
+            raise UsageError(f"The grid from {low} to {high} is empty.")
+        if self.model.family is Family.FASTKAN and size < 2:
+            raise UsageError(f"{self.model} needs at least 2 RBFs; raise --grid-size.")
+        return low, high, size
+
+    def meta(self, schedule: Schedule) -> MetaSpec | None:
+        """The meta-learner, if the network has one. Raises UsageError for options of one."""
+        if self.model.is_meta:
+            default = default_meta(conv=self.model.is_conv)
+            return MetaSpec(
+                embedding=self.embedding or default.embedding,
+                hidden=self.meta_hidden or default.hidden,
+            )
+        given = (self.embedding, self.meta_hidden, schedule.lr_embedding, schedule.lr_rest)
+        if given != (None,) * 4:
+            raise UsageError(
+                f"{self.model} has no meta-learner; leave --embedding, --meta-hidden,"
+                " --lr-embedding and --lr-rest out."
+            )
+        return None
+
+    def widths(self) -> tuple[int, ...] | None:
+        """Hidden units or channels. Raises UsageError for what is no list of them."""
+        if self.hidden is None:
+            return None
+        try:
+            widths = tuple(int(part) for part in self.hidden.split(","))
+        except ValueError:
+            widths = ()
+        if not widths or min(widths) < 1 or max(widths) >= 1 << 31:
+            raise UsageError(
+                f"--hidden {self.hidden} is no list of layer widths; write 32 or 64,32."
+            )
+        return widths
+
+    def conv(self, widths: tuple[int, ...] | None) -> ConvSpec | None:
+        """The convolutions, if the network has them. Raises UsageError for options of theirs."""
+        if not self.model.is_conv:
+            if (self.dropout, self.head_dropout) != (None, None):
+                raise UsageError(
+                    f"{self.model} has no dropout; leave --dropout and --head-dropout out."
+                )
+            return None
+        conv = default_conv(len(widths or CHANNELS))
+        shares = (
+            conv.dropout[0] if self.dropout is None else self.dropout,
+            conv.dropout[1] if self.head_dropout is None else self.head_dropout,
+        )
+        for name, share in zip(("--dropout", "--head-dropout"), shares, strict=True):
+            if share >= 1:
+                raise UsageError(f"{name} {share:g} would drop everything; take a share below 1.")
+        return replace(conv, dropout=shares)
+
+
+@bundle("Training")
+class Schedule:
+    """How fast and how long it learns; None is the recipe of the network."""
+
     lr: Annotated[
         float | None,
         typer.Option(min=0, help="Learning rate; of the meta-learner in a meta network."),
-    ] = None,
+    ] = None
     lr_embedding: Annotated[
         float | None, typer.Option(min=0, help="Learning rate of the embeddings.")
-    ] = None,
+    ] = None
     lr_decay: Annotated[
         float | None, typer.Option(min=0, help="Factor of the learning rates after every epoch.")
-    ] = None,
+    ] = None
     lr_rest: Annotated[
         float | None,
         typer.Option(min=0, help="Learning rate of norms, betas and head of a meta network."),
-    ] = None,
+    ] = None
     epochs: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Most epochs (default 50, with convolutions 150); 0 saves the new network.",
+            help=f"Most epochs (default {_PLAIN.epochs}, with convolutions {_CONV.epochs}); 0"
+            " saves the new network.",
             show_default=False,
         ),
-    ] = None,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = 10,
-    batch_size: BatchOption = 128,
-    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")] = 0.01,
-    seed: SeedOption = 0,
-    compile_: CompileOption = False,
-    augment: AugmentOption = None,
-    workers: WorkersOption = None,
-    precision: PrecisionOption = Precision.FLOAT32,
-    device: DeviceOption = Device.AUTO,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = None,
-    keep_state: KeepStateOption = Keep.STOPPED,
-    log: LogOption = None,
-    force: ForceOption = False,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
+    ] = None
+    patience: Annotated[int, typer.Option(min=1, help="Epochs to wait for a better one.")] = (
+        _PLAIN.patience
+    )
+
+    def check(self) -> None:
+        """Refuse numbers that are not finite."""
+        check_finite(
+            lr=self.lr,
+            lr_embedding=self.lr_embedding,
+            lr_rest=self.lr_rest,
+            lr_decay=self.lr_decay,
+        )
+
+    def config(self, model: ModelName, batches: Batches, machine: TrainingMachine) -> TrainConfig:
+        """The library's record of these options and of how it learns otherwise."""
+        default = default_training(model)
+        return TrainConfig(
+            lr=default.lr if self.lr is None else self.lr,
+            lr_embedding=default.lr_embedding if self.lr_embedding is None else self.lr_embedding,
+            lr_rest=default.lr_rest if self.lr_rest is None else self.lr_rest,
+            decay=default.decay if self.lr_decay is None else self.lr_decay,
+            epochs=default.epochs if self.epochs is None else self.epochs,
+            patience=self.patience,
+            batch_size=batches.batch_size,
+            weight_decay=batches.weight_decay,
+            seed=batches.seed,
+            compile=machine.compile_,
+            precision=machine.precision,
+            augment=batches.augment,
+        )
+
+
+@shared_command
+def train(
+    output: OutputOption,
+    network: Network,
+    data: TrainingData,
+    schedule: Schedule,
+    batches: Batches,
+    machine: TrainingMachine,
+    run: LongRun,
+    shown: Shown,
 ) -> None:
     """Train a network and save its best validation epoch (stage 1).
 
@@ -174,157 +265,63 @@ def train(
       kancompress train --model metagramkanconv --dataset cifar10 -o cifar.safetensors
       kancompress train -o - | kancompress cluster - -o packed.safetensors
     """
-    check_finite(
-        lr=lr,
-        lr_embedding=lr_embedding,
-        lr_rest=lr_rest,
-        lr_decay=lr_decay,
-        weight_decay=weight_decay,
-        dropout=dropout,
-        head_dropout=head_dropout,
-        grid_low=grid_low,
-        grid_high=grid_high,
-    )
-    named = DatasetName.DIGITS if dataset is None and data is None else dataset
-    options = data_options(data, data_dir, download, test_split, named)
-    basis = _basis(model, grid_low, grid_high, grid_size, degree)
-    meta = _meta(model, embedding, meta_hidden, lr_embedding, lr_rest)
-    widths = None if hidden is None else _widths(hidden)
-    conv = _conv(model, widths, dropout, head_dropout)
-    kept = _files.inputs(data)
-    defaults = default_training(model)
-    epochs = defaults.epochs if epochs is None else epochs
-    wishes = Wishes(output=output, resume=resume, keep=keep_state, log=log, force=force)
-    config = TrainConfig(
-        lr=defaults.lr if lr is None else lr,
-        lr_embedding=defaults.lr_embedding if lr_embedding is None else lr_embedding,
-        lr_rest=defaults.lr_rest if lr_rest is None else lr_rest,
-        decay=defaults.decay if lr_decay is None else lr_decay,
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        weight_decay=weight_decay,
-        seed=seed,
-        compile=compile_,
-        precision=precision,
-        augment=augment,
-    )
-    with conducted(wishes, kept, epochs) as conduct:
-        _files.check_there(data)
-        use_threads(threads)
+    for options in (schedule, batches, network):
+        options.check()
+    rows = data.options()
+    basis, meta, widths = network.basis(), network.meta(schedule), network.widths()
+    conv = network.conv(widths)
+    config = schedule.config(network.model, batches, machine)
+    kept = _files.inputs(data.data)
+    with conducted(run.wishes(output, force=shown.force), kept, config.epochs) as conduct:
+        _files.check_there(data.data)
+        where = machine.machine()
         with conduct.bar() as bar:
             done = kancompress.train(
-                model,
-                options,
+                network.model,
+                rows,
                 config,
                 basis=basis,
                 hidden=widths,
                 meta=meta,
                 conv=conv,
-                machine=Machine(device=device, workers=worker_count(workers)),
+                machine=where,
                 state=conduct.state,
                 on_epoch=conduct.on_epoch,
                 on_batch=bar.batch,
             )
-        written = _files.write_record(done.checkpoint, output, force=force, inputs=kept)
+        written = _files.write_record(done.checkpoint, output, force=shown.force, inputs=kept)
         conduct.finish()
-    best = best_epoch(done.history)
+    _tell(done, network.model, written)
+    if shown.json_:
+        _print(done, network.model, output, written)
+
+
+def _tell(done: Training, model: ModelName, written: int) -> None:
+    """Print a table of the result."""
     _output.table(
         ["model", "data", "best epoch", "validation", "test", "bytes"],
         [[
             model.value,
             done.checkpoint.data.name if done.checkpoint.data else "",
-            str(best),
+            str(best_epoch(done.history)),
             _scores.score_text(done.validation),
             _scores.score_text(done.test),
             _output.size(written),
         ]],
     )  # fmt: skip
-    if json_:
-        _output.document(
-            {
-                "model": model.value,
-                "output": output,
-                "file_bytes": written,
-                "best_epoch": best,
-                "validation": _scores.score_json(done.validation),
-                "test": _scores.score_json(done.test),
-                "history": _scores.history_json(done.history),
-            },
-            to_stderr=output == _files.DASH,
-        )
 
 
-def _meta(
-    model: ModelName,
-    embedding: int | None,
-    hidden: int | None,
-    lr_embedding: float | None,
-    lr_rest: float | None,
-) -> MetaSpec | None:
-    if model.is_meta:
-        default = default_meta(conv=model.is_conv)
-        return MetaSpec(embedding=embedding or default.embedding, hidden=hidden or default.hidden)
-    if (embedding, hidden, lr_embedding, lr_rest) != (None,) * 4:
-        raise UsageError(
-            f"{model.value} has no meta-learner; leave --embedding, --meta-hidden, --lr-embedding"
-            " and --lr-rest out."
-        )
-    return None
-
-
-def _conv(
-    model: ModelName, widths: tuple[int, ...] | None, dropout: float | None, head: float | None
-) -> ConvSpec | None:
-    if not model.is_conv:
-        if (dropout, head) != (None, None):
-            raise UsageError(
-                f"{model.value} has no dropout; leave --dropout and --head-dropout out."
-            )
-        return None
-    conv = default_conv(len(widths or CHANNELS))
-    shares = (
-        conv.dropout[0] if dropout is None else dropout,
-        conv.dropout[1] if head is None else head,
+def _print(done: Training, model: ModelName, output: str, written: int) -> None:
+    """Print the JSON document."""
+    _output.document(
+        {
+            "model": model.value,
+            "output": output,
+            "file_bytes": written,
+            "best_epoch": best_epoch(done.history),
+            "validation": _scores.score_json(done.validation),
+            "test": _scores.score_json(done.test),
+            "history": _scores.history_json(done.history),
+        },
+        to_stderr=output == _files.DASH,
     )
-    for name, share in zip(("--dropout", "--head-dropout"), shares, strict=True):
-        if share >= 1:
-            raise UsageError(f"{name} {share:g} would drop everything; take a share below 1.")
-    return replace(conv, dropout=shares)
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        widths = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        widths = ()
-    if not widths or min(widths) < 1 or max(widths) >= 1 << 31:
-        raise UsageError(f"--hidden {text} is no list of layer widths; write 32 or 64,32.")
-    return widths
-
-
-def _basis(
-    model: ModelName,
-    low: float | None,
-    high: float | None,
-    size: int | None,
-    degree: int | None,
-) -> BasisSpec:
-    family = model.family
-    basis = default_basis(family, conv=model.is_conv)
-    if basis.grid is None and (low, high, size) != (None, None, None):
-        raise UsageError(f"{model.value} has no grid; leave --grid-low, -high and -size out.")
-    if basis.degree is None and degree is not None:
-        raise UsageError(f"{model.value} has no degree; leave --degree out.")
-    grid = basis.grid
-    if grid is not None:
-        grid = (
-            grid[0] if low is None else low,
-            grid[1] if high is None else high,
-            grid[2] if size is None else size,
-        )
-        if not grid[0] < grid[1]:
-            raise UsageError(f"The grid from {grid[0]} to {grid[1]} is empty.")
-        if family is Family.FASTKAN and grid[2] < 2:
-            raise UsageError(f"{model.value} needs at least 2 RBFs; raise --grid-size.")
-    return BasisSpec(family=family, grid=grid, degree=basis.degree if degree is None else degree)

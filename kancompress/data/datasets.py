@@ -20,7 +20,7 @@ from kancompress.data.digits import divide, read_digits
 from kancompress.data.images import IMAGE_SETS, Images, read_images
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats import safetensors as containers
-from kancompress.specs import FILE, DataOptions, DatasetName, DataSpec
+from kancompress.specs import FILE, TEST_SHARE, DataOptions, DatasetName, DataSpec
 from kancompress.system import inputs
 
 # What y as whole numbers may count; a target by mistake would ask for a network of its size.
@@ -292,7 +292,7 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
         if test.x[0].numel() != whole.x[0].numel() or test.y.dtype != whole.y.dtype:
             raise _bad(path, "has test rows that differ from the training rows in width or type")
         return _Whole(spec=_spec_of(path, whole, test, None), train=whole, test=test)
-    share = next(share for share in (test_split, remembered, 0.2) if share is not None)
+    share = next(share for share in (test_split, remembered, TEST_SHARE) if share is not None)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     held = round(len(whole) * share) if 0 < share < 1 else 0
     if not 0 < held < len(whole):

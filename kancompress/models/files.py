@@ -31,6 +31,11 @@ def load(source: Source, name: str | None = None, *, any_size: bool = False) -> 
     source   : a path, or the bytes of the file; `name` is what messages call it
     any_size : read a packed file that stands for more than 10,000 times its bytes and a gigabyte
     Raises InvalidFileError when it is none of these, or damaged.
+
+    >>> import kancompress
+    >>> model = kancompress.load("packed.safetensors")
+    >>> [(layer.name, layer.shape) for layer in model.layers]  # (outputs, inputs)
+    [('0', (32, 64)), ('1', (10, 32))]
     """
     return read_record(open_container(source, name), any_size=any_size)
 
@@ -87,7 +92,16 @@ def save(
 ) -> int:
     """Write a record to `path`, atomically and verified; returns the file's bytes.
 
-    Raises UsageError when the file exists and `force` is not given, or when it is one of `inputs`.
+    record : a `Checkpoint` or a `PackedModel`
+    force  : whether it may replace a file
+    inputs : files that it must not replace even then
+    Raises UsageError when the file exists and `force` is not given, or when it is one of `inputs`;
+    KancompressError for a record that cannot be stored, or where the file cannot be written.
+
+    >>> import kancompress
+    >>> model = kancompress.load("packed.safetensors")
+    >>> kancompress.save(model, "copy.safetensors") == len(kancompress.encode(model))
+    True
     """
     target = Path(path)
     files.check_target(target, force=force, inputs=inputs)

@@ -36,7 +36,8 @@ GROUPS = ("norms", "biases", "head")
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Finetuning:
-    """Result of `tune`: scores before and after, on the rounded codebooks that are stored.
+    """Result of `finetune`: the packed model, and scores before and after, on the rounded codebooks
+    that are stored.
 
     test_before, test : None where no rows test, as with data without labels
     notes : for another library's file, what was taken for granted that its tensors do not tell

@@ -39,7 +39,11 @@ from kancompress.training.statistics import renewal
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Training:
-    """Result of `fit_network`: what to save, the history, and the scores of the saved state."""
+    """Result of `train`: what to save, the history, and the scores of the saved state.
+
+    history    : epoch 0 is the network as it was drawn; the last with `best` is the one saved
+    validation : score on the rows that chose the epoch; test : on those that chose nothing
+    """
 
     checkpoint: Checkpoint
     history: list[Epoch]

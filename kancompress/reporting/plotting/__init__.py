@@ -59,8 +59,11 @@ def plot_functions(
     """Draw each centroid's function over the grid, base branch included, and its edges.
 
     options : what the tensors of another library's file do not tell, as for `evaluate`
-    The rest, returns and raises as for `plot_edges`; UsageError where it is not known what the
-    layers compute.
+    source  : as for `plot_edges`
+    path    : a .png, .svg or .pdf file, written atomically
+    Returns the picture's bytes. Raises UsageError for another suffix, for a file that exists
+    (unless `force`), and where it is not known what the layers compute; KancompressError without
+    matplotlib.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
     record, where = _record(source, name), called(source, name)
@@ -81,8 +84,11 @@ def plot_pictures(
 ) -> tuple[int, int]:
     """Draw what `plot_edges` and `plot_functions` draw, and write both pictures or none.
 
-    options : as for `plot_functions`; `plot_edges` takes their layouts
-    Returns the bytes of both. Raises as these two.
+    edges, functions : .png, .svg or .pdf files
+    options          : what the tensors of another library's file do not tell; layouts serve both
+    Returns the bytes of both. Raises UsageError for another suffix, one name for both, a file that
+    exists (unless `force`), and where it is not known what the layers compute; KancompressError
+    without matplotlib.
     """
     config = config or PlotConfig()
     kept = list(inputs)
