@@ -21,7 +21,7 @@ from kancompress import Activation, ClusterConfig, RunOptions, UsageError
 from kancompress.formats.foreign import read_foreign
 from kancompress.formats.packed import PackedModel
 from kancompress.layers.edges import CodebookEdges
-from kancompress.layers.forms import FormNetwork
+from kancompress.layers.network import ForeignNetwork
 from kancompress.models.foreign import dense_network, packed_network
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
@@ -65,7 +65,7 @@ def encoded(state: dict[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def dense(source: Path | bytes, options: RunOptions | None = None) -> FormNetwork:
+def dense(source: Path | bytes, options: RunOptions | None = None) -> ForeignNetwork:
     return dense_network(read_foreign(source), options)
 
 
@@ -78,12 +78,12 @@ def packed(source: Path | bytes, clusters: int = 64, **options: object) -> Packe
     return again
 
 
-def outputs(network: FormNetwork, x: Tensor) -> Tensor:
+def outputs(network: ForeignNetwork, x: Tensor) -> Tensor:
     with torch.no_grad():
         return network(x.reshape(len(x), -1))
 
 
-def check(network: FormNetwork, io_file: Path) -> None:
+def check(network: ForeignNetwork, io_file: Path) -> None:
     """The library's own outputs, all rows together: some layers see the whole batch."""
     found = load_file(io_file)
     y = outputs(network, found["x"])

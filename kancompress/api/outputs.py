@@ -212,7 +212,7 @@ class _Work:
         network = dense_network(source, self.options).eval()
         device = self._device()
         devices.put(network, device)
-        layers = {layer.name: layer for layer in network.form_layers()}
+        layers = {str(layer.name): layer for layer in network.kan_layers()}
         subject = foreign_subject(
             source,
             found,

@@ -44,10 +44,10 @@ from kancompress.cli._training import (
 from kancompress.config import CHANNELS, Device, Machine, Precision, TrainConfig, default_training
 from kancompress.errors import UsageError
 from kancompress.specs import (
+    FAMILIES,
     BasisSpec,
     ConvSpec,
     DatasetName,
-    Family,
     MetaSpec,
     ModelName,
     default_basis,
@@ -323,6 +323,8 @@ def _basis(
         )
         if not grid[0] < grid[1]:
             raise UsageError(f"The grid from {grid[0]} to {grid[1]} is empty.")
-        if family is Family.FASTKAN and grid[2] < 2:
-            raise UsageError(f"{model.value} needs at least 2 RBFs; raise --grid-size.")
+        if grid[2] < FAMILIES[family].fewest:
+            raise UsageError(
+                f"{model.value} needs at least {FAMILIES[family].fewest} RBFs; raise --grid-size."
+            )
     return BasisSpec(family=family, grid=grid, degree=basis.degree if degree is None else degree)

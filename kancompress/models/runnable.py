@@ -9,8 +9,7 @@ from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import HEAD, Checkpoint, width_of
 from kancompress.formats.foreign import ForeignCheckpoint
 from kancompress.formats.packed import PackedModel
-from kancompress.layers.forms import FormNetwork
-from kancompress.layers.network import Network
+from kancompress.layers.network import ForeignNetwork, Network
 from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.native import build
 from kancompress.models.told import Forms
@@ -62,7 +61,7 @@ def run(record: Runnable, options: RunOptions | None = None, forms: Forms | None
     )
 
 
-def _foreign(network: FormNetwork) -> Running:
+def _foreign(network: ForeignNetwork) -> Running:
     inputs, outputs = network.widths
     return Running(
         network=network, inputs=inputs, outputs=outputs, notes=network.notes, forms=network.forms

@@ -26,7 +26,6 @@ from kancompress.formats.packed.encodings import bits
 from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.writer import sizes
 from kancompress.formats.safetensors import shown
-from kancompress.layers.forms import FormLayer
 from kancompress.layers.layer import EdgeLayer
 from kancompress.libraries import Recognition
 from kancompress.models.native import build
@@ -131,7 +130,7 @@ class OwnModel:
 def foreign_subject(
     source: ForeignCheckpoint,
     found: Recognition,
-    layers: Mapping[str, FormLayer],
+    layers: Mapping[str, EdgeLayer],
     config: ClusterConfig,
     *,
     device: torch.device,

@@ -16,15 +16,7 @@ from kancompress.formats.safetensors import NAMES, Container
 from kancompress.formats.storage import Record, read_record
 from kancompress.formats.stored import outline
 from kancompress.libraries import Recognition
-from kancompress.specs import BasisSpec, Family
-
-_BASES = {
-    Family.KAN: "bspline",
-    Family.FASTKAN: "gaussian",
-    Family.GRAMKAN: "gram",
-    Family.MLP: "linear",
-}
-
+from kancompress.specs import FAMILIES, BasisSpec
 
 Sizes = tuple[int, int]
 
@@ -120,7 +112,7 @@ def _layer(
     edges = math.prod(shape)
     return {
         "name": name,
-        "basis": _BASES[basis.family] if basis else None,
+        "basis": FAMILIES[basis.family].basis if basis else None,
         "shape": list(shape),
         "edges": edges,
         "coefficients": coefficients,
@@ -155,7 +147,7 @@ def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]
     if source.dense is not None:
         ratios["dense_tensors"] = source.dense[0] / container.payload_size
         ratios["dense_file"] = source.dense[1] / container.file_size
-    if model.basis is not None and model.basis.family is Family.KAN and model.conv is None:
+    if _has_pykan_twin(model):
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
     forms = {name: form.to_json() for name, form in model.forms.items()}
     return _frame(container, "packed", model) | {
@@ -166,6 +158,12 @@ def _describe_packed(container: Container, model: PackedModel) -> dict[str, Any]
         "totals": totals,
         "ratios": ratios,
     }
+
+
+def _has_pykan_twin(model: PackedModel) -> bool:
+    """Whether pykan has networks like this one: fully connected, of B-splines."""
+    basis = model.basis
+    return basis is not None and FAMILIES[basis.family].basis == "bspline" and model.conv is None
 
 
 def _pykan_bytes(model: PackedModel) -> int:

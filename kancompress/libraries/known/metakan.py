@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kancompress.formats.edges.found import FoundLayer, Generator
 from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.forms import Form, Forms, splines
 from kancompress.libraries.records import Layout, Misfit, Piece
 
 _NETWORKS = ("hypernet.{0}", "metanet.{0}", "hyper_net.{0}", "hypernet", "metanet", "hyper_net")
@@ -96,3 +97,5 @@ LAYOUTS = (
         finder=_find,
     ),
 )
+
+FORMS = Forms(chains={"metakan": Form(basis=splines("layers.*.grid"))})
