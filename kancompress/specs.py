@@ -32,6 +32,83 @@ class Family(StrEnum):
     MLP = "mlp"
 
 
+class Start(StrEnum):
+    """How the coefficients of a new layer's basis are drawn; those of convolutions as Kaiming's."""
+
+    SMALL = "small"  # normal, of efficient-kan's deviation
+    CLIPPED = "clipped"  # normal, clipped, as fast-kan
+    XAVIER = "xavier"  # uniform, as torch-conv-kan's polynomials; so is the base weight
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilySpec:
+    """All that tells one family of networks from another, as data.
+
+    Steps are `norm`, `slope`, `dropout` (of a map's channels), or an activation; those before what
+    the basis sees, those after the sum over the edges.
+
+    basis    : kind of the basis functions
+    size     : functions of an edge beside intervals or centres (`grid`) and `degree`
+    grid     : default (low, high, intervals or centres), None where there is none
+    fewest   : intervals or centres
+    degree   : default, None where there is none
+    base     : activation of the base branch
+    between  : steps behind all layers but the last
+    conv     : steps after the sums of convolutions, where they are others than `after`
+    learns   : whether the basis has learnt recurrence weights, degree + 1 of them
+    biased   : whether new layers have a bias
+    start    : how new coefficients are drawn
+    """
+
+    basis: str
+    size: int = 0
+    grid: tuple[float, float, int] | None = None
+    fewest: int = 1
+    degree: int | None = None
+    before: tuple[str, ...] = ()
+    base: str = "silu"
+    after: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    conv: tuple[str, ...] | None = None
+    learns: bool = False
+    biased: bool = False
+    start: Start = Start.NONE
+
+    def steps_after(self, *, conv: bool) -> tuple[str, ...]:
+        """Steps after the sum of every layer."""
+        return self.conv if conv and self.conv is not None else self.after
+
+
+# Defaults are those of Tables 4 to 7 of the MetaCluster paper.
+FAMILIES: dict[Family, FamilySpec] = {
+    Family.KAN: FamilySpec(
+        basis="bspline",
+        grid=(-1.0, 1.0, 5),
+        degree=3,
+        conv=("norm", "slope", "dropout"),
+        start=Start.SMALL,
+    ),
+    Family.FASTKAN: FamilySpec(
+        basis="gaussian",
+        grid=(-2.0, 2.0, 8),
+        fewest=2,
+        before=("dropout", "norm"),
+        start=Start.CLIPPED,
+    ),
+    Family.GRAMKAN: FamilySpec(
+        basis="gram",
+        size=1,
+        degree=3,
+        before=("tanh", "dropout"),
+        after=("norm", "silu"),
+        learns=True,
+        start=Start.XAVIER,
+    ),
+    Family.MLP: FamilySpec(basis="linear", base="identity", between=("relu",), biased=True),
+}
+
+
 class ModelName(StrEnum):
     """What `train --model` takes: a family, plain or with coefficients from a meta-learner, fully
     connected or convolutional."""
@@ -128,17 +205,8 @@ class BasisSpec:
     @property
     def size(self) -> int:
         """Number of basis functions of an edge, the base branch not counted."""
-        if self.family is Family.KAN:
-            assert self.grid is not None
-            assert self.degree is not None
-            return self.grid[2] + self.degree
-        if self.family is Family.FASTKAN:
-            assert self.grid is not None
-            return self.grid[2]
-        if self.family is Family.MLP:
-            return 0
-        assert self.degree is not None
-        return self.degree + 1
+        intervals = 0 if self.grid is None else self.grid[2]
+        return FAMILIES[self.family].size + intervals + (self.degree or 0)
 
     @property
     def coefficients(self) -> int:
@@ -200,17 +268,17 @@ class ModelSpec:
             name = record.get("name") if isinstance(record, dict) else record
             _fail("model.name", name, f"one of {', '.join(known)}")
         name = ModelName(record["name"])
-        family = name.family
-        defaults = _DEFAULTS[family]
-        keys = {"name"} | {key for key in ("grid", "degree") if defaults[key] is not None}
+        family = FAMILIES[name.family]
+        defaults = {"grid": family.grid, "degree": family.degree}
+        keys = {"name"} | {key for key, value in defaults.items() if value is not None}
         keys |= {"strides", "padding", "dropout"} if name.is_conv else set()
         record = _only(record, "model", keys, keys)
         grid = degree = None
         if "grid" in keys:
-            grid = _grid(record["grid"], 2 if family is Family.FASTKAN else 1)
+            grid = _grid(record["grid"], family.fewest)
         if "degree" in keys:
             degree = _count("model.degree", record["degree"], 0, 16)
-        basis = BasisSpec(family=family, grid=grid, degree=degree)
+        basis = BasisSpec(family=name.family, grid=grid, degree=degree)
         return cls(basis=basis, conv=_conv(record) if name.is_conv else None)
 
 
@@ -243,19 +311,13 @@ def _grid(value: object, fewest: int) -> tuple[float, float, int]:
     return low, high, _count("model.grid", value[2], fewest, 65_536)
 
 
-# Tables 4 to 7 of the MetaCluster paper.
-_DEFAULTS: dict[Family, dict[str, Any]] = {
-    Family.KAN: {"grid": (-1.0, 1.0, 5), "degree": 3},
-    Family.FASTKAN: {"grid": (-2.0, 2.0, 8), "degree": None},
-    Family.GRAMKAN: {"grid": None, "degree": 3},
-    Family.MLP: {"grid": None, "degree": None},
-}
 _CONV_GRID = (-3.0, 3.0)
 
 
 def default_basis(family: Family, *, conv: bool = False) -> BasisSpec:
     """The basis of Tables 4 and 5 of the MetaCluster paper, of Tables 6 and 7 for convolutions."""
-    basis = BasisSpec(family=family, **_DEFAULTS[family])
+    known = FAMILIES[family]
+    basis = BasisSpec(family=family, grid=known.grid, degree=known.degree)
     if not conv or basis.grid is None:
         return basis
     return replace(basis, grid=(*_CONV_GRID, basis.grid[2]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import test_forms
 import test_layouts
 
-from kancompress.libraries.forms.catalogue import FORMS
+from kancompress.libraries.catalogue import FORMS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kancompress.layers.bases import bspline, gaussian, gram, kernels
 from kancompress.layers.edges import DenseEdges, MetaLearner
-from kancompress.layers.layer import KanLayer
+from kancompress.layers.families import native_layer
 from kancompress.specs import Family, default_basis
 from tests.benchmarks.oracles import CoxDeBoorLayer
 
@@ -181,7 +181,7 @@ def test_the_layer_of_the_benchmark_computes_what_ours_does(meta: bool) -> None:
         coefficients = torch.cat([spline, layer.base.unsqueeze(-1)], dim=2).detach()
     else:
         coefficients = learner(layer.embedding).detach()
-    own = KanLayer(default_basis(Family.KAN), DenseEdges(coefficients))
+    own = native_layer(default_basis(Family.KAN), DenseEdges(coefficients))
     twin = x.clone().requires_grad_()
     x.requires_grad_()
     wanted, found = layer(x), own(twin)

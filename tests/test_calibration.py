@@ -27,9 +27,10 @@ from kancompress.clustering.network import (
 from kancompress.clustering.quadratic import Form
 from kancompress.config import CalibrationConfig, ClusterConfig, Method, StoredDtype, Target
 from kancompress.errors import KancompressError, UsageError
-from kancompress.layers import bases
+from kancompress.layers.bases.bspline import uniform_features
 from kancompress.layers.edges import DenseEdges
-from kancompress.layers.layer import EdgeLayer, KanLayer
+from kancompress.layers.families import native_layer
+from kancompress.layers.layer import EdgeLayer
 from kancompress.models.records import Checkpoint
 from kancompress.packing.by_outputs import Hooks, native_runs, pack_by_outputs
 from kancompress.packing.native import NativeSource
@@ -46,11 +47,11 @@ def correlated(rows: int, inputs: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.tanh(x).astype(np.float32))
 
 
-def spline_layer(out: int, inputs: int, seed: int = 0) -> KanLayer:
+def spline_layer(out: int, inputs: int, seed: int = 0) -> EdgeLayer:
     spec = default_basis(Family.KAN)
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(out, inputs, spec.coefficients, generator=generator)
-    return KanLayer(spec, DenseEdges(values))
+    return native_layer(spec, DenseEdges(values))
 
 
 def features_of(layer: EdgeLayer, x: Tensor) -> np.ndarray:
@@ -319,7 +320,9 @@ def test_inputs_that_never_change_leave_the_solution_as_it_is_without_them(
     place = Place(dtype=torch.float32, biased=centred)
     config = CalibrationConfig(starts=2, memory=memory)
     whole, part = (
-        solve_layer(KanLayer(spec, DenseEdges(edges)), start(rows, rows[:200]), 5, config, place)
+        solve_layer(
+            native_layer(spec, DenseEdges(edges)), start(rows, rows[:200]), 5, config, place
+        )
         for edges, rows in ((values, x), (values[:, moving], x[:, moving]))
     )
     assert whole.method is Method.SWEEPS
@@ -486,7 +489,7 @@ def test_a_curve_lets_the_next_layer_repair_what_it_can() -> None:
 def test_degenerate_inputs_are_handled(degenerate: str) -> None:
     layer, x = spline_layer(5, 8), correlated(2000, 8)
     if degenerate == "constant":
-        layer = KanLayer(layer.spec, DenseEdges(torch.ones(5, 8, 9)))
+        layer = native_layer(default_basis(Family.KAN), DenseEdges(torch.ones(5, 8, 9)))
     if degenerate == "dead inputs":
         x[:, 2:6] = -1.0
     if degenerate == "few rows":
@@ -671,10 +674,10 @@ def test_the_grid_metric_is_the_distance_of_functions() -> None:
     spec = default_basis(Family.KAN)
     generator = torch.Generator().manual_seed(3)
     weights = torch.randn(12, 20, spec.coefficients, generator=generator)
-    layer = KanLayer(spec, DenseEdges(weights))
+    layer = native_layer(spec, DenseEdges(weights))
     found = grid.cluster(layer, 5, dtype=torch.float32)
     x = torch.linspace(-1, 1, 2001)
-    planes = bases.expand(spec, x[:, None], x[:, None])[:, :, 0].double()
+    planes = uniform_features(x[:, None], x[:, None], (-1.0, 1.0, 5), 3)[:, :, 0].double()
     functions = weights.reshape(-1, 9).double() @ planes.T
     centroids = torch.from_numpy(found.centroids) @ planes.T
     distances = torch.cdist(functions, centroids)
@@ -686,7 +689,7 @@ def test_the_grid_metric_keeps_few_vectors_as_they_are() -> None:
     spec = default_basis(Family.KAN)
     few = torch.randn(6, spec.coefficients, generator=torch.Generator().manual_seed(3))
     weights = few[torch.arange(240) % 6].view(12, 20, -1)
-    layer = KanLayer(spec, DenseEdges(weights))
+    layer = native_layer(spec, DenseEdges(weights))
     found = grid.cluster(layer, 8, dtype=torch.float32)
     assert found.exact
     restored = torch.from_numpy(found.centroids)[torch.from_numpy(found.labels)]

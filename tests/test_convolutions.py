@@ -20,6 +20,7 @@ from kancompress.config import default_training
 from kancompress.data import datasets
 from kancompress.data.datasets import Split
 from kancompress.layers.bases import bspline
+from kancompress.layers.forms import Dropout
 from kancompress.layers.network import Network
 from kancompress.layers.window import Window
 from kancompress.models.native import build, initialise, to_checkpoint
@@ -185,7 +186,10 @@ def test_chunks_change_neither_values_nor_gradients(
     layer = list(network(name).eval().double().kan_layers())[1]
     x = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)
     inputs = [x, *layer.parameters()]
-    whole = layer.finish(super(type(layer), layer).sums(x, layer.edges(), None))
+    planes = layer.features(x).flatten(3).permute(0, 3, 1, 2)
+    weight = layer.edges().movedim(-1, 1).flatten(1, 2)
+    window = layer.window
+    whole = layer.finish(functional.conv2d(planes, weight, None, window.stride, window.padding))
     pull = torch.randn_like(whole)
     expected = torch.autograd.grad((whole * pull).sum(), inputs)
     found = layer(x)
@@ -300,9 +304,11 @@ def test_of_large_images_fewer_make_the_statistics(
 def test_dropout_and_momentum_come_back_after_statistics_were_renewed() -> None:
     found = network(ModelName.METAKANCONV).train()
     layer = list(found.kan_layers())[1]
-    before = layer.dropout
+    dropout = next(step for step in layer.form.after if isinstance(step, Dropout))
+    assert layer.drops
     found.renew_statistics(images(8))
-    assert layer.dropout == before > 0
+    assert layer.drops
+    assert dropout.share > 0
     fresh_statistics = layer.statistics.clone()
     x = torch.randn(8, layer.edges().shape[1], 6, 6)
     twin = torch.nn.BatchNorm2d(layer.statistics.shape[1])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.layers.edges import DenseEdges, MetaLearner
-from kancompress.layers.layer import KanLayer
+from kancompress.layers.families import native_layer
 from kancompress.specs import Family, default_basis
 
 SHAPES = [(5, 7), (5, 7, 3, 2)]
@@ -50,7 +50,7 @@ def test_a_step_brings_neither_coefficients_nor_gradients_into_another_order() -
     assert shared == edges.planes.untyped_storage().data_ptr()
     strides: list[tuple[int, ...]] = []
     edges.planes.register_hook(lambda gradient: strides.append(gradient.stride()))
-    layer = KanLayer(default_basis(Family.KAN), edges)
+    layer = native_layer(default_basis(Family.KAN), edges)
     layer(torch.rand(4, 7)).sum().backward()
     assert strides == [edges.planes.stride()]
 

@@ -19,7 +19,7 @@ import kancompress
 from command import done, refused
 from kancompress import Activation, ClusterConfig, RunOptions, UsageError
 from kancompress.layers.edges import CodebookEdges
-from kancompress.layers.forms import FormNetwork
+from kancompress.layers.network import ForeignNetwork
 from kancompress.models.files import read_foreign
 from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.records import PackedModel
@@ -65,7 +65,7 @@ def encoded(state: dict[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def dense(source: Path | bytes, options: RunOptions | None = None) -> FormNetwork:
+def dense(source: Path | bytes, options: RunOptions | None = None) -> ForeignNetwork:
     return dense_network(read_foreign(source), options)
 
 
@@ -78,12 +78,12 @@ def packed(source: Path | bytes, clusters: int = 64, **options: object) -> Packe
     return again
 
 
-def outputs(network: FormNetwork, x: Tensor) -> Tensor:
+def outputs(network: ForeignNetwork, x: Tensor) -> Tensor:
     with torch.no_grad():
         return network(x.reshape(len(x), -1))
 
 
-def check(network: FormNetwork, io_file: Path) -> None:
+def check(network: ForeignNetwork, io_file: Path) -> None:
     """The library's own outputs, all rows together: some layers see the whole batch."""
     found = load_file(io_file)
     y = outputs(network, found["x"])

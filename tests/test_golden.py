@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kancompress.layers.edges import DenseEdges
-from kancompress.layers.layer import KanLayer
+from kancompress.layers.families import native_layer
 from kancompress.layers.network import Network
 from kancompress.specs import BasisSpec, Family
 
@@ -27,7 +27,7 @@ def test_kan_equals_efficient_kan() -> None:
         at = f"layers.{number}."
         spline = state[at + "spline_weight"] * state[at + "spline_scaler"][..., None]
         coefficients = torch.cat([spline, state[at + "base_weight"][..., None]], dim=2)
-        layers.append(KanLayer(spec, DenseEdges(coefficients)))
+        layers.append(native_layer(spec, DenseEdges(coefficients)))
     assert torch.allclose(Network(layers)(x), y, atol=1e-5)
 
 
@@ -40,7 +40,7 @@ def test_fastkan_equals_fast_kan() -> None:
         base = state[at + "base_linear.weight"]
         spline = state[at + "spline_linear.weight"].reshape(*base.shape, 8)
         layers.append(
-            KanLayer(
+            native_layer(
                 spec,
                 DenseEdges(torch.cat([spline, base[..., None]], dim=2)),
                 norm=torch.stack([state[at + "layernorm.weight"], state[at + "layernorm.bias"]]),
@@ -60,6 +60,6 @@ def test_gramkan_equals_torch_conv_kan() -> None:
         coefficients = torch.cat([basis, state[at + "base_weights"][..., None]], dim=2)
         norm = torch.stack([state[at + "norm.weight"], state[at + "norm.bias"]])
         layers.append(
-            KanLayer(spec, DenseEdges(coefficients), norm=norm, beta=state[at + "beta_weights"])
+            native_layer(spec, DenseEdges(coefficients), norm=norm, beta=state[at + "beta_weights"])
         )
     assert torch.allclose(Network(layers)(x), y, atol=1e-5)

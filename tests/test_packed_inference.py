@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kancompress.layers.edges import Codebook, CodebookEdges
+from kancompress.layers.forms import LayerForm, NoBasis
 from kancompress.layers.layer import EdgeLayer
 
 INPUTS, OUTPUTS, SIZE = 21, 12, 5
@@ -12,6 +13,9 @@ INPUTS, OUTPUTS, SIZE = 21, 12, 5
 
 class Plain(EdgeLayer):
     """Takes its features as they come."""
+
+    def __init__(self, edges: CodebookEdges, bias: torch.Tensor | None) -> None:
+        super().__init__(LayerForm(basis=NoBasis()), edges, bias=bias)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, coefficient, in), unchanged."""

@@ -275,7 +275,7 @@ class Work:
         network = dense_network(source.checkpoint, self.options).eval()
         device = self._device()
         devices.put(network, device)
-        layers = {layer.name: layer for layer in network.form_layers()}
+        layers = {str(layer.name): layer for layer in network.kan_layers()}
         runs = foreign_runs(replace(source, forms=network.forms), layers, config, device)
         return Running(runs=runs, rows=rows, notes=_notes(runs, network.notes))
 

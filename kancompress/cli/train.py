@@ -16,9 +16,9 @@ from kancompress.cli._training import Batches, LongRun, TrainingMachine, conduct
 from kancompress.config import CHANNELS, HIDDEN, TrainConfig, default_training
 from kancompress.errors import UsageError
 from kancompress.specs import (
+    FAMILIES,
     BasisSpec,
     ConvSpec,
-    Family,
     MetaSpec,
     ModelName,
     default_basis,
@@ -128,8 +128,9 @@ class Network:
         size = default[2] if self.grid_size is None else self.grid_size
         if not low < high:
             raise UsageError(f"The grid from {low} to {high} is empty.")
-        if self.model.family is Family.FASTKAN and size < 2:
-            raise UsageError(f"{self.model} needs at least 2 RBFs; raise --grid-size.")
+        fewest = FAMILIES[self.model.family].fewest
+        if size < fewest:
+            raise UsageError(f"{self.model} needs at least {fewest} RBFs; raise --grid-size.")
         return low, high, size
 
     def meta(self, schedule: Schedule) -> MetaSpec | None:

@@ -19,7 +19,7 @@ from kancompress.clustering.flow import Flow, few_images
 from kancompress.clustering.layer import LayerSolution, Place, Streams, relative
 from kancompress.config import CalibrationConfig
 from kancompress.errors import UsageError
-from kancompress.layers.forms import FormLayer
+from kancompress.layers.layer import EdgeLayer
 from kancompress.models.user_module import load_into, row_like, users_code
 from kancompress.system import devices
 
@@ -107,7 +107,7 @@ class Matched:
 
 def match_modules(
     model: nn.Module,
-    layers: Mapping[str, FormLayer],
+    layers: Mapping[str, EdgeLayer],
     paths: Mapping[str, str],
     sums: Mapping[str, str],
     rows: Tensor,
@@ -147,7 +147,7 @@ def match_modules(
     return Matched(modules=modules, apart=apart)
 
 
-def _misfit(layer: FormLayer, seen: _Seen) -> str:
+def _misfit(layer: EdgeLayer, seen: _Seen) -> str:
     """Why a module does not compute the form, empty where it does."""
     x, given = seen.inputs[0], seen.outputs[0]
     out, inputs = layer.shape
@@ -200,7 +200,7 @@ class Hooked(Flow):
     def __init__(
         self,
         model: nn.Module,
-        layers: Mapping[str, FormLayer],
+        layers: Mapping[str, EdgeLayer],
         modules: Mapping[str, nn.Module],
         places: Mapping[str, Place],
         state: State,

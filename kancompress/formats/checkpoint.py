@@ -22,7 +22,7 @@ from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import REAL, Array, Outline
 from kancompress.formats.safetensors import Container, shown
-from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, ModelSpec
+from kancompress.specs import FAMILIES, BasisSpec, ConvSpec, DataSpec, ModelSpec
 
 Kind = Literal["dense", "meta"]
 Shape = tuple[int, ...]
@@ -85,13 +85,14 @@ def side_shapes(basis: BasisSpec, shape: Shape) -> dict[str, tuple[int, ...]]:
     shape : (out, in), or (out, in, rows, columns) of a convolution
     """
     out, inputs, conv = shape[0], shape[1], len(shape) == 4
+    family = FAMILIES[basis.family]
+    after = family.steps_after(conv=conv)
     sides: dict[str, tuple[int, ...]] = {"bias": (out,)}
-    features = inputs if basis.family is Family.FASTKAN else out
-    if basis.family is Family.KAN and conv:
+    if "slope" in after:
         sides["slope"] = (1,)
-    if basis.family in (Family.FASTKAN, Family.GRAMKAN) or conv:
-        sides["norm"] = (4 if conv else 2, features)
-    if basis.family is Family.GRAMKAN:
+    if "norm" in (*family.before, *after):
+        sides["norm"] = (4 if conv else 2, inputs if "norm" in family.before else out)
+    if family.learns:
         assert basis.degree is not None
         sides["beta"] = (basis.degree + 1,)
     return sides

@@ -1,173 +1,226 @@
-"""Layers of other libraries as edge layers, and networks of them."""
+"""What a layer computes, as data: names and numbers, for any program that runs layers.
+
+    y_j = after( sum_i ( sum_b w_b B_b(z_i) + w_base base(x_i) ) + bias_j ),    z = before(x)
+
+A form names tensors of its layer by their roles; the tensors stand beside it. Networks of
+kancompress's own and layers of other libraries have the same record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from kancompress.config import Activation
-from kancompress.formats.packed.forms import FormRecord
-from kancompress.layers.edges import Codebook
-from kancompress.layers.expansions import ACTIVATIONS, INVERSES, Act, BSplines, Expansion
-from kancompress.layers.layer import EdgeLayer
-from kancompress.layers.network import Network
-from kancompress.layers.window import Window
 
-# Numbers of features on the grid, 16 MB in float32.
-_NUMBERS = 1 << 22
+if TYPE_CHECKING:
+    from kancompress.layers.window import Window
+
+# --- steps: what is done to all inputs, or to all sums, of a layer --------------------------------
 
 
-class ScaledEdges(nn.Module):
-    """Edge vectors times factors that the file keeps apart: gains of their splines, and masks.
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An activation, number by number."""
 
-    gains : each the first and last coefficient that it multiplies, and its factors (out, in)
+    name: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Normalisation by two rows in one tensor, scale and shift; over the features of each input, or
+    with running statistics, mean and variance in two rows more, by the batch."""
+
+    rows: str = "norm"
+    running: str = "statistics"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation with eps 1e-5; `bias` may be "" or a tensor that is not there."""
+
+    weight: str
+    bias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """x where it is positive, else `weight` times x (PReLU)."""
+
+    weight: str = "slope"
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """scale times x plus shift, each a tensor that may not be there."""
+
+    scale: str
+    shift: str
+
+
+@dataclass(frozen=True, slots=True)
+class MinMax:
+    """The whole batch scaled to -1 ... 1 by its least and greatest number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """A share of the channels of a map is dropped in training."""
+
+    share: float
+
+
+Step = Act | Norm | LayerNorm | Slope | Affine | MinMax | Dropout
+
+
+# --- bases: the functions B_b of an edge ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NoBasis:
+    """None: an edge has its base weight alone."""
+
+    span: tuple[float, float] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class UniformSplines:
+    """The B-splines of one degree on `size` equal intervals from low to high, for all inputs."""
+
+    grid: tuple[float, float, int]
+    degree: int
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Ends of the grid."""
+        return self.grid[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Splines:
+    """The B-splines of one degree on the knots of each input, a tensor (in, t), extended."""
+
+    degree: int
+    knots: str = "knots"
+
+
+@dataclass(frozen=True, slots=True)
+class UniformGaussians:
+    """exp(-((z - c) / s)^2) with `size` centres from low to high at the distance s."""
+
+    grid: tuple[float, float, int]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Ends of the grid."""
+        return self.grid[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussians:
+    """exp(-((z - c) / width)^2) with the centres of a tensor (K,)."""
+
+    width: float
+    span: tuple[float, float]
+    centres: str = "centres"
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """1 - tanh(z - c)^2 with the centres of a tensor (K,)."""
+
+    span: tuple[float, float]
+    centres: str = "centres"
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Two bases that share their coefficients: their functions are added one by one."""
+
+    one: Splines
+    other: Gaussians
+
+
+class Series(StrEnum):
+    """Polynomials by their recurrences (`kancompress.layers.bases.polynomials`)."""
+
+    CHEBYSHEV = "chebyshev"
+    CHEBYSHEV2 = "chebyshev2"
+    LEGENDRE = "legendre"
+    HERMITE = "hermite"
+    BESSEL = "bessel"
+    JACOBI = "jacobi"
+    BERNSTEIN = "bernstein"
+    GOTTLIEB = "gottlieb"
+    GRAM = "gram"
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomials:
+    """P_0 ... P_degree.
+
+    learnt : tensor of the recurrence's weights, "" where it has none
+    act    : what each polynomial goes through
     """
 
-    def __init__(self, edges: nn.Module, gains: Sequence[tuple[int, int, Tensor]]) -> None:
-        super().__init__()
-        self.edges = edges
-        self.spans = [(first, last) for first, last, _ in gains]
-        for number, (_, _, factors) in enumerate(gains):
-            self.register_buffer(f"factors{number}", factors)
-
-    def forward(self) -> Tensor:
-        """Coefficients (out, in, coefficient)."""
-        vectors: Tensor = self.edges()
-        for number, (first, last) in enumerate(self.spans):
-            factors = getattr(self, f"factors{number}")[..., None]
-            pieces = (vectors[..., :first], vectors[..., first:last] * factors, vectors[..., last:])
-            vectors = torch.cat(pieces, dim=-1)
-        return vectors
+    series: Series
+    degree: int
+    learnt: str = ""
+    act: Activation = Activation.IDENTITY
+    span: tuple[float, float] = (-1.0, 1.0)
 
 
-class FormLayer(EdgeLayer):
-    """A layer of another library: steps, basis and base branch, sum, steps.
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """cos z ... cos(count z), then the sines."""
 
-    edges      : module whose forward() gives (out, in, coefficient), the base weight last
-    name       : of the layer in the file
-    shape      : (out, in)
-    expansion  : (batch, in) -> (batch, basis, in)
-    before     : what the basis sees of the input, or None
-    base       : activation of the base branch, or None where the layer has none
-    inner      : whether the base branch sees the input after `before`
-    after      : steps after the sum
-    side_names : names in the file of the parameters that learn beside the edges
-    window     : how the edges of a convolution lie over a map
+    count: int
+    span: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bumps:
+    """(relu(z - low) relu(high - z) factor)^2 with two tensors (in, K)."""
+
+    factor: float
+    low: str = "low"
+    high: str = "high"
+    span: tuple[float, float] = (0.0, 1.0)
+
+
+Basis = (
+    NoBasis | UniformSplines | Splines | UniformGaussians | Gaussians | Switches | Sum | Polynomials
+    | Waves | Bumps
+)  # fmt: skip
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+class Points(StrEnum):
+    """Where functions are compared on the span of their basis, evenly."""
+
+    ENDS = "ends"  # both ends among them
+    INSIDE = "inside"  # as many, without the ends
+    MIDDLES = "middles"  # of as many intervals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerForm:
+    """What a layer computes.
+
+    before : what the basis sees of the input
+    base   : activation of the base branch, or None; `inner`: whether it sees what the basis sees
+    after  : what follows the sum
+    window : how the edges of a convolution lie over a map; None where it is fully connected
+    points : where its functions are compared
     """
 
-    def __init__(
-        self,
-        edges: nn.Module,
-        *,
-        name: str,
-        shape: tuple[int, int],
-        dtype: torch.dtype,
-        expansion: Expansion,
-        before: nn.Module | None = None,
-        base: Activation | None = None,
-        inner: bool = False,
-        after: Sequence[nn.Module] = (),
-        bias: nn.Parameter | None = None,
-        side_names: Mapping[str, nn.Parameter] | None = None,
-        window: Window | None = None,
-    ) -> None:
-        super().__init__(edges, bias, window)
-        self.name = name
-        self.shape = shape
-        self.dtype = dtype
-        self.expansion = expansion
-        self.before = before
-        self.base = base
-        self.inner = inner
-        self.after = nn.ModuleList(after)
-        self.side_names = dict(side_names or {})
-
-    def features(self, x: Tensor) -> Tensor:
-        """As of `EdgeLayer`, the base branch last."""
-        x = x.to(self.dtype)
-        z = x if self.before is None else self.before(x)
-        if self.window is None:
-            return self.expanded(z, z if self.inner else x)
-        z, x = z.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
-        planes = self.expanded(z.flatten(0, 2), (z if self.inner else x).flatten(0, 2))
-        return planes.view(*x.shape[:3], *planes.shape[1:])
-
-    def expanded(self, z: Tensor, x: Tensor) -> Tensor:
-        """Basis of z and base branch of x, each (batch, in) -> (batch, coefficient, in)."""
-        if self.base is Activation.SILU and isinstance(self.expansion, BSplines):
-            return self.expansion.with_silu(z, x)
-        planes: Tensor = self.expansion(z)
-        if self.base is None:
-            return planes
-        return torch.cat([planes, ACTIVATIONS[self.base](x)[:, None]], dim=1)
-
-    def features_on_grid(self, count: int) -> Tensor:
-        """As of `EdgeLayer`; evenly on what the basis sees, behind a tanh or sigmoid."""
-        inputs = self.shape[1]
-        count = min(count, max(256, _NUMBERS // (self.edges().shape[-1] * inputs)))
-        spans = torch.tensor([self.expansion.span])
-        if isinstance(self.expansion, BSplines):
-            spans = self.expansion.spans
-        low, high = spans.to(self.dtype).expand(inputs, 2).T
-        # Between the ends, where inverses are finite.
-        steps = (torch.arange(count, dtype=self.dtype)[:, None] + 0.5) / count
-        z = low + (high - low) * steps
-        undo = INVERSES.get(self.before.name) if isinstance(self.before, Act) else None
-        features = self.expanded(z, z if self.inner or undo is None else undo(z))
-        first = features[:, :, :1]
-        return first if torch.equal(first.expand_as(features), features) else features
-
-    def finish(self, y: Tensor) -> Tensor:
-        """Normalisation, activation and the like after the sum."""
-        for step in self.after:
-            y = step(y)
-        return y
-
-    def sides(self) -> dict[str, nn.Parameter]:
-        """What learns beside the edges, by the names of the file's tensors."""
-        return self.side_names
-
-
-class FormNetwork(Network):
-    """Layers of other libraries, applied in the order of the file; outputs are float32.
-
-    notes  : what was taken for granted that the tensors do not tell
-    forms  : what the layers compute beyond their tensors, by their names, as packed files say it
-    widths : inputs and outputs
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[FormLayer],
-        codebooks: Mapping[str, Codebook] | None = None,
-        notes: Sequence[str] = (),
-        forms: Mapping[str, FormRecord] | None = None,
-    ) -> None:
-        super().__init__(layers, codebooks)
-        self.notes = tuple(notes)
-        self.forms = dict(forms or {})
-        self.widths = (layers[0].shape[1], layers[-1].shape[0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in) -> (batch, out)."""
-        return super().forward(x).float()
-
-    def sides(self) -> dict[str, nn.Parameter]:
-        """What learns beside the edges, by the names of the file's tensors."""
-        return {
-            name: parameter
-            for layer in self.form_layers()
-            for name, parameter in layer.sides().items()
-        }
-
-    def form_layers(self) -> Iterator[FormLayer]:
-        """The layers, typed."""
-        for layer in self.layers:
-            assert isinstance(layer, FormLayer)
-            yield layer
-
-    def norms(self) -> list[nn.Parameter]:
-        """All sides: normalisations, slopes, recurrence weights and biases."""
-        return list(self.sides().values())
+    basis: Basis
+    before: tuple[Step, ...] = ()
+    base: Activation | None = Activation.SILU
+    inner: bool = False
+    after: tuple[Step, ...] = ()
+    window: Window | None = None
+    points: Points = Points.MIDDLES

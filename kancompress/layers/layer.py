@@ -1,51 +1,92 @@
-"""KAN layers: the basis, the window of a convolution and the source of the coefficients are
-arguments."""
+"""KAN layers: what one computes is a form, where its coefficients come from is a module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.layers import bases
+from kancompress.layers import forms
 from kancompress.layers.edges import CodebookEdges
-from kancompress.layers.window import Window, expand_map
-from kancompress.specs import BasisSpec, Family
+from kancompress.layers.expansions import ACTIVATIONS, INVERSES, expansion_of, roles_of
+from kancompress.layers.forms import LayerForm, Points, Step
+from kancompress.layers.window import expand_map
 
 # What a batch adds to the running statistics of a normalisation; torch's default.
 MOMENTUM = 0.1
+# Numbers of features on the grid, 16 MB in float32.
+_NUMBERS = 1 << 22
 
 
 class EdgeLayer(nn.Module):
-    """A layer that is linear in its coefficients: finish(sum over edges + bias).
+    """A layer that is linear in its coefficients: after(sum over edges + bias).
 
-    Kinds of layers say what their features are and what follows the sum; how the sum is taken,
-    and where the coefficients come from, is the same for all of them.
+    form    : what it computes
+    edges   : module whose forward() gives the coefficients (out, in, coefficient), or (out, in,
+              rows, columns, coefficient) of a convolution, the base weight last
+    tensors : that the form names, by role, None where one is not there; those of `learnt` learn
+    bias    : (out,) added to the sum over the edges, or None
+    name    : of the layer in another library's file
+    dtype   : that it computes in; of its input where None
+    shape   : of the edges, where it is to be known without them
+    seen    : a module in place of the steps before the basis
+    names   : of another library's layer: the file's names of the roles that learn
 
-    edges  : module whose forward() gives the coefficients (out, in, coefficient), or (out, in,
-             rows, columns, coefficient) of a convolution
-    bias   : (out,) added to the sum over the edges, or None
-    window : how the edges of a convolution lie over a map, None where the layer is fully connected
+    `drops` says whether dropout takes place in training.
     """
 
     def __init__(
-        self, edges: nn.Module, bias: Tensor | None = None, window: Window | None = None
+        self,
+        form: LayerForm,
+        edges: nn.Module,
+        tensors: Mapping[str, Tensor | None] | None = None,
+        *,
+        bias: Tensor | None = None,
+        learnt: Sequence[str] = (),
+        name: str | None = None,
+        shape: tuple[int, ...] = (),
+        dtype: torch.dtype | None = None,
+        seen: nn.Module | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        there = {role: t for role, t in (tensors or {}).items() if t is not None}
+        self.form, self.window = form, form.window
         self.edges = edges
         self.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(bias)
-        self.window = window
+        self.name, self.shape, self.dtype, self.seen = name, shape, dtype, seen
+        self.roles = tuple(role for role in there if role in learnt)
+        for role in tensors or {}:
+            if role in learnt:
+                self.register_parameter(role, _parameter(there.get(role)))
+            elif role not in roles_of(form.basis):
+                self.register_buffer(role, there.get(role))
+        self.expansion = expansion_of(form.basis, there)
+        self._names = None if names is None else dict(names)
+        self._momentum, self.drops = MOMENTUM, True
 
     def features(self, x: Tensor) -> Tensor:
         """Input to what the coefficients multiply: (batch, in) -> (batch, coefficient, in).
 
         Of a convolution (batch, in, rows, columns) -> (batch, rows, columns, coefficient, in).
         """
-        raise NotImplementedError
+        x = x if self.dtype is None else x.to(self.dtype)
+        z = self._seen(x)
+        x = z if self.form.inner else x
+        if self.window is None:
+            return self.expanded(x, z)
+        x, z = x.permute(0, 2, 3, 1), z.permute(0, 2, 3, 1)
+        return expand_map(self._expanded, x, z, self._learnt())
+
+    def expanded(self, x: Tensor, z: Tensor) -> Tensor:
+        """Basis of z and base branch of x, each (batch, in) -> (batch, coefficient, in)."""
+        return self._expanded(x, z, self._learnt())
+
+    def _expanded(self, x: Tensor, z: Tensor, learnt: Tensor | None) -> Tensor:
+        return self.expansion.features(x, z, learnt, self.form.base)
 
     def places(self, x: Tensor) -> int:
         """Sums that a row of `x` gives for each output: 1, or the pixels of the output map."""
@@ -64,33 +105,79 @@ class EdgeLayer(nn.Module):
         return features if self.window is None else self.window.columns(features, places)
 
     def features_on_grid(self, count: int) -> Tensor:
-        """Features of at most `count` values of an input, spaced evenly on the grid of the basis.
+        """Features of at most `count` values of an input, evenly on the span of the basis.
 
         (count, coefficient, in), or (count, coefficient, 1) where all inputs have the same grid.
-        The base branch sees what the basis sees.
+        The base branch sees what the basis sees, behind a tanh or sigmoid what it undoes to.
         """
-        raise NotImplementedError
+        spans = self.expansion.spans
+        if self.form.points is Points.MIDDLES:
+            coefficients = self.edges()
+            inputs, width = coefficients.shape[1], coefficients.shape[-1]
+            count = min(count, max(256, _NUMBERS // (width * inputs)))
+            low, high = spans.to(self.dtype).expand(inputs, 2).T
+            # Between the ends, where inverses are finite.
+            steps = (torch.arange(count, dtype=self.dtype)[:, None] + 0.5) / count
+            z = low + (high - low) * steps
+        else:
+            low, high = self.expansion.span
+            inside = self.form.points is Points.INSIDE
+            z = torch.linspace(low, high, count + 2 * inside)
+            z = (z[1:-1] if inside else z)[:, None]
+        features = self.expanded(self._unseen(z), z)
+        first = features[:, :, :1]
+        return first if torch.equal(first.expand_as(features), features) else features
 
     def finish(self, y: Tensor) -> Tensor:
         """What the layer does to the sums over its edges; the shape stays."""
+        for step in self.form.after:
+            y = self.applied(step, y)
         return y
 
     def sides(self) -> Mapping[str, Tensor]:
         """What the layer has beside the edges, by the name that files give it."""
-        return {} if self.bias is None else {"bias": self.bias}
+        if self._names is not None:
+            return self.learnt_sides()
+        found: dict[str, Tensor] = {} if self.bias is None else {"bias": self.bias}
+        for role in self.roles:
+            tensor: Tensor = getattr(self, role)
+            running = getattr(self, "statistics", None) if role == "norm" else None
+            found[role] = tensor if running is None else torch.cat([tensor, running])
+        return found
+
+    def learnt_sides(self) -> dict[str, nn.Parameter]:
+        """What learns beside the edges of another library's layer, by the names of its tensors."""
+        return {name: getattr(self, role) for role, name in (self._names or {}).items()}
+
+    def norms(self) -> list[nn.Parameter]:
+        """What fine-tuning may train with the norms: of our own layers scale and shift, betas and
+        slope; of another library's all that learns beside the edges."""
+        if self._names is not None:
+            return list(self.learnt_sides().values())
+        return [getattr(self, role) for role in self.roles]
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a batch normalisation keeps running statistics."""
+        return getattr(self, "statistics", None) is not None
 
     def sums(self, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
-        """Sums over edges with these coefficients: (batch, out), or (batch, out, rows, columns)."""
+        """Sums over edges with these coefficients: (batch, out), or (batch, out, rows, columns).
+
+        Features of a convolution exist for a few images at a time.
+        """
+        if self.window is not None:
+            x = x if self.dtype is None else x.to(self.dtype)
+            z = self._seen(x)
+            x = z if self.form.inner else x
+            found = self.window.sums(self._expanded, coefficients, x, z, self._learnt())
+            return found if bias is None else found + bias[:, None, None]
         features = self.features(x).to(coefficients.dtype)
-        if self.window is None:
-            if coefficients.is_contiguous() and len(x) < len(coefficients):
-                rows = features.transpose(1, 2).flatten(1)  # fewer to write anew than coefficients
-                return functional.linear(rows, coefficients.flatten(1), bias)
-            matrix = coefficients.movedim(-1, 1).flatten(1)  # (out, coefficient * in)
-            return functional.linear(features.flatten(1), matrix, bias)
-        weight = coefficients.movedim(-1, 1).flatten(1, 2)
-        planes = features.flatten(3).permute(0, 3, 1, 2)
-        return functional.conv2d(planes, weight, bias, self.window.stride, self.window.padding)
+        if coefficients.is_contiguous() and len(x) < len(coefficients):
+            rows = features.transpose(1, 2).flatten(1)  # fewer to write anew than coefficients
+            return functional.linear(rows, coefficients.flatten(1), bias)
+        matrix = coefficients.movedim(-1, 1).flatten(1)  # (out, coefficient * in)
+        return functional.linear(features.flatten(1), matrix, bias)
 
     def run(self, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
         """The whole layer with other coefficients and another bias."""
@@ -104,130 +191,99 @@ class EdgeLayer(nn.Module):
             return self.finish(y if self.bias is None else y + self.bias)
         return self.run(x, edges(), self.bias)
 
-
-class KanLayer(EdgeLayer):
-    """A layer of our own networks (docs/packed-format.md, section 5).
-
-    edges, bias, window : as of `EdgeLayer`
-    norm    : (2, features) scale and shift of the layer normalisation; in convolutions (4,
-              features) with running mean and variance of the batch normalisation; or None
-    beta    : (degree + 1,) recurrence weights of the Gram basis, or None
-    slope   : (1,) of the PReLU behind convolutions of B-splines, or None
-    last    : whether this is the last layer, behind which an MLP has no activation
-    dropout : share of channels of a convolution that are dropped in training
-    """
-
-    def __init__(
-        self,
-        spec: BasisSpec,
-        edges: nn.Module,
-        *,
-        norm: Tensor | None = None,
-        beta: Tensor | None = None,
-        bias: Tensor | None = None,
-        slope: Tensor | None = None,
-        window: Window | None = None,
-        last: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(edges, bias, window)
-        self.spec = spec
-        self.last = last
-        self.dropout = dropout
-        self._momentum = MOMENTUM
-        self.norm = None if norm is None else nn.Parameter(norm[:2].clone())
-        self.beta = None if beta is None else nn.Parameter(beta)
-        self.slope = None if slope is None else nn.Parameter(slope)
-        self.statistics: Tensor | None
-        running = None if norm is None or len(norm) == 2 else norm[2:].clone()
-        self.register_buffer("statistics", running)
-
-    def features(self, x: Tensor) -> Tensor:
-        """As of `EdgeLayer`, the base branch last."""
-        z = self._seen(x)
-        if self.window is None:
-            return bases.expand(self.spec, x, z, self.beta)
-        x, z = x.permute(0, 2, 3, 1), z.permute(0, 2, 3, 1)
-        return expand_map(partial(bases.expand, self.spec), x, z, self.beta)
-
-    def features_on_grid(self, count: int) -> Tensor:
-        """As of `EdgeLayer`; Gram polynomials, and the one weight of an MLP, are taken evenly on
-        (-1, 1), polynomials behind their tanh."""
-        low, high = (-1.0, 1.0) if self.spec.grid is None else self.spec.grid[:2]
-        z = torch.linspace(low, high, count)
-        x = z
-        if self.spec.family is Family.GRAMKAN:
-            z = torch.linspace(low, high, count + 2)[1:-1]
-            x = torch.atanh(z)
-        return bases.expand(self.spec, x[:, None], z[:, None], self.beta)
-
-    def sums(self, x: Tensor, coefficients: Tensor, bias: Tensor | None) -> Tensor:
-        """As of `EdgeLayer`; features of a convolution exist for a few images at a time."""
-        if self.window is None:
-            return super().sums(x, coefficients, bias)
-        expand = partial(bases.expand, self.spec)
-        found = self.window.sums(expand, coefficients, x, self._seen(x), self.beta)
-        return found if bias is None else found + bias[:, None, None]
-
-    def finish(self, y: Tensor) -> Tensor:
-        """What follows the sum: normalisation, activation and dropout, as the family has them."""
-        family = self.spec.family
-        if family is Family.GRAMKAN:
-            return functional.silu(self._normalise(y))
-        if family is Family.MLP and not self.last:
-            return functional.relu(y)
-        if family is Family.KAN and self.slope is not None:
-            return self._drop(functional.prelu(self._normalise(y), self.slope))
-        return y
-
-    def sides(self) -> Mapping[str, Tensor]:
-        """`bias`, `norm`, `beta` and `slope`, where the layer has them."""
-        norm: Tensor | None = self.norm
-        if norm is not None and self.statistics is not None:
-            norm = torch.cat([norm, self.statistics])
-        found = {"bias": self.bias, "norm": norm, "beta": self.beta, "slope": self.slope}
-        return {role: tensor for role, tensor in found.items() if tensor is not None}
-
-    def norms(self) -> list[nn.Parameter]:
-        """What fine-tuning may train with the norms: scale and shift, betas, slope."""
-        return [p for p in (self.norm, self.beta, self.slope) if p is not None]
-
     @contextmanager
     def renewing(self) -> Iterator[None]:
         """Within it a training pass has no dropout, and its batch alone makes the statistics."""
-        before = self.dropout, self._momentum
-        self.dropout, self._momentum = 0.0, 1.0
+        before = self.drops, self._momentum
+        self.drops, self._momentum = False, 1.0
         try:
             yield
         finally:
-            self.dropout, self._momentum = before
+            self.drops, self._momentum = before
+
+    def _learnt(self) -> Tensor | None:
+        """What learns with the basis."""
+        role = self.expansion.learns
+        tensor: Tensor | None = getattr(self, role) if role else None
+        return tensor
 
     def _seen(self, x: Tensor) -> Tensor:
         """What the basis sees of the input."""
-        if self.spec.family is Family.FASTKAN:
-            return self._normalise(self._drop(x))
-        if self.spec.family is Family.GRAMKAN:
-            return self._drop(torch.tanh(x))
+        if self.seen is not None:
+            found: Tensor = self.seen(x)
+            return found
+        for step in self.form.before:
+            x = self.applied(step, x)
         return x
 
-    def _drop(self, x: Tensor) -> Tensor:
-        if not self.dropout or not self.training:
-            return x
-        return functional.dropout2d(x, self.dropout)
+    def _unseen(self, z: Tensor) -> Tensor:
+        """What the base branch sees where the basis sees z."""
+        if not self.form.inner and self.seen is None:
+            for step in reversed(self.form.before):
+                if isinstance(step, forms.Act) and step.name in INVERSES:
+                    return INVERSES[step.name](z)
+        return z
 
-    def _normalise(self, values: Tensor) -> Tensor:
-        assert self.norm is not None
-        if self.statistics is None:
-            return functional.layer_norm(values, values.shape[-1:], self.norm[0], self.norm[1])
+    def applied(self, step: Step, y: Tensor) -> Tensor:
+        """What a step before or after the sum makes of all inputs, or of all sums."""
+        match step:
+            case forms.Act(name):
+                return ACTIVATIONS[name](y)
+            case forms.Norm(rows, running):
+                return self._normalised(y, getattr(self, rows), getattr(self, running, None))
+            case forms.LayerNorm(weight, bias):
+                shift = getattr(self, bias, None) if bias else None
+                return functional.layer_norm(y, y.shape[-1:], getattr(self, weight), shift)
+            case forms.Slope(weight):
+                return functional.prelu(y, getattr(self, weight))
+            case forms.Affine(scale, shift):
+                times, plus = getattr(self, scale, None), getattr(self, shift, None)
+                y = y if times is None else y * times
+                return y if plus is None else y + plus
+            case forms.MinMax():
+                low, high = y.min(), y.max()
+                return 2 * (y - low) / (high - low) - 1
+            case forms.Dropout(share):
+                if not share or not self.training or not self.drops:
+                    return y
+                return functional.dropout2d(y, share)
+
+    def _normalised(self, values: Tensor, rows: Tensor, running: Tensor | None) -> Tensor:
+        if running is None:
+            return functional.layer_norm(values, values.shape[-1:], rows[0], rows[1])
+        mean, variance = running[0], running[1]
         return functional.batch_norm(
-            values,
-            self.statistics[0],
-            self.statistics[1],
-            self.norm[0],
-            self.norm[1],
-            self.training,
-            self._momentum,
+            values, mean, variance, rows[0], rows[1], self.training, self._momentum
         )
+
+
+def _parameter(tensor: Tensor | None) -> nn.Parameter | None:
+    if tensor is None or isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor)
+
+
+class ScaledEdges(nn.Module):
+    """Edge vectors times factors that the file keeps apart: gains of their splines, and masks.
+
+    gains : each the first and last coefficient that it multiplies, and its factors (out, in)
+    """
+
+    def __init__(self, edges: nn.Module, gains: Sequence[tuple[int, int, Tensor]]) -> None:
+        super().__init__()
+        self.edges = edges
+        self.spans = [(first, last) for first, last, _ in gains]
+        for number, (_, _, factors) in enumerate(gains):
+            self.register_buffer(f"factors{number}", factors)
+
+    def forward(self) -> Tensor:
+        """Coefficients (out, in, coefficient)."""
+        vectors: Tensor = self.edges()
+        for number, (first, last) in enumerate(self.spans):
+            factors = getattr(self, f"factors{number}")[..., None]
+            pieces = (vectors[..., :first], vectors[..., first:last] * factors, vectors[..., last:])
+            vectors = torch.cat(pieces, dim=-1)
+        return vectors
 
 
 class Head(nn.Module):

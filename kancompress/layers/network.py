@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.formats.checkpoint import HEAD
+from kancompress.formats.packed.forms import FormRecord
 from kancompress.layers.edges import Codebook
-from kancompress.layers.layer import EdgeLayer, Head, KanLayer
+from kancompress.layers.layer import EdgeLayer, Head
 
 
 class Network(nn.Module):
@@ -53,18 +54,52 @@ class Network(nn.Module):
 
     def norms(self) -> list[nn.Parameter]:
         """Scales, shifts, betas and slopes, which fine-tuning may train."""
-        layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
-        return [parameter for layer in layers for parameter in layer.norms()]
+        return [parameter for layer in self.kan_layers() for parameter in layer.norms()]
 
     def has_statistics(self) -> bool:
         """Whether batch normalisations keep running statistics."""
-        layers = [layer for layer in self.kan_layers() if isinstance(layer, KanLayer)]
-        return any(layer.statistics is not None for layer in layers)
+        return any(layer.has_statistics for layer in self.kan_layers())
 
     @torch.no_grad()
     def renew_statistics(self, x: Tensor) -> None:
         """Running statistics as these rows give them without dropout, which evaluation has."""
         for layer in self.kan_layers():
-            assert isinstance(layer, KanLayer)  # no other has statistics
             with layer.renewing():
                 x = layer.train()(x)
+
+
+class ForeignNetwork(Network):
+    """Layers of other libraries, applied in the order of the file; outputs are float32.
+
+    notes  : what was taken for granted that the tensors do not tell
+    forms  : what the layers compute beyond their tensors, by their names, as packed files say it
+    widths : inputs and outputs
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[EdgeLayer],
+        codebooks: Mapping[str, Codebook] | None = None,
+        notes: Sequence[str] = (),
+        forms: Mapping[str, FormRecord] | None = None,
+    ) -> None:
+        super().__init__(layers, codebooks)
+        self.notes = tuple(notes)
+        self.forms = dict(forms or {})
+        self.widths = (layers[0].shape[1], layers[-1].shape[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, out)."""
+        return super().forward(x).float()
+
+    def sides(self) -> dict[str, nn.Parameter]:
+        """What learns beside the edges, by the names of the file's tensors."""
+        return {
+            name: parameter
+            for layer in self.kan_layers()
+            for name, parameter in layer.learnt_sides().items()
+        }
+
+    def norms(self) -> list[nn.Parameter]:
+        """All sides: normalisations, slopes, recurrence weights and biases."""
+        return list(self.sides().values())

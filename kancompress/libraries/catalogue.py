@@ -1,7 +1,8 @@
-"""All layouts in the order in which they are tried, most specific first."""
+"""All libraries, in the order in which their layouts are tried, most specific first."""
 
 from __future__ import annotations
 
+from kancompress.libraries.forms import Form
 from kancompress.libraries.known import (
     convkan,
     convolutional_kans,
@@ -19,19 +20,38 @@ from kancompress.libraries.known import (
     torchkan,
 )
 
-LAYOUTS = (
-    *pykan.LAYOUTS,
-    *metakan.LAYOUTS,
-    *rbf.LAYOUTS,
-    *convolutional_kans.LAYOUTS,
-    *convkan.LAYOUTS,
-    *torch_conv_kan.LAYOUTS,
-    *fast_kan.LAYOUTS,
-    *poly.LAYOUTS,
-    *fourier.LAYOUTS,
-    *torchkan.LAYOUTS,
-    *relu_kan.LAYOUTS,
-    *kanlib.LAYOUTS,
-    *efficient_kan.LAYOUTS,
-    *flashkan.LAYOUTS,
+# Each has LAYOUTS, how its layers lie in tensors, and FORMS, what they compute.
+LIBRARIES = (
+    pykan,
+    metakan,
+    rbf,
+    convolutional_kans,
+    convkan,
+    torch_conv_kan,
+    fast_kan,
+    poly,
+    fourier,
+    torchkan,
+    relu_kan,
+    kanlib,
+    efficient_kan,
+    flashkan,
 )
+
+LAYOUTS = tuple(layout for library in LIBRARIES for layout in library.LAYOUTS)
+
+# Forms by the names of layouts: of layers that run by themselves, of those whose module is called
+# with patches, of convolutions that the user's module tells the window of; and why there is none.
+FORMS: dict[str, Form] = {
+    name: form for library in LIBRARIES for name, form in library.FORMS.chains.items()
+}
+PATCH_FORMS: dict[str, Form] = {
+    name: form for library in LIBRARIES for name, form in library.FORMS.patches.items()
+}
+MAP_FORMS: dict[str, Form] = {
+    name: form for library in LIBRARIES for name, form in library.FORMS.maps.items()
+}
+UNKNOWN: dict[str, str] = {
+    name: text for library in LIBRARIES for name, text in library.FORMS.unknown.items()
+}
+UNKNOWN["by-hand"] = "a layout written by hand says where the edges lie, not what they compute"

@@ -21,11 +21,12 @@ from kancompress.layers.edges import (
     new_embedding,
     new_learner,
 )
-from kancompress.layers.layer import Head, KanLayer
+from kancompress.layers.families import native_layer
+from kancompress.layers.layer import Head
 from kancompress.layers.network import Network
 from kancompress.layers.window import Window
 from kancompress.models.records import Checkpoint, PackedModel
-from kancompress.specs import BasisSpec, ConvSpec, DataSpec, Family, MetaSpec, ModelSpec
+from kancompress.specs import FAMILIES, BasisSpec, ConvSpec, DataSpec, MetaSpec, ModelSpec, Start
 
 # --- new networks --------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ def initialise(
             edges = DenseEdges(_new_coefficients(basis, shape, generator))
         sides = _new_sides(basis, shape, generator)
         place = _place(ModelSpec(basis=basis, conv=conv), shape, number, len(channels) - 1)
-        layers.append(KanLayer(basis, edges, **place, **sides))
+        layers.append(native_layer(basis, edges, **place, **sides))
     head = None
     if conv is not None:
         weight = _uniform((widths[-1], widths[-2]), widths[-2] ** -0.5, generator)
@@ -103,7 +104,7 @@ def _new_sides(
         made["beta"] = torch.randn(shapes["beta"], generator=generator) * std
     if "slope" in shapes:
         made["slope"] = torch.full(shapes["slope"], 0.25)
-    if basis.family is Family.MLP:
+    if FAMILIES[basis.family].biased:
         made["bias"] = _uniform(shapes["bias"], shape[1] ** -0.5, generator)
     return made
 
@@ -113,20 +114,22 @@ def _new_coefficients(
 ) -> Tensor:
     out, inputs, *taps = shape
     full = (*shape, basis.size)
+    start = FAMILIES[basis.family].start
     if taps:  # Kaiming's uniform bounds, that of polynomials as torch-conv-kan lays them out
         fan = inputs * math.prod(taps)
-        spread = fan * basis.size * (out if basis.family is Family.GRAMKAN else 1)
+        spread = fan * basis.size * (out if start is Start.XAVIER else 1)
         curve = _uniform(full, math.sqrt(3 / spread), generator)
         return torch.cat([curve, _uniform((*shape, 1), math.sqrt(3 / fan), generator)], dim=-1)
-    if basis.family is Family.KAN:
-        curve = torch.randn(full, generator=generator) * (0.01 / math.sqrt(inputs))
-    elif basis.family is Family.FASTKAN:
-        curve = torch.randn(full, generator=generator).clamp_(-2, 2) * 0.1
-    elif basis.family is Family.GRAMKAN:
-        curve = _uniform(full, math.sqrt(6 / ((inputs + out) * basis.size)), generator)
-    else:
-        curve = torch.empty(full)
-    base_bound = math.sqrt(6 / (inputs + out)) if basis.family is Family.GRAMKAN else inputs**-0.5
+    match start:
+        case Start.SMALL:
+            curve = torch.randn(full, generator=generator) * (0.01 / math.sqrt(inputs))
+        case Start.CLIPPED:
+            curve = torch.randn(full, generator=generator).clamp_(-2, 2) * 0.1
+        case Start.XAVIER:
+            curve = _uniform(full, math.sqrt(6 / ((inputs + out) * basis.size)), generator)
+        case Start.NONE:
+            curve = torch.empty(full)
+    base_bound = math.sqrt(6 / (inputs + out)) if start is Start.XAVIER else inputs**-0.5
     return torch.cat([curve, _uniform((*shape, 1), base_bound, generator)], dim=-1)
 
 
@@ -151,7 +154,7 @@ def build(record: Checkpoint | PackedModel) -> Network:
         else:
             edges = DenseEdges(tensors[f"{number}.coefficients"])
         place = _place(record.model, shape, number, len(record.shapes))
-        layers.append(KanLayer(record.basis, edges, **place, **_sides(tensors, f"{number}.")))
+        layers.append(native_layer(record.basis, edges, **place, **_sides(tensors, f"{number}.")))
     return Network(layers, head=_head(record.conv, tensors))
 
 
@@ -189,7 +192,7 @@ def _from_packed(model: PackedModel) -> Network:
     for number, layer in enumerate(model.layers):
         place = _place(model.model, layer.shape, number, len(model.layers))
         sides = _sides(layer.sides, "")
-        layers.append(KanLayer(model.model.basis, edges[layer.name], **place, **sides))
+        layers.append(native_layer(model.model.basis, edges[layer.name], **place, **sides))
     return Network(layers, codebooks, _head(model.conv, model.tensors))
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, fields
 from kancompress.config import RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import HEAD, width_of
-from kancompress.layers.forms import FormNetwork
-from kancompress.layers.network import Network
+from kancompress.layers.network import ForeignNetwork, Network
 from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.native import build
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
@@ -61,7 +60,7 @@ def run(record: Runnable, options: RunOptions | None = None, forms: Forms | None
     )
 
 
-def _foreign(network: FormNetwork) -> Running:
+def _foreign(network: ForeignNetwork) -> Running:
     inputs, outputs = network.widths
     return Running(
         network=network, inputs=inputs, outputs=outputs, notes=network.notes, forms=network.forms

@@ -20,7 +20,6 @@ from kancompress.config import CalibrationConfig, ClusterConfig, Metric, StoredD
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
-from kancompress.layers.forms import FormLayer
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.native import build
 from kancompress.models.records import sizes
@@ -108,7 +107,7 @@ class ModelRuns(Runs):
     """
 
     source: ForeignSource
-    layers: Mapping[str, FormLayer]
+    layers: Mapping[str, EdgeLayer]
     otherwise: Known
     model: nn.Module
     modules: Mapping[str, nn.Module]
@@ -154,7 +153,7 @@ def native_runs(source: NativeSource, config: ClusterConfig, device: torch.devic
 
 def foreign_runs(
     source: ForeignSource,
-    layers: Mapping[str, FormLayer],
+    layers: Mapping[str, EdgeLayer],
     config: ClusterConfig,
     device: torch.device,
 ) -> ChainRuns:
@@ -174,7 +173,7 @@ def foreign_runs(
 
 def model_runs(
     source: ForeignSource,
-    layers: Mapping[str, FormLayer],
+    layers: Mapping[str, EdgeLayer],
     config: ClusterConfig,
     device: torch.device,
     *,
@@ -205,7 +204,7 @@ def model_runs(
 
 def _placed(
     source: ForeignSource,
-    layers: Mapping[str, FormLayer],
+    layers: Mapping[str, EdgeLayer],
     apart: Mapping[str, str],
     config: ClusterConfig,
 ) -> tuple[ForeignSource, Mapping[str, Place]]:
@@ -237,7 +236,7 @@ def _placed(
 def _found(
     source: ForeignSource,
     apart: Mapping[str, str],
-    layers: Mapping[str, FormLayer],
+    layers: Mapping[str, EdgeLayer],
     config: ClusterConfig,
 ) -> Known:
     """Clusterings of the layers that are not solved, found once."""

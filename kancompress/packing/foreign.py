@@ -36,9 +36,9 @@ from kancompress.formats.packed.restore import (
 )
 from kancompress.formats.safetensors import shown
 from kancompress.libraries import Recognition, recognise
-from kancompress.libraries.forms.convolutions import FindModule
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.recognition import cut
+from kancompress.models.convolutions import FindModule
 from kancompress.models.foreign import KnownLayers, known_forms, known_layers
 from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
 from kancompress.models.remainder import rebuilt, store

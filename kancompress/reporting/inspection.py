@@ -18,15 +18,7 @@ from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
 from kancompress.formats.stored import Stored
 from kancompress.libraries import Recognition
-from kancompress.specs import BasisSpec, Family
-
-_BASES = {
-    Family.KAN: "bspline",
-    Family.FASTKAN: "gaussian",
-    Family.GRAMKAN: "gram",
-    Family.MLP: "linear",
-}
-
+from kancompress.specs import FAMILIES, BasisSpec
 
 Sizes = tuple[int, int]
 
@@ -124,7 +116,7 @@ def _layer(
     edges = math.prod(shape)
     return {
         "name": name,
-        "basis": _BASES[basis.family] if basis else None,
+        "basis": FAMILIES[basis.family].basis if basis else None,
         "shape": list(shape),
         "edges": edges,
         "coefficients": coefficients,
@@ -159,7 +151,7 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
     if source.dense is not None:
         ratios["dense_tensors"] = source.dense[0] / container.payload_size
         ratios["dense_file"] = source.dense[1] / container.file_size
-    if model.basis is not None and model.basis.family is Family.KAN and model.conv is None:
+    if _has_pykan_twin(model):
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
     forms = {name: form.to_json() for name, form in model.forms.items()}
     return _frame(container, "packed", model) | {
@@ -170,6 +162,12 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         "totals": totals,
         "ratios": ratios,
     }
+
+
+def _has_pykan_twin(model: PackedRecord[Array]) -> bool:
+    """Whether pykan has networks like this one: fully connected, of B-splines."""
+    basis = model.basis
+    return basis is not None and FAMILIES[basis.family].basis == "bspline" and model.conv is None
 
 
 def _pykan_bytes(model: PackedRecord[Array]) -> int:

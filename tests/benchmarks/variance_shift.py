@@ -20,10 +20,11 @@ from torch.nn import functional
 
 import kancompress
 from kancompress.data import datasets
-from kancompress.layers.layer import KanLayer
+from kancompress.layers.forms import Dropout, Step
+from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.network import Network
 from kancompress.models.native import build
-from kancompress.specs import DataOptions, Family
+from kancompress.specs import DataOptions
 from kancompress.training import loop as fitting
 
 BATCH = 128
@@ -39,14 +40,11 @@ def renew(network: Network, x: Tensor, batches: int) -> None:
     network.eval()
 
 
-def seen_with_dropout(layer: KanLayer, x: Tensor) -> Tensor:
-    """What the basis of an RBF layer sees, the statistics those of the values after dropout."""
-    return layer._normalise(layer._drop(x))
-
-
-def always_drop(layer: KanLayer, x: Tensor) -> Tensor:
+def always_drop(layer: EdgeLayer, step: Step, x: Tensor) -> Tensor:
     """Dropout in evaluation, too."""
-    return functional.dropout2d(x, layer.dropout) if layer.dropout else x
+    if isinstance(step, Dropout):
+        return functional.dropout2d(x, step.share) if step.share else x
+    return EdgeLayer.applied(layer, step, x)
 
 
 def main() -> None:
@@ -64,22 +62,19 @@ def main() -> None:
     order = torch.randperm(len(rows.train.x), generator=torch.Generator().manual_seed(0))
     x = rows.train.x[order[: options.batches * BATCH]]
     network = build(record).eval()
-    layers = [layer for layer in network.kan_layers() if isinstance(layer, KanLayer)]
+    layers = list(network.kan_layers())
     lines = [("as stored", fitting.score(network, rows.test))]
-    shares = [layer.dropout for layer in layers]
     for layer in layers:
-        layer.dropout = 0.0
+        layer.drops = False
     renew(network, x, options.batches)
     lines.append(("anew, without dropout", fitting.score(network, rows.test)))
     variances = [layer.statistics[1].clone() for layer in layers]
-    for layer, share in zip(layers, shares, strict=True):
-        layer.dropout = share
-        if layer.spec.family is Family.FASTKAN:
-            layer._seen = partial(seen_with_dropout, layer)
+    for layer in layers:
+        layer.drops = True
     renew(network, x, options.batches)
     lines.append(("anew, with dropout", fitting.score(network, rows.test)))
     for layer in layers:
-        layer._drop = partial(always_drop, layer)
+        layer.applied = partial(always_drop, layer)
     torch.manual_seed(0)
     lines.append(("the same, scored with dropout", fitting.score(network, rows.test)))
     print(f"{options.checkpoint.stem}, torch {torch.__version__}, {options.batches} batches\n")

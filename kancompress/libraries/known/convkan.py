@@ -7,7 +7,9 @@ layer is reported as (out, channels * kh * kw).
 
 from __future__ import annotations
 
+from kancompress.layers.forms import Basis, Splines
 from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.forms import Form, Forms, Setting
 from kancompress.libraries.records import Beside, Layout, Piece, Scale
 
 _NOTES = ("The tensors do not tell channels from kernel positions: in counts both.",)
@@ -36,3 +38,18 @@ LAYOUTS = (
         notes=_NOTES,
     ),
 )
+
+
+def _patch_splines(setting: Setting) -> Basis:
+    """A KAN layer that is called with the patches of each group."""
+    if setting.found.groups > 1:
+        setting.refuse("the groups of a convolution see different inputs")
+    name = "kan_layer.grid"
+    knots = setting.array(name)
+    knots = knots.reshape(-1, knots.shape[-1])
+    return Splines(knots.shape[1] - setting.size - 1, setting.hold(name, knots))
+
+
+_PATCHES = Form(basis=_patch_splines, module="kan_layer")
+
+FORMS = Forms(patches={"convkan": _PATCHES, "convkan-ungrouped": _PATCHES})

@@ -8,6 +8,7 @@ share a codebook, which would else outweigh the edges.
 from __future__ import annotations
 
 from kancompress.libraries.checks import extended_grid, one_output
+from kancompress.libraries.forms import Forms
 from kancompress.libraries.records import Beside, Layout, Piece, Scale
 
 LAYOUTS = (
@@ -24,3 +25,5 @@ LAYOUTS = (
         pool="convs",
     ),
 )
+
+FORMS = Forms()

@@ -7,6 +7,7 @@ optional `spline_scaler` and `base_weight` (out, in), buffer `grid` (in, G + 2k 
 from __future__ import annotations
 
 from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.forms import Form, Forms, splines
 from kancompress.libraries.records import Beside, Layout, Piece, Scale, Veil
 
 _PIECES = (
@@ -33,4 +34,11 @@ LAYOUTS = (
         beside=(_GRID,),
         checks=(extended_grid,),
     ),
+)
+
+FORMS = Forms(
+    chains={
+        "efficient-kan": Form(basis=splines("grid")),
+        "kanele": Form(basis=splines("grid")),
+    }
 )

@@ -6,6 +6,8 @@ Sources: ZiyaoLi/fast-kan, fastkan/fastkan.py; AthanasiosDelis/faster-kan, which
 
 from __future__ import annotations
 
+from kancompress.layers.forms import Basis, Switches
+from kancompress.libraries.forms import Form, Forms, LayerNorm, Setting, ends, gaussians
 from kancompress.libraries.records import Beside, Layout, Piece
 
 _SPLINE = Piece(name="spline_linear.weight", axes="out (in coef)")
@@ -29,4 +31,19 @@ LAYOUTS = (
         forbidden=("rbf.inv_denominator",),
         notes=("The tensors do not tell a custom denominator of the radial functions.",),
     ),
+)
+
+
+def _switches(setting: Setting) -> Basis:
+    centres = setting.array("rbf.grid")
+    return Switches(ends(centres), setting.hold("rbf.grid", centres))
+
+
+FORMS = Forms(
+    chains={
+        "fast-kan": Form(
+            basis=gaussians("rbf.grid"), before=LayerNorm("layernorm"), bias="base_linear.bias"
+        ),
+        "faster-kan": Form(basis=_switches, before=LayerNorm("layernorm")),
+    }
 )

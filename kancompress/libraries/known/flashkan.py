@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from kancompress.formats.arrays import Described, dtype_name
 from kancompress.formats.edges.found import FoundLayer, Part
+from kancompress.layers.forms import Basis, Splines
 from kancompress.libraries.checks import real_type
+from kancompress.libraries.forms import Form, Forms, Setting
 from kancompress.libraries.records import Beside, Layout, Misfit, Piece
 
 
@@ -85,3 +89,17 @@ LAYOUTS = (
         beside=(Beside(name="t", axes="knots", required=True),),
     ),
 )
+
+
+def _starts(setting: Setting) -> Basis:
+    """Cubic splines, told by where their supports begin."""
+    starts = setting.array("grid_starts")
+    if len(starts) < 4:
+        setting.refuse(f"{len(starts)} splines are too few for cubic ones")
+    step = (starts[-1] - starts[0]) / starts.dtype.type(len(starts) - 1)
+    knots = starts[0] + step * np.arange(len(starts) + 4, dtype=starts.dtype)
+    rows = np.tile(knots.astype(starts.dtype), (setting.found.shape[1], 1))
+    return Splines(3, setting.hold("grid_starts", rows))
+
+
+FORMS = Forms(chains={"flashkan": Form(basis=_starts), "inkan": Form(basis=_starts)})

@@ -7,9 +7,12 @@ an edge by numbers of its own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from kancompress.layers.forms import Basis, Waves
 from kancompress.libraries.checks import extended_grid, two_halves
+from kancompress.libraries.forms import Form, Forms, Setting, splines
 from kancompress.libraries.records import Beside, Check, Layout, Piece, Scale
 
 _UNSCALED = Beside(name="scale_spline", axes="1")
@@ -40,4 +43,27 @@ LAYOUTS = (
     *_lkan("lkan", "out in coef", "out in", _GRID, extended_grid),
     *_lkan("lkan-fft", "half out in coef", "out in", Beside(name="k"), two_halves),
     *_lkan("lkan-fft-conv", "half out in kh kw coef", "out in kh kw", Beside(name="k"), two_halves),
+)
+
+
+def _waves(setting: Setting) -> Basis:
+    return Waves(setting.size // 2, (-math.pi, math.pi))
+
+
+def _unscaled(setting: Setting) -> Basis:
+    """LKAN's layers without scales of their own multiply all splines by one number, 1."""
+    if not (setting.array("scale_spline") == 1).all():
+        setting.refuse(f"{setting.full('scale_spline')} is not 1")
+    return splines("grid")(setting)
+
+
+_FFT = "versions of its class read the axes of coeff in different orders"
+
+FORMS = Forms(
+    chains={
+        "fourier-kan": Form(basis=_waves, bias="bias"),
+        "lkan": Form(basis=splines("grid"), bias="bias"),
+        "lkan-unscaled": Form(basis=_unscaled, bias="bias"),
+    },
+    unknown={"lkan-fft": _FFT, "lkan-fft-unscaled": _FFT},
 )

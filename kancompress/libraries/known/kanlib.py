@@ -6,6 +6,7 @@ Sources: KANLib (`coefficients`, `weight_spline`, `weight_residual`, `basis.grid
 
 from __future__ import annotations
 
+from kancompress.libraries.forms import Forms
 from kancompress.libraries.records import Beside, Layout, Piece, Scale
 
 
@@ -37,3 +38,5 @@ LAYOUTS = (
         ),
     ),
 )
+
+FORMS = Forms()

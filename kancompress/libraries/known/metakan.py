@@ -15,6 +15,7 @@ from itertools import pairwise
 from kancompress.formats.arrays import Described
 from kancompress.formats.edges.found import FoundLayer, Generator
 from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.forms import Form, Forms, splines
 from kancompress.libraries.records import Layout, Misfit, Piece
 
 _NETWORKS = ("hypernet.{0}", "metanet.{0}", "hyper_net.{0}", "hypernet", "metanet", "hyper_net")
@@ -97,3 +98,5 @@ LAYOUTS = (
         finder=_find,
     ),
 )
+
+FORMS = Forms(chains={"metakan": Form(basis=splines("layers.*.grid"))})

@@ -7,6 +7,18 @@ Khochawongwat/GRAMKAN, and the fully connected layers of IvanDrokin/torch-conv-k
 
 from __future__ import annotations
 
+from kancompress.config import Activation
+from kancompress.layers.forms import Basis, Polynomials, Series
+from kancompress.libraries.forms import (
+    TANH,
+    Fixed,
+    Form,
+    Forms,
+    LayerNorm,
+    Setting,
+    Shared,
+    polynomials,
+)
 from kancompress.libraries.records import Beside, Layout, Piece
 
 _BASE = Piece(name="base_weights", axes="out in")
@@ -84,4 +96,50 @@ LAYOUTS = (
         forbidden=("base_weights",),
     ),
     *(_without_base(name) for name in _NAMES),
+)
+
+
+def _activated_gram(setting: Setting) -> Basis:
+    """torch-conv-kan passes the polynomials through the layer's activation."""
+    act = setting.shared_activation()
+    return polynomials(Series.GRAM, learnt="beta_weights", act=act)(setting)
+
+
+def _jacobi(setting: Setting) -> Basis:
+    setting.notes.append(f"{setting.found.layout}: alpha and beta of the polynomials are 1")
+    return Polynomials(Series.JACOBI, setting.size - 1)
+
+
+def _orthogonal(series: Series) -> Form:
+    return Form(basis=polynomials(series), before=TANH)
+
+
+_OUT = (LayerNorm("norm"), Shared())
+_VERSIONS = "versions of its class normalise the polynomials differently"
+
+FORMS = Forms(
+    chains={
+        "cheby-kan": _orthogonal(Series.CHEBYSHEV),
+        "orthogpoly-cheby2": _orthogonal(Series.CHEBYSHEV2),
+        "orthogpoly-legendre": _orthogonal(Series.LEGENDRE),
+        "orthogpoly-hermite": _orthogonal(Series.HERMITE),
+        "orthogpoly-bessel": _orthogonal(Series.BESSEL),
+        "gottlieb-kan": Form(
+            basis=polynomials(Series.GOTTLIEB, learnt="alpha", span=(0.0, 1.0)),
+            before=Fixed(Activation.SIGMOID),
+        ),
+        "gramkan": Form(basis=polynomials(Series.GRAM, learnt="beta_weights"), before=TANH),
+        "torch-conv-kan-gram": Form(basis=_activated_gram, before=TANH, after=_OUT),
+        "torch-conv-kan-jacobi": Form(basis=_jacobi, before=TANH, after=_OUT),
+        "torch-conv-kan-bernstein": Form(basis=polynomials(Series.BERNSTEIN), after=_OUT),
+    },
+    # torch-conv-kan's convolutions of the same polynomials
+    maps={"kagn-conv": Form(basis=_activated_gram, before=TANH, sums="layer_norm.0")},
+    unknown={
+        "orthogpoly-jacobi": "its tensors do not tell alpha and beta of the polynomials",
+        "orthogpoly-gegenbauer": "its tensors do not tell alpha of the polynomials",
+        "orthogpoly-laguerre": "its tensors do not tell alpha of the polynomials",
+        "orthogpoly-fib": _VERSIONS,
+        "orthogpoly-lucas": _VERSIONS,
+    },
 )

@@ -7,7 +7,11 @@ so they are no part of clustering; the masks stay as they are.
 
 from __future__ import annotations
 
+import numpy as np
+
+from kancompress.layers.forms import Basis, Splines
 from kancompress.libraries.checks import basis_matrix, extended_grid, plain_grid
+from kancompress.libraries.forms import Form, Forms, Scaled, Setting, splines
 from kancompress.libraries.records import Beside, Layout, Piece, Scale, Veil
 
 # What pykan's own config tells; without it the user should know.
@@ -84,4 +88,33 @@ LAYOUTS = (
         label="act_fun.*",
         notes=UNTOLD,
     ),
+)
+
+
+def _unextended(setting: Setting) -> Basis:
+    """pykan 0.0: the knots of each edge without the k on either side, which it adds itself."""
+    out, inputs = setting.found.shape[:2]
+    name = "act_fun.*.grid"
+    rows = setting.array(name).reshape(out, inputs, -1)
+    if not (rows == rows[:1]).all():
+        setting.refuse(f"{setting.full(name)} differs between edges of one input")
+    knots = rows[0]
+    degree = setting.size - knots.shape[1] + 1
+    step = (knots[:, -1:] - knots[:, :1]) / knots.dtype.type(knots.shape[1] - 1)
+    outside = np.arange(1, degree + 1, dtype=knots.dtype) * step
+    extended = [knots[:, :1] - outside[:, ::-1], knots, knots[:, -1:] + outside]
+    return Splines(degree, setting.hold(name, np.concatenate(extended, axis=1)))
+
+
+_AFTER = (
+    Scaled(scale="subnode_scale_*", shift="subnode_bias_*"),
+    Scaled(scale="node_scale_*", shift="node_bias_*"),
+)
+
+FORMS = Forms(
+    chains={
+        "pykan": Form(basis=splines("act_fun.*.grid"), after=_AFTER),
+        "matrixkan": Form(basis=splines("act_fun.*.grid"), after=_AFTER),
+        "pykan-0.0": Form(basis=_unextended, bias="biases.*.weight"),
+    }
 )

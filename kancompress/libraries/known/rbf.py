@@ -7,7 +7,17 @@ run through coefficients first).
 
 from __future__ import annotations
 
+from kancompress.layers.forms import Basis, Splines, Sum
 from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.forms import (
+    Form,
+    Forms,
+    LayerNorm,
+    Setting,
+    gaussians,
+    gaussians_at,
+    splines,
+)
 from kancompress.libraries.records import Beside, Layout, Piece
 
 _BSRBF = (
@@ -77,4 +87,21 @@ LAYOUTS = (
         forbidden=("rbf.grid", "rbf.period"),
         notes=(_KA_NOTE, "The tensors do not tell polynomials, Chebyshev and B-splines apart."),
     ),
+)
+
+
+def _splines_and_gaussians(setting: Setting) -> Basis:
+    one = splines("grid")(setting)
+    assert isinstance(one, Splines)
+    return Sum(one, gaussians_at("rbf.grid", setting))
+
+
+FORMS = Forms(
+    chains={
+        "rbf-kan": Form(basis=gaussians("rbf_linear.grid"), bias="base_linear.bias"),
+        "bsrbf-kan": Form(basis=_splines_and_gaussians, before=LayerNorm("layernorm"), inner=True),
+    },
+    unknown={
+        "fc-kan": "it multiplies branches that share coefficients, which is no sum over edges"
+    },
 )

@@ -11,6 +11,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from kancompress.config import Activation
+from kancompress.layers.forms import Basis, Series, Splines
+from kancompress.libraries.forms import (
+    Form,
+    Forms,
+    LayerNorm,
+    MinMax,
+    PReLU,
+    Setting,
+    Shared,
+    gaussians,
+    polynomials,
+)
 from kancompress.libraries.records import Beside, Layout, Piece
 
 _BASE = Piece(name="base_conv.#.weight", axes="out in kh kw")
@@ -141,3 +156,42 @@ _FULLY_CONNECTED = (
 )
 
 LAYOUTS = (*_CONVOLUTIONS, *(_narrow(layout) for layout in _CONVOLUTIONS), *_FULLY_CONNECTED)
+
+
+def _assumed_grid(setting: Setting) -> Basis:
+    """B-splines of a uniform grid that is not saved."""
+    order = setting.told("spline_order", 3)
+    intervals = setting.size - order
+    if intervals < 1:
+        setting.refuse(f"{setting.size} coefficients do not go with splines of order {order}")
+    low, high = setting.told("grid_range", (-1.0, 1.0))
+    if not {"grid_range", "spline_order"} <= setting.said:
+        setting.notes.append(
+            f"{setting.found.layout}: a grid from {low:g} to {high:g} (--grid-range) and splines of"
+            f" order {order} (--spline-order)"
+        )
+    steps = np.arange(-order, intervals + order + 1, dtype=np.float64)
+    knots = low + steps * ((high - low) / intervals)
+    rows = np.tile(knots.astype(setting.dtype), (setting.found.shape[1], 1))
+    return Splines(order, setting.hold("knots", rows))
+
+
+# The maps' forms are those before their normalisation; sources: kan_conv.py, fast_kan_conv.py.
+FORMS = Forms(
+    chains={
+        "torch-conv-kan-fc": Form(
+            basis=_assumed_grid,
+            activation=Activation.GELU,
+            after=(LayerNorm("layer_norm"), PReLU("prelu.weight")),
+        ),
+        "torch-conv-kan-kaln-fc": Form(
+            basis=polynomials(Series.LEGENDRE),
+            before=MinMax(),
+            after=(LayerNorm("layer_norm"), Shared()),
+        ),
+    },
+    maps={
+        "kan-conv": Form(basis=_assumed_grid, activation=Activation.GELU, sums="layer_norm.0"),
+        "fastkan-conv": Form(basis=gaussians("rbf.grid"), norm="layer_norm.0"),
+    },
+)

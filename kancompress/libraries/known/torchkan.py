@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kancompress.config import Activation
+from kancompress.layers.forms import Series
 from kancompress.libraries.checks import extended_grid
+from kancompress.libraries.forms import (
+    Form,
+    Forms,
+    LayerNorm,
+    MinMax,
+    PReLU,
+    Shared,
+    polynomials,
+    splines,
+)
 from kancompress.libraries.records import Beside, Layout, Piece
 
 _BASE = Piece(name="base_weights.*", axes="out in")
@@ -41,4 +53,29 @@ LAYOUTS = (
     # Never found by themselves; `--layout` names them where the forward matters.
     replace(_POLY, name="torchkan-legendre", notes=()),
     replace(_POLY, name="torchkan-chebyshev", notes=()),
+)
+
+
+def _scaled(series: Series) -> Form:
+    return Form(
+        basis=polynomials(series),
+        before=MinMax(),
+        after=(LayerNorm("layer_norms.*"), Shared()),
+    )
+
+
+FORMS = Forms(
+    chains={
+        "torchkan": Form(
+            basis=splines("grid_*"),
+            activation=Activation.GELU,
+            after=(LayerNorm("layer_norms.*"), PReLU("prelus.*.weight")),
+        ),
+        "torchkan-legendre": _scaled(Series.LEGENDRE),
+        "torchkan-chebyshev": _scaled(Series.CHEBYSHEV),
+    },
+    unknown={
+        "torchkan-poly": "its tensors do not tell KAL_Net from KAC_Net; say it with"
+        " --layout torchkan-legendre or --layout torchkan-chebyshev"
+    },
 )

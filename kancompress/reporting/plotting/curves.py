@@ -12,16 +12,15 @@ from kancompress.clustering.nearest import F64, Labels
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.safetensors import shown
-from kancompress.layers import bases
 from kancompress.layers.edges import CodebookEdges
-from kancompress.layers.forms import FormLayer, ScaledEdges
-from kancompress.layers.layer import EdgeLayer, KanLayer
-from kancompress.libraries.forms.records import OWN_CLASS
+from kancompress.layers.expansions import ACTIVATIONS
+from kancompress.layers.forms import Act, Norm, Points, UniformGaussians, UniformSplines
+from kancompress.layers.layer import EdgeLayer, ScaledEdges
+from kancompress.libraries.forms import OWN_CLASS
 from kancompress.models import runnable as running
 from kancompress.models.records import PackedModel
 from kancompress.models.runnable import Runnable
 from kancompress.reporting.plotting.clouds import clustered, in_units, settled
-from kancompress.specs import Family
 
 _POINTS = 201
 # Inputs of a basis that has no grid.
@@ -90,7 +89,7 @@ def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
             f"The functions of layer {shown(number)} hold NaN or infinity, so they cannot be drawn."
         )
     return Curves(
-        name=layer.name if isinstance(layer, FormLayer) else number,
+        name=number if layer.name is None else layer.name,
         shape=shape,
         x=x.double().numpy(),
         y=curves[order],
@@ -111,16 +110,20 @@ def _codebook_edges(edges: nn.Module) -> CodebookEdges | None:
 def _grid_features(layer: EdgeLayer) -> tuple[Tensor, Tensor, str, str]:
     """Inputs (points,) over the grid, the layer's basis and base branch there (points, d), what
     the inputs are, and what is to be known. The base branch sees what the basis sees."""
-    if isinstance(layer, FormLayer):
+    form = layer.form
+    if form.points is Points.MIDDLES:
         x = torch.linspace(*layer.expansion.span, _POINTS, dtype=layer.dtype)
         wide = x[:, None].expand(-1, layer.shape[1])
         planes = layer.expanded(wide, wide)
         same = torch.allclose(planes, planes[:, :, :1].expand_as(planes), atol=1e-4)
         note = "" if same else "on the first input's grid"
-        return x, planes[:, :, 0], "input" if layer.before is None else "input of the basis", note
-    assert isinstance(layer, KanLayer)
-    x = torch.linspace(*(layer.spec.grid or _NO_GRID)[:2], _POINTS)
-    z = torch.tanh(x) if layer.spec.family is Family.GRAMKAN else x
-    planes = bases.expand(layer.spec, x[:, None], z[:, None], layer.beta)
-    axis = "input, normalised" if layer.spec.family is Family.FASTKAN else "input"
-    return x, planes[:, :, 0], axis, ""
+        return x, planes[:, :, 0], "input" if not form.before else "input of the basis", note
+    has_grid = isinstance(form.basis, UniformSplines | UniformGaussians)
+    low, high = layer.expansion.span if has_grid else _NO_GRID
+    x = torch.linspace(low, high, _POINTS)
+    z = x
+    for step in form.before:
+        z = ACTIVATIONS[step.name](z) if isinstance(step, Act) else z
+    planes = layer.expanded(x[:, None], z[:, None])
+    normalised = any(isinstance(step, Norm) for step in form.before)
+    return x, planes[:, :, 0], "input, normalised" if normalised else "input", ""

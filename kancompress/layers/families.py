@@ -1,0 +1,124 @@
+"""Layers of kancompress's own networks: their forms, from what a family says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from kancompress.config import Activation
+from kancompress.layers.forms import (
+    Act,
+    Basis,
+    Dropout,
+    LayerForm,
+    NoBasis,
+    Norm,
+    Points,
+    Polynomials,
+    Series,
+    Slope,
+    Step,
+    UniformGaussians,
+    UniformSplines,
+)
+from kancompress.layers.layer import EdgeLayer
+from kancompress.layers.window import Window
+from kancompress.specs import FAMILIES, BasisSpec
+
+
+def _splines(spec: BasisSpec) -> tuple[Basis, Points]:
+    assert spec.grid is not None
+    assert spec.degree is not None
+    return UniformSplines(spec.grid, spec.degree), Points.ENDS
+
+
+def _gaussians(spec: BasisSpec) -> tuple[Basis, Points]:
+    assert spec.grid is not None
+    return UniformGaussians(spec.grid), Points.ENDS
+
+
+def _gram(spec: BasisSpec) -> tuple[Basis, Points]:
+    assert spec.degree is not None
+    basis = Polynomials(Series.GRAM, spec.degree, learnt="beta", act=Activation.SILU)
+    return basis, Points.INSIDE
+
+
+def _linear(spec: BasisSpec) -> tuple[Basis, Points]:
+    return NoBasis(), Points.ENDS
+
+
+# By the kind that `FamilySpec.basis` names.
+BASES: dict[str, Callable[[BasisSpec], tuple[Basis, Points]]] = {
+    "bspline": _splines,
+    "gaussian": _gaussians,
+    "gram": _gram,
+    "linear": _linear,
+}
+
+
+def form_of(
+    spec: BasisSpec, *, window: Window | None = None, last: bool = False, dropout: float = 0.0
+) -> LayerForm:
+    """What a layer of one of our own networks computes (docs/packed-format.md, section 5).
+
+    last    : whether it is the last one, behind which an MLP has no activation
+    dropout : share of channels of a convolution that are dropped in training
+    """
+    family = FAMILIES[spec.family]
+    basis, points = BASES[family.basis](spec)
+    after = family.steps_after(conv=window is not None) + (() if last else family.between)
+    return LayerForm(
+        basis=basis,
+        before=tuple(_step(name, dropout) for name in family.before),
+        base=Activation(family.base),
+        after=tuple(_step(name, dropout) for name in after),
+        window=window,
+        points=points,
+    )
+
+
+def _step(name: str, dropout: float) -> Step:
+    match name:
+        case "norm":
+            return Norm()
+        case "slope":
+            return Slope()
+        case "dropout":
+            return Dropout(dropout)
+    return Act(Activation(name))
+
+
+def native_layer(
+    spec: BasisSpec,
+    edges: nn.Module,
+    *,
+    norm: Tensor | None = None,
+    beta: Tensor | None = None,
+    bias: Tensor | None = None,
+    slope: Tensor | None = None,
+    window: Window | None = None,
+    last: bool = False,
+    dropout: float = 0.0,
+) -> EdgeLayer:
+    """A layer of one of our own networks.
+
+    edges, bias : as of `EdgeLayer`; window, last, dropout : as of `form_of`
+    norm  : (2, features) scale and shift of the layer normalisation; in convolutions (4, features)
+            with running mean and variance of the batch normalisation; or None
+    beta  : (degree + 1,) recurrence weights of the Gram basis, or None
+    slope : (1,) of the PReLU behind convolutions of B-splines, or None
+    """
+    tensors = {
+        "norm": None if norm is None else norm[:2].clone(),
+        "beta": beta,
+        "slope": slope,
+        "statistics": None if norm is None or len(norm) == 2 else norm[2:].clone(),
+    }
+    return EdgeLayer(
+        form_of(spec, window=window, last=last, dropout=dropout),
+        edges,
+        tensors,
+        bias=bias,
+        learnt=("norm", "beta", "slope"),
+    )

@@ -1,1 +1,0 @@
-"""What the layers of other libraries compute, as records."""
