@@ -129,6 +129,7 @@ def test_the_page_on_training_runs(tmp_path: Path) -> None:
     run_script(blocks("bash", page)[0], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (DOCS / "quick-start.md").read_text()
     run_script("\n".join(blocks("bash", page)), tmp_path)

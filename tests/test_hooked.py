@@ -242,6 +242,7 @@ def test_the_command_runs_the_user_s_model(models, tmp_path: Path) -> None:
     assert "--calibrate" in refused(2, "cluster", "model.pt", *options[2:], "-o", "none.st")
 
 
+@pytest.mark.slow
 def test_an_input_that_changes_is_refused_in_the_users_model_too(
     models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

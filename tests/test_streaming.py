@@ -25,6 +25,7 @@ def saved(kind: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what Linux counts")
 @pytest.mark.parametrize("kind", ["torch", "safetensors", "native"])
 def test_peak_of_memory_stays_below_the_file(kind: str, tmp_path: Path) -> None:

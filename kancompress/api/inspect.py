@@ -32,7 +32,7 @@ def inspect(
     check    : only verify structure and checksum; the report is then `kind` and `sound`
     clusters : also the size of the packed file at this k, where the file is not packed yet
     layouts  : of another library's layers: layer name or stem ("" for all) to the name of a layout,
-               or to one in the notation of docs/layouts.md
+               or to one written as `ROLE=NAME:AXES; ...`
     Raises InvalidFileError for a damaged file, UsageError for layouts that fit nothing, and for
     `clusters` of a file that is packed already.
 

@@ -19,8 +19,8 @@ def print_layouts(
     """The layouts of another library's layers as a TOML document that `read_layouts` reads.
 
     source  : a checkpoint that another KAN library saved, or its bytes
-    layouts : layer name or stem ("" for all) to the name of a layout, or to one in the notation of
-              docs/layouts.md, where names and shapes do not tell
+    layouts : layer name or stem ("" for all) to the name of a layout, or to one written as
+              `ROLE=NAME:AXES; ...`, where names and shapes do not tell
     name    : what messages call the source, its path when None
     Raises UsageError for a file of ours, or for layouts that fit nothing; InvalidFileError for a
     file that cannot be read.
