@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from kancompress.specs import ModelName
+from kancompress.specs import FAMILIES, ModelName
 
 HIDDEN = (32,)
 CLUSTERS = 16
@@ -168,27 +168,10 @@ class ClusterConfig:
         return replace(self, clusters=CONV_CLUSTERS if conv else CLUSTERS)
 
 
-# lr or lr_h, lr_e and the global lr of Tables 4 to 7
-_RATES: dict[ModelName, tuple[float, float | None, float | None]] = {
-    ModelName.KAN: (1e-4, None, None),
-    ModelName.FASTKAN: (1e-3, None, None),
-    ModelName.GRAMKAN: (1e-3, None, None),
-    ModelName.METAKAN: (5e-4, 5e-3, None),
-    ModelName.METAFASTKAN: (1e-3, 1e-2, None),
-    ModelName.METAGRAMKAN: (1e-4, 1e-3, None),
-    ModelName.KANCONV: (1e-3, None, None),
-    ModelName.FASTKANCONV: (1e-3, None, None),
-    ModelName.GRAMKANCONV: (1e-3, None, None),
-    ModelName.METAKANCONV: (1e-4, 5e-3, 1e-3),
-    ModelName.METAFASTKANCONV: (1e-4, 5e-3, 5e-3),
-    ModelName.METAGRAMKANCONV: (1e-4, 5e-3, 5e-3),
-    ModelName.MLP: (1e-3, None, None),
-}
-
-
 def default_training(model: ModelName) -> TrainConfig:
     """The paper's recipe for `model`."""
-    lr, lr_embedding, lr_rest = _RATES[model]
+    rates = FAMILIES[model.family].rates
+    lr, lr_embedding, lr_rest = rates.of(meta=model.is_meta, conv=model.is_conv)
     config = TrainConfig(lr=lr, lr_embedding=lr_embedding, lr_rest=lr_rest)
     return replace(config, epochs=150, decay=CONV_DECAY) if model.is_conv else config
 

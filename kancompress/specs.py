@@ -6,7 +6,7 @@ The JSON form of each record is specified in docs/packed-format.md, section 5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,13 +42,33 @@ class Start(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Learning rates with which a family's networks are trained (Tables 4 to 7 of the paper).
+
+    plain, conv     : of all that learns
+    meta, meta_conv : of the meta-learner, of the embeddings, and of all else where that has its own
+    """
+
+    plain: float = 1e-3
+    conv: float = 1e-3
+    meta: tuple[float, float, float | None] = (1e-4, 1e-3, None)
+    meta_conv: tuple[float, float, float | None] = (1e-4, 5e-3, 5e-3)
+
+    def of(self, *, meta: bool, conv: bool) -> tuple[float, float | None, float | None]:
+        """Three rates as of `meta`, None where a network has no such part."""
+        if meta:
+            return self.meta_conv if conv else self.meta
+        return self.conv if conv else self.plain, None, None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FamilySpec:
     """All that tells one family of networks from another, as data.
 
     Steps are `norm`, `slope`, `dropout` (of a map's channels), or an activation; those before what
     the basis sees, those after the sum over the edges.
 
-    basis    : kind of the basis functions
+    basis    : kind of the basis functions, a key of `kancompress.layers.families.BASES`
     size     : functions of an edge beside intervals or centres (`grid`) and `degree`
     grid     : default (low, high, intervals or centres), None where there is none
     fewest   : intervals or centres
@@ -56,9 +76,11 @@ class FamilySpec:
     base     : activation of the base branch
     between  : steps behind all layers but the last
     conv     : steps after the sums of convolutions, where they are others than `after`
+    act      : activation of each basis function, of polynomials
     learns   : whether the basis has learnt recurrence weights, degree + 1 of them
     biased   : whether new layers have a bias
     start    : how new coefficients are drawn
+    rates    : with which its networks are trained
     """
 
     basis: str
@@ -71,9 +93,11 @@ class FamilySpec:
     after: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
     conv: tuple[str, ...] | None = None
+    act: str = "identity"
     learns: bool = False
     biased: bool = False
     start: Start = Start.NONE
+    rates: Rates = field(default_factory=Rates)
 
     def steps_after(self, *, conv: bool) -> tuple[str, ...]:
         """Steps after the sum of every layer."""
@@ -88,6 +112,7 @@ FAMILIES: dict[Family, FamilySpec] = {
         degree=3,
         conv=("norm", "slope", "dropout"),
         start=Start.SMALL,
+        rates=Rates(plain=1e-4, meta=(5e-4, 5e-3, None), meta_conv=(1e-4, 5e-3, 1e-3)),
     ),
     Family.FASTKAN: FamilySpec(
         basis="gaussian",
@@ -95,6 +120,7 @@ FAMILIES: dict[Family, FamilySpec] = {
         fewest=2,
         before=("dropout", "norm"),
         start=Start.CLIPPED,
+        rates=Rates(meta=(1e-3, 1e-2, None)),
     ),
     Family.GRAMKAN: FamilySpec(
         basis="gram",
@@ -102,6 +128,7 @@ FAMILIES: dict[Family, FamilySpec] = {
         degree=3,
         before=("tanh", "dropout"),
         after=("norm", "silu"),
+        act="silu",
         learns=True,
         start=Start.XAVIER,
     ),

@@ -151,7 +151,8 @@ def all_commands(cases: Sequence[Path]) -> Iterator[tuple[str, list[Command]]]:
     """The commands that start from one source, under the name `folder/source`."""
     yield f"{OLD}/none", [*of_training()]
     for name in kancompress.ModelName:
-        yield f"{OLD}/{name}.safetensors", [*of_native(name)]
+        if (CASES / OLD / f"{name}.safetensors").exists():  # models that version 0.1 had
+            yield f"{OLD}/{name}.safetensors", [*of_native(name)]
     yield f"{OLD}/trainer.pt", [*of_library("trainer.pt", "trainer.pt")]
     for folder in folders(cases):
         for source, output in sources(folder):

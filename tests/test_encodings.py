@@ -1,12 +1,30 @@
 """Every encoding of indices gives them back, and keeps to the size that it foretells."""
 
+import json
+from dataclasses import replace
+from typing import cast
+
 import numpy as np
 import pytest
+import torch
 
-from kancompress.errors import InvalidFileError
-from kancompress.formats.arrays import from_numpy
-from kancompress.formats.packed.encodings import OF_INDICES, OF_NUMBERS, Indices, index_type
+import kancompress
+from conftest import fresh
+from kancompress.errors import Flaw, InvalidFileError
+from kancompress.formats.arrays import Array, from_numpy
+from kancompress.formats.packed.encodings import (
+    OF_INDICES,
+    OF_NUMBERS,
+    IndexEncoding,
+    Indices,
+    Size,
+    index_type,
+)
+from kancompress.formats.packed.encodings.bits import Bits
 from kancompress.formats.safetensors import Entry
+from kancompress.models.records import sizes
+from kancompress.packing.native import NativeSource
+from kancompress.packing.source import Coded
 
 CASES = [(1, 1), (7, 1), (5, 2), (1000, 2), (70_000, 3), (999, 16), (12, 256), (12, 257),
          (3000, 65_536)]  # fmt: skip
@@ -52,3 +70,98 @@ def test_numbers_come_back(name: str, dtype: type) -> None:
     assert written.nbytes == size.nbytes if size.exact else written.nbytes <= size.nbytes
     again = encoding.decode(written)
     assert np.array_equal(again.numpy(), array.numpy())
+
+
+# --- an encoding beside the usual one -------------------------------------------------------
+
+
+class Octets(Bits):
+    """An index in each byte, for codebooks of at most 256 centroids."""
+
+    name = "octets"
+
+    def size(self, claim: Indices) -> Size:
+        return Size(claim.count)
+
+    def check(self, entry: Entry | None, claim: Indices, where: str) -> None:
+        if entry is None or entry.shape != (claim.count,):
+            raise InvalidFileError(Flaw.INDEX_LENGTH, f"{where}: not {claim.count} octets")
+
+    def encode(self, indices: np.ndarray, claim: Indices) -> Array:
+        return from_numpy(indices.astype(np.uint8))
+
+    def decode(self, array: Array | None, claim: Indices, where: str) -> np.ndarray:
+        assert array is not None
+        if array.data.max() >= claim.clusters:
+            raise InvalidFileError(Flaw.INDEX_RANGE, f"{where}: no centroid {array.data.max()}")
+        return array.data
+
+
+def of_octets(names: str, clusters: int) -> kancompress.PackedModel:
+    """A packed network of three layers, of which the named ones have octets."""
+    config = kancompress.ClusterConfig(clusters=clusters, force_pack=True)
+    model = kancompress.cluster(fresh("fastkan", (8, 6, 4, 3)), config).model
+    layers = [
+        replace(layer, encoding="octets" if layer.name in names else "bits")
+        for layer in model.layers
+    ]
+    return replace(model, layers=tuple(layers))
+
+
+@pytest.mark.parametrize(
+    ("names", "encodings", "exceptions"),
+    [
+        ("", {"bits": "index"}, {}),
+        ("012", {"octets": "index"}, {}),
+        ("1", {"bits": "index"}, {"1.index": "octets"}),
+        ("02", {"octets": "index"}, {"1.index": "bits"}),
+    ],
+)
+@pytest.mark.parametrize("clusters", [1, 5])
+def test_each_layer_may_have_an_encoding_of_its_own(
+    names: str,
+    encodings: dict[str, str],
+    exceptions: dict[str, str],
+    clusters: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(cast(dict[str, IndexEncoding], OF_INDICES), "octets", Octets())
+    model = of_octets(names, clusters)
+    raw = kancompress.encode(model)
+    assert sum(sizes(model)) == len(raw)
+    again = kancompress.load(raw)
+    assert isinstance(again, kancompress.PackedModel)
+    for one, other in zip(model.layers, again.layers, strict=True):
+        assert np.array_equal(one.indices(), other.indices())
+    assert kancompress.encode(again) == raw
+    if clusters > 1:
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        document = json.loads(header["__metadata__"]["kancompress"])
+        found = {name: "index" for name, roles in document["encodings"].items() if "index" in roles}
+        assert (found, document.get("exceptions", {})) == (encodings, exceptions)
+        assert [layer.encoding for layer in again.layers] == [
+            layer.encoding for layer in model.layers
+        ]
+
+
+def test_clustering_weighs_and_writes_the_encoding_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(cast(dict[str, IndexEncoding], OF_INDICES), "octets", Octets())
+    source = NativeSource(checkpoint=fresh("fastkan", (8, 6)), file_bytes=0)
+    labels = np.arange(48) % 5
+    coded = Coded(codebook=torch.zeros(5, 9), labels=labels, encoding="octets")
+    assert coded.nbytes(48) == 5 * 9 * 4 + 48
+    raw = kancompress.encode(source.assemble({"0": coded}))
+    again = kancompress.load(raw)
+    assert isinstance(again, kancompress.PackedModel)
+    assert again.layers[0].encoding == "octets"
+    assert np.array_equal(again.layers[0].indices(), labels)
+
+
+def test_an_encoding_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as known:
+        known.setitem(cast(dict[str, IndexEncoding], OF_INDICES), "octets", Octets())
+        raw = kancompress.encode(of_octets("1", 5))
+    with pytest.raises(InvalidFileError, match=r"'1\.index' has the encoding 'octets'"):
+        kancompress.load(raw)

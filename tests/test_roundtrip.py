@@ -21,6 +21,7 @@ from torch import Tensor
 
 import kancompress
 from hostile import stripped
+from kancompress import specs
 from kancompress.data.images import IMAGE_SETS
 from kancompress.formats.checkpoint import side_shapes
 from kancompress.formats.packed.encodings import index_type
@@ -104,10 +105,9 @@ bounds = st.floats(-1e6, 1e6).flatmap(
 def bases(draw: st.DrawFn) -> BasisSpec:
     family = draw(st.sampled_from(list(Family)))
     grid = degree = None
-    if family in (Family.KAN, Family.FASTKAN):
-        size = draw(st.integers(2 if family is Family.FASTKAN else 1, 12))
-        grid = (*draw(bounds), size)
-    if family in (Family.KAN, Family.GRAMKAN):
+    if specs.FAMILIES[family].grid is not None:
+        grid = (*draw(bounds), draw(st.integers(specs.FAMILIES[family].fewest, 12)))
+    if specs.FAMILIES[family].degree is not None:
         degree = draw(st.integers(0, 6))
     return BasisSpec(family=family, grid=grid, degree=degree)
 

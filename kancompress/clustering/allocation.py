@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.encodings import layer_bytes
 
 # Numbers of centroids at which curves are measured.
 PROBES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -36,7 +36,7 @@ class Curve:
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
-        return bits.layer_bytes(self.edges, self.coefficients, self.itemsize, k)
+        return layer_bytes(self.edges, self.coefficients, self.itemsize, k)
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""

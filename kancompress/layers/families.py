@@ -38,10 +38,17 @@ def _gaussians(spec: BasisSpec) -> tuple[Basis, Points]:
     return UniformGaussians(spec.grid), Points.ENDS
 
 
-def _gram(spec: BasisSpec) -> tuple[Basis, Points]:
+def _polynomials(spec: BasisSpec) -> tuple[Basis, Points]:
     assert spec.degree is not None
-    basis = Polynomials(Series.GRAM, spec.degree, learnt="beta", act=Activation.SILU)
-    return basis, Points.INSIDE
+    family = FAMILIES[spec.family]
+    basis = Polynomials(
+        Series(family.basis),
+        spec.degree,
+        learnt="beta" if family.learns else "",
+        act=Activation(family.act),
+    )
+    # tanh does not reach the ends of its range.
+    return basis, Points.INSIDE if "tanh" in family.before else Points.ENDS
 
 
 def _linear(spec: BasisSpec) -> tuple[Basis, Points]:
@@ -52,8 +59,9 @@ def _linear(spec: BasisSpec) -> tuple[Basis, Points]:
 BASES: dict[str, Callable[[BasisSpec], tuple[Basis, Points]]] = {
     "bspline": _splines,
     "gaussian": _gaussians,
-    "gram": _gram,
     "linear": _linear,
+    # Gottlieb's weight is no recurrence weight for each degree, as `FamilySpec.learns` has them.
+    **{series.value: _polynomials for series in Series if series is not Series.GOTTLIEB},
 }
 
 

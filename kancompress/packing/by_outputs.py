@@ -18,7 +18,7 @@ from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
 from kancompress.config import CalibrationConfig, ClusterConfig, Metric, StoredDtype, Target
 from kancompress.errors import UsageError
-from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.native import build
@@ -78,7 +78,7 @@ class Runs(ABC):
     def _shrinking(self, name: str, clusters: int) -> int | None:
         layer = self._packed[name]
         place = self.places[name]
-        packed = bits.layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
+        packed = layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
         dense = layer.edges * layer.coefficients * place.dense_itemsize
         shrinks = packed < dense or (self.config.force_pack and layer.edges > 0)
         return clusters if shrinks else None

@@ -442,10 +442,13 @@ class PackedGroup:
 
     def filled(self, coded: Coded) -> Iterator[PackedLayer]:
         """The layers with a codebook, the first one's, and their indices."""
-        first, *others = self.layers
-        yield replace(first, codebook=coded.codebook, index=self._index(first, coded))
-        for layer in others:
-            yield replace(layer, shares=first.name, index=self._index(layer, coded))
+        first = self.layers[0]
+        for layer in self.layers:
+            packed = replace(layer, index=self._index(layer, coded), encoding=coded.encoding)
+            if layer is first:
+                yield replace(packed, codebook=coded.codebook)
+            else:
+                yield replace(packed, shares=first.name)
 
     def _index(self, layer: PackedLayer, coded: Coded) -> np.ndarray | None:
         ends = np.cumsum([other.packed_edges for other in self.layers])

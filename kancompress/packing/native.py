@@ -113,7 +113,9 @@ class NativeSource:
                 layers.append(replace(made, coefficients=dense))
             else:
                 index = index_of(len(own.codebook), own.labels)
-                layers.append(replace(made, codebook=own.codebook, index=index))
+                layers.append(
+                    replace(made, codebook=own.codebook, index=index, encoding=own.encoding)
+                )
         return self._model(layers)
 
     def outline(self) -> NativeSource:

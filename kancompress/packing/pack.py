@@ -23,7 +23,6 @@ from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.config import ClusterConfig, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
-from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
 from kancompress.models import files
 from kancompress.models.parametrization import Parametrization
@@ -210,7 +209,8 @@ def _pack_layer(
             layer, clusters, layer.edges * layer.coefficients * layer.dtype.itemsize
         ), None
     codebook, labels = _stored(found, vectors, layer, codebook_dtype(config, layer.stored_dtype))
-    packed_bytes = codebook.nbytes + bits.packed_size(len(labels), bits.width_of(len(codebook)))
+    coded = Coded(codebook=codebook, labels=labels, bias=found.bias)
+    packed_bytes = coded.nbytes(len(vectors))
     stays = packed_bytes >= vectors.nbytes and not config.force_pack
     result = LayerClustering(
         name=layer.name,
@@ -227,7 +227,7 @@ def _pack_layer(
         packed_bytes=packed_bytes,
         dense_bytes=vectors.nbytes,
     )
-    return result, None if stays else Coded(codebook=codebook, labels=labels, bias=found.bias)
+    return result, None if stays else coded
 
 
 def _dense(layer: SourceLayer, clusters: int, size: int) -> LayerClustering:

@@ -16,7 +16,7 @@ from kancompress.clustering.clusterer import points
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.models.records import sizes
 from kancompress.packing.source import (
     Assembly,
@@ -57,7 +57,7 @@ class Vectors:
     def packed_bytes(self, clusters: int, dtype: torch.dtype) -> int:
         """Bytes of codebook and indices; never less for more clusters."""
         used = min(clusters, self.distinct)
-        return bits.layer_bytes(self.edges, self.coefficients, dtype.itemsize, used)
+        return layer_bytes(self.edges, self.coefficients, dtype.itemsize, used)
 
     def stored(self, clusters: int, config: ClusterConfig) -> int | None:
         """Centroids that are stored, None where the vectors stay as they are."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from kancompress.clustering.clusterer import Edges
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
-from kancompress.formats.packed.encodings import index_type
+from kancompress.formats.packed.encodings import USUAL, index_bytes, index_type
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.records import PackedModel
@@ -51,12 +51,19 @@ class SourceLayer(Edges, Protocol):
 class Coded:
     """A layer's codebook (k, d) as it is stored, the labels (n,) of its vectors, and its bias.
 
+    encoding : name of the way in which the labels are written
+
     Of a file that is only weighed the codebook and the bias have no numbers, and labels are None.
     """
 
     codebook: Tensor
     labels: np.ndarray | None
     bias: Tensor | None = None
+    encoding: str = USUAL.name
+
+    def nbytes(self, edges: int) -> int:
+        """Bytes of codebook and labels, of so many vectors."""
+        return self.codebook.nbytes + index_bytes(edges, len(self.codebook), self.encoding)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

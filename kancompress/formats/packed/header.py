@@ -20,7 +20,7 @@ from kancompress.formats.checkpoint import (
     width_of,
 )
 from kancompress.formats.packed.bounds import check_bounds
-from kancompress.formats.packed.encodings import OF_INDICES, Indices
+from kancompress.formats.packed.encodings import BITS, OF_INDICES, Indices
 from kancompress.formats.packed.encodings.claims import read_encodings
 from kancompress.formats.packed.forms import FormRecord, read_forms
 from kancompress.formats.packed.origins import LayerClaim, check_origins
@@ -366,9 +366,7 @@ def _check_layer(header: Header, name: str) -> None:
     _check_kept(header, name, roles, d)
     claim = header.indices(name)
     entry = header.entries.get(claim.name)
-    encoding = (
-        OF_INDICES[header.encodings[claim.name]] if entry else next(iter(OF_INDICES.values()))
-    )
+    encoding = OF_INDICES[header.encodings[claim.name]] if entry else BITS
     encoding.check(entry, claim, header.where)
 
 

@@ -24,7 +24,7 @@ from kancompress.formats.arrays import (
 )
 from kancompress.formats.checkpoint import check_finite, check_variance
 from kancompress.formats.foreign import skeletons
-from kancompress.formats.packed.encodings import OF_INDICES, OF_NUMBERS
+from kancompress.formats.packed.encodings import BITS, OF_INDICES, OF_NUMBERS
 from kancompress.formats.packed.header import Header, read_header
 from kancompress.formats.packed.record import ROLES, SIDE_ROLES, LayerRecord, PackedRecord
 from kancompress.formats.packed.restore import Restore
@@ -162,7 +162,7 @@ def _layer(name: str, tensors: Mapping[str, Array], header: Header) -> LayerReco
     if "kept_at" in tensors:
         _check_kept_at(name, tensors["kept_at"], header)
     index = None
-    encoding = next(iter(OF_INDICES))
+    encoding = BITS.name
     if "index" in tensors:
         claim = header.indices(name)
         encoding = header.encodings[claim.name]

@@ -46,7 +46,7 @@ class LayerRecord(Generic[T_co]):
     shares: str | None = None
     groups: int = 1
     index: npt.NDArray[np.integer[Any]] | None = None
-    encoding: str = encodings.BITS.name
+    encoding: str = encodings.USUAL.name
     kept_at: T_co | None = None
     kept: T_co | None = None
     coefficients: T_co | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,17 +32,15 @@ def document(
             described["groups"] = layer.groups
         layers[layer.name] = described
         encoding[f"{layer.name}.index"] = layer.encoding
-    encodings: dict[str, set[str]] = {}
-    for name in names:
-        layer_name, _, role = name.rpartition(".")
-        if layer_name in layers and name not in record.tensors:
-            encodings.setdefault(encoding.get(name, PLAIN.name), set()).add(role)
+    own = [
+        name for name in names if name.rpartition(".")[0] in layers and name not in record.tensors
+    ]
     result: dict[str, Any] = {
         "version": documents.VERSION,
         "kind": "packed",
         "checksum": CHECKSUM_PREFIX + checksum,
         "layers": layers,
-        "encodings": {name: sorted(roles) for name, roles in encodings.items()},
+        **_encodings({name: encoding.get(name, PLAIN.name) for name in own}),
         "source": record.source.to_json(),
     }
     if record.model is not None:
@@ -53,6 +52,25 @@ def document(
     if record.forms:
         result["forms"] = {name: form.to_json() for name, form in record.forms.items()}
     return result
+
+
+def _encodings(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The document's `encodings` and `exceptions`, of tensors by name: of each role the encoding
+    that most of its tensors have, and the tensors that have another."""
+    counts: dict[str, Counter[str]] = {}
+    for name, encoding in chosen.items():
+        counts.setdefault(name.rpartition(".")[2], Counter())[encoding] += 1
+    usual = {role: min(found, key=lambda e: (-found[e], e)) for role, found in counts.items()}
+    roles = {
+        encoding: sorted(role for role in usual if usual[role] == encoding)
+        for encoding in usual.values()
+    }
+    exceptions = {
+        name: encoding
+        for name, encoding in chosen.items()
+        if encoding != usual[name.rpartition(".")[2]]
+    }
+    return {"encodings": roles} | ({"exceptions": exceptions} if exceptions else {})
 
 
 def tensors(record: PackedRecord[Array]) -> dict[str, Array]:

@@ -24,6 +24,20 @@ OF_INDICES: Mapping[str, IndexEncoding] = {one.name: one for one in (BITS,)}
 OF_NUMBERS: Mapping[str, TensorEncoding] = {one.name: one for one in (PLAIN,)}
 
 
+# What indices are written in where nothing else is chosen (`LayerRecord.encoding`).
+USUAL: IndexEncoding = BITS
+
+
+def index_bytes(count: int, clusters: int, encoding: str = USUAL.name) -> int:
+    """Bytes of so many indices into a codebook, or no less than they will have."""
+    return OF_INDICES[encoding].size(Indices("index", count, clusters)).nbytes
+
+
+def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> int:
+    """Bytes of a packed layer: the indices of its edges, and a codebook of its own."""
+    return index_bytes(edges, clusters) + clusters * coefficients * itemsize
+
+
 def names_for(role: str) -> tuple[str, ...]:
     """Names of the encodings that tensors of a role may have, the usual one first."""
     return tuple(OF_INDICES if role == "index" else OF_NUMBERS)
@@ -34,10 +48,13 @@ __all__ = [
     "OF_INDICES",
     "OF_NUMBERS",
     "PLAIN",
+    "USUAL",
     "IndexEncoding",
     "Indices",
     "Size",
     "TensorEncoding",
+    "index_bytes",
     "index_type",
+    "layer_bytes",
     "names_for",
 ]

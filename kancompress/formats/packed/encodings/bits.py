@@ -34,11 +34,6 @@ def packed_size(count: int, width: int) -> int:
     return -(-count * width // 8)
 
 
-def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> int:
-    """Bytes of a packed layer: the indices of its edges, and a codebook of its own."""
-    return packed_size(edges, width_of(clusters)) + clusters * coefficients * itemsize
-
-
 def entropy(counts: npt.NDArray[np.integer]) -> float:
     """Shannon entropy in bits of indices that occur `counts` times."""
     shares = counts[counts > 0] / counts.sum()

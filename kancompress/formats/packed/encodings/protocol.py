@@ -43,7 +43,7 @@ class IndexEncoding(Protocol):
         """Refuse what cannot be right, before anything is allocated. Raises InvalidFileError."""
 
     def encode(self, indices: npt.NDArray[np.integer[Any]], claim: Indices) -> Array | None:
-        """The tensor of indices (count,); None where they need none."""
+        """The bytes (U8) of indices (count,); None where one centroid leaves nothing to say."""
 
     def decode(
         self, array: Array | None, claim: Indices, where: str
