@@ -9,7 +9,7 @@ meta-learner have one. An MLP, of which the paper gives no recipe, learns as Fas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 
 from kancompress.specs import FAMILIES, ModelName
@@ -214,6 +214,10 @@ class RunOptions:
     rbf_denominator: float | None = None
     grid_range: tuple[float, float] | None = None
     spline_order: int | None = None
+
+
+# Their names, which messages speak of.
+RUN_FIELDS = tuple(option.name for option in fields(RunOptions))
 
 
 class Method(StrEnum):

@@ -28,6 +28,21 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
     return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
+def spoken(text: str, fields: Sequence[str], option: Callable[[str], str]) -> str:
+    """`text` with the names of these parameters, in backticks, as another surface has them.
+
+    option : as of `KancompressError.spoken`
+    """
+    if not fields:
+        return text
+    names = "|".join(map(re.escape, fields))
+    return re.sub(
+        f"`({names})(?:=([^`]*))?`",
+        lambda mark: " ".join(filter(None, (option(mark[1]), mark[2]))),
+        text,
+    )
+
+
 class KancompressError(Exception):
     """Base of all errors; its text is meant to be shown to the user as it is, and has at most
     `MOST_CHARACTERS`.
@@ -37,7 +52,8 @@ class KancompressError(Exception):
     tensor : name of the tensor
     fields : parameters that the message speaks of, as in `ClusterConfig.codebook_dtype`. There they
              stand in backticks, perhaps with a value: `side_dtype=float32`
-    None, or (), where the error is about no such thing.
+    hint   : what to try, the last sentence of the text; `finding` is the text without it
+    None, () or "", where the error is about no such thing.
     """
 
     exit_code = 1
@@ -50,16 +66,32 @@ class KancompressError(Exception):
         layer: str | None = None,
         tensor: str | None = None,
         fields: Sequence[str] = (),
+        hint: str = "",
     ) -> None:
-        super().__init__(shortened(message))
+        whole = f"{message} {hint}" if hint else message
+        super().__init__(shortened(whole))
         self.where = where
         self.layer = layer
         self.tensor = tensor
         self.fields = tuple(fields)
+        self.hint = hint
+        self._finding = message
         # Unshortened where names of fields, which may be longer elsewhere, are to be replaced.
-        self._message = message if fields else shortened(message)
+        self._message = whole if fields else shortened(whole)
 
     problems: tuple[KancompressError, ...] = ()
+
+    @property
+    def finding(self) -> str:
+        """The text without its hint, for another error or note that has its own, or none."""
+        if self.problems:
+            return "\n".join(problem.finding for problem in self.problems)
+        return shortened(self._finding)
+
+    @property
+    def clause(self) -> str:
+        """The finding without its full stop, to stand within another sentence."""
+        return self.finding.removesuffix(".")
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -74,15 +106,7 @@ class KancompressError(Exception):
         """
         if self.problems:
             return tuple(text for problem in self.problems for text in problem.spoken(option))
-        text = self._message
-        if self.fields:
-            names = "|".join(map(re.escape, self.fields))
-            text = re.sub(
-                f"`({names})(?:=([^`]*))?`",
-                lambda mark: " ".join(filter(None, (option(mark[1]), mark[2]))),
-                text,
-            )
-        return (shortened(text),)
+        return (shortened(spoken(self._message, self.fields, option)),)
 
 
 class ClosedPipeError(KancompressError):
@@ -184,8 +208,9 @@ class InvalidFileError(KancompressError):
         layer: str | None = None,
         tensor: str | None = None,
         fields: Sequence[str] = (),
+        hint: str = "",
     ) -> None:
-        super().__init__(message, where=where, layer=layer, tensor=tensor, fields=fields)
+        super().__init__(message, where=where, layer=layer, tensor=tensor, fields=fields, hint=hint)
         self.flaw = flaw
 
 
@@ -209,5 +234,6 @@ def together(problems: Sequence[KancompressError]) -> KancompressError:
     invalid = [problem for problem in problems if isinstance(problem, InvalidFileError)]
     error = InvalidFileError(invalid[0].flaw, "") if invalid else type(problems[0])("")
     error.problems = tuple(different)
+    error.fields = tuple(dict.fromkeys(name for part in different for name in part.fields))
     error.args = ("\n".join(error.sentences),)
     return error

@@ -1,6 +1,8 @@
 """The house: packages import one way, functions are short, public names are there."""
 
 import ast
+import re
+from functools import reduce
 from pathlib import Path
 
 import kancompress
@@ -97,6 +99,23 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef):
                 assert not imports(function), f"{module}.{function.name}"
+
+
+# Options of other programs, and the head and questions of a file that is made for `--layout`.
+NAMED = ("pip install --upgrade", "torchrun --nproc-per-node")
+LAYOUT_FILE = "libraries.layout_files"
+
+
+def test_the_library_names_no_options_of_the_command_line() -> None:
+    for name, path in modules().items():
+        if name.partition(".")[0] == "cli" or name == LAYOUT_FILE:
+            continue
+        tree = ast.parse(path.read_text())
+        docs = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs:
+                text = reduce(lambda text, known: text.replace(known, ""), NAMED, node.value)
+                assert not re.search(r"(?<![\w-])--($|[a-z])", text), (path, node.lineno, text)
 
 
 def test_functions_stay_readable() -> None:

@@ -454,7 +454,7 @@ def test_a_file_beyond_the_bound_is_read_by_who_asks_for_it(tmp_path: Path) -> N
     path = tmp_path / "large.st"
     path.write_bytes(draft.build())
     for read in (kancompress.load, kancompress.expand, kancompress.inspect):
-        with pytest.raises(InvalidFileError, match="--any-size") as caught:
+        with pytest.raises(InvalidFileError, match="`any_size`") as caught:
             read(path)
         assert caught.value.flaw is Flaw.TOO_LARGE
     model = kancompress.load(path, any_size=True)

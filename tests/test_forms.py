@@ -120,7 +120,7 @@ def test_golden_cases(case: str) -> None:
 )
 def test_a_norm_between_layers_is_refused_and_the_layers_are_right(case: str, between: str) -> None:
     folder = SHARED / case
-    with pytest.raises(UsageError, match=rf"{between}\.weight.*--model package\.module:factory"):
+    with pytest.raises(UsageError, match=rf"{between}\.weight.*`model=package\.module:factory`"):
         dense(folder / "state.pt")
     state = load_file(folder / "state.safetensors")
     alone = {name: t for name, t in state.items() if not name.startswith(between)}
@@ -138,7 +138,7 @@ def test_a_norm_between_layers_is_refused_and_the_layers_are_right(case: str, be
     {
         "pykan_multkan": "8 outputs.*multiplication.*6 inputs",
         "pykan_symbolic_masked": "symbolic",
-        "torchkan_kal": "KAL_Net from KAC_Net.*--layout torchkan-legendre",
+        "torchkan_kal": "KAL_Net from KAC_Net.*`layouts=torchkan-legendre`",
         "convkan_g1": "stride and padding",
         "tck_SimpleConvKAN": "stride and padding",
         "tck_kalnconv_g1_inst": "kaln-conv, kajn-conv",
@@ -452,7 +452,7 @@ def test_fast_kan_with_its_own_or_another_denominator(width: float | None) -> No
     expected += state["layers.0.base_linear.bias"].double().numpy()
     network = dense(encoded(state), RunOptions(rbf_denominator=width))
     assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-5
-    assert any("--rbf-denominator" in note for note in network.notes) == (width is None)
+    assert any("`rbf_denominator`" in note for note in network.notes) == (width is None)
 
 
 def test_a_grid_that_is_not_saved_is_an_option() -> None:
@@ -530,14 +530,14 @@ def test_packed_networks_hold_no_dense_coefficients() -> None:
 )
 def test_options_without_a_meaning_are_refused(option: str, value: object) -> None:
     options = RunOptions(**{option: value})  # type: ignore[arg-type]
-    name = option.replace("_", "-")
-    with pytest.raises(UsageError, match=rf"--{name} has no meaning.*efficient-kan"):
+    with pytest.raises(UsageError, match=rf"`{option}` has no meaning.*efficient-kan") as caught:
         dense(encoded(efficient_kan()), options)
+    assert caught.value.fields == (option,)
 
 
 def test_base_activation_needs_a_base_branch() -> None:
     options = RunOptions(base_activation=Activation.GELU)
-    with pytest.raises(UsageError, match="--base-activation has no meaning"):
+    with pytest.raises(UsageError, match="`base_activation` has no meaning"):
         dense(polynomial_state("cheby_coeffs"), options)
 
 
@@ -622,7 +622,7 @@ def test_evaluate_runs_dense_and_packed_files(regression: kancompress.DataOption
     assert torch.allclose(before.outputs, after.outputs, atol=1e-5)
     assert before.score.rmse is not None
     assert (
-        before.notes == after.notes == ("efficient-kan: base activation silu (--base-activation)",)
+        before.notes == after.notes == ("efficient-kan: base activation silu (`base_activation`)",)
     )
 
 

@@ -136,7 +136,7 @@ def test_a_network_that_others_may_need_stays() -> None:
 
 def test_what_cannot_go_together() -> None:
     state = metakan()
-    with pytest.raises(UsageError, match="--keep-extra cannot put those"):
+    with pytest.raises(UsageError, match="`keep_extra` cannot put those"):
         kancompress.cluster(saved(state), EIGHT, keep_extra=True)
     state["layers.0.spline_weight"] = torch.ones(20, 30, 8)
     found = recognise(state)

@@ -124,7 +124,7 @@ for line, code in {REFUSALS!r}.items():
     loaded(code)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "train"])
+@pytest.mark.parametrize("command", ["evaluate", "expand", "train"])
 def test_commands_load_no_clustering_that_do_none(command: str) -> None:
     names = loaded(f"import kancompress.api.{command}", depth=2)
     assert "torch" in names

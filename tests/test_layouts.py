@@ -185,7 +185,7 @@ def test_layouts_that_look_alike_are_not_guessed(case: str) -> None:
     assert found.others == tuple(tensors)
     assert len(found.problems) == 2
     assert all(name in found.problems[0] for name in ALIKE)
-    assert "--layout 0=kaln-conv" in found.problems[0]
+    assert "`layouts` 0=kaln-conv" in found.problems[0]
     one = recognise(tensors, {"0": expected_layout(case)})
     assert [layer.name for layer in one.layers] == ["0"]
     assert len(one.problems) == 1

@@ -273,16 +273,16 @@ def test_what_was_told_is_not_forgotten(state: dict[str, Tensor], options: Optio
     [
         (efficient_kan(), {"base_activation": Activation.GELU},
          {"base_activation": Activation.SILU},
-         "base activation of layer 'layers.0' is gelu, and --base-activation says silu"),
+         "base activation of layer 'layers.0' is gelu, and `base_activation` says silu"),
         (fast_kan(), {"rbf_denominator": 0.75}, {"rbf_denominator": 1.0},
-         "width of radial functions of layer '' is 0.75, and --rbf-denominator says 1"),
+         "width of radial functions of layer '' is 0.75, and `rbf_denominator` says 1"),
         (unsaved_grid(), {"grid_range": (-2.0, 2.0)}, {"grid_range": (-1.0, 1.0)},
-         "grid range of layer 'layers.0' is -2,2, and --grid-range says -1,1"),
+         "grid range of layer 'layers.0' is -2,2, and `grid_range` says -1,1"),
         (unsaved_grid(), {"spline_order": 2}, {"spline_order": 3},
-         "spline order of layer 'layers.0' is 2, and --spline-order says 3"),
+         "spline order of layer 'layers.0' is 2, and `spline_order` says 3"),
         (legendre(), {"layouts": {"": "torchkan-legendre"}},
          {"layouts": {"": "torchkan-chebyshev"}},
-         "is of the layout torchkan-legendre, and --layout that it is torchkan-chebyshev"),
+         "is of the layout torchkan-legendre, and `layouts` that it is torchkan-chebyshev"),
     ],
 )  # fmt: skip
 def test_an_option_that_contradicts_the_file_is_refused(
@@ -301,7 +301,7 @@ def test_what_was_assumed_can_be_told_later(tmp_path: Path) -> None:
     model = packed(saved(state))
     torch.testing.assert_close(run(model, x, GELU), expected, atol=1e-5, rtol=1e-5)
     assert packed_network(model).notes == (
-        "efficient-kan: base activation silu (--base-activation)",
+        "efficient-kan: base activation silu (`base_activation`)",
     )
     np.savez(tmp_path / "data.npz", x=x.numpy(), y=expected.numpy())
     data = kancompress.DataOptions(file=tmp_path / "data.npz")
@@ -323,7 +323,7 @@ def test_files_without_forms_run_as_before() -> None:
     )
     assert torch.equal(run(before, x, GELU), run(model, x))
     assert packed_network(before).notes == (
-        "efficient-kan: base activation silu (--base-activation)",
+        "efficient-kan: base activation silu (`base_activation`)",
     )
     assert packed_network(model).notes == ()
 

@@ -1,5 +1,6 @@
 """All that is wrong with a file and its options is said at once, before any work."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from test_repacking import efficient_kan
 
 import kancompress
-from command import call
+from command import call, done, refused
 from kancompress.cli._options import option_of
 from kancompress.config import ClusterConfig
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError, together
@@ -86,7 +87,7 @@ def test_a_layer_that_is_still_open_stops_the_work(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(ambiguous(efficient_kan()), path)
     known = kancompress.inspect(path)
-    undecided = [text for text in known["problems"] if "choose with --layout" in text]
+    undecided = [text for text in known["problems"] if "choose with `layouts`" in text]
     assert len(undecided) == 1
     with pytest.raises(UsageError) as caught:
         kancompress.cluster(path, ClusterConfig(layers={"conv": 4}))
@@ -144,6 +145,34 @@ def test_errors_speak_of_parameters_and_the_command_line_of_options() -> None:
     long = UsageError(f"{'a' * 490} `side_dtype` {'b' * 490}", fields=("side_dtype",))
     assert 490 < len(str(long)) <= 500
     assert 490 < len(long.spoken(lambda _: 900 * "c")[0]) <= 500
+
+
+def test_a_hint_can_be_left_out_and_nobody_reads_sentences_for_it() -> None:
+    one = UsageError("The layer cannot run.", fields=("model",), hint="Load it with `model=a:b`.")
+    assert str(one) == "The layer cannot run. Load it with `model=a:b`."
+    assert one.spoken(option_of) == ("The layer cannot run. Load it with --model a:b.",)
+    assert (one.finding, one.clause) == ("The layer cannot run.", "The layer cannot run")
+    assert one.hint == "Load it with `model=a:b`."
+    plain = InvalidFileError(Flaw.EMPTY, "No file.")
+    assert (plain.finding, plain.hint) == ("No file.", "")
+    both = together([one, plain])
+    assert both.finding == "The layer cannot run.\nNo file."
+    assert both.fields == ("model",)
+    long = UsageError("a" * 600, hint="b" * 600)
+    assert max(len(str(long)), len(long.finding)) <= 500
+
+
+def test_questions_tell_their_layer_and_the_command_line_its_option(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(ambiguous(efficient_kan()), path)
+    with pytest.raises(UsageError) as caught:
+        kancompress.cluster(path)
+    assert (caught.value.layer, caught.value.fields) == ("conv", ("layouts",))
+    words = "choose with --layout conv=kaln-conv, or another of them in its place."
+    assert words in refused(2, "cluster", path, "-o", tmp_path / "packed.st")
+    assert words in done("inspect", path).stdout
+    assert words in json.loads(done("inspect", path, "--json").stdout)["problems"][0]
+    assert words in done("inspect", path, "--print-layout").stdout
 
 
 def test_library_messages_name_no_options(tmp_path: Path) -> None:

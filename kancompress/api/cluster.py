@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.user_flow import match_modules
-from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
+from kancompress.config import (
+    RUN_FIELDS,
+    CalibrationConfig,
+    ClusterConfig,
+    Device,
+    Machine,
+    RunOptions,
+    Target,
+)
 from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
@@ -168,7 +176,8 @@ class Work:
         where = called(opened, name)
         if isinstance(record, PackedModel):
             raise UsageError(
-                f"{where} is packed already. To cluster it anew: kancompress expand FILE -o DENSE"
+                f"{where} is packed already. To cluster it anew: kancompress expand FILE -o DENSE",
+                where=where,
             )
         return NativeSource(
             checkpoint=record, file_bytes=size, side_dtype=self.config.side_dtype, where=where
@@ -246,7 +255,9 @@ class Work:
         if model is not None:
             raise UsageError(
                 f"{opened.where} holds a network of kancompress's own, which runs by"
-                " itself; leave --model out."
+                " itself; leave `model` out.",
+                where=opened.where,
+                fields=("model",),
             )
         runs = native_runs(opened, self._without_target(opened), self._device())
         record = opened.checkpoint
@@ -308,7 +319,10 @@ class Work:
             first = min(apart)
             raise UsageError(
                 f"No KAN layer of the model can be clustered by what it puts out; {first}:"
-                f" {apart[first]}. Leave --calibrate out for plain k-means."
+                f" {apart[first]}. Leave `rows` out for plain k-means.",
+                where=source.where,
+                layer=first,
+                fields=("rows", *RUN_FIELDS),
             )
         runs = model_runs(
             replace(source, forms=known.forms),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kancompress.api.records import packed_record
 from kancompress.models.files import Input
+from kancompress.models.native import expand as _expand
 from kancompress.models.records import Checkpoint
 from kancompress.models.restoration import Restored, restore
-from kancompress.packing.native import expand as _expand
 
 
 def expand(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from kancompress.config import RunOptions
+from kancompress.config import RUN_FIELDS, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
@@ -50,7 +49,7 @@ def check_own_model(record: Runnable, options: RunOptions | None, where: str) ->
             "`model` runs the model's own forward; leave out what tells kancompress's (`layouts`,"
             " `base_activation`, `rbf_denominator`, `grid_range`, `spline_order`).",
             where=where,
-            fields=("model", *(field.name for field in dataclasses.fields(RunOptions))),
+            fields=("model", *RUN_FIELDS),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,15 @@ import typer
 import kancompress
 from kancompress.cli import _files, _model
 from kancompress.cli._bundles import bundle
-from kancompress.config import MAX_SPLINE_ORDER, Activation, Device, Machine, RunOptions
-from kancompress.errors import UsageError
+from kancompress.config import (
+    MAX_SPLINE_ORDER,
+    RUN_FIELDS,
+    Activation,
+    Device,
+    Machine,
+    RunOptions,
+)
+from kancompress.errors import UsageError, spoken
 from kancompress.specs import TEST_SHARE, DataOptions, DatasetName
 from kancompress.system import inputs as reading
 
@@ -279,6 +287,8 @@ class Compute:
 
 # --- what the options mean -----------------------------------------------------------------
 
+# Parameters that notes and warnings speak of.
+_NOTED = (*RUN_FIELDS, "compile")
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",
@@ -286,6 +296,7 @@ _OPTIONS = {
     "layouts": "--layout",
     "name": "--dataset",
     "path": "--output",
+    "rows": "--calibrate",
     "shape": "--input-shape",
     "teacher": "--distill",
 }
@@ -293,7 +304,12 @@ _OPTIONS = {
 
 def option_of(field: str) -> str:
     """The option that gives a parameter of the library, for messages that speak of it."""
-    return _OPTIONS.get(field) or f"--{field.replace('_', '-')}"
+    return _OPTIONS.get(field) or f"--{re.sub('[._]', '-', field)}"
+
+
+def noted(note: str) -> str:
+    """A note or warning of the library in the words of the command line."""
+    return spoken(note, _NOTED, option_of)
 
 
 def use_threads(count: int | None) -> None:

@@ -24,7 +24,7 @@ from typer.core import TyperGroup
 import kancompress
 from kancompress.cli import _output, _streams
 from kancompress.cli._bundles import Flat
-from kancompress.cli._options import option_of
+from kancompress.cli._options import noted, option_of
 from kancompress.errors import ClosedPipeError, KancompressError
 from kancompress.system import torchrun as launch
 from kancompress.warnings import KancompressWarning
@@ -190,7 +190,7 @@ def _last_words(error: Exception) -> str:
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _output.note(f"Warning: {message}")
+    _output.note(f"Warning: {noted(str(message))}")
 
 
 def _catch_signals() -> None:

@@ -263,8 +263,11 @@ class Conduct:
 
 @contextlib.contextmanager
 def conducted(wishes: Wishes, inputs: Iterable[Path], epochs: int) -> Iterator[Conduct]:
-    """A run that has its state to itself until the output is written. Raises as `Conduct` and
-    KancompressError where another run has the same state."""
+    """A run that has its state to itself until the output is written.
+
+    Raises UsageError for what is there already, KancompressError where another run has the same
+    state.
+    """
     alone = wishes.keeps and launch.is_first()
     if alone:
         _check_names(wishes.own)

@@ -21,6 +21,7 @@ from kancompress.cli._options import (
     OptionalOutput,
     SeedOption,
     Shown,
+    noted,
     use_threads,
 )
 from kancompress.cli._run import shared_command
@@ -258,7 +259,7 @@ def cluster(
         _calibration.tell(packed.calibrated)
     assert output is not None
     for note in packed.notes:
-        _output.note(note)
+        _output.note(noted(note))
     more = []
     if wishes.report is not None and packed.calibrated is not None:
         more.append((wishes.report, _calibration.report_bytes(packed.calibrated)))
@@ -358,7 +359,7 @@ def _print(packed: Compression, output: str, written: int) -> None:
         "file_bytes": written,
         "source": packed.model.source.to_json(),
         "layers": [asdict(layer) for layer in packed.layers],
-        "notes": list(packed.notes),
+        "notes": list(map(noted, packed.notes)),
     }
     if packed.calibrated:
         document["calibration"] = _calibration.record(packed.calibrated)

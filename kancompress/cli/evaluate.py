@@ -10,7 +10,15 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._bundles import bundle
-from kancompress.cli._options import Compute, Foreign, InputArgument, ModelData, OwnModel, Shown
+from kancompress.cli._options import (
+    Compute,
+    Foreign,
+    InputArgument,
+    ModelData,
+    OwnModel,
+    Shown,
+    noted,
+)
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
 
@@ -68,12 +76,13 @@ def evaluate(
         done = kancompress.evaluate(
             found.source, rows, options=options, model=module, machine=where, name=found.name
         )
-    for note in done.notes:
+    notes = list(map(noted, done.notes))
+    for note in notes:
         _output.note(f"assumed {note}")
     if predictions:
         kancompress.save_predictions(done, predictions, force=shown.force)
     if shown.json_:
-        record = {"seconds": done.seconds, "notes": list(done.notes)}
+        record = {"seconds": done.seconds, "notes": notes}
         _output.document(_scores.score_json(done.score) | record)
         return
     _output.result(

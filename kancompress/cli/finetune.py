@@ -19,6 +19,7 @@ from kancompress.cli._options import (
     OwnModel,
     Shown,
     check_finite,
+    noted,
 )
 from kancompress.cli._run import shared_command
 from kancompress.cli._training import Batches, LongRun, TrainingMachine, conducted
@@ -148,7 +149,7 @@ def finetune(
                 on_batch=bar.batch,
             )
         for note in done.notes:
-            _output.note(f"assumed {note}")
+            _output.note(f"assumed {noted(note)}")
         written = _files.write_record(done.model, output, force=shown.force, inputs=kept)
         conduct.finish()
     _tell(done)
@@ -181,7 +182,7 @@ def _print(done: Finetuning, output: str, written: int) -> None:
             "validation": _scores.score_json(done.validation),
             "test_before": _scores.json_of(done.test_before),
             "test": _scores.json_of(done.test),
-            "notes": list(done.notes),
+            "notes": list(map(noted, done.notes)),
             "history": _scores.history_json(done.history),
         },
         to_stderr=output == _files.DASH,

@@ -12,7 +12,7 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
-from kancompress.cli._options import InputArgument, LayoutOption, SeedOption, Shown, layouts
+from kancompress.cli._options import InputArgument, LayoutOption, SeedOption, Shown, layouts, noted
 from kancompress.cli._run import command
 from kancompress.config import PlotConfig, Projection, RunOptions
 from kancompress.errors import UsageError
@@ -131,6 +131,8 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
     told = kancompress.inspect(
         found.source, found.name, check=report.check, clusters=report.clusters, layouts=chosen
     )
+    if "problems" in told:
+        told["problems"] = list(map(noted, told["problems"]))
     config = pictures.config(report.clusters)
     plots = _draw(found, pictures, config, chosen, force=shown.force, kept=kept)
     if shown.json_:

@@ -27,16 +27,24 @@ from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 
-_TOO_LARGE = (
-    "The second moments of a layer's features cannot be used: on these rows they overflow float32"
-    " or are too uneven. Scale the rows as the network's training rows were, or take"
-    " --method kmeans."
-)
 
-_TOO_LARGE_OUTPUTS = (
-    "The outputs of a layer on these rows are too large for float32, in which calibration computes."
-    " Scale the rows as the network's training rows were, or leave --calibrate out."
-)
+def _too_large(layer: EdgeLayer) -> UsageError:
+    return UsageError(
+        "The second moments of a layer's features cannot be used: on these rows they overflow"
+        " float32 or are too uneven. Scale the rows as the network's training rows were, or take"
+        " `method=kmeans`.",
+        layer=layer.name,
+        fields=("method",),
+    )
+
+
+def _too_large_outputs(layer: EdgeLayer) -> UsageError:
+    return UsageError(
+        "The outputs of a layer on these rows are too large for float32, in which calibration"
+        " computes. Scale the rows as the network's training rows were, or leave `rows` out.",
+        layer=layer.name,
+        fields=("rows",),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -139,7 +147,7 @@ def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Plac
     # No second moment is larger than those on the diagonal.
     squares = [group.hessian.diagonal() for group in moments.groups]
     if not all(values.isfinite().all() for values in (*squares, moments.mean)):
-        raise UsageError(_TOO_LARGE)
+        raise _too_large(layer)
     follow = rows.dense is not rows.packed
     problem = Problem if place.coding is None else CodedProblem
     return problem(
@@ -160,7 +168,9 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"Layer {shown(name)}: {error}") from None
+        raise UsageError(
+            f"Layer {shown(name)}: {error}", layer=name, tensor=error.tensor, fields=error.fields
+        ) from None
 
 
 def is_small(layer: EdgeLayer) -> bool:
@@ -206,7 +216,7 @@ def solve_layer(
         try:
             found = problem.solve(clusters, config, start)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
-            raise UsageError(_TOO_LARGE) from None
+            raise _too_large(layer) from None
         codebook = _round(scaling.times_two_to(found.codebook, problem.exponent), dtype)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found, place.coding), bias))
@@ -229,7 +239,7 @@ def solve_layer(
         for number, (clustering, bias) in enumerate(tried)
     ]
     if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
-        raise UsageError(_TOO_LARGE_OUTPUTS)
+        raise _too_large_outputs(layer)
     solutions = [one for one in solutions if math.isfinite(one.error + one.held_out)]
     best = min(solutions, key=lambda solution: solution.held_out)
     return best if best is solutions[0] else replace(best, fallback=solutions[0])

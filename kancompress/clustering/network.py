@@ -176,7 +176,8 @@ def _within(
     least = next(size for size in sizes if size is not None)
     raise KancompressError(
         f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
-        " Raise --target-bytes to that, or lower --target-ratio."
+        " Raise `target.bytes` to that, or lower `target.ratio`.",
+        fields=("target.bytes", "target.ratio"),
     )
 
 
@@ -205,7 +206,8 @@ def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibra
     if best is None:
         raise KancompressError(
             f"No choice of clusters has an output error of at most {error:g}; the least has"
-            f" {reached:.3g}. Allow more with --target-error."
+            f" {reached:.3g}. Allow more with `target.error`.",
+            fields=("target.error",),
         )
     passed = choices.index(choice or choices[-1])
     hopeless = sum(choice.error > _HOPE * error for choice in choices) - 1

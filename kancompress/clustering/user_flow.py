@@ -171,7 +171,7 @@ def _misfit(layer: EdgeLayer, seen: _Seen) -> str:
         return ""
     return (
         f"its module puts out something else than the layout's form, by {made:.2g} of the spread;"
-        " an option such as --base-activation or --grid-range may tell what it computes"
+        " an option such as `base_activation` or `grid_range` may tell what it computes"
     )
 
 

@@ -103,7 +103,12 @@ def write(record: Record) -> bytes:
     try:
         again = read_record(open_container(raw, "the new file"), any_size=True)
     except InvalidFileError as error:
-        raise KancompressError(f"Nothing was written: {error}") from None
+        raise KancompressError(
+            f"Nothing was written: {error}",
+            layer=error.layer,
+            tensor=error.tensor,
+            fields=error.fields,
+        ) from None
     if _written(again) != raw:
         raise KancompressError("The new file does not read back the same; nothing was written.")
     return raw

@@ -54,4 +54,7 @@ MAP_FORMS: dict[str, Form] = {
 UNKNOWN: dict[str, str] = {
     name: text for library in LIBRARIES for name, text in library.FORMS.unknown.items()
 }
+RIVALS: dict[str, tuple[str, ...]] = {
+    name: rivals for library in LIBRARIES for name, rivals in library.FORMS.rivals.items()
+}
 UNKNOWN["by-hand"] = "a layout written by hand says where the edges lie, not what they compute"

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import Activation, RunOptions
+from kancompress.config import RUN_FIELDS, Activation, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.packed.forms import FormRecord
@@ -27,7 +27,7 @@ from kancompress.layers.forms import Basis, LayerForm, Series
 Array = npt.NDArray[np.floating]
 
 # What to do where a forward is not known.
-OWN_CLASS = "Load it into your own class with --model package.module:factory."
+OWN_CLASS = "Load it into your own class with `model=package.module:factory`."
 
 
 def layout_written(layer: FoundLayer) -> str:
@@ -134,7 +134,10 @@ class Setting:
         """Say why the layer cannot be run."""
         raise UsageError(
             f"The layer {shown(self.found.name)} (layout {self.found.layout}) cannot be run:"
-            f" {reason}. {OWN_CLASS}"
+            f" {reason}.",
+            layer=self.found.name,
+            fields=("model", *RUN_FIELDS),
+            hint=OWN_CLASS,
         )
 
 
@@ -258,11 +261,11 @@ def gaussians_at(grid: str, setting: Setting) -> forms.Gaussians:
         distance = float((centres.max() - centres.min()) / centres.dtype.type(len(centres) - 1))
     width = setting.told("rbf_denominator", distance)
     if setting.options.rbf_denominator is None and len(centres) < 2:
-        setting.refuse("one centre tells no width; give it with --rbf-denominator")
+        setting.refuse("one centre tells no width; give it with `rbf_denominator`")
     if "rbf_denominator" in setting.assumed:
         setting.notes.append(
             f"{setting.found.layout}: radial functions of width {width:.6g}, the distance of"
-            " their centres (--rbf-denominator)"
+            " their centres (`rbf_denominator`)"
         )
     return forms.Gaussians(width, ends(centres), setting.hold(grid, centres))
 
@@ -343,9 +346,11 @@ class Forms:
     patches : convolutions whose module is called with patches, and run in the user's model alone
     maps    : convolutions whose stride and padding the user's module tells
     unknown : why others have no form
+    rivals  : of those, the layouts one of which the user can choose in its place
     """
 
     chains: dict[str, Form] = field(default_factory=dict)
     patches: dict[str, Form] = field(default_factory=dict)
     maps: dict[str, Form] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    rivals: dict[str, tuple[str, ...]] = field(default_factory=dict)

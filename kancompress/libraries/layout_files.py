@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
-from kancompress.errors import Flaw, InvalidFileError
+from kancompress.errors import Flaw, InvalidFileError, spoken
 from kancompress.formats.safetensors import shown
 from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.notation import entries
@@ -38,7 +38,8 @@ def format_layouts(found: Recognition, where: str) -> str:
         groups.setdefault((layer.layout, layer.entries), []).append(layer.name or _TOP)
     blocks = [_HEAD.format(where=_comment(where))]
     for problem in found.problems:
-        blocks.append(f"# {_comment(problem)}\n")
+        told = spoken(problem, ("layouts",), lambda _: "--layout")
+        blocks.append(f"# {_comment(told)}\n")
     for (layout, tensors), names in groups.items():
         lines = ["[[layers]]", *_list("layers", names), f"layout = {_string(layout)}"]
         lines += _list("tensors", tensors) if tensors else ["# found by a function; no notation"]

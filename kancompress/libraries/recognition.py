@@ -29,7 +29,7 @@ class _Search:
     taken: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
     misfits: dict[str, tuple[float, str]] = field(default_factory=dict)
-    undecided: set[str] = field(default_factory=set)
+    undecided: dict[str, UsageError] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
 
     def take(self, anchor: str, layer: FoundLayer) -> None:
@@ -55,7 +55,7 @@ def recognise(
     choices: Mapping[str, str] | None = None,
     *,
     layouts: Sequence[Layout] = LAYOUTS,
-    unfit: list[str] | None = None,
+    unfit: list[UsageError] | None = None,
 ) -> Recognition:
     """Find all KAN layers by names and shapes; values are not read, so outlines
     or meta tensors will do.
@@ -68,19 +68,19 @@ def recognise(
     if isinstance(tensors, Stored):
         tensors = tensors.outline  # nothing has to be read
     search = _Search(Named(tensors))
-    wrong: list[str] = []
+    wrong: list[UsageError] = []
     for text, stems in _by_text(choices or {}):
         try:
             chosen = None if text == _NONE else _chosen(text, layouts)
         except UsageError as error:
-            wrong.append(str(error))
+            wrong.append(error)
             continue
         if chosen is None:
             wrong += _except(search, stems, layouts)
         else:
             wrong += _apply_choices(search, stems, chosen)
     if wrong and unfit is None:
-        raise together([UsageError(text) for text in wrong])
+        raise together(wrong)
     if unfit is not None:
         unfit += wrong
     for layout in layouts:
@@ -97,7 +97,7 @@ def recognise(
         ),
         others=tuple(name for name in tensors if name not in search.taken),
         ambiguous=tuple(
-            search.problems[name] for name in sorted(search.undecided, key=order.__getitem__)
+            search.undecided[name] for name in sorted(search.undecided, key=order.__getitem__)
         ),
     )
 
@@ -131,8 +131,8 @@ def _try(search: _Search, layout: Layout) -> None:
             if result.rank > rank:
                 search.misfits[anchor] = (result.rank, _misfit_text(name, layout, result))
         elif layout.rivals:
-            search.problems[anchor] = _rival_text(name, layout)
-            search.undecided.add(anchor)
+            search.undecided[anchor] = _question(name, layout)
+            search.problems[anchor] = str(search.undecided[anchor])
         else:
             search.take(anchor, result)
 
@@ -149,12 +149,14 @@ def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
     )
 
 
-def _rival_text(name: str, layout: Layout) -> str:
+def _question(name: str, layout: Layout) -> UsageError:
     candidates = ", ".join((layout.name, *layout.rivals))
-    return (
+    return UsageError(
         f"{cut(name)} has the names and shapes of several layouts with different"
         f" orders of coefficients ({candidates}); choose with"
-        f" --layout {shortened(name, 120)}={layout.name}, or another of them in its place."
+        f" `layouts` {shortened(name, 120)}={layout.name}, or another of them in its place.",
+        layer=name,
+        fields=("layouts",),
     )
 
 
@@ -176,7 +178,7 @@ def _stems(stem: str, name: str) -> set[str]:
     return {found or _TOP for found in (name, stem.rstrip("."))} | {_EVERYWHERE}
 
 
-def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) -> list[str]:
+def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) -> list[UsageError]:
     """Leave the tensors of these layers alone; returns what is wrong with that."""
     met: set[str] = set()
     for layout in layouts:
@@ -186,13 +188,17 @@ def _except(search: _Search, stems: Sequence[str], layouts: Sequence[Layout]) ->
             if hit:
                 search.skipped.add(anchor)
     return [
-        f"There is nothing like a KAN layer {f'at {shown(stem)} ' if stem else ''}to leave alone."
+        UsageError(
+            f"There is nothing like a KAN layer {f'at {shown(stem)} ' if stem else ''}to leave"
+            " alone.",
+            layer=stem or None,
+        )
         for stem in stems
         if stem not in met
     ]
 
 
-def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> list[str]:
+def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> list[UsageError]:
     """Take the layers of these stems as `layout` reads them; returns what is wrong with that."""
     reasons: dict[str, list[str]] = {stem: [] for stem in stems}
     counts = dict.fromkeys(stems, 0)
@@ -210,13 +216,15 @@ def _apply_choices(search: _Search, stems: Sequence[str], layout: Layout) -> lis
             else:
                 counts[stem] += 1
     return [
-        _unfit_text(layout, stem, reasons[stem])
+        _unfit(layout, stem, reasons[stem])
         for stem in stems
         if not counts[stem] or (reasons[stem] and stem != _EVERYWHERE)
     ]
 
 
-def _unfit_text(layout: Layout, stem: str, reasons: Sequence[str]) -> str:
+def _unfit(layout: Layout, stem: str, reasons: Sequence[str]) -> UsageError:
     where = f"of {shown(stem)} " if stem else ""
     why = reasons[0] if reasons else f"no tensor is called {layout.pieces[0].name} there"
-    return f"The layout {layout.name} does not fit any layer {where}({why})."
+    return UsageError(
+        f"The layout {layout.name} does not fit any layer {where}({why}).", layer=stem or None
+    )

@@ -9,8 +9,9 @@ from 0 on, and `**` at the end stands for anything. Axes: `out in kh kw group` o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from kancompress.errors import UsageError
 from kancompress.formats.arrays import Described
 from kancompress.formats.edges.found import FoundLayer
 
@@ -66,7 +67,7 @@ Check = Callable[[Mapping[str, int]], str]
 class Layout:
     """How one library stores a layer. The first piece is the anchor by which stems are found.
 
-    name:       what the user writes after `--layout`
+    name:       what the user writes in `RunOptions.layouts`
     pieces:     in the order of the edge vector
     forbidden:  names that another layout has and this one has not
     checks:     conditions between sizes; each returns "" or a clause that says what is wrong
@@ -110,15 +111,16 @@ class Misfit:
 class Recognition:
     """What a file holds.
 
-    problems:  full sentences: what looked like a KAN layer and was not taken, and why
-    ambiguous: those of them that only the user can settle, by choosing a layout
+    problems:  full sentences: what looked like a KAN layer and was not taken, and why; they may
+               speak of `layouts`
+    ambiguous: those of them that only the user can settle, by choosing a layout, as errors
     others:    tensors that belong to no KAN layer
     """
 
     layers: tuple[FoundLayer, ...]
     problems: tuple[str, ...]
     others: tuple[str, ...]
-    ambiguous: tuple[str, ...] = ()
+    ambiguous: tuple[UsageError, ...] = field(default=(), compare=False)
 
 
 # Arguments: the layout, the stem (with its dot, or empty), the layer's number, all tensors.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.config import RunOptions
+from kancompress.config import RUN_FIELDS, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.edges.axes import has_coefficients
 from kancompress.formats.edges.found import FoundLayer
@@ -26,7 +26,7 @@ from kancompress.layers.layer import EdgeLayer, ScaledEdges
 from kancompress.layers.network import ForeignNetwork
 from kancompress.layers.window import Window
 from kancompress.libraries import LAYOUTS, Recognition, recognise
-from kancompress.libraries.catalogue import FORMS, MAP_FORMS, PATCH_FORMS, UNKNOWN
+from kancompress.libraries.catalogue import FORMS, MAP_FORMS, PATCH_FORMS, RIVALS, UNKNOWN
 from kancompress.libraries.forms import OWN_CLASS, Array, Form, Setting, layout_written
 from kancompress.libraries.matching import Scene, find_stem
 from kancompress.models import told
@@ -37,6 +37,8 @@ from kancompress.models.told import Forms, Wishes
 from kancompress.models.vectors import gain_factors, gather, hidden_edges, mask_factors
 
 _LAYOUTS = {layout.name: layout for layout in LAYOUTS}
+# Parameters of which reasons that the layers of a file give may speak.
+_SPOKEN = ("model", *RUN_FIELDS)
 # From a found layer and the type of the computation to the source of its coefficients.
 EdgesOf = Callable[[FoundLayer, torch.dtype], nn.Module]
 
@@ -106,7 +108,7 @@ def _records(
             setting = _setting(layer, form, source.tensors, wishes, dtype)
             form.tell(setting)
         except UsageError as error:
-            refused.append(str(error).removesuffix(f" {OWN_CLASS}"))
+            refused.append(error.finding)
             continue
         record = setting.record()
         if record is not None:
@@ -165,7 +167,7 @@ def known_layers(
             seen = step_of(module, form.norm) if module and form.norm else None
             made = _layer(setting, form, edges, window, seen)
         except UsageError as error:
-            refused[layer.name] = str(error).removesuffix(f" {OWN_CLASS}")
+            refused[layer.name] = error.finding
             continue
         layers[layer.name], forms[layer.name] = made, form
         settings.append(setting)
@@ -183,7 +185,8 @@ def known_layers(
 def packed_network(model: PackedModel, options: RunOptions | None = None) -> ForeignNetwork:
     """The network in a packed checkpoint of another library, run from codebooks and indices.
 
-    Raises UsageError as `dense_network` does.
+    Raises UsageError where the layers or what they compute are not known, and where an option
+    contradicts the file or means nothing for it; InvalidFileError where its forms fit no layer.
     """
     assert model.restore is not None
     options = options or RunOptions()
@@ -240,7 +243,9 @@ def _packed_names(found: Recognition, model: PackedModel) -> dict[str, str]:
         if homes != fitting or len(homes) > 1:
             raise UsageError(
                 f"The layer {shown(layer.name)} was packed by another layout than {layer.layout},"
-                " as which it is recognised now; give with --layout the one it was packed by."
+                " as which it is recognised now; give with `layouts` the one it was packed by.",
+                layer=layer.name,
+                fields=("layouts",),
             )
         if homes:
             names[layer.name] = homes.pop()
@@ -253,8 +258,11 @@ def _check_claimed(found: Recognition, model: PackedModel, names: Mapping[str, s
     rest = [layer.name for layer in model.layers if layer.name not in names.values()]
     if rest:
         raise UsageError(
-            f"The packed layer {rest[0]!r} is of no layout whose forward is known.{_reasons(found)}"
-            f" {OWN_CLASS}"
+            f"The packed layer {rest[0]!r} is of no layout whose forward is known."
+            f"{_reasons(found)}",
+            layer=rest[0],
+            fields=_SPOKEN,
+            hint=OWN_CLASS,
         )
 
 
@@ -273,7 +281,8 @@ def _network(
     if not found.layers:
         raise UsageError(
             f"No KAN layer was recognised, so the forward is not known.{_reasons(found)} Name their"
-            " layout with --layout."
+            " layout with `layouts`.",
+            fields=_SPOKEN,
         )
     forms = {layer.name: _form_of(layer) for layer in found.layers}
     _check_others(found)
@@ -313,9 +322,14 @@ def _form_of(layer: FoundLayer) -> Form:
             if convolution
             else "what such a layer computes is not known here"
         )
-    hint = "" if "--layout torch" in reason else f" {OWN_CLASS}"
+    rivals = " or ".join(f"`layouts={name}`" for name in RIVALS.get(layer.layout, ()))
+    if rivals:
+        reason += f"; say it with {rivals}"
     raise UsageError(
-        f"The layer {shown(layer.name)} (layout {layer.layout}) cannot be run: {reason}.{hint}"
+        f"The layer {shown(layer.name)} (layout {layer.layout}) cannot be run: {reason}.",
+        layer=layer.name,
+        fields=_SPOKEN,
+        hint="" if rivals else OWN_CLASS,
     )
 
 
@@ -325,7 +339,10 @@ def _check_others(found: Recognition) -> None:
     shown = ", ".join(found.others[:3]) + (", ..." if len(found.others) > 3 else "")
     raise UsageError(
         f"{len(found.others)} tensors belong to no KAN layer ({shown}), so the forward between the"
-        f" layers is not known.{_reasons(found)} {OWN_CLASS}"
+        f" layers is not known.{_reasons(found)}",
+        tensor=found.others[0],
+        fields=_SPOKEN,
+        hint=OWN_CLASS,
     )
 
 
@@ -344,8 +361,9 @@ def _ordered(layers: tuple[FoundLayer, ...], container: str) -> list[FoundLayer]
     if len(stems) > 1:
         names = ", ".join(layer.name for layer in layers)
         raise UsageError(
-            f"The order of the layers is not known ({names}): safetensors files keep names"
-            f" sorted. {OWN_CLASS}"
+            f"The order of the layers is not known ({names}): safetensors files keep names sorted.",
+            fields=_SPOKEN,
+            hint=OWN_CLASS,
         )
     return sorted(layers, key=lambda layer: [int(n) for n in _NUMBER.findall(layer.name)])
 
@@ -357,7 +375,10 @@ def _check_chain(layers: list[FoundLayer]) -> None:
             raise UsageError(
                 f"The layer {shown(one.name)} gives {one.shape[0]} outputs{hint} where"
                 f" {shown(two.name)} takes {two.shape[1]} inputs, so the forward is not a"
-                f" chain. {OWN_CLASS}"
+                " chain.",
+                layer=two.name,
+                fields=_SPOKEN,
+                hint=OWN_CLASS,
             )
 
 
@@ -403,7 +424,7 @@ def _setting(
     if has_base:
         chosen = setting.shared_activation()
         if "base_activation" not in said.by_file:
-            source = "its config" if said.by_config else "--base-activation"
+            source = "its config" if said.by_config else "`base_activation`"
             setting.notes.append(f"{layer.layout}: base activation {chosen} ({source})")
     if hidden and not said.without_symbolic:
         setting.refuse("some of its edges are symbolic, whose functions are not in the tensors")

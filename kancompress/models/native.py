@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import HEAD, side_shapes
 from kancompress.formats.packed.record import SIDE_ROLES
 from kancompress.layers.edges import (
@@ -252,4 +253,18 @@ def to_checkpoint(
         data=data,
         tensors=copies,
         conv=conv,
+    )
+
+
+def expand(model: PackedModel) -> Checkpoint:
+    """The dense checkpoint of a packed native network; codebooks are widened to float32."""
+    if model.basis is None:
+        raise UsageError("This packed file holds no native network; it cannot be expanded yet.")
+    return Checkpoint(
+        kind="dense",
+        basis=model.basis,
+        shapes=tuple(layer.shape for layer in model.layers),
+        data=model.data,
+        tensors=model.state_dict(),
+        conv=model.conv,
     )

@@ -71,8 +71,8 @@ def refuse_options(options: RunOptions) -> None:
     """Refuse what only other libraries' files need. Raises UsageError."""
     for option in fields(options):
         if getattr(options, option.name) != option.default and getattr(options, option.name):
-            name = "layout" if option.name == "layouts" else option.name.replace("_", "-")
             raise UsageError(
-                f"--{name} belongs to other libraries' files; this one says itself what it"
-                " computes."
+                f"`{option.name}` belongs to other libraries' files; this one says itself what it"
+                " computes.",
+                fields=(option.name,),
             )

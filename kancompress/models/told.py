@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kancompress.config import Activation, RunOptions
+from kancompress.config import RUN_FIELDS, Activation, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats.foreign import Settings
 from kancompress.formats.packed.forms import TOLD, WORDS, FormRecord, as_text
@@ -65,8 +65,10 @@ class Wishes:
             if is_told and wish is not None and wish != value:
                 raise UsageError(
                     f"The file says that the {WORDS[option]} of layer {shown(name)} is"
-                    f" {as_text(value)}, and --{option.replace('_', '-')} says {as_text(wish)}."
-                    " Leave the option out."
+                    f" {as_text(value)}, and `{option}` says {as_text(wish)}."
+                    " Leave the option out.",
+                    layer=name,
+                    fields=(option,),
                 )
             if wish is None and option not in values:
                 values[option] = value
@@ -108,18 +110,21 @@ def recognised(
             if now.get(name) != plain.get(name):
                 raise UsageError(
                     f"The file says that layer {shown(name)} is of the layout {layout}, and"
-                    f" --layout that it is {now.get(name, 'none')}. Leave the option out."
+                    f" `layouts` that it is {now.get(name, 'none')}. Leave the option out.",
+                    layer=name,
+                    fields=("layouts",),
                 )
     for name, layout in other.items():
         if layout not in _NAMES:
             raise UsageError(
                 f"The file says that layer {shown(name)} is of the layout {layout}, which this"
-                " kancompress does not know. Upgrade with: pip install --upgrade kancompress"
+                " kancompress does not know. Upgrade with: pip install --upgrade kancompress",
+                layer=name,
             )
     try:
         found = recognise(tensors, {**layouts, **{name or ".": x for name, x in other.items()}})
     except UsageError as error:
-        raise _misfit(*next(iter(other.items())), str(error)) from None
+        raise _misfit(*next(iter(other.items())), error.clause) from None
     for name, layout in _differing(found, forms).items():
         raise _misfit(name, layout, "there is no such layer")
     return found
@@ -141,7 +146,8 @@ def _misfit(name: str, layout: str, reason: str) -> InvalidFileError:
     return InvalidFileError(
         Flaw.BAD_VALUE,
         f"The file says that layer {shown(name)} is of the layout {layout}, which its tensors are"
-        f" not: {reason.removesuffix('.')}.",
+        f" not: {reason}.",
+        layer=name,
     )
 
 
@@ -158,6 +164,7 @@ def check_record(name: str, form: FormRecord | None, found: FormRecord | None) -
             Flaw.BAD_VALUE,
             f"The file's form of layer {shown(name)} {'has' if has else 'lacks'} {wrong[0]}, which"
             f" a layer of the layout {form.layout} {'has no use for' if has else 'needs'}.",
+            layer=name,
         )
 
 
@@ -167,8 +174,8 @@ def check_options(options: RunOptions, used: set[str], found: Recognition) -> No
         if name not in used:
             kinds = ", ".join(dict.fromkeys(layer.layout for layer in found.layers))
             raise UsageError(
-                f"--{name.replace('_', '-')} has no meaning for this file, whose layers are of the"
-                f" layout {kinds}."
+                f"`{name}` has no meaning for this file, whose layers are of the layout {kinds}.",
+                fields=(name,),
             )
 
 
@@ -183,8 +190,9 @@ def check_kept(
     for name in _given(options):
         if name not in kept and refused:
             raise UsageError(
-                f"--{name.replace('_', '-')} tells what layers compute, and of those that it may"
-                f" mean that is not known. {refused[0]}"
+                f"`{name}` tells what layers compute, and of those that it may mean that is not"
+                f" known. {refused[0]}",
+                fields=RUN_FIELDS,
             )
     check_options(options, kept, found)
 

@@ -16,7 +16,14 @@ from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.layer import LayerSolution, Place
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
-from kancompress.config import CalibrationConfig, ClusterConfig, Metric, StoredDtype, Target
+from kancompress.config import (
+    RUN_FIELDS,
+    CalibrationConfig,
+    ClusterConfig,
+    Metric,
+    StoredDtype,
+    Target,
+)
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.formats.safetensors import shown
@@ -261,7 +268,9 @@ def pack_by_outputs(
 ) -> Compression:
     """Cluster and pack; with a target the numbers of clusters are chosen for it.
 
-    Raises as `calibrate` and `pack` do.
+    Raises one error with all that is wrong with the source and with `runs.config`, before any work;
+    UsageError for rows that do not fit; and KancompressError when a target is out of reach or no
+    layer would shrink.
     """
     found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False)
     assert found.solution is not None
@@ -297,13 +306,19 @@ def _calibrated(
         if beyond:
             raise UsageError(
                 f"Layer {shown(name)} has {beyond}, which float32 cannot hold, and calibration"
-                " computes in it. Leave --calibrate out."
+                " computes in it. Leave `rows` out.",
+                where=runs.source.where,
+                layer=name,
+                fields=("rows",),
             )
     if target is not None and runs.apart:
         raise UsageError(
             f"The layer {shown(min(runs.apart))} is clustered by plain k-means"
             f" ({runs.apart[min(runs.apart)]}), so numbers of clusters cannot be chosen; give"
-            " them with --clusters."
+            " them with `clusters`.",
+            where=runs.source.where,
+            layer=min(runs.apart),
+            fields=("clusters", *RUN_FIELDS),
         )
     if target is not None and target.ratio is not None:
         target = Target(bytes=int(runs.source.file_bytes / target.ratio))

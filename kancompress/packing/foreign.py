@@ -37,7 +37,6 @@ from kancompress.formats.packed.restore import (
 from kancompress.formats.safetensors import shown
 from kancompress.libraries import Recognition, recognise
 from kancompress.libraries.known.pykan import UNTOLD
-from kancompress.libraries.recognition import cut
 from kancompress.models.convolutions import FindModule
 from kancompress.models.foreign import KnownLayers, known_forms, known_layers
 from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
@@ -66,7 +65,7 @@ def open_foreign(
 
     What is wrong with layouts or cannot be kept is told by `ForeignSource.problems`.
     """
-    unfit: list[str] = []
+    unfit: list[UsageError] = []
     found = recognise(checkpoint.tensors, layouts, unfit=unfit)
     extra = _find_extra(checkpoint, found, unfit) if keep_extra else None
     return ForeignSource(
@@ -93,7 +92,7 @@ class ForeignSource:
     found: Recognition
     keep_scaler: bool = False
     extra: Skeleton | None = None
-    unfit: tuple[str, ...] = ()
+    unfit: tuple[UsageError, ...] = ()
     bias_names: Mapping[str, str] = field(default_factory=dict)
     forms: Forms = field(default_factory=dict)
 
@@ -199,39 +198,42 @@ class ForeignSource:
 
     def problems(self, config: ClusterConfig) -> list[KancompressError]:
         """As of `Source`: InvalidFileErrors where layers hold NaN or infinity, UsageErrors else."""
-        questions = (*self.unfit, *self.found.ambiguous)
-        wrong: list[KancompressError] = [UsageError(text) for text in questions]
-        if not self.found.layers and not wrong:
-            wrong.append(UsageError(self._nothing_found()))
+        wrong: list[KancompressError] = [*self.unfit, *self.found.ambiguous]
         # the number of a layer that is still open is not wrong
-        numbers = {
-            name: k
-            for name, k in config.layers.items()
-            if not any(
-                text.startswith((f"{name} ", f"{cut(name)} ")) or repr(name) in text
-                for text in questions
-            )
-        }
+        still_open = {question.layer for question in wrong}
+        numbers = {name: k for name, k in config.layers.items() if name not in still_open}
+        if not self.found.layers and not wrong:
+            wrong.append(self._nothing_found())
         untied = [x.name for x in self.found.layers if not _is_tied(x, self.checkpoint)]
         wrong += wrong_numbers(replace(config, layers=numbers), untied)
         if config.side_dtype is not StoredDtype.SOURCE:
             wrong.append(
                 UsageError(
-                    f"--side-dtype {config.side_dtype} is for networks of kancompress's own;"
-                    " another library's tensors come back in their own types. Leave it out."
+                    f"`side_dtype={config.side_dtype}` is for networks of kancompress's own;"
+                    " another library's tensors come back in their own types. Leave it out.",
+                    where=self.where,
+                    fields=("side_dtype",),
                 )
             )
         if self.keep_scaler and config.metric is Metric.GRID:
-            wrong.append(UsageError("--metric grid measures whole edges; leave --keep-scaler out."))
+            wrong.append(
+                UsageError(
+                    "`metric=grid` measures whole edges; leave `keep_scaler` out.",
+                    where=self.where,
+                    fields=("metric", "keep_scaler"),
+                )
+            )
         return [*wrong, *self._not_finite]
 
-    def _nothing_found(self) -> str:
+    def _nothing_found(self) -> UsageError:
         reasons = " ".join(self.found.problems)
-        return (
+        return UsageError(
             f"{self.where}: no KAN layer was recognised among"
             f" {len(self.checkpoint.tensors)} tensors."
             + (f" {reasons}" if reasons else "")
-            + " Describe the layers with --layout."
+            + " Describe the layers with `layouts`.",
+            where=self.where,
+            fields=("layouts",),
         )
 
     @cached_property
@@ -325,8 +327,11 @@ class ForeignSource:
             if tensor.name in self.extra.shared and (tensor.pieces or tensor.name in gains):
                 raise UsageError(
                     f"{self.where}: tensor {shown(tensor.name)} is packed and lies over another"
-                    " tensor, or over itself, in the same storage; --keep-extra cannot give both"
-                    " their own numbers. Leave it out, or save copies of the tensors."
+                    " tensor, or over itself, in the same storage; `keep_extra` cannot give both"
+                    " their own numbers. Leave it out, or save copies of the tensors.",
+                    where=self.where,
+                    tensor=tensor.name,
+                    fields=("keep_extra",),
                 )
         target = "extra"
         while target in model.tensors:
@@ -372,26 +377,37 @@ class _Outline(ForeignSource):
 
 
 def _find_extra(
-    foreign: ForeignCheckpoint, found: Recognition, unfit: list[str]
+    foreign: ForeignCheckpoint, found: Recognition, unfit: list[UsageError]
 ) -> Skeleton | None:
     """What is kept beside the model; where that cannot be, the reason is added to `unfit`."""
     if any(layer.generator for layer in found.layers):
         unfit.append(
-            f"{foreign.where} has generated layers, which come back as other tensors; --keep-extra"
-            " cannot put those into the source's structure."
+            _not_kept(
+                foreign,
+                "has generated layers, which come back as other tensors; `keep_extra` cannot put"
+                " those into the source's structure.",
+            )
         )
         return None
     try:
         skeleton = read_skeleton(foreign)
     except UsageError as error:
-        unfit.append(str(error))
+        unfit.append(error)
         return None
     if skeleton is None and foreign.dropped:
         unfit.append(
-            f"{foreign.where} is an index of shards, of which only the model's tensors can be kept."
-            " Leave --keep-extra out."
+            _not_kept(
+                foreign,
+                "is an index of shards, of which only the model's tensors can be kept. Leave"
+                " `keep_extra` out.",
+            )
         )
     return skeleton
+
+
+def _not_kept(foreign: ForeignCheckpoint, why: str) -> UsageError:
+    where = foreign.where
+    return UsageError(f"{where} {why}", where=where, fields=("keep_extra",))
 
 
 def _is_tied(layer: FoundLayer, source: ForeignCheckpoint) -> bool:
@@ -508,7 +524,10 @@ class LayerGroup:
                 raise KancompressError(
                     f"{self.source.where}: in layer {shown(layer.name)} coefficients times the"
                     " scale of their edge are too large for their type. Leave the scales apart"
-                    " with --keep-scaler."
+                    " with `keep_scaler`.",
+                    where=self.source.where,
+                    layer=layer.name,
+                    fields=("keep_scaler",),
                 )
             found.append(vectors if mask.all() else vectors[mask])
         return found[0] if len(found) == 1 else torch.cat(found)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kancompress.clustering.nearest import one_thread
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import KancompressError
 from kancompress.formats.checkpoint import side_shapes
 from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.network import Network
@@ -223,7 +223,9 @@ def stored_side(tensor: Tensor, name: str, stored: StoredDtype) -> Tensor:
     if not narrow.is_meta and not narrow.isfinite().all():
         raise KancompressError(
             f"{name} has numbers up to {float(tensor.abs().max()):.3g}, too large for {stored};"
-            " use --side-dtype float32."
+            " use `side_dtype=float32`.",
+            tensor=name,
+            fields=("side_dtype",),
         )
     return narrow
 
@@ -233,17 +235,3 @@ def dense_coefficients(checkpoint: Checkpoint) -> Iterator[Tensor]:
     source = NativeSource(checkpoint=checkpoint, file_bytes=0)
     for number in range(len(source.layers)):
         yield source.coefficients(number)
-
-
-def expand(model: PackedModel) -> Checkpoint:
-    """The dense checkpoint of a packed native network; codebooks are widened to float32."""
-    if model.basis is None:
-        raise UsageError("This packed file holds no native network; it cannot be expanded yet.")
-    return Checkpoint(
-        kind="dense",
-        basis=model.basis,
-        shapes=tuple(layer.shape for layer in model.layers),
-        data=model.data,
-        tensors=model.state_dict(),
-        conv=model.conv,
-    )

@@ -21,7 +21,7 @@ from kancompress.clustering.clusterer import (
 )
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
-from kancompress.config import ClusterConfig, Metric, RunOptions
+from kancompress.config import RUN_FIELDS, ClusterConfig, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.safetensors import shown
 from kancompress.models import files
@@ -122,9 +122,10 @@ def pack(
 
 
 def predict(source: Source, config: ClusterConfig) -> Size:
-    """(header, payload) bytes of the file that plain k-means gives. Raises as `pack`.
+    """(header, payload) bytes of the file that plain k-means gives.
 
-    What cannot be known is packed to see.
+    What cannot be known is packed to see. Raises one error with all that is wrong with the source
+    and with `config`; KancompressError when no layer would shrink.
     """
     check(source, config)
     plan = Plan.of(source)
@@ -138,8 +139,8 @@ def plain_clusterer(
     """What clusters without rows, as `config.metric` says, and what to say of it.
 
     Layers whose basis is not known, and those that keep some of their edges or share a codebook,
-    are compared by coefficients. Raises as `pack`, and UsageError where functions are to be
-    compared and the basis of no layer is known.
+    are compared by coefficients. Where functions are to be compared, raises one error with all that
+    is wrong with the source and with `config`, and UsageError when the basis of no layer is known.
     """
     plain = ByCoefficients.of(config)
     if config.metric is not Metric.GRID:
@@ -148,8 +149,11 @@ def plain_clusterer(
     known = source.known(options or RunOptions())
     if not known.layers:
         raise UsageError(
-            "--metric grid needs a layer whose basis is known."
-            f" {next(iter(known.refused.values()))}"
+            "`metric=grid` needs a layer whose basis is known."
+            f" {next(iter(known.refused.values()))}",
+            where=source.where,
+            layer=next(iter(known.refused)),
+            fields=("metric", *RUN_FIELDS),
         )
     dtypes = {layer.name: layer.stored_dtype for layer in source.layers if layer.whole}
     layers = {name: layer for name, layer in known.layers.items() if name in dtypes}
@@ -189,7 +193,9 @@ def _pack(
     if model is None:
         raise KancompressError(
             f"{source.where}: every KAN layer would grow at this number of clusters, so nothing was"
-            " packed. Take fewer clusters, or pack all the same with --force-pack."
+            " packed. Take fewer clusters, or pack all the same with `force_pack`.",
+            where=source.where,
+            fields=("force_pack",),
         )
     return Compression(model=model, layers=results)
 
@@ -272,7 +278,9 @@ def _rounded(
         raise KancompressError(
             f"Layer {shown(name)} has coefficients of {'at most' if lost else 'up to'}"
             f" {largest:.3g}, too {'small' if lost else 'large'} for"
-            f" {str(dtype).removeprefix('torch.')}; use --codebook-dtype {wider}."
+            f" {str(dtype).removeprefix('torch.')}; use `codebook_dtype={wider}`.",
+            layer=name,
+            fields=("codebook_dtype",),
         )
     return codebook
 

@@ -132,8 +132,9 @@ def largest_common(plan: Plan, config: ClusterConfig, *, below: int | None = Non
     free = [v for name, v in plan.vectors.items() if name not in config.layers and v.edges]
     if not free:
         raise UsageError(
-            "--target-bytes has no layer to choose a number of clusters for: every layer has its"
-            " own."
+            "`target_bytes` has no layer to choose a number of clusters for: every layer has its"
+            " own.",
+            fields=("target_bytes",),
         )
     last = min(MAX_CLUSTERS, max(vectors.distinct for vectors in free))
     if below is not None:
@@ -190,7 +191,8 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
     if not found:
         return KancompressError(
             "Every layer would grow at any number of clusters, so no packed file can be made."
-            " Pack all the same with --force-pack."
+            " Pack all the same with `force_pack`.",
+            fields=("force_pack",),
         )
     k = min(found, key=lambda number: (sum(found[number]), number))
     header, payload = found[k]

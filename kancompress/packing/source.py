@@ -135,7 +135,8 @@ def wrong_numbers(config: ClusterConfig, names: Sequence[str]) -> list[Kancompre
     wrong: list[KancompressError] = [
         UsageError(
             f"There is no layer {shown(name)} to give a number of clusters; the layers are"
-            f" {listed(names)}."
+            f" {listed(names)}.",
+            layer=name,
         )
         for name in config.layers
         if name not in names

@@ -18,7 +18,7 @@ def compiled(network: nn.Module) -> nn.Module | None:
     if not any(name and shutil.which(name) for name in candidates):
         _warn(
             "torch.compile needs a C++ compiler (g++ or clang++) and found none; training goes on"
-            " without it. Install one, or leave --compile out."
+            " without it. Install one, or leave `compile` out."
         )
         return None
     try:
@@ -27,7 +27,7 @@ def compiled(network: nn.Module) -> nn.Module | None:
         first = next(iter(str(error).splitlines()), "")
         _warn(
             f"torch.compile does not work here ({type(error).__name__}: {first}); training goes on"
-            " without it. Mend the C++ compiler, or leave --compile out."
+            " without it. Mend the C++ compiler, or leave `compile` out."
         )
         return None
     twin = torch.compile(network, dynamic=False)

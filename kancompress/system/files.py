@@ -79,8 +79,9 @@ def write_together(outputs: Sequence[tuple[Path, Iterable[bytes]]], *, force: bo
     """Write several files as `write` does, all or none of them; returns their sizes.
 
     They take their names one directly after the other, in their order, once all are written and
-    verified. Raises as `write`; where only some names could be given, the message says which files
-    are there.
+    verified. Raises KancompressError when bytes cannot be written or do not read back the same;
+    where only some names could be given, the message says which files are there. Raises
+    ClosedPipeError for a named pipe whose reader went away.
     """
     with contextlib.ExitStack() as stack:
         places = [
@@ -122,8 +123,9 @@ def _listed(names: Sequence[str]) -> str:
 def aside(path: Path, chunks: Iterable[bytes], *, force: bool) -> Iterator[Callable[[], int]]:
     """Write `chunks` beside `path` and verify them; what is yielded gives them their name.
 
-    It returns the number of bytes, and raises as `write`. Without it nothing is left. A device or a
-    named pipe, which has no "beside", is written to when it is called.
+    It returns the number of bytes; both raise KancompressError when these cannot be written or do
+    not read back the same. Without it nothing is left. A device or a named pipe, which has no
+    "beside", is written to when it is called.
     """
     target = path.resolve()
     if path.exists() and not _is_regular(path):

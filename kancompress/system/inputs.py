@@ -165,7 +165,7 @@ def read(path: Path) -> Data:
 def check(path: Path) -> None:
     """Refuse, before any work, a file that is not there or cannot be opened.
 
-    What is no regular file, such as a pipe, is left for `read`. Raises InvalidFileError as that.
+    What is no regular file, such as a pipe, is left for `read`. Raises InvalidFileError.
     """
     try:
         mode = path.stat().st_mode
@@ -181,7 +181,7 @@ def opened(
     """The path of a source that has one, what messages call it, and its bytes.
 
     otherwise : what messages call bytes without a name
-    Raises InvalidFileError as `read`.
+    Raises InvalidFileError for a file that is not there or cannot be read.
     """
     if isinstance(source, bytes):
         return None, name or otherwise, Data(source)

@@ -154,7 +154,10 @@ def tune_codebooks(
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
 ) -> Finetuning:
-    """Tune any network and leave it in the state of its best epoch. Raises as `tune`."""
+    """Tune any network and leave it in the state of its best epoch.
+
+    Raises UsageError when there is no codebook to tune, or the state is of another run.
+    """
     if not tunable.parameters:
         raise UsageError("No layer of this file is packed, so there is no codebook to fine-tune.")
     test_before = fitting.score(tunable.network, data.test) if len(data.test) else None

@@ -301,7 +301,10 @@ class Keeper:
         save(self.file.path, state, self.run, self.place)
 
     def load(self, like: State) -> State | None:
-        """The state to go on from; None for a run that starts. Raises as `load`."""
+        """The state to go on from; None for a run that starts.
+
+        Raises InvalidFileError for what is no such file, UsageError for another run's.
+        """
         resume = self.file.resume
         if not distributed.from_first([resume is not None])[0]:
             return None

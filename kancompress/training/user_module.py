@@ -86,7 +86,8 @@ class Runner(nn.Module):
 
 
 def _run(model: nn.Module, x: Tensor) -> Tensor:
-    """What the module puts out. Raises UsageError where that is no tensor, and as `users_code`."""
+    """What the module puts out. Raises UsageError where that is no tensor,
+    KancompressError where the module raises."""
     what = f"The model's forward, given rows of shape {list(x.shape[1:])},"
     with users_code(what), torch_parametrize.cached():
         output: Any = model(x)
@@ -102,7 +103,8 @@ def taught_by(
 ) -> Dataset:
     """Rows with the outputs of the module, which gets these tensors, in place of labels.
 
-    where : what messages call the tensors. Raises as `evaluate_module`; data in a file needs no y.
+    where : what messages call the tensors. Raises UsageError when they do not fit the module, or
+    its outputs not the data, of which a file needs no y; KancompressError when the module raises.
     """
     load_into(model, tensors, where)
     training = {id(module): (module, module.training) for module in model.modules()}
@@ -156,8 +158,9 @@ def tune_module(
 
     Nothing else learns, but with "norms" in `also` the parameters and running statistics of
     normalisation layers, which without it stay in evaluation mode, and with "biases" all other
-    parameters of the name bias. `state` is as for `tune`, `workers` as for `fitting.fit`. Raises as
-    `tune_codebooks`.
+    parameters of the name bias. `state` is as for `tune`, `workers` as for `fitting.fit`.
+
+    Raises UsageError when there is no codebook to tune, or the state is of another run.
     """
     config = config or FinetuneConfig()
     check_groups(config.also)

@@ -27,8 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import kancompress
-from kancompress.models.native import build, initialise, to_checkpoint
-from kancompress.packing.native import expand
+from kancompress.models.native import build, expand, initialise, to_checkpoint
 from kancompress.specs import ConvSpec, Family, default_basis, default_conv
 
 WARM_UP = 3

@@ -126,7 +126,9 @@ def read_skeleton(source: ForeignRecord[Any]) -> Skeleton | None:
     if bytes(data[:1]) == b"\x80" and not _is_safetensors(data):
         raise UsageError(
             f"{where} is a torch file of the kind before 1.6, of which only the model's tensors can"
-            " be kept. Load it and save it again with torch, or leave --keep-extra out."
+            " be kept. Load it and save it again with torch, or leave `keep_extra` out.",
+            where=where,
+            fields=("keep_extra",),
         )
     return None
 

@@ -78,7 +78,7 @@ def place(buffer: U8, record: TensorRecord, start: int = 0) -> Numbers:
 def read(buffer: U8, record: TensorRecord, start: int = 0) -> Array:
     """A tensor, a part of the buffer where its elements lie one after another, else a copy.
 
-    Raises as `place`.
+    Raises ValueError where the tensor does not lie in the buffer, as of `place`.
     """
     return array_of(place(buffer, record, start), record.dtype.name, record.shape)
 
@@ -90,7 +90,7 @@ def write(buffer: U8, record: TensorRecord, array: Array) -> None:
     compares afterwards.
 
     array : of the record's shape and type
-    Raises as `place`.
+    Raises ValueError where the tensor does not lie in the buffer, as of `place`.
     """
     target = place(buffer, record)
     if 0 not in record.shape:

@@ -1,4 +1,4 @@
-"""A torch file without its model's numbers: what `--keep-extra` stores, and the file from it again.
+"""A torch file without its model's numbers: what `keep_extra` stores, and the file from it again.
 
 A skeleton is the source's zip archive, record by record, without the storages that the tensors of
 the state dict cover. Its pickle is kept as bytes and read by the machine of `pickles`, which runs
@@ -43,7 +43,7 @@ class Skeleton:
 
 
 def strip(data: Data, where: str) -> Skeleton:
-    """The skeleton of a torch zip archive. Raises InvalidFileError as reading the file does."""
+    """The skeleton of a torch zip archive. Raises InvalidFileError for a damaged one."""
     file = torchfiles.read_zip(data, where)
     models = statedicts.find(file, where).records
     left_out: set[str] = set()

@@ -35,5 +35,7 @@ def check_bounds(
                 Flaw.TOO_LARGE,
                 f"{where}: {what} would have {shown(total)} bytes, more than {EACH:,} times the"
                 f" file's {file_size:,} and {FREE:,} more. Where that is meant, read it with"
-                " any_size=True, or expand it with --any-size.",
+                " any_size=True, or expand it with `any_size`.",
+                where=where,
+                fields=("any_size",),
             )

@@ -180,7 +180,7 @@ def _piece_misfit(piece: Piece, layer: LayerClaim, shape: tuple[int, ...]) -> st
     try:
         axes = parse_axes(piece.axes, only=NAMES)
     except UsageError as error:
-        return str(error).removesuffix(".")
+        return error.clause
     sizes = layer.sizes
     if piece.group is not None:
         del sizes["group"]

@@ -167,8 +167,8 @@ def _assumed_grid(setting: Setting) -> Basis:
     low, high = setting.told("grid_range", (-1.0, 1.0))
     if not {"grid_range", "spline_order"} <= setting.said:
         setting.notes.append(
-            f"{setting.found.layout}: a grid from {low:g} to {high:g} (--grid-range) and splines of"
-            f" order {order} (--spline-order)"
+            f"{setting.found.layout}: a grid from {low:g} to {high:g} (`grid_range`) and splines of"
+            f" order {order} (`spline_order`)"
         )
     steps = np.arange(-order, intervals + order + 1, dtype=np.float64)
     knots = low + steps * ((high - low) / intervals)

@@ -50,7 +50,7 @@ LAYOUTS = (
         label="spline_weights.*",
     ),
     _POLY,
-    # Never found by themselves; `--layout` names them where the forward matters.
+    # Never found by themselves; `RunOptions.layouts` names them where the forward matters.
     replace(_POLY, name="torchkan-legendre", notes=()),
     replace(_POLY, name="torchkan-chebyshev", notes=()),
 )
@@ -74,8 +74,6 @@ FORMS = Forms(
         "torchkan-legendre": _scaled(Series.LEGENDRE),
         "torchkan-chebyshev": _scaled(Series.CHEBYSHEV),
     },
-    unknown={
-        "torchkan-poly": "its tensors do not tell KAL_Net from KAC_Net; say it with"
-        " --layout torchkan-legendre or --layout torchkan-chebyshev"
-    },
+    unknown={"torchkan-poly": "its tensors do not tell KAL_Net from KAC_Net"},
+    rivals={"torchkan-poly": ("torchkan-legendre", "torchkan-chebyshev")},
 )

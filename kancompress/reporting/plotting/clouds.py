@@ -73,7 +73,9 @@ def _foreign_clouds(
     if not found.layers:
         reasons = " ".join(found.problems)
         raise UsageError(
-            f"{record.where}: no KAN layer was recognised, so there is none to draw. {reasons}"
+            f"{record.where}: no KAN layer was recognised, so there is none to draw. {reasons}",
+            where=record.where,
+            fields=("layouts",),
         )
     for layer in found.layers:
         with torch.no_grad():

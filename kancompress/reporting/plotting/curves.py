@@ -16,7 +16,6 @@ from kancompress.layers.edges import CodebookEdges
 from kancompress.layers.expansions import ACTIVATIONS
 from kancompress.layers.forms import Act, Norm, Points, UniformGaussians, UniformSplines
 from kancompress.layers.layer import EdgeLayer, ScaledEdges
-from kancompress.libraries.forms import OWN_CLASS
 from kancompress.models import runnable as running
 from kancompress.models.records import PackedModel
 from kancompress.models.runnable import Runnable
@@ -54,8 +53,13 @@ def centroid_curves(
     try:
         ready = running.run(record, options)
     except UsageError as error:  # which counsels `eval`
-        reason = str(error).removesuffix(f" {OWN_CLASS}")
-        raise UsageError(f"Its functions cannot be drawn: {reason}") from None
+        raise UsageError(
+            f"Its functions cannot be drawn: {error.finding}",
+            where=error.where,
+            layer=error.layer,
+            tensor=error.tensor,
+            fields=error.fields,
+        ) from None
     config = settled(record, config)
     found = []
     for number, layer in enumerate(ready.network.kan_layers()):
