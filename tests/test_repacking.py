@@ -98,6 +98,16 @@ def test_scaler_can_be_kept(tmp_path: Path) -> None:
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in state.items())
 
 
+def test_only_scalers_that_are_folded_are_told_of() -> None:
+    config = ClusterConfig(clusters=8)
+    folded, kept = (
+        kancompress.cluster(efficient_kan(), config, keep_scaler=keep).notes
+        for keep in (False, True)
+    )
+    assert [note for note in folded if "is folded" in note]
+    assert kept == tuple(note for note in folded if "is folded" not in note)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_types_come_back_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"

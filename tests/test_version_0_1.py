@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import kancompress
 from command import done
 
 OLD = Path(__file__).parent / "cases" / "v0.1"
@@ -84,3 +85,16 @@ def test_what_lay_beside_the_model_comes_back(tmp_path: Path) -> None:
     for number, state in was["optimizer"]["state"].items():
         momentum = found["optimizer"]["state"][number]["momentum_buffer"]
         assert torch.equal(momentum, state["momentum_buffer"])
+
+
+def test_indices_are_of_the_type_that_they_had() -> None:
+    model = kancompress.load(OLD / "packed" / "dense_layer.st")
+    packed, dense = model.layers
+    indices, codebook = model.indices_of(packed), model.codebook_of(packed)
+    assert codebook is not None
+    assert indices.dtype == np.uint16
+    rows = codebook[torch.from_numpy(indices.astype(np.int64))]
+    assert torch.equal(rows.reshape(*packed.shape, -1), model.coefficients_of(packed))
+    with pytest.raises(kancompress.UsageError, match="stays dense") as told:
+        model.indices_of(dense)
+    assert told.value.layer == dense.name

@@ -314,3 +314,24 @@ def test_a_source_may_be_whatever_holds_the_tensors(tmp_path: Path) -> None:
         kancompress.cluster(state, keep_extra=True)
     with pytest.raises(kancompress.UsageError, match="need rows"):
         kancompress.cluster(state, target=Target(bytes=100))
+
+
+def test_rows_may_be_an_array() -> None:
+    x = rows(100)
+    config = ClusterConfig(clusters=4)
+    one, two = (
+        kancompress.cluster(splines(), config, rows=given, calibration=QUICK)
+        for given in (x, x.numpy())
+    )
+    assert kancompress.encode(one.model) == kancompress.encode(two.model)
+
+
+@pytest.mark.parametrize("given", [[1.0, 2.0], np.array(["a", "b"]), "digits"])
+def test_other_rows_are_refused(given: object) -> None:
+    with pytest.raises(UsageError, match=r"`rows` is .*; a tensor or array"):
+        kancompress.cluster(splines(), rows=given)  # type: ignore[arg-type]
+
+
+def test_a_source_of_another_kind_is_refused() -> None:
+    with pytest.raises(UsageError, match="from int; a path, bytes"):
+        kancompress.cluster(3)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import dense_network
-from kancompress.models.records import ForeignCheckpoint, PackedModel
+from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
 from kancompress.models.runnable import refuse_options
 from kancompress.models.told import with_layouts
 from kancompress.models.user_module import load_into, read_module, read_state
@@ -53,7 +54,7 @@ def cluster(
     source: Clusterable,
     config: ClusterConfig | None = None,
     *,
-    rows: Tensor | DataOptions | None = None,
+    rows: Tensor | np.ndarray | DataOptions | None = None,
     calibration: CalibrationConfig | None = None,
     target: Target | None = None,
     layouts: Mapping[str, str] | None = None,
@@ -164,6 +165,11 @@ class Work:
             return self._foreign(read_module(source))
         if isinstance(source, Mapping):
             return self._foreign(read_state(source, name or "The state dict"))
+        if not isinstance(source, str | os.PathLike | bytes | Checkpoint | PackedModel):
+            raise UsageError(
+                f"A checkpoint cannot be had from {type(source).__name__}; a path, bytes, a"
+                " Checkpoint, a state dict or a torch.nn.Module was expected."
+            )
         opened, name = once(source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
             return self._foreign(read_foreign(opened, name))
@@ -235,11 +241,12 @@ class Work:
     def running(
         self,
         source: Clusterable,
-        rows: Tensor | DataOptions,
+        rows: Tensor | np.ndarray | DataOptions,
         model: nn.Module | None,
         name: str | None,
     ) -> Running:
         """A source whose layers run on rows."""
+        rows = _tensor(rows)
         if isinstance(source, nn.Module):
             return self._live(source, rows, model)
         opened = self.open(source, name)
@@ -340,6 +347,22 @@ def _copied(checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
     """A checkpoint that shares no memory with a module, which holds packed tensors for a while."""
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
     return replace(checkpoint, tensors=tensors)
+
+
+def _tensor(rows: object) -> Tensor | DataOptions:
+    """Rows as a tensor, or where they lie. Raises UsageError for anything else."""
+    if isinstance(rows, Tensor | DataOptions):
+        return rows
+    try:
+        if isinstance(rows, np.ndarray):
+            return torch.as_tensor(rows)
+    except TypeError:  # strings and the like
+        pass
+    what = f"an array of {rows.dtype}" if isinstance(rows, np.ndarray) else type(rows).__name__
+    raise UsageError(
+        f"`rows` is {what}; a tensor or array (n, ...) of numbers, or DataOptions, was expected.",
+        fields=("rows",),
+    )
 
 
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:

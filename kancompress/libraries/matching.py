@@ -196,7 +196,7 @@ def _build(layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]) ->
         masks=masks,
         untouched=tuple(dict.fromkeys(name for name in untouched if name not in taken)),
         codebook_group=scene.stem + layout.pool if layout.pool else None,
-        notes=_fold_notes(gains) + layout.notes,
+        notes=fold_notes(gains) + layout.notes,
         entries=entries(layout),
     )
 
@@ -230,7 +230,8 @@ def _parts(
     return tuple(parts), first, scaled
 
 
-def _fold_notes(gains: tuple[Gain, ...]) -> tuple[str, ...]:
+def fold_notes(gains: tuple[Gain, ...]) -> tuple[str, ...]:
+    """What the user should know of a layer's factors where they are folded."""
     if not gains:
         return ()
     names = ", ".join(gain.tensor for gain in gains)

@@ -37,6 +37,7 @@ from kancompress.formats.packed.restore import (
 from kancompress.formats.safetensors import shown
 from kancompress.libraries import Recognition, recognise
 from kancompress.libraries.known.pykan import UNTOLD
+from kancompress.libraries.matching import fold_notes
 from kancompress.models.convolutions import FindModule
 from kancompress.models.foreign import KnownLayers, known_forms, known_layers
 from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
@@ -147,7 +148,9 @@ class ForeignSource:
             by_layout[layer.layout] = by_layout.get(layer.layout, 0) + 1
         known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
         notes = [f"recognised {known}"]
-        told = UNTOLD if source.settings else ()
+        told: tuple[str, ...] = UNTOLD if source.settings else ()
+        if self.keep_scaler:
+            told += tuple(n for layer in found.layers for n in fold_notes(layer.gains))
         notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
         notes += source.notes
         fate = "left out" if self.extra is None else "kept beside the model"

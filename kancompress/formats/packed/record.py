@@ -10,9 +10,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.errors import UsageError
 from kancompress.formats.packed import encodings
 from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.restore import Restore
+from kancompress.formats.safetensors import shown
 from kancompress.specs import BasisSpec, ConvSpec, DataSpec, ModelSpec, SourceSizes
 
 # Roles of tensors named <layer>.<role>, section 3.3.
@@ -123,9 +125,18 @@ class PackedRecord(Generic[T_co]):
         codebook: Any = self.codebook_of(layer)
         return None if codebook is None else int(codebook.shape[0])
 
-    def indices_of(self, layer: LayerRecord[Any]) -> npt.NDArray[np.integer[Any]]:
-        """Index of each packed edge, (packed_edges,)."""
-        return layer.indices()
+    def indices_of(self, layer: LayerRecord[Any]) -> npt.NDArray[np.uint16]:
+        """Index of each packed edge, (packed_edges,), uint16 whatever k is.
+
+        Raises UsageError for a layer that stays dense.
+        """
+        if self.codebook_of(layer) is None:
+            raise UsageError(
+                f"Layer {shown(layer.name)} stays dense; only packed layers have indices.",
+                layer=layer.name,
+            )
+        # torch takes uint8 for a mask where it stands for positions, and arithmetic in it wraps.
+        return layer.indices().astype(np.uint16, copy=False)
 
 
 def with_layer_tensors(
