@@ -24,6 +24,7 @@ from kancompress import (
     Target,
 )
 from kancompress.clustering.ladder import Problem
+from kancompress.errors import UsageError
 
 QUICK = CalibrationConfig(starts=1)
 
