@@ -576,6 +576,7 @@ def test_the_frontier_has_the_best_choice_for_every_budget() -> None:
             assert best.error == pytest.approx(min(affordable))
 
 
+@pytest.mark.slow
 def test_a_file_never_exceeds_its_target() -> None:
     layers: dict[str, EdgeLayer] = {"0": spline_layer(16, 30), "1": spline_layer(4, 16)}
     flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))

@@ -405,7 +405,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> DataOptions:
     return DataOptions(file=file)
 
 
-@pytest.mark.parametrize("name", ["gramkanconv", "metafastkanconv"])
+@pytest.mark.parametrize(
+    "name", ["gramkanconv", pytest.param("metafastkanconv", marks=pytest.mark.slow)]
+)
 def test_the_whole_way(name: str, few: DataOptions, tmp_path: Path) -> None:
     config = replace(default_training(ModelName(name)), epochs=14, batch_size=32)
     config = replace(config, lr=1e-2, lr_embedding=5e-2, lr_rest=1e-2)
@@ -496,7 +498,9 @@ def test_columns_times_coefficients_are_the_sums(name: ModelName) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gramkanconv", "metakanconv"])
+@pytest.mark.parametrize(
+    "name", ["gramkanconv", pytest.param("metakanconv", marks=pytest.mark.slow)]
+)
 def test_errors_that_calibration_tells_are_those_of_the_file(name: str) -> None:
     record = checkpoint(ModelName(name), (2, 6, 8, 5))
     x = torch.randn(160, 2, 9, 9, generator=torch.Generator().manual_seed(3))

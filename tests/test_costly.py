@@ -289,7 +289,13 @@ COSTLY: dict[str, tuple[Callable[[], bytes], Flaw | int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if number > 7 else ())
+        for number, name in enumerate(COSTLY)
+    ],
+)
 def test_what_a_file_asks_for_is_bounded_by_its_size(name: str) -> None:
     """Memory is measured; that time is bounded shows in that the test ends."""
     make, expected = COSTLY[name]

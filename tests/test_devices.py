@@ -253,6 +253,7 @@ def test_a_model_of_one_s_own_runs_there(
         check_same(cpu, record(found.calibrated))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", sorted(path.parent.name for path in CASES.glob("*/io.safetensors"))
 )

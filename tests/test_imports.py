@@ -124,7 +124,14 @@ for line, code in {REFUSALS!r}.items():
     loaded(code)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "expand", "train"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate",
+        pytest.param("expand", marks=pytest.mark.slow),
+        pytest.param("train", marks=pytest.mark.slow),
+    ],
+)
 def test_commands_load_no_clustering_that_do_none(command: str) -> None:
     names = loaded(f"import kancompress.api.{command}", depth=2)
     assert "torch" in names

@@ -195,8 +195,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cluster dense.st", "cluster meta.st", "cluster other.safetensors", "cluster other.pt",
         "cluster legacy.pt", "cluster other.pt --keep-extra",
         "cluster dense.st --calibrate digits --samples 64 --method metric",
-        "cluster chain.pt --calibrate rows.npz --method metric",
-        "cluster chain.safetensors --calibrate rows.npz --method metric",
+        pytest.param(
+            "cluster chain.pt --calibrate rows.npz --method metric", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "cluster chain.safetensors --calibrate rows.npz --method metric",
+            marks=pytest.mark.slow,
+        ),
         "expand packed.st", "expand kept.st",
         "inspect dense.st", "inspect packed.st --check", "inspect other.safetensors",
         "inspect other.pt -k 4", "eval dense.st", "eval packed.st",

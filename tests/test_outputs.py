@@ -433,7 +433,7 @@ def test_moments_that_overflow_are_one_sentence(dense: Path, tmp_path: Path) -> 
 def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path) -> None:
     with pytest.raises(kancompress.KancompressError) as refused:
         kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=1))
-    smallest = re.search(r"the smallest has (\d+)\. Raise --target-bytes", str(refused.value))
+    smallest = re.search(r"the smallest has (\d+)\. Raise `target.bytes`", str(refused.value))
     assert smallest
     least = int(smallest[1])
     kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=least))
