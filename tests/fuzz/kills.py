@@ -104,7 +104,7 @@ class Kills:
         folder = self.home / name
         folder.mkdir()
         for source in ("dense.st", "packed.st"):
-            os.link(self.home / source, folder / source)
+            shutil.copyfile(self.home / source, folder / source)  # a link would change its ctime
         return folder
 
     def _remove(self, folder: Path) -> None:
