@@ -165,6 +165,19 @@ def test_a_pipe_is_read_once(line: str, place: Path, tmp_path: Path) -> None:
         assert result.stdout.replace(str(pipe), str(place / name)) == expected
 
 
+def test_a_pipe_that_is_drawn_is_read_once(place: Path, tmp_path: Path) -> None:
+    done("inspect", place / "packed.st", "--plot-functions", tmp_path / "file.svg")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((place / "packed.st").read_bytes()))
+    writer.start()
+    done("inspect", pipe, "--plot-functions", tmp_path / "pipe.svg")
+    writer.join(10)
+    # The title names the file; all else is the same.
+    lengths = [(tmp_path / name).stat().st_size for name in ("file.svg", "pipe.svg")]
+    assert max(lengths) < 1.2 * min(lengths)
+
+
 # --- commands ------------------------------------------------------------------------------
 
 

@@ -39,14 +39,17 @@ def inputs(*arguments: str | Path | None) -> list[Path]:
 
 
 def given(argument: str) -> Given:
-    """Spool standard input for `-`, else the path itself.
+    """The bytes of standard input for `-` and of a named pipe, else the path itself.
 
     Raises UsageError for a terminal, InvalidFileError for what is not there or not to be read.
     """
     if argument != DASH:
         path = files.located(Path(argument))
         reading.check(path)
-        return Given(path, argument if path == Path(argument) else str(path))
+        name = argument if path == Path(argument) else str(path)
+        if path.is_fifo():  # which can be read but once, and some commands look twice
+            return Given(bytes(reading.read(path)[:]), name)
+        return Given(path, name)
     if launch.processes() > 1:
         raise UsageError("Several processes cannot share standard input; name a file.")
     if sys.stdin.isatty():
