@@ -67,6 +67,20 @@ def test_help_and_usage_errors_load_nothing_heavy() -> None:
     assert loaded(code).isdisjoint({*HEAVY} - {"rich"})
 
 
+def test_a_command_loads_no_other() -> None:
+    """Nor is anything of the other commands loaded to say what they are called."""
+    code = (
+        "from kancompress.cli.main import main\n"
+        "for line in ('inspect --help', 'nonsense', ''):\n"
+        "    sys.argv = ['kancompress', *line.split()]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit:\n        pass\n"
+    )
+    names = loaded(code, depth=3)
+    assert "kancompress.cli.inspect" in names
+    assert names.isdisjoint({"kancompress.cli.cluster", "kancompress.cli.train", "numpy"})
+
+
 REFUSALS = {
     "train --data missing.npz -o out": 3,
     "train -o there.st": 2,

@@ -1,30 +1,70 @@
-"""The Typer app: it registers the commands, nothing else."""
+"""The Typer app: it names the commands and loads the one that is asked for."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import kancompress
-from kancompress.cli import cluster, evaluate, expand, finetune, inspect, train
 from kancompress.cli._bundles import Command
 from kancompress.cli._run import Group
 
-app = typer.Typer(
-    name="kancompress",
-    cls=Group,
-    no_args_is_help=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("train", cls=Command)(train.train)
-app.command("cluster", cls=Command)(cluster.cluster)
-app.command("finetune", cls=Command)(finetune.finetune)
-app.command("eval", cls=Command)(evaluate.evaluate)
-app.command("inspect", cls=Command)(inspect.inspect)
-app.command("expand", cls=Command)(expand.expand)
+# Name of a command to its module and function, in the order of the help.
+COMMANDS = {
+    "train": "train",
+    "cluster": "cluster",
+    "finetune": "finetune",
+    "eval": "evaluate",
+    "inspect": "inspect",
+    "expand": "expand",
+}
+_SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+class _Loaded(Mapping[str, TyperCommand]):
+    """The commands by name; the module of one is imported when it is asked for."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        return _command(name, COMMANDS[name])
+
+
+@cache
+def _command(name: str, home: str) -> TyperCommand:
+    alone = typer.Typer(add_completion=False, **_SETTINGS)
+    alone.command(name, cls=Command)(getattr(import_module(f"kancompress.cli.{home}"), home))
+    made = typer.main.get_command(alone)
+    assert isinstance(made, TyperCommand)
+    return made
+
+
+class Commands(Group):
+    """The group of all commands, none of which is loaded before it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Loaded()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the help."""
+        return list(COMMANDS)
+
+
+app = typer.Typer(name="kancompress", cls=Commands, no_args_is_help=False, **_SETTINGS)
 
 
 def _version(wanted: bool) -> None:
