@@ -12,9 +12,11 @@ is about is told by its attributes, too: the sentence is for people, and no code
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Any
 
 # Most characters of a sentence; names in files have no limit of their own.
 MOST_CHARACTERS = 500
@@ -81,6 +83,18 @@ class KancompressError(Exception):
 
     problems: tuple[KancompressError, ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles: another process may raise it again."""
+        return _again, (type(self), self.args, self.__dict__)
+
+    def followed(self, text: str) -> KancompressError:
+        """The same error with another sentence at its end."""
+        error = copy.copy(self)
+        error.hint = f"{self.hint} {text}" if self.hint else text
+        error._message = f"{self._message} {text}"
+        error.args = (shortened(error._message),)
+        return error
+
     @property
     def finding(self) -> str:
         """The text without its hint, for another error or note that has its own, or none."""
@@ -107,6 +121,15 @@ class KancompressError(Exception):
         if self.problems:
             return tuple(text for problem in self.problems for text in problem.spoken(option))
         return (shortened(spoken(self._message, self.fields, option)),)
+
+
+def _again(
+    kind: type[KancompressError], args: tuple[Any, ...], state: dict[str, Any]
+) -> KancompressError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ClosedPipeError(KancompressError):

@@ -1,6 +1,7 @@
 """All that is wrong with a file and its options is said at once, before any work."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,28 @@ def test_library_messages_name_no_options(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`test_split` is for `file=FILE`") as caught:
         kancompress.train("kan", kancompress.DataOptions(test_split=0.5))
     assert caught.value.fields == ("test_split", "file")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidFileError(Flaw.EMPTY, "x.st is empty.", where="x.st"),
+        UsageError("`side_dtype` is odd.", fields=("side_dtype",), hint="Leave it out."),
+        together([UsageError("One."), InvalidFileError(Flaw.HOLE, "Two.", tensor="t")]),
+    ],
+)
+def test_an_error_is_the_same_in_another_process(error: KancompressError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (type(error), str(error))
+    assert again.spoken("--{}".format) == error.spoken("--{}".format)
+    assert (again.where, again.fields, again.hint) == (error.where, error.fields, error.hint)
+    assert getattr(again, "flaw", None) == getattr(error, "flaw", None)
+
+
+def test_an_error_with_another_sentence_is_still_that_error() -> None:
+    error = InvalidFileError(Flaw.EMPTY, "x.st is empty.").followed("y.st is written.")
+    assert isinstance(error, InvalidFileError)
+    assert error.flaw is Flaw.EMPTY
+    assert str(error) == "x.st is empty. y.st is written."
+    told = UsageError("`a` is odd.", fields=("a",)).followed("x is written.")
+    assert told.spoken("--{}".format) == ("--a is odd. x is written.",)

@@ -109,9 +109,7 @@ def in_turn(places: Sequence[tuple[str, Callable[[], int]]]) -> list[int]:
             if not number:
                 raise
             there, missing = _listed(names[:number]), _listed(names[number:])
-            raise type(error)(
-                f"{error} {there} written, {missing} not.", where=error.where, fields=error.fields
-            ) from None
+            raise error.followed(f"{there} written, {missing} not.") from None
     return sizes
 
 
