@@ -119,11 +119,6 @@ class Outline:
         """Number of axes."""
         return len(self.shape)
 
-    @property
-    def is_floating(self) -> bool:
-        """Whether the elements are numbers of floating point."""
-        return DTYPES[self.dtype].kind == "float"
-
     def __len__(self) -> int:
         return self.shape[0]
 
