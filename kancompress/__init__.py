@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kancompress.api.cluster import cluster
-    from kancompress.api.evaluate import evaluate
+    from kancompress.api.evaluate import evaluate, save_predictions
     from kancompress.api.expand import expand
     from kancompress.api.finetune import finetune
     from kancompress.api.inspect import inspect
     from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
-    from kancompress.api.predictions import save_predictions
     from kancompress.api.train import train
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
@@ -76,7 +75,7 @@ from kancompress.version import __version__
 
 _HOMES = {
     "kancompress.api.cluster": ("cluster",),
-    "kancompress.api.evaluate": ("evaluate",),
+    "kancompress.api.evaluate": ("evaluate", "save_predictions"),
     "kancompress.api.expand": ("expand",),
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
@@ -101,7 +100,6 @@ _HOMES = {
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
-    "kancompress.api.predictions": ("save_predictions",),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig", "KMeans",
         "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection", "RunOptions",

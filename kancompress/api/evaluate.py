@@ -1,9 +1,12 @@
-"""`evaluate`: the score of a file on its data."""
+"""`evaluate`: the score of a file on its data, and the outputs behind it as a file."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from kancompress.api.records import own_tensors, runnable_record
@@ -12,8 +15,10 @@ from kancompress.data import datasets
 from kancompress.formats.storage import called
 from kancompress.models import runnable as running
 from kancompress.models.files import Input
+from kancompress.models.tensors import encode
+from kancompress.reporting.targets import check_predictions_target
 from kancompress.specs import DataOptions
-from kancompress.system import devices
+from kancompress.system import devices, files
 from kancompress.training.evaluation import Evaluation, evaluate_running
 from kancompress.training.user_module import evaluate_module
 
@@ -59,3 +64,23 @@ def evaluate(
     devices.put(ready.network, devices.find((machine or Machine()).device))
     data = replace(data or DataOptions(), images=ready.conv)
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
+
+
+def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:
+    """Write the outputs of the test rows: `outputs` (rows, width) float32, and for classification
+    `classes` (rows,) int64.
+
+    path  : ends in .safetensors or .npz, which names the format
+    force : whether it may replace a file
+    Returns the file's bytes. Raises UsageError for another suffix, an existing file without `force`
+    and a directory that is not there; KancompressError where the file cannot be written.
+    """
+    check_predictions_target(path, force=force)
+    arrays = {"outputs": evaluation.outputs}
+    if evaluation.score.accuracy is not None:
+        arrays["classes"] = evaluation.outputs.argmax(1)
+    if path.suffix == ".safetensors":
+        return files.write(path, [encode(arrays, {})], force=force)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: t.numpy() for name, t in arrays.items()})  # type: ignore[arg-type]
+    return files.write(path, [buffer.getvalue()], force=force)

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
-
-from kancompress.formats.shapes import element_count
 
 U8 = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[Any]
 
 _BLOCK = 1 << 18  # elements that are looked at or converted at a time
+
+
+def element_count(shape: tuple[int, ...]) -> int:
+    """Product of a shape in Python integers, which cannot wrap."""
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def is_countable(shape: tuple[int, ...]) -> bool:
+    """Whether the lengths other than 0 have a product below 2^63, so that strides exist."""
+    count = 1
+    for length in shape:
+        count *= length or 1
+        if count >= 1 << 63:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,3 +363,103 @@ def repeated(row: Numbers, dtype: str, shape: tuple[int, ...]) -> Array:
     count = element_count(shape)
     times = count // len(row) if len(row) else 0
     return array_of(np.broadcast_to(row, (times, len(row))), dtype, shape)
+
+
+NUMBERS = ("F64", "F32", "F16", "BF16", "I64", "I32")
+_EXACT = 1 << 53
+
+
+def is_number_of(value: int | float, dtype: str) -> bool:
+    """Whether this is a number of a type exactly, which is one of `NUMBERS`."""
+    if dtype not in NUMBERS:
+        return False
+    if DTYPES[dtype].kind == "int":
+        info = np.iinfo(str(DTYPES[dtype].native))
+        return type(value) is int and info.min <= value <= info.max
+    if isinstance(value, int) and abs(value) > _EXACT:
+        return False
+    nearest = rounded(float(value), dtype)
+    return math.isfinite(nearest) and nearest == value
+
+
+def steps_stay_in_range(
+    base: int | float, step: int | float, first: int, count: int, dtype: str
+) -> bool:
+    """Whether `base + step * t` stays in the range of a type for `count` values of t from `first`.
+
+    The values are monotonic in t, so the first and the last tell. The type is one of `NUMBERS`.
+    """
+    if dtype not in NUMBERS:
+        return False
+    if abs(first) > _EXACT or abs(first + count) > _EXACT:
+        return False
+    ends = (first, first + count - 1) if count else ()
+    if DTYPES[dtype].kind == "int":
+        info = np.iinfo(str(DTYPES[dtype].native))
+        if not (type(base) is type(step) is int):
+            return False
+        made = [base, step, *ends, *(step * t for t in ends), *(base + step * t for t in ends)]
+        return all(info.min <= value <= info.max for value in made)
+    if any(isinstance(value, int) and abs(value) > _EXACT for value in (base, step)):
+        return False
+    # Each operation is rounded, so its parts are made as `stepped` makes them.
+    times = np.array(ends, np.int64)
+    parts = [
+        stepped(0.0, 1.0, times, dtype),
+        stepped(0.0, step, times, dtype),
+        stepped(base, step, times, dtype),
+    ]
+    return (
+        math.isfinite(rounded(step, dtype))
+        and math.isfinite(rounded(base, dtype))
+        and all(bool(np.isfinite(widened(part, dtype)).all()) for part in parts)
+    )
+
+
+T = TypeVar("T")  # what a tensor is
+Shape = TypeVar("Shape")  # what tells its shape and type alone
+
+
+class Stored(Mapping[str, T], Generic[T, Shape]):
+    """Tensors by name, each read when it is asked for, and again once nobody holds it any more.
+
+    outline : their shapes and types, in the order of the file
+    read    : gives one of them, in memory of its own
+    ties    : name to the earlier name of which it is the same tensor
+    """
+
+    def __init__(
+        self,
+        outline: Mapping[str, Shape],
+        read: Callable[[str], T],
+        ties: Mapping[str, str] | None = None,
+    ) -> None:
+        self.outline = dict(outline)
+        self.ties = ties or {}
+        self._read = read
+        self._held: WeakValueDictionary[str, T] = WeakValueDictionary()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self.outline:
+            raise KeyError(name)
+        name = self.ties.get(name, name)
+        found = self._held.get(name)
+        if found is None:
+            found = self._held[name] = self._read(name)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.outline
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outline)
+
+    def __len__(self) -> int:
+        return len(self.outline)
+
+    def __or__(self, others: Mapping[str, T]) -> dict[str, T]:
+        """A dictionary of all of them, read, and of others."""
+        return {**self, **others}
+
+
+StoredArrays = Stored[Array, Outline]

@@ -16,9 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.arrays import DTYPES, Array, Outline, from_bytes
-from kancompress.formats.shapes import element_count, is_countable
-from kancompress.formats.stored import StoredArrays
+from kancompress.formats.arrays import (
+    DTYPES,
+    Array,
+    Outline,
+    StoredArrays,
+    element_count,
+    from_bytes,
+    is_countable,
+)
 from kancompress.system.inputs import Data
 
 MAX_HEADER = 100_000_000

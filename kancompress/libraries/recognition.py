@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kancompress.errors import UsageError, shortened, together
-from kancompress.formats.arrays import Described
+from kancompress.formats.arrays import Described, Stored
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.safetensors import shown
-from kancompress.formats.stored import Stored
 from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.matching import Named, find_stem, layer_name, match
 from kancompress.libraries.notation import parse_layout

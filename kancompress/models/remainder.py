@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress.formats.arrays import array_of
-from kancompress.formats.packed.numbers import steps_stay_in_range
+from kancompress.formats.arrays import array_of, steps_stay_in_range
 from kancompress.formats.packed.restore import Arange, Fill, Origin, Repeat, Stored
 from kancompress.formats.packed.state import arange_row
 from kancompress.models.tensors import NAMES, to_torch

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import DTYPES as _KNOWN
-from kancompress.formats.arrays import Array, Outline
-from kancompress.formats.stored import Stored, StoredArrays
+from kancompress.formats.arrays import Array, Outline, Stored, StoredArrays
 
 # torch's type by its name in safetensors files, and the other way round.
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, one.torch) for name, one in _KNOWN.items()}

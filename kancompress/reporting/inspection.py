@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from kancompress.errors import shortened
-from kancompress.formats.arrays import DTYPES, Array, Outline
+from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
 from kancompress.formats.foreign import ForeignRecord
 from kancompress.formats.packed import LayerRecord, PackedRecord
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
-from kancompress.formats.stored import Stored
 from kancompress.libraries import Recognition
 from kancompress.specs import FAMILIES, BasisSpec
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kancompress.formats.arrays import NAMED, Dtype
+from kancompress.formats.arrays import NAMED, Dtype, element_count
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
-from kancompress.formats.shapes import element_count
 
 _MAX_RANK = 64
 _MAX_KEY = 256  # torch writes some digits

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, together
+from kancompress.formats.arrays import StoredArrays
 from kancompress.formats.safetensors import Container, parse, shown, strict_json
-from kancompress.formats.stored import StoredArrays
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kancompress.errors import Flaw, InvalidFileError, shortened
-from kancompress.formats.arrays import U8, Array, Outline
+from kancompress.formats.arrays import U8, Array, Outline, StoredArrays
 from kancompress.formats.foreign.placement import extent, is_contiguous, is_countable, read
 from kancompress.formats.foreign.records import Global, Number, Stub, TensorRecord, Unsupported
 from kancompress.formats.foreign.torchfiles import TorchFile
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
-from kancompress.formats.stored import StoredArrays
 
 # Where trainers put the state dict; the first of these wins.
 KEYS = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
+from kancompress.formats.arrays import DTYPES, element_count
 from kancompress.formats.checkpoint import (
     HEAD,
     chain_shapes,
@@ -19,7 +20,6 @@ from kancompress.formats.checkpoint import (
     side_shapes,
     width_of,
 )
-from kancompress.formats.packed.bounds import check_bounds
 from kancompress.formats.packed.encodings import BITS, OF_INDICES, Indices
 from kancompress.formats.packed.encodings.claims import read_encodings
 from kancompress.formats.packed.forms import FormRecord, read_forms
@@ -27,7 +27,6 @@ from kancompress.formats.packed.origins import LayerClaim, check_origins
 from kancompress.formats.packed.record import CODEBOOK_ROLES, ROLES, SIDE_ROLES
 from kancompress.formats.packed.restore import Restore, read_restore, stored_names
 from kancompress.formats.safetensors import Container, Entry, shown
-from kancompress.formats.shapes import element_count
 from kancompress.specs import MAX_CLUSTERS, DataSpec, ModelSpec, SourceSizes
 
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_.]+")
@@ -400,7 +399,7 @@ def _check_restored(header: Header, *, any_size: bool) -> None:
         restored = check_origins(header.restore, header.entries, claims, header.where)
     if not any_size:
         layers = ((claim, _written_as(header, name)) for name, claim in claims.items())
-        check_bounds(layers, restored, header.container.file_size, header.where)
+        _check_bounds(layers, restored, header.container.file_size, header.where)
 
 
 def _written_as(header: Header, name: str) -> str:
@@ -458,4 +457,36 @@ def _check_foreign_sides(header: Header) -> None:
                 Flaw.WRONG_SHAPE,
                 f"tensor {shown(f'{name}.beta')} has the shape {shown(list(beta))};"
                 " [degree + 1] was expected.",
+            )
+
+
+# What a file may stand for: for each of its bytes, and beside that.
+_EACH, _FREE = 10_000, 1_000_000_000
+
+
+def _check_bounds(
+    layers: Iterable[tuple[LayerClaim, str]], restored: int, file_size: int, where: str
+) -> None:
+    """Refuse what would take memory without measure once it is written out.
+
+    layers   : what the header claims of each layer, and the type of its coefficients
+    restored : bytes of the tensors that `restore` gives back
+    Raises InvalidFileError (too-large).
+    """
+    written_out = sum(
+        claim.edges * claim.coefficients * DTYPES[dtype].itemsize for claim, dtype in layers
+    )
+    totals = {
+        "its layers' coefficients": written_out,
+        "the tensors that it restores": restored,
+    }
+    for what, total in totals.items():
+        if total > _EACH * file_size + _FREE:
+            raise InvalidFileError(
+                Flaw.TOO_LARGE,
+                f"{where}: {what} would have {shown(total)} bytes, more than {_EACH:,} times the"
+                f" file's {file_size:,} and {_FREE:,} more. Where that is meant, read it with"
+                " any_size=True, or expand it with `any_size`.",
+                where=where,
+                fields=("any_size",),
             )

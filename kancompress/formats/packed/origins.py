@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.formats.arrays import DTYPES, REAL
+from kancompress.formats.arrays import (
+    DTYPES,
+    REAL,
+    element_count,
+    is_number_of,
+    steps_stay_in_range,
+)
 from kancompress.formats.edges.axes import NAMES, Axes, Claim, Sizes, parse_axes, solve
-from kancompress.formats.packed.numbers import is_number_of, steps_stay_in_range
 from kancompress.formats.packed.restore import (
     MAX_RANK,
     Arange,
@@ -24,7 +29,6 @@ from kancompress.formats.packed.restore import (
     bad,
 )
 from kancompress.formats.safetensors import Entry, shown
-from kancompress.formats.shapes import element_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.arrays import DTYPES
+from kancompress.formats.arrays import DTYPES, is_countable
 from kancompress.formats.document import check_keys
 from kancompress.formats.safetensors import shown
-from kancompress.formats.shapes import is_countable
 
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
 _WITH_OPAQUE = ("torch-zip", "torch-module")

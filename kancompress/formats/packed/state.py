@@ -23,7 +23,7 @@ from kancompress.formats.arrays import (
     steps,
 )
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.given_back import scatter
+from kancompress.formats.edges.places import scatter
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
 from kancompress.formats.packed.restore import Arange, Fill, Repeat, SourceTensor, Tie
 
