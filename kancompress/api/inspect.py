@@ -8,11 +8,12 @@ from typing import Any
 
 from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
-from kancompress.formats import foreign, storage
+from kancompress.formats import storage
 from kancompress.formats.storage import Source, called, is_native, once, open_container
-from kancompress.libraries import recognise
 from kancompress.reporting import inspection
 
+# What reads and recognises other libraries' files; our own need neither.
+_FOREIGN, _LIBRARIES = "kancompress.formats.foreign", "kancompress.libraries"
 # What computes the size of a packed file before it exists; it needs torch.
 _SIZES = "kancompress.api.predicted_sizes"
 
@@ -57,8 +58,8 @@ def inspect(
         container = open_container(source, name)
         sizes = None if config is None else import_module(_SIZES).of_native(container, config)
         return inspection.describe(container, sizes)
-    record = foreign.read_record(source, name)
-    found = recognise(record.tensors, layouts)
+    record = import_module(_FOREIGN).read_record(source, name)
+    found = import_module(_LIBRARIES).recognise(record.tensors, layouts)
     sizes = (
         None
         if config is None

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kancompress.errors import shortened
 from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
-from kancompress.formats.foreign import ForeignRecord
 from kancompress.formats.packed import LayerRecord, PackedRecord
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
-from kancompress.libraries import Recognition
 from kancompress.specs import FAMILIES, BasisSpec
+
+if TYPE_CHECKING:
+    from kancompress.formats.foreign import ForeignRecord
+    from kancompress.libraries import Recognition
 
 Sizes = tuple[int, int]
 

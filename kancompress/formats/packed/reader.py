@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from kancompress.formats.arrays import (
     promoted,
 )
 from kancompress.formats.checkpoint import check_finite, check_variance
-from kancompress.formats.foreign import skeletons
 from kancompress.formats.packed.encodings import BITS, OF_INDICES, OF_NUMBERS
 from kancompress.formats.packed.header import Header, read_header
 from kancompress.formats.packed.record import ROLES, SIDE_ROLES, LayerRecord, PackedRecord
@@ -108,6 +108,8 @@ def _check_opaque(record: PackedRecord[Array], restore: Restore, where: str) -> 
     if restore.opaque is None:
         return
     claims = {tensor.name: Outline(tensor.dtype, tensor.shape) for tensor in restore.tensors}
+    # The machine that reads pickles is loaded where there is one.
+    skeletons = import_module("kancompress.formats.foreign.skeletons")
     data = Data(record.tensors[restore.opaque].data.data)
     skeletons.check(data, claims, restore.path, where)
 
