@@ -245,7 +245,9 @@ class CalibrationConfig:
               and those that take long have one
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the
               rows do not outnumber the dimensions twice
-    memory  : bytes for second moments and factor of a layer; larger layers are cut into groups
+    memory  : bytes for second moments and factor of a layer; larger layers are cut into groups.
+              Outputs of a module of the user's own are compared within half of it
+    batch_size : rows that run through a module of the user's own at a time
     """
 
     method: Method = Method.SWEEPS
@@ -255,6 +257,7 @@ class CalibrationConfig:
     starts: int = 16
     damping: float | None = None
     memory: int = 6 << 30
+    batch_size: int = 256
     max_iterations: int = 100
     seed: int = 0
 

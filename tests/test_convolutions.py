@@ -520,6 +520,7 @@ def test_errors_that_calibration_tells_are_those_of_the_file(name: str) -> None:
     assert all(layer.sides["bias"].shape == (layer.shape[0],) for layer in done.model.layers)
 
 
+@pytest.mark.slow
 def test_numbers_of_clusters_are_chosen_for_a_size(few: DataOptions) -> None:
     record = kancompress.train(
         "fastkanconv", few, kancompress.TrainConfig(lr=1e-3, epochs=0), hidden=(6, 8)
@@ -549,6 +550,7 @@ def test_inspection_counts_what_table_2_counts(tmp_path: Path) -> None:
     assert [row["shape"] for row in report["layers"]][1] == [64, 32, 3, 3]
 
 
+@pytest.mark.slow
 def test_commands_take_convolutions_as_they_take_other_networks(
     few: DataOptions, tmp_path: Path
 ) -> None:

@@ -292,7 +292,7 @@ COSTLY: dict[str, tuple[Callable[[], bytes], Flaw | int]] = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if number > 7 else ())
+        pytest.param(name, marks=pytest.mark.slow if number > 4 else ())
         for number, name in enumerate(COSTLY)
     ],
 )
@@ -424,6 +424,7 @@ def test_a_number_that_is_repeated_costs_nothing_until_it_is_restored() -> None:
     assert again["x"].stride() == (0,)
 
 
+@pytest.mark.slow
 def test_many_entries_of_one_codebook_are_checked_once() -> None:
     """And a name that is stored twice is found in one pass."""
     entries: list[Any] = [

@@ -169,7 +169,7 @@ def calibrated(where: str, source: str, output: str, *options: str) -> dict[str,
         slow("gramkan", "-k auto --target-bytes 2400 --side-dtype float16"),
         ("kan", "-k 4 --method metric"),
         slow("fastkanconv", "-k 4 --rounds 1 --sweeps 1"),
-        ("gramkanconv", "-k 4 --method centred --side-dtype float16"),
+        slow("gramkanconv", "-k 4 --method centred --side-dtype float16"),
     ],
 )
 def test_calibration_gives_the_errors_of_the_cpu(
@@ -225,6 +225,7 @@ class KanLinear(nn.Module):
         return base + splines
 
 
+@pytest.mark.slow
 @every_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_model_of_one_s_own_runs_there(

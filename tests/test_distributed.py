@@ -375,6 +375,7 @@ def test_help_is_printed_once() -> None:
     assert not texts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", "01")
 def test_without_torchrun_s_store_everybody_tells(rank: str) -> None:
     ours = {"TORCHELASTIC_RUN_ID": "here", "WORLD_SIZE": "2", "RANK": rank}

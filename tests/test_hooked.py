@@ -222,6 +222,7 @@ def test_errors_are_those_of_the_model_s_outputs(models) -> None:
     assert found.calibrated.solution.held_out == pytest.approx(float(expected), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_command_runs_the_user_s_model(models, tmp_path: Path) -> None:
     model, x = make(models.Net), images()
     torch.save(model.state_dict(), "model.pt")
@@ -275,13 +276,10 @@ def test_rows_of_a_named_data_set_have_the_shape_that_is_told(models) -> None:
     assert kancompress.inspect("packed.st")["layers"]
 
 
-def test_modules_that_compute_something_else_are_left_to_k_means(models) -> None:
+def test_modules_that_are_not_linear_are_left_to_k_means(models) -> None:
     x = images(300)
-    for kind in (models.Gelu, models.Squared):
-        with pytest.raises(UsageError, match="something else than the layout's form"):
-            kancompress.compress_by_outputs(make(models.Net, kind), x)
-    with pytest.raises(UsageError, match="called 2 times"):
-        kancompress.compress_by_outputs(make(models.Twice), x)
+    with pytest.raises(UsageError, match=r"not linear in its coefficients.*0\.\d+ of the spread"):
+        kancompress.compress_by_outputs(make(models.Net, models.Squared), x)
     mixed = make(models.Net)
     mixed.last = make(models.Squared, 16, 4)
     found = kancompress.compress_by_outputs(mixed, x, ClusterConfig(clusters=5))
@@ -293,6 +291,7 @@ def test_modules_that_compute_something_else_are_left_to_k_means(models) -> None
         kancompress.compress_by_outputs(mixed, x, target=Target(bytes=9000))
 
 
+@pytest.mark.slow
 def test_options_tell_what_the_tensors_do_not(models) -> None:
     torch.save(make(models.gelu).state_dict(), "model.pt")
     np.savez("rows.npz", x=images(300).numpy())
@@ -344,15 +343,7 @@ def test_convolutions_of_torch_conv_kan(models, kind: str) -> None:
     assert error(model, packed, x[400:]) < 0.8 * error(model, plain, x[400:])
 
 
-def test_a_convolution_that_is_not_square_is_refused(models) -> None:
-    model = make(models.images, models.ConvKan)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.padding = (1, 0)
-    with pytest.raises(UsageError, match="equal in both directions"):
-        kancompress.compress_by_outputs(model, images(100))
-
-
+@pytest.mark.slow
 def test_patches_of_convkan_are_rows() -> None:
     """Its second layer; the first has groups, which see different inputs."""
     lib = next(lib for lib in LIBRARIES if lib.name == "convkan")
@@ -367,6 +358,7 @@ def test_patches_of_convkan_are_rows() -> None:
     assert error(model, packed, x[500:]) < error(model, plain, x[500:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lib", [lib for lib in LIBRARIES if lib.runs], ids=lambda lib: lib.name)
 def test_real_classes(lib: Library) -> None:
     model = network(lib)

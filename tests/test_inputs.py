@@ -165,6 +165,7 @@ def test_a_pipe_is_read_once(line: str, place: Path, tmp_path: Path) -> None:
         assert result.stdout.replace(str(pipe), str(place / name)) == expected
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_drawn_is_read_once(place: Path, tmp_path: Path) -> None:
     done("inspect", place / "packed.st", "--plot-functions", tmp_path / "file.svg")
     pipe = tmp_path / "pipe"

@@ -79,6 +79,7 @@ def test_float32_layers_times_a_power_of_two(
         assert np.array_equal(other.numpy(), np.ldexp(codebook.numpy(), exponent))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [100, -100])
 def test_calibration_of_a_layer_times_a_power_of_two(exponent: int, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).uniform(-1, 1, (300, 8)).astype(np.float32)
@@ -193,6 +194,7 @@ def test_narrow_codebooks_say_which_type_holds_the_numbers(tmp_path: Path) -> No
         done("cluster", path, "--codebook-dtype", advice, "-o", out, "--force")
 
 
+@pytest.mark.slow
 def test_pictures_of_large_and_small_numbers(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     for exponent, option in ((1023, "--plot"), (-1060, "--plot-functions")):

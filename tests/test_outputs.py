@@ -57,6 +57,7 @@ def test_outputs_come_nearer_than_with_plain_k_means(dense: Path, tmp_path: Path
     assert found["clusters"] == {"0": 8, "1": 8}
 
 
+@pytest.mark.slow
 def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_path: Path) -> None:
     output = tmp_path / "packed.safetensors"
     options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500",
@@ -189,6 +190,7 @@ def test_options_that_do_not_go_together(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_distillation_comes_nearer_to_the_dense_outputs(dense: Path, tmp_path: Path) -> None:
     packed, tuned = tmp_path / "packed.safetensors", tmp_path / "tuned.safetensors"
     run("cluster", dense, "-k", "6", "--calibrate", "digits", "-o", packed)
@@ -228,6 +230,7 @@ def foreign(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_another_library_s_checkpoint(tmp_path: Path) -> None:
     source, rows = tmp_path / "fast.pt", tmp_path / "rows.npz"
     state = foreign(source)

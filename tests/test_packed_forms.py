@@ -463,6 +463,7 @@ def test_a_dense_file_of_ours_takes_no_such_option(
     assert "--base-activation belongs to other libraries' files" in refused(2, *arguments)
 
 
+@pytest.mark.slow
 def test_pictures_of_functions_need_no_option(tmp_path: Path) -> None:
     model = packed(saved(legendre()), RunOptions(layouts={"": "torchkan-legendre"}))
     kancompress.save(model, tmp_path / "packed.st")

@@ -320,6 +320,7 @@ def check_picture(data: bytes, suffix: str) -> None:
         assert data.rstrip().endswith(b"%%EOF")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_both_pictures_are_files_of_their_suffix_and_light(
     suffix: str, material: Path, tmp_path: Path

@@ -507,6 +507,7 @@ def test_the_longest_output_that_has_a_state(here: Path) -> None:
     assert "does not exist, so there is no run to go on with" in refused(3, *too_long)
 
 
+@pytest.mark.slow
 def test_a_run_takes_away_what_a_killed_one_left_of_its_state(here: Path) -> None:
     run = ("train", "--hidden", "4", "--epochs", "1", "-o", "out.st", "--resume", "auto")
     killed(here, "rename", 1, *run)

@@ -330,6 +330,7 @@ def loaded(raw: bytes) -> PackedModel:
     return record
 
 
+@pytest.mark.slow
 @fast
 @given(models)
 def test_every_field_comes_back(model: PackedModel) -> None:
@@ -351,6 +352,7 @@ def test_every_field_comes_back(model: PackedModel) -> None:
     assert kancompress.encode(again) == raw
 
 
+@pytest.mark.slow
 @fast
 @given(models)
 def test_an_independent_reader_agrees(model: PackedModel) -> None:

@@ -230,6 +230,7 @@ def test_binary_data_stays_off_a_terminal(place: Path) -> None:
 # --- signals -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [(signal.SIGINT, 130, "Interrupted"), slow(signal.SIGTERM, 143, "Stopped")],

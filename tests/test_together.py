@@ -44,6 +44,7 @@ def failing(path: str, function: Any) -> Any:
     return call_it
 
 
+@pytest.mark.slow
 def test_a_report_is_there_when_the_file_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = (*CLUSTER, "-o", "packed.st", "--report", "report.json")
     for module, name in (
@@ -93,6 +94,7 @@ def test_a_report_beside_standard_output(here: Path, monkeypatch: pytest.MonkeyP
     assert "clusters" in json.loads(Path("report.json").read_text())
 
 
+@pytest.mark.slow
 def test_both_pictures_or_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     kancompress.save(fresh("kan", (5, 3, 2)), "dense.st", force=True)

@@ -21,7 +21,14 @@ from kancompress.training.train import parameter_groups
 QUICK = TrainConfig(lr=1e-3, lr_embedding=1e-2, epochs=2)
 
 
-@pytest.mark.parametrize("name", [name for name in ModelName if not name.is_conv])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.is_meta else ())
+        for name in ModelName
+        if not name.is_conv
+    ],
+)
 def test_every_model_learns_digits(name: ModelName) -> None:
     config = replace(default_training(name), epochs=25, batch_size=32)
     done = kancompress.train(name, config=config)

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kancompress.clustering.asked import AskedLayer, ask
+from kancompress.clustering.layer import Solvable
 from kancompress.clustering.network import Calibrated
-from kancompress.clustering.user_flow import match_modules
+from kancompress.clustering.user_flow import Modules, find_modules, misfit
 from kancompress.config import (
     RUN_FIELDS,
     CalibrationConfig,
@@ -26,11 +28,11 @@ from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
-from kancompress.models.foreign import dense_network
+from kancompress.models.foreign import KnownLayers, dense_network
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
 from kancompress.models.runnable import refuse_options
 from kancompress.models.told import with_layouts
-from kancompress.models.user_module import load_into, read_module, read_state
+from kancompress.models.user_module import as_taken, load_into, read_module, read_state
 from kancompress.packing.by_outputs import (
     Hooks,
     Runs,
@@ -256,7 +258,7 @@ class Work:
             devices.move(model, self.machine)
             if isinstance(source, Mapping):
                 opened = replace(opened, checkpoint=_copied(opened.checkpoint))
-            x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
+            x = _as_given(rows)
             names = load_into(model, opened.checkpoint.tensors, opened.where)
             return self._in_model(opened, model, x, names)
         if model is not None:
@@ -279,7 +281,7 @@ class Work:
             raise UsageError("A live module runs its own layers; leave the other model out.")
         devices.move(module, self.machine)
         checkpoint = _copied(read_module(module))
-        x = datasets.load_inputs(None, rows) if isinstance(rows, DataOptions) else rows
+        x = _as_given(rows)
         return self._in_model(self._foreign(checkpoint), module, x, {})
 
     def _device(self) -> torch.device:
@@ -310,19 +312,18 @@ class Work:
         """
         config = self._without_target(source)
         check(source, config)
+        rows, taken = as_taken(model, rows)
         own_paths = {layer.name: _path(layer, names) for layer in source.found.layers}
         modules = dict(model.named_modules())
         known = source.known_layers(self.options, lambda name: modules.get(own_paths[name]))
         paths, sums = (
-            {name: ".".join(filter(None, (own_paths[name], below))) for name, below in some.items()}
-            for some in (known.modules, known.sums)
+            {name: ".".join(filter(None, (own_paths[name], some.get(name, "")))) for name in names}
+            for some, names in ((known.modules, own_paths), (known.sums, known.sums))
         )
         device = devices.of(model)
-        for layer in known.layers.values():
-            devices.put(layer, device)
-        matched = match_modules(model, known.layers, paths, sums, rows)
-        apart = {**known.refused, **matched.apart}
-        if not matched.modules:
+        found = find_modules(model, paths, sums, rows)
+        layers, apart = _solvable(source, known, found, model, names, device)
+        if not layers:
             first = min(apart)
             raise UsageError(
                 f"No KAN layer of the model can be clustered by what it puts out; {first}:"
@@ -331,16 +332,66 @@ class Work:
                 layer=first,
                 fields=("rows", *RUN_FIELDS),
             )
+        asked = [name for name, layer in layers.items() if isinstance(layer, AskedLayer)]
+        forms = {name: form for name, form in known.forms.items() if name not in asked}
         runs = model_runs(
-            replace(source, forms=known.forms),
-            {name: known.layers[name] for name in matched.modules},
+            replace(source, forms=forms),
+            layers,
             config,
             device,
+            calibration=self._calibration,
             model=model,
-            modules=matched.modules,
+            modules={name: found.there[name] for name in layers},
             apart=apart,
         )
-        return Running(runs=runs, rows=rows, notes=_notes(runs, known.notes))
+        notes = [*_notes(runs, known.notes), *taken]
+        if asked:
+            notes.append(f"features asked of the model's own modules: {', '.join(asked)}")
+        return Running(runs=runs, rows=rows, notes=tuple(notes))
+
+
+def _solvable(
+    source: ForeignSource,
+    known: KnownLayers,
+    found: Modules,
+    model: nn.Module,
+    names: Mapping[str, str],
+    device: torch.device,
+) -> tuple[dict[str, Solvable], dict[str, str]]:
+    """Layers that can be solved in the model, in the order in which they run, and why others
+    cannot.
+
+    names : of the checkpoint's tensors to the module's, where they differ
+    """
+    layers: dict[str, Solvable] = {}
+    apart = dict(found.apart)
+    own = {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor)
+    }
+    tensors = {name: own[names.get(name, name)] for name in source.checkpoint.tensors}
+    by_name = {layer.name: layer for layer in source.found.layers}
+    for name, module in found.there.items():
+        form = known.layers.get(name)
+        reason = known.refused.get(name, "")
+        if form is not None:
+            devices.put(form, device)
+            reason = misfit(form, found.seen[name])
+            if not reason:
+                layers[name] = form
+                continue
+        edges = source.dense_edges(name)
+        if edges is None:
+            apart[name] = reason
+            continue
+        devices.put(edges, device)
+        asked = ask(module, found.seen[name], by_name[name], edges, tensors)
+        if isinstance(asked, AskedLayer):
+            layers[name] = asked
+        else:
+            apart[name] = f"{asked}; {reason}" if reason else asked
+    return layers, apart
 
 
 def _copied(checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
@@ -363,6 +414,13 @@ def _tensor(rows: object) -> Tensor | DataOptions:
         f"`rows` is {what}; a tensor or array (n, ...) of numbers, or DataOptions, was expected.",
         fields=("rows",),
     )
+
+
+def _as_given(rows: Tensor | DataOptions) -> Tensor:
+    """Rows as they go into a module of the user's own."""
+    if not isinstance(rows, DataOptions):
+        return rows
+    return datasets.load_inputs(None, rows, whole=rows.shape in (None, ()))
 
 
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:

@@ -146,6 +146,9 @@ class ByOutputs:
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
     ] = _CALIBRATION.memory / _GIB
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="With --model: rows that run through it at a time.")
+    ] = _CALIBRATION.batch_size
     target_ratio: Annotated[
         float | None,
         typer.Option(min=1.0, help="With -k auto: the source's bytes over the packed file's."),
@@ -175,6 +178,7 @@ class ByOutputs:
             rounds=self.rounds,
             sweeps=self.sweeps,
             memory=int(min(self.memory, 2**20) * _GIB),
+            batch_size=self.batch_size,
             max_iterations=clusters.max_iterations,
             seed=clusters.seed,
         )
@@ -303,6 +307,7 @@ def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
         "--rounds": by_outputs.rounds is not None,
         "--sweeps": by_outputs.sweeps is not None,
         "--memory": by_outputs.memory != _CALIBRATION.memory / _GIB,
+        "--batch-size": by_outputs.batch_size != _CALIBRATION.batch_size,
     }
     wishes.check(needing)
     _check_polish(by_outputs.method, by_outputs.rounds, by_outputs.sweeps)

@@ -8,9 +8,8 @@ from dataclasses import replace
 from kancompress.clustering.allocation import PROBES, Curve
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
-from kancompress.clustering.layer import Place, naming, pose, solve_layer
+from kancompress.clustering.layer import Place, Solvable, naming, pose, solve_layer
 from kancompress.config import CalibrationConfig, Method
-from kancompress.layers.layer import EdgeLayer
 
 # Curves need no last polish: one start, fewer rounds, no sweeps.
 _ROUNDS = 2
@@ -56,7 +55,7 @@ def measure_curves(
     return curves, first
 
 
-def _curve(layer: EdgeLayer, problem: Problem, place: Place) -> Curve:
+def _curve(layer: Solvable, problem: Problem, place: Place) -> Curve:
     edges = problem.out * problem.inputs if place.coding is None else place.coding.edges
     return Curve(
         edges=edges,

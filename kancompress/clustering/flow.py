@@ -13,6 +13,7 @@ from kancompress.clustering.layer import (
     Edges,
     LayerSolution,
     Place,
+    Solvable,
     Streams,
     is_small,
     moved,
@@ -41,7 +42,7 @@ class Flow(ABC):
     layers : in the order in which they run; places : what their packed forms can hold
     """
 
-    layers: Mapping[str, EdgeLayer]
+    layers: Mapping[str, Solvable]
     places: Mapping[str, Place]
 
     @abstractmethod
@@ -81,6 +82,8 @@ class Chain(Flow):
     head           : what follows the last layer, or None
     Raises UsageError for rows of another width.
     """
+
+    layers: Mapping[str, EdgeLayer]
 
     def __init__(
         self,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +28,55 @@ from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 
+# Images of convolutions that are looked at together, and the most sums of each of many.
+IMAGES = 64
+PLACES = 8
 
-def _too_large(layer: EdgeLayer) -> UsageError:
+
+class Solvable(Protocol):
+    """What is asked of a layer that is solved on rows: an `EdgeLayer` or an `AskedLayer`.
+
+    Coefficients are (out, ..., d), the bias (out,) or None.
+    """
+
+    @property
+    def name(self) -> str | None:
+        """Name in the file."""
+        ...
+
+    @property
+    def edges(self) -> Callable[..., Any]:
+        """Gives the coefficients."""
+        ...
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """Added to the sums."""
+        ...
+
+    @property
+    def maps(self) -> bool:
+        """Whether a row has several places."""
+        ...
+
+    def places(self, x: Tensor) -> int:
+        """Sums that a row of `x` gives for each output."""
+        ...
+
+    def columns(self, x: Tensor, places: Tensor) -> Tensor:
+        """Features as the sums take them, as of `EdgeLayer.columns`."""
+        ...
+
+    def beside(self, x: Tensor, places: Tensor) -> Tensor | None:
+        """What no coefficient makes of the sums, (sums, out); None where that is the bias."""
+        ...
+
+    def sides(self) -> Mapping[str, Tensor]:
+        """What the layer has beside the edges, by the name that files give it."""
+        ...
+
+
+def _too_large(layer: Solvable) -> UsageError:
     return UsageError(
         "The second moments of a layer's features cannot be used: on these rows they overflow"
         " float32 or are too uneven. Scale the rows as the network's training rows were, or take"
@@ -38,7 +86,7 @@ def _too_large(layer: EdgeLayer) -> UsageError:
     )
 
 
-def _too_large_outputs(layer: EdgeLayer) -> UsageError:
+def _too_large_outputs(layer: Solvable) -> UsageError:
     return UsageError(
         "The outputs of a layer on these rows are too large for float32, in which calibration"
         " computes. Scale the rows as the network's training rows were, or leave `rows` out.",
@@ -52,10 +100,13 @@ class Streams:
     """Rows on their way through the network: as the dense one has them and as the packed one.
 
     They are on the CPU; blocks of them visit the device where a layer computes.
+
+    places : most sums of a row that are looked at, where a layer has several
     """
 
     dense: Tensor
     packed: Tensor
+    places: int = PLACES
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -87,7 +138,7 @@ class LayerSolution:
         """What stands for every edge, in the shape of the dense coefficients."""
         return coding.coefficients(self.clustering, weights, self.coding)
 
-    def edges(self, layer: EdgeLayer) -> Edges:
+    def edges(self, layer: Solvable) -> Edges:
         """The centroids in place of the layer's coefficients, and the bias."""
         return self.coefficients(layer.edges().detach().float()), self.bias
 
@@ -127,18 +178,14 @@ Edges = tuple[Tensor, Tensor | None]
 # Coefficients of an output of a small layer, at most.
 _SMALL = 4096
 
-# Images of convolutions that are looked at together, and the most sums of each.
-IMAGES = 64
-PLACES = 8
 
-
-def flat_edges(layer: EdgeLayer) -> Tensor:
+def flat_edges(layer: Solvable) -> Tensor:
     """Coefficients (out, edges of an output, d): of a convolution inputs and taps together."""
     edges: Tensor = layer.edges()
     return edges.detach().float().flatten(1, -2)
 
 
-def pose(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
+def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
     """Measure what a layer sees, for any number of clusters."""
     weights, exponent = scaling.moderate(flat_edges(layer))
     centred = place.biased and config.method is not Method.METRIC
@@ -173,7 +220,7 @@ def naming(name: str) -> Iterator[None]:
         ) from None
 
 
-def is_small(layer: EdgeLayer) -> bool:
+def is_small(layer: Solvable) -> bool:
     """Whether `moved` takes but a moment."""
     edges: Tensor = layer.edges()
     return edges[0].numel() <= _SMALL
@@ -189,7 +236,7 @@ def moved(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Pla
 
 
 def solve_layer(
-    layer: EdgeLayer,
+    layer: Solvable,
     streams: tuple[Streams, Streams],
     clusters: int,
     config: CalibrationConfig,
@@ -266,9 +313,10 @@ def _plain(
 
 
 def _on_grid(
-    layer: EdgeLayer, clusters: int, config: CalibrationConfig, place: Place
+    layer: Solvable, clusters: int, config: CalibrationConfig, place: Place
 ) -> kmeans.Clustering:
     """k-means of functions, its centroids as they are stored."""
+    assert isinstance(layer, EdgeLayer)  # `Place.grid` is for those alone
     found = grid.cluster(
         layer,
         clusters,
@@ -311,7 +359,7 @@ def _clustering(codebook: Tensor, found: Solution, how: Coding | None) -> kmeans
     )
 
 
-def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> Batches:
+def _batches(layer: Solvable, weights: Tensor, rows: Streams, place: Place) -> Batches:
     """Features of the packed stream and outputs of the dense layer, without its bias."""
     matrix = weights.transpose(1, 2).flatten(1)
     packed = place.rounded or layer
@@ -321,32 +369,39 @@ def _batches(layer: EdgeLayer, weights: Tensor, rows: Streams, place: Place) -> 
     def walk() -> Iterator[tuple[Tensor, Tensor]]:
         with torch.no_grad():
             for part in _parts(layer, rows.dense):
-                places = _places(layer, rows.dense[part], part.start).to(device)
-                features = packed.columns(rows.packed[part].to(device), places).float()
-                own = features
-                if not same:
-                    own = layer.columns(rows.dense[part].to(device), places).float()
-                yield features, own.flatten(1) @ matrix.T
+                places = _places(layer, rows.dense[part], rows.places, part.start).to(device)
+                x = rows.packed[part].to(device)
+                features = packed.columns(x, places).float()
+                if same:
+                    yield features, features.flatten(1) @ matrix.T
+                    continue
+                dense = rows.dense[part].to(device)
+                own = layer.columns(dense, places).float()
+                targets = own.flatten(1) @ matrix.T
+                beside = layer.beside(dense, places), packed.beside(x, places)
+                if beside[0] is not None and beside[1] is not None:
+                    targets += beside[0] - beside[1]
+                yield features, targets
 
     return walk
 
 
-def _parts(layer: EdgeLayer, x: Tensor) -> list[slice]:
+def _parts(layer: Solvable, x: Tensor) -> list[slice]:
     """The rows a block at a time."""
-    step = STEP if layer.window is None else IMAGES
+    step = IMAGES if layer.maps else STEP
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
-def _places(layer: EdgeLayer, x: Tensor, seed: int) -> Tensor:
-    """Numbers of the sums of each row that are looked at, (rows, at most PLACES)."""
+def _places(layer: Solvable, x: Tensor, most: int, seed: int) -> Tensor:
+    """Numbers of the sums of each row that are looked at, (rows, at most so many)."""
     count = layer.places(x)
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(len(x), count, generator=generator).argsort(1)
-    return order[:, :PLACES]
+    return order[:, :most]
 
 
 def output_errors(
-    layer: EdgeLayer,
+    layer: Solvable,
     weights: Tensor,
     rows: Streams,
     candidates: list[tuple[kmeans.Clustering, Tensor | None]],

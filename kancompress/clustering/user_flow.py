@@ -2,117 +2,63 @@
 
 What each layer sees is what its module is called with while the whole model runs, once with the
 dense tensors and once with those of the layers that are packed so far. What the layer makes of
-it, its features, is the layout's form; a module that puts out anything else is not calibrated.
+it, its features, is the layout's form; where the module puts out anything else, its features are
+asked of it (`asked`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from kancompress.clustering.asked import AskedLayer
+from kancompress.clustering.calls import Seen, forward, in_evaluation, run, watched
 from kancompress.clustering.flow import Flow, few_images
-from kancompress.clustering.layer import LayerSolution, Place, Streams, relative
+from kancompress.clustering.layer import PLACES, LayerSolution, Place, Solvable, Streams, relative
 from kancompress.config import CalibrationConfig
-from kancompress.errors import UsageError
+from kancompress.errors import KancompressError
 from kancompress.layers.layer import EdgeLayer
-from kancompress.models.user_module import load_into, row_like, users_code
+from kancompress.models.user_module import load_into
 from kancompress.system import devices
 
-# Rows that run through the module at a time, and rows by which modules are compared with forms.
-BATCH = 256
+# Rows by which modules are compared with forms at a time.
 _PROBE = 32
 # Largest squared error of a form, relative to the spread of the module's output.
 _NEAR = 1e-4
+# Rows that a layer has with packed tensors are others than with dense ones where they are as far
+# apart as this share of their spread: a gate chose anew.
+_OTHERS = 0.5
 
 # From solutions of some layers to the state dict of the packed model.
 State = Callable[[Mapping[str, LayerSolution]], Mapping[str, Tensor]]
 
 
-@dataclass(slots=True, eq=False)
-class _Seen:
-    """What a module was called with in one pass, and what it gave, flat rows of both."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-
-
-def run(model: nn.Module, rows: Tensor) -> Tensor:
-    """Outputs of the model, (rows, numbers) float32. Raises UsageError where they are no tensor."""
-    like = row_like(model)
-    parts = []
-    for batch in torch.split(rows, BATCH):
-        with users_code(f"The model's forward, given rows of shape {list(rows.shape[1:])},"):
-            output: Any = model(batch.to(like))
-        if not isinstance(output, Tensor) or len(output) != len(batch):
-            what = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UsageError(
-                f"The model gives {what} for {len(batch)} rows; a tensor (rows, outputs) was"
-                " expected."
-            )
-        parts.append(output.detach().reshape(len(batch), -1).float().cpu())
-    return torch.cat(parts)
-
-
-@contextlib.contextmanager
-def _watched(modules: Mapping[str, nn.Module], *, outputs: bool) -> Iterator[dict[str, _Seen]]:
-    """Collect what modules are called with, by layer name in the order of their first call."""
-    seen: dict[str, _Seen] = {}
-
-    def hook_of(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
-            found = seen.setdefault(name, _Seen())
-            found.inputs.append(_first(args, kwargs))
-            if outputs:
-                found.outputs.append(_first((output,), {}))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(hook_of(name), with_kwargs=True)
-        if outputs
-        else module.register_forward_pre_hook(hook_of(name), with_kwargs=True)
-        for name, module in modules.items()
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _first(args: Any, kwargs: Any) -> Tensor:
-    """The first tensor among arguments, or among what a module gives, on the CPU."""
-    values = [*args, *kwargs.values()]
-    values = [*values[0], *values] if values and isinstance(values[0], tuple | list) else values
-    tensor = next((value for value in values if isinstance(value, Tensor)), torch.empty(0))
-    return tensor.detach().cpu()
-
-
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Matched:
-    """Layers of a model that compute what their forms say, in the order in which they run.
+class Modules:
+    """The modules of a model's KAN layers.
 
-    modules : of the model, by layer name
-    apart   : layer name to why its outputs cannot be had
+    there : by layer name, those that were called with rows, in the order of their first call
+    seen  : what they were called with, and what they or the module behind them gave
+    apart : layer name to why its module is not there
     """
 
-    modules: Mapping[str, nn.Module]
+    there: Mapping[str, nn.Module]
+    seen: Mapping[str, Seen]
     apart: Mapping[str, str]
 
 
-def match_modules(
+def find_modules(
     model: nn.Module,
-    layers: Mapping[str, EdgeLayer],
     paths: Mapping[str, str],
     sums: Mapping[str, str],
     rows: Tensor,
-) -> Matched:
-    """Run a few rows through the model and hold its modules against the layers' forms.
+) -> Modules:
+    """Run rows through the model, few at a time, until every layer has seen some.
 
     paths : name of each layer's module in the model
     sums  : name of the module that is called with a layer's sums, where its own gives others
@@ -120,44 +66,46 @@ def match_modules(
     """
     named = dict(model.named_modules())
     there = {name: named[path] for name, path in paths.items() if path in named}
-    apart = {
-        name: f"the model has no module {paths[name]!r} of its own for it"
-        for name in layers
-        if name not in there
-    }
     behind = {name: named[path] for name, path in sums.items() if path in named}
-    with (
-        in_evaluation(model),
-        torch.no_grad(),
-        _watched(there, outputs=True) as seen,
-        _watched(behind, outputs=False) as summed,
-    ):
-        run(model, rows[:_PROBE])
-    for name, found in summed.items():
-        if name in seen:
-            seen[name].outputs = found.inputs
-    for name in there:
-        calls = len(seen[name].inputs) if name in seen else 0
-        if calls != 1:
-            times = "not called" if not calls else f"called {calls} times"
-            apart[name] = f"its module is {times} in a forward pass"
-        elif reason := _misfit(layers[name], seen[name]):
-            apart[name] = reason
-    modules = {name: there[name] for name in seen if name not in apart}
-    return Matched(modules=modules, apart=apart)
+    found: dict[str, Seen] = {}
+    for batch in torch.split(rows, _PROBE):
+        with (
+            in_evaluation(model),
+            torch.no_grad(),
+            watched(there, outputs=True) as seen,
+            watched(behind) as summed,
+        ):
+            forward(model, batch)
+        for name, called in seen.items():
+            if called.rows and name not in found:
+                if name in summed:
+                    called.outputs = [call.x for call in summed[name].calls]
+                found[name] = called
+        if len(found) == len(there):
+            break
+    apart = {
+        name: f"the model has no module {path!r} of its own for it"
+        if name not in there
+        else "its module is called with no rows in a forward pass of the model"
+        for name, path in paths.items()
+        if name not in found
+    }
+    return Modules(there={name: there[name] for name in found}, seen=found, apart=apart)
 
 
-def _misfit(layer: EdgeLayer, seen: _Seen) -> str:
+def misfit(layer: EdgeLayer, seen: Seen) -> str:
     """Why a module does not compute the form, empty where it does."""
-    x, given = seen.inputs[0], seen.outputs[0]
+    x = next(call.x for call in seen.calls if call.x.dim() and len(call.x))
+    given = next((output for output in seen.outputs if output.dim() and len(output)), None)
     out, inputs = layer.shape
     conv = layer.window is not None
     axis, ranks = (1, {4}) if conv else (-1, {2, 3, 4, 5, 6})
-    fits = x.dim() in ranks and given.dim() in ranks
-    if not fits or (x.shape[axis], given.shape[axis]) != (inputs, out):
+    fits = given is not None and x.dim() in ranks and given.dim() in ranks
+    if given is None or not fits or (x.shape[axis], given.shape[axis]) != (inputs, out):
         form = f"(rows, {inputs}, ...)" if conv else f"(..., {inputs})"
+        shape = None if given is None else list(given.shape)
         return (
-            f"its module maps {list(x.shape)} to {list(given.shape)}; {inputs} and {out} features"
+            f"its module maps {list(x.shape)} to {shape}; {inputs} and {out} features"
             f" as in {form} were expected"
         )
     with torch.no_grad():
@@ -175,38 +123,31 @@ def _misfit(layer: EdgeLayer, seen: _Seen) -> str:
     )
 
 
-@contextlib.contextmanager
-def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 class Hooked(Flow):
     """A model of the user's own that holds the dense tensors, and holds them again in the end.
 
-    layers  : forms of the layers that are calibrated, in the order in which they run
+    layers  : that are calibrated, in the order in which they run
     modules : of the model, by layer name
     state   : makes the packed state dict from solutions; gives `dense` itself where nothing is
               packed
     dense   : the dense state dict
+    config  : how many rows, or positions of a layer that sees several of each row, are taken
+              (`samples`), how many run at a time, and the memory that outputs may take
+    tell    : gets what the user should know of the rows
     """
 
     def __init__(
         self,
         model: nn.Module,
-        layers: Mapping[str, EdgeLayer],
+        layers: Mapping[str, Solvable],
         modules: Mapping[str, nn.Module],
         places: Mapping[str, Place],
         state: State,
         dense: Mapping[str, Tensor],
         rows: Tensor,
         held_out: Tensor,
+        config: CalibrationConfig,
+        tell: Callable[[str], None],
     ) -> None:
         self.layers = layers
         self.places = places
@@ -214,11 +155,18 @@ class Hooked(Flow):
         self._modules = modules
         self._state = state
         self._dense = dense
-        conv = any(layer.window is not None for layer in layers.values())
-        self._rows = (few_images(rows), few_images(held_out)) if conv else (rows, held_out)
+        self._config = config
+        self._tell = tell
+        maps = any(layer.maps for layer in layers.values())
+        self._rows = (few_images(rows), few_images(held_out)) if maps else (rows, held_out)
+        self._samples = (config.samples, max(1, config.samples // 8))
         self._settled: dict[str, LayerSolution] = {}
         with in_evaluation(model), torch.no_grad():
-            self._targets = [run(model, part) for part in self._rows]
+            self._outputs = [
+                _Outputs(model, part, config.batch_size, config.memory) for part in self._rows
+            ]
+        if note := self._outputs[0].note:
+            tell(note)
 
     def restart(self) -> None:
         """As of `Flow`."""
@@ -226,19 +174,41 @@ class Hooked(Flow):
 
     def settle(self, name: str, found: LayerSolution | None) -> None:
         """As of `Flow`."""
+        layer = self.layers[name]
+        if isinstance(layer, AskedLayer):
+            layer.forget()
         if found is not None:
             self._settled[name] = found
 
     def seen(self, name: str) -> tuple[Streams, Streams]:
         """As of `Flow`."""
-        dense = [self._inputs(name, part) for part in self._rows]
+        dense = [self._inputs(name, number) for number in range(2)]
         packed = dense
         state = self._state(self._settled)
         if state is not self._dense:
             with self._holding(state):
-                packed = [self._inputs(name, part) for part in self._rows]
-        one, other = (Streams(dense=a, packed=b) for a, b in zip(dense, packed, strict=True))
+                packed = [self._inputs(name, number) for number in range(2)]
+        one, other = (
+            self._paired(name, number, a, b)
+            for number, (a, b) in enumerate(zip(dense, packed, strict=True))
+        )
         return one, other
+
+    def _paired(self, name: str, number: int, dense: _Given, packed: _Given) -> Streams:
+        """Both streams of a layer; the dense one twice where the layer has other rows as soon as
+        layers before it are packed."""
+        rows, wanted = dense.rows, self._samples[number]
+        places = max(PLACES, math.ceil(wanted / max(1, len(rows)))) if len(rows) else PLACES
+        if packed is dense:
+            return Streams(dense=rows, packed=rows, places=places)
+        same = packed.counts == dense.counts and packed.rows.shape == rows.shape
+        if same and relative(packed.rows, rows) <= _OTHERS:
+            return Streams(dense=rows, packed=packed.rows, places=places)
+        self._tell(
+            f"layer {name} sees other rows once layers before it are packed (a gate may choose"
+            " them); it is calibrated on those that the dense model gives it"
+        )
+        return Streams(dense=rows, packed=rows, places=places)
 
     def errors(self) -> tuple[float, float]:
         """As of `Flow`."""
@@ -250,34 +220,138 @@ class Hooked(Flow):
         return self._error({name: found}, 1)
 
     def _error(self, solutions: Mapping[str, LayerSolution], number: int) -> float:
-        held = self._holding(self._state(solutions))
-        with held, in_evaluation(self._model), torch.no_grad():
-            return relative(run(self._model, self._rows[number]), self._targets[number])
+        state = self._state(solutions)
+        with in_evaluation(self._model), torch.no_grad():
+            return self._outputs[number].error(lambda: self._holding(state))
 
-    def _inputs(self, name: str, rows: Tensor) -> Tensor:
+    def _inputs(self, name: str, number: int) -> _Given:
         """What a layer's module is called with: maps, or (n, in) float32, where positions of a
-        sequence that it is called with together are rows of their own, as many as there are rows.
+        sequence that it is called with together are rows of their own. All rows together give
+        about as many as samples are wanted.
         """
-        watched = {name: self._modules[name]}
+        rows = self._rows[number]
         layer = self.layers[name]
-        inputs = layer.edges().shape[1]
-        parts = []
-        with in_evaluation(self._model), torch.no_grad(), _watched(watched, outputs=False) as seen:
-            for number, batch in enumerate(torch.split(rows, BATCH)):
-                run(self._model, batch)
-                flat = seen.pop(name).inputs[0]
-                flat = flat.reshape(-1, inputs) if layer.window is None else flat
-                if len(flat) > len(batch):  # the same positions for dense and packed
-                    generator = torch.Generator().manual_seed(number)
-                    flat = flat[torch.randperm(len(flat), generator=generator)[: len(batch)]]
+        wanted = max(len(rows), self._samples[number])
+        parts: list[Tensor] = []
+        counts: list[list[int]] = []
+        with in_evaluation(self._model), torch.no_grad():
+            for start, batch in enumerate(torch.split(rows, self._config.batch_size)):
+                with watched({name: self._modules[name]}) as seen:
+                    forward(self._model, batch)
+                calls = seen[name].calls if name in seen else []
+                counts.append([len(call.x) for call in calls])
+                given = [_flat(layer, call.x) for call in calls if len(call.x)]
+                if not given:
+                    continue
+                flat = torch.cat(given)
+                share = math.ceil(wanted * len(batch) / len(rows))
+                if len(flat) > max(share, len(batch)):  # the same positions for dense and packed
+                    generator = torch.Generator().manual_seed(start)
+                    flat = flat[torch.randperm(len(flat), generator=generator)[:share]]
                 parts.append(flat.float())
-        return torch.cat(parts)
+        return _Given(rows=torch.cat(parts) if parts else torch.empty(0), counts=counts)
 
     @contextlib.contextmanager
     def _holding(self, state: Mapping[str, Tensor]) -> Iterator[None]:
         """The model with packed tensors, and with the dense ones again afterwards."""
+        if state is self._dense:
+            yield
+            return
         load_into(self._model, state, "The packed model")
         try:
             yield
         finally:
             load_into(self._model, self._dense, "The dense checkpoint")
+
+
+def _flat(layer: Solvable, x: Tensor) -> Tensor:
+    """What a layer was called with as it is solved: maps as they are, else (n, in)."""
+    return x if layer.maps else x.reshape(-1, x.shape[-1])
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Given:
+    """Rows of a layer, and how many each of its calls had, batch by batch."""
+
+    rows: Tensor
+    counts: Sequence[Sequence[int]]
+
+
+class _Outputs:
+    """What the dense model puts out, to compare with: kept, or made again where it is too large.
+
+    Numbers of the outputs that are infinite or NaN in all rows are left out, and told by `note`.
+    Raises KancompressError where some rows have such numbers and others not.
+    """
+
+    def __init__(self, model: nn.Module, rows: Tensor, batch: int, memory: int) -> None:
+        self._model, self._rows, self._batch = model, rows, batch
+        first = forward(model, rows[:batch])
+        width = first.shape[1]
+        # Comparing takes two copies in float64 beside both outputs.
+        most = max(batch, memory // 2 // (24 * max(1, width)))
+        self._chunk = min(len(rows), most)
+        self._dense: Tensor | None = None
+        finite = torch.ones(width, dtype=torch.bool)
+        bad = torch.zeros(width, dtype=torch.long)
+        self._sum, self._squares = torch.zeros(2, width, dtype=torch.float64)
+        for part in torch.split(rows, self._chunk):
+            made = run(model, part, batch)
+            bad += (~made.isfinite()).sum(0)
+            wide = made.nan_to_num(0.0, 0.0, 0.0).double()
+            self._sum += wide.sum(0)
+            self._squares += wide.square().sum(0)
+        finite = bad == 0
+        mixed = (bad > 0) & (bad < len(rows))
+        if mixed.any():
+            number = int(mixed.nonzero()[0])
+            raise KancompressError(
+                f"The model's output {number} is infinite or NaN for {int(bad[number]):,} of"
+                f" {len(rows):,} rows, so that errors have no meaning. Leave such rows out.",
+                fields=("rows",),
+            )
+        if not finite.any():
+            raise KancompressError(
+                "All outputs of the model are infinite or NaN on these rows; errors have no"
+                " meaning.",
+                fields=("rows",),
+            )
+        self._kept = None if finite.all() else finite.nonzero()[:, 0]
+        if self._chunk >= len(rows):
+            self._dense = self._chosen(made)
+
+    @property
+    def note(self) -> str:
+        """What the user should know of them; empty where there is nothing."""
+        if self._kept is None:
+            return ""
+        left = len(self._sum) - len(self._kept)
+        return (
+            f"{left:,} of the model's {len(self._sum):,} outputs are infinite or NaN for all rows;"
+            " errors leave them out"
+        )
+
+    def _chosen(self, outputs: Tensor) -> Tensor:
+        return outputs if self._kept is None else outputs[:, self._kept]
+
+    def error(self, holding: Callable[[], contextlib.AbstractContextManager[None]]) -> float:
+        """Squared error of the outputs while the model holds other tensors, as of `relative`."""
+        if self._dense is not None:
+            with holding():
+                found = self._chosen(run(self._model, self._rows, self._batch))
+            return relative(found, self._dense)
+        total = 0.0
+        for part in torch.split(self._rows, self._chunk):
+            dense = self._chosen(run(self._model, part, self._batch))
+            with holding():
+                found = self._chosen(run(self._model, part, self._batch))
+            total += float((found.double() - dense.double()).square().sum())
+        return total / self._scale
+
+    @property
+    def _scale(self) -> float:
+        """As `relative` has it, from sums over all rows."""
+        sums, squares = self._chosen(self._sum[None]), self._chosen(self._squares[None])
+        whole = float(squares.sum())
+        spread = float((squares - sums.square() / len(self._rows)).clamp_min(0).sum())
+        return spread if spread > 1e-10 * whole else whole or 1.0

@@ -29,8 +29,8 @@ _MAX_CLASSES = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Split:
-    """Rows: x (rows, features) float32, or rows of the shape that was asked for; y (rows,) int64
-    classes or (rows, targets) float32.
+    """Rows: x (rows, features) float32, or rows of the shape that was asked for, whole numbers of
+    which may be int64; y (rows,) int64 classes or (rows, targets) float32.
 
     soft   : y are another network's outputs for the classes, (rows, classes), to come near to
     images : the bytes behind x, where the data are images
@@ -133,16 +133,20 @@ def load_unlabelled(spec: DataSpec | None, options: DataOptions, outputs: int) -
     outputs : of the network
     """
     spec = replace(spec, name=FILE, test=None) if spec else DataSpec(name=FILE, targets=outputs)
-    x = _shaped(load_inputs(None, options), () if options.images else options.shape)
+    x = _shaped(
+        load_inputs(None, options, whole=options.shape == ()),
+        () if options.images else options.shape,
+    )
     y = torch.zeros(len(x), outputs) if spec.is_regression else torch.zeros(len(x)).long()
     rows = Split(x=x, y=y)
     none = Split(x=x[:0], y=y[:0])
     return _divide(_Whole(spec=spec, train=rows, test=none))
 
 
-def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
+def load_inputs(spec: DataSpec | None, options: DataOptions, *, whole: bool = False) -> Tensor:
     """Training rows without labels, (rows, ...) float32, for calibration.
 
+    whole : whether whole numbers of a file stay so, int64
     spec : of the checkpoint; where it names the same data, its validation rows are left out
     A file of the user's own needs an array x and nothing else.
     """
@@ -154,7 +158,7 @@ def load_inputs(spec: DataSpec | None, options: DataOptions) -> Tensor:
         if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "fiub":
             what = f"has x of shape {list(x.shape)} and type {x.dtype}"
             raise _bad(options.file, f"{what}; numbers (rows, features) were expected")
-        return _floats(options.file, x, "x")
+        return _numbers(options.file, x, "x", whole=whole)
     if spec is not None and options.name in (None, spec.name):
         return load_for_model(spec, options).train.x
     return _whole(options).train.x
@@ -221,7 +225,7 @@ def _shaped(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
 
 def _read(options: DataOptions, remembered: float | None) -> _Whole:
     if options.file is not None:
-        return _from_file(options.file, options.test_split, remembered)
+        return _from_file(options, options.file, remembered)
     options.check()
     if options.name == DatasetName.DIGITS:
         return _digits(images=options.images)
@@ -265,11 +269,13 @@ def _images(options: DataOptions) -> _Whole:
 # --- the user's arrays ---------------------------------------------------------------------
 
 
-def _from_file(path: Path, test_split: float | None, remembered: float | None) -> _Whole:
+def _from_file(options: DataOptions, path: Path, remembered: float | None) -> _Whole:
     """Arrays x, y and perhaps x_test, y_test from a safetensors or npz file.
 
-    test_split : the user's share of test rows; `remembered` is the checkpoint's
+    remembered : the checkpoint's share of test rows, where the user gives none
     """
+    # Rows that go in as they are may be token ids.
+    test_split, as_they_are = options.test_split, options.shape == ()
     arrays = _read_arrays(path)
     unknown = sorted(arrays.keys() - {"x", "y", "x_test", "y_test"})
     missing = sorted({"x", "y"} - arrays.keys())
@@ -280,7 +286,7 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
         raise _bad(path, f"{word}; x and y, and perhaps x_test and y_test, were expected")
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise _bad(path, "has only one of x_test and y_test; give both or neither")
-    whole = _rows(path, arrays["x"], arrays["y"], "x", "y")
+    whole = _rows(path, arrays["x"], arrays["y"], "x", "y", whole=as_they_are)
     if "x_test" in arrays:
         if test_split is not None:
             raise UsageError(
@@ -288,7 +294,8 @@ def _from_file(path: Path, test_split: float | None, remembered: float | None) -
                 where=str(path),
                 fields=("test_split",),
             )
-        test = _rows(path, arrays["x_test"], arrays["y_test"], "x_test", "y_test")
+        given = arrays["x_test"], arrays["y_test"]
+        test = _rows(path, *given, "x_test", "y_test", whole=as_they_are)
         if test.x[0].numel() != whole.x[0].numel() or test.y.dtype != whole.y.dtype:
             raise _bad(path, "has test rows that differ from the training rows in width or type")
         return _Whole(spec=_spec_of(path, whole, test, None), train=whole, test=test)
@@ -320,7 +327,9 @@ def _spec_of(path: Path, train: Split, test: Split, share: float | None) -> Data
     return DataSpec(name=FILE, classes=high + 1, test=share)
 
 
-def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> Split:
+def _rows(
+    path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str, *, whole: bool
+) -> Split:
     if x.ndim < 2 or x.size == 0:
         raise _bad(path, f"has {x_name} of shape {list(x.shape)}; (rows, features) was expected")
     if y.ndim < 1 or y.size == 0:
@@ -330,7 +339,7 @@ def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) ->
     for name, array in ((x_name, x), (y_name, y)):
         if array.dtype.kind not in "fiub":
             raise _bad(path, f"has {name} of type {array.dtype}; numbers were expected")
-    features = _floats(path, x, x_name)
+    features = _numbers(path, x, x_name, whole=whole)
     if y.dtype.kind == "f":
         return Split(x=features, y=_floats(path, y, y_name).reshape(len(y), -1))
     if y.ndim != 1:
@@ -338,6 +347,13 @@ def _rows(path: Path, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) ->
             path, f"has {y_name} of shape {list(y.shape)}; whole numbers are classes, (rows,)"
         )
     return Split(x=features, y=torch.from_numpy(y.astype(np.int64)))
+
+
+def _numbers(path: Path, array: np.ndarray, name: str, *, whole: bool) -> Tensor:
+    """Whole numbers as int64 where they are to stay so and can, anything else as float32."""
+    if whole and array.dtype.kind in "iu" and array.dtype != np.uint64:
+        return torch.from_numpy(array.astype(np.int64))
+    return _floats(path, array, name)
 
 
 def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:

@@ -95,6 +95,15 @@ class EdgeLayer(nn.Module):
         rows, columns = self.window.places(*x.shape[2:])
         return rows * columns
 
+    @property
+    def maps(self) -> bool:
+        """Whether a row is a map, at whose places the layer has sums."""
+        return self.window is not None
+
+    def beside(self, x: Tensor, places: Tensor) -> Tensor | None:
+        """What no coefficient makes of the sums beside the bias: nothing."""
+        return None
+
     def columns(self, x: Tensor, places: Tensor) -> Tensor:
         """Features as the sum over the edges takes them, one row for each sum.
 

@@ -107,6 +107,39 @@ def row_like(model: nn.Module) -> Tensor:
     return floats[0].detach() if floats else torch.empty(0)
 
 
+def given(model: nn.Module, rows: Tensor) -> Tensor:
+    """Rows as they go into the model: on its device, floating point ones in its type. Whole numbers
+    (token ids) stay as they are."""
+    like = row_like(model)
+    return rows.to(like) if rows.is_floating_point() else rows.to(like.device)
+
+
+def as_taken(model: nn.Module, rows: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Rows of whole numbers as they are, or as floating point numbers where the model refuses
+    them; and what to tell the user of that."""
+    if rows.is_floating_point():
+        return rows, ()
+    if _takes(model, rows[:2]) or not _takes(model, rows[:2].float()):
+        return rows, ()  # where it refuses both, it says why when it runs
+    note = "the model refuses whole numbers; it gets the rows as floating point numbers"
+    return rows.float(), (note,)
+
+
+def _takes(model: nn.Module, rows: Tensor) -> bool:
+    """Whether the model, in evaluation, runs on some rows."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(given(model, rows))
+    except Exception:
+        return False
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return True
+
+
 # --- a module as a checkpoint ---------------------------------------------------------------
 
 

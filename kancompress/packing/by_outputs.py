@@ -13,7 +13,7 @@ from kancompress.clustering import scaling
 from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
 from kancompress.clustering.curves import TellProbe
 from kancompress.clustering.flow import Chain, Flow
-from kancompress.clustering.layer import LayerSolution, Place
+from kancompress.clustering.layer import LayerSolution, Place, Solvable
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
 from kancompress.config import (
@@ -56,15 +56,17 @@ class Runs(ABC):
     device    : where they are
     otherwise : clusters layers that are not solved
     apart     : name of a layer that is clustered without rows all the same, to the reason why
+    told      : gets what the user should know of the rows
     """
 
     source: Source
     config: ClusterConfig
-    layers: Mapping[str, EdgeLayer]
+    layers: Mapping[str, Solvable]
     places: Mapping[str, Place]
     device: torch.device
     otherwise: Clusterer
     apart: Mapping[str, str] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
 
     @abstractmethod
     def flow(self, rows: Tensor, held_out: Tensor) -> Flow:
@@ -99,6 +101,7 @@ class Runs(ABC):
 class ChainRuns(Runs):
     """Layers that feed each other; head : what follows the last, or None."""
 
+    layers: Mapping[str, EdgeLayer]
     head: nn.Module | None = None
 
     def flow(self, rows: Tensor, held_out: Tensor) -> Flow:
@@ -110,20 +113,30 @@ class ChainRuns(Runs):
 class ModelRuns(Runs):
     """Layers that run in the user's module, which holds the tensors of the checkpoint.
 
-    modules : of the layers, by their names
+    modules     : of the layers, by their names
+    calibration : how rows run through it
     """
 
     source: ForeignSource
-    layers: Mapping[str, EdgeLayer]
     otherwise: Known
     model: nn.Module
     modules: Mapping[str, nn.Module]
+    calibration: CalibrationConfig
 
     def flow(self, rows: Tensor, held_out: Tensor) -> Flow:
         """As of `Runs`."""
         dense = self.source.checkpoint.tensors
         return Hooked(
-            self.model, self.layers, self.modules, self.places, self.state, dense, rows, held_out
+            self.model,
+            self.layers,
+            self.modules,
+            self.places,
+            self.state,
+            dense,
+            rows,
+            held_out,
+            self.calibration,
+            self.told.append,
         )
 
     def state(self, solutions: Mapping[str, LayerSolution]) -> Mapping[str, Tensor]:
@@ -180,10 +193,11 @@ def foreign_runs(
 
 def model_runs(
     source: ForeignSource,
-    layers: Mapping[str, EdgeLayer],
+    layers: Mapping[str, Solvable],
     config: ClusterConfig,
     device: torch.device,
     *,
+    calibration: CalibrationConfig,
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     apart: Mapping[str, str],
@@ -206,12 +220,13 @@ def model_runs(
         apart=apart,
         model=model,
         modules=modules,
+        calibration=calibration,
     )
 
 
 def _placed(
     source: ForeignSource,
-    layers: Mapping[str, EdgeLayer],
+    layers: Mapping[str, Solvable],
     apart: Mapping[str, str],
     config: ClusterConfig,
 ) -> tuple[ForeignSource, Mapping[str, Place]]:
@@ -233,7 +248,9 @@ def _placed(
             dense_itemsize=dtype.itemsize,
             coding=source.coding(name) if name in source.alone else None,
             kmeans=config.kmeans,
-            grid=config.metric is Metric.GRID and name in whole,
+            grid=config.metric is Metric.GRID
+            and name in whole
+            and isinstance(layers[name], EdgeLayer),
         )
         for name, dtype in dtypes.items()
     }
@@ -243,7 +260,7 @@ def _placed(
 def _found(
     source: ForeignSource,
     apart: Mapping[str, str],
-    layers: Mapping[str, EdgeLayer],
+    layers: Mapping[str, Solvable],
     config: ClusterConfig,
 ) -> Known:
     """Clusterings of the layers that are not solved, found once."""
@@ -276,7 +293,7 @@ def pack_by_outputs(
     assert found.solution is not None
     clusterer = runs.solved(found.solution.layers)
     made = pack(runs.source, clusterer, runs.config, report=hooks.report)
-    return replace(made, notes=tuple(notes), calibrated=found)
+    return replace(made, notes=(*notes, *dict.fromkeys(runs.told)), calibrated=found)
 
 
 def choose(

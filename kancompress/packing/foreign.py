@@ -35,6 +35,7 @@ from kancompress.formats.packed.restore import (
     Tie,
 )
 from kancompress.formats.safetensors import shown
+from kancompress.layers.edges import DenseEdges
 from kancompress.libraries import Recognition, recognise
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.matching import fold_notes
@@ -196,6 +197,17 @@ class ForeignSource:
             factors=factors.view(out, -1, layer.coefficients),
             vectors=group.vectors(),
         )
+
+    def dense_edges(self, name: str) -> DenseEdges | None:
+        """The coefficients of a layer that is stored and has a codebook of its own, as packed edges
+        come back: whole, masked ones zero, float32; None of others."""
+        source, found = self._written
+        layer = next((layer for layer in found.layers if layer.name == name), None)
+        if layer is None or layer.generator is not None or name not in self.alone:
+            return None
+        vectors = gather(layer, source.tensors).float()
+        vectors = vectors * mask_factors(layer, source.tensors)[:, None]
+        return DenseEdges(vectors.reshape(*layer.shape, -1))
 
     # --- what is wrong -----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from kancompress.data.datasets import Dataset, Split
 from kancompress.errors import UsageError
 from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel
-from kancompress.models.user_module import load_into, row_like, users_code
+from kancompress.models.user_module import as_taken, given, load_into, users_code
 from kancompress.specs import DataOptions, DataSpec
 from kancompress.training import loop as fitting
 from kancompress.training.evaluation import Evaluation
@@ -32,7 +33,8 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 class Runner(nn.Module):
     """The module as the training loop takes networks: rows in, (rows, width) out, on the CPU.
 
-    Rows go in with the device and the floating point type of the module's first parameter. The
+    Rows go in with the device and the floating point type of the module's first parameter; whole
+    numbers stay as they are. Real outputs of any shape are as many numbers a row. The
     state dict of the runner has only what learns, in `parameters` and `buffers`. Normalisations
     in `frozen` stay in evaluation mode while it trains.
     """
@@ -53,7 +55,6 @@ class Runner(nn.Module):
         self._held = [model]
         self._frozen = frozen or []
         self._data = data
-        self._like = row_like(model)
 
     def train(self, mode: bool = True) -> Runner:
         """Set the module's mode, but that of what is frozen."""
@@ -65,9 +66,9 @@ class Runner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (rows, width), at least float32. Raises UsageError for others than the data's."""
-        output = _run(self._held[0], x.to(self._like))
-        if output.dim() == 1 and self._data.is_regression:
-            output = output[:, None]
+        output = _run(self._held[0], given(self._held[0], x))
+        if self._data.is_regression and output.dim():
+            output = output.reshape(len(output), -1)  # maps and sequences, as targets are
         self._check(output, len(x))
         wide: Tensor = output if output.dtype == torch.float64 else output.float()
         return wide.cpu()
@@ -89,7 +90,8 @@ def _run(model: nn.Module, x: Tensor) -> Tensor:
     """What the module puts out. Raises UsageError where that is no tensor,
     KancompressError where the module raises."""
     what = f"The model's forward, given rows of shape {list(x.shape[1:])},"
-    with users_code(what), torch_parametrize.cached():
+    eager = torch.compiler.set_stance("force_eager")  # what was compiled knows no codebooks
+    with users_code(what), torch_parametrize.cached(), eager:
         output: Any = model(x)
     if not isinstance(output, Tensor):
         raise UsageError(
@@ -114,15 +116,29 @@ def taught_by(
             data = datasets.load_for_model(None, options)
         else:
             data = datasets.load_unlabelled(None, options, _width(model, options))
-        return taught(data, Runner(model, data.spec))
+        return taught(_taken(model, data), Runner(model, data.spec))
 
 
 def _width(model: nn.Module, options: DataOptions) -> int:
     """Outputs of the module for a row of a file."""
     row = datasets.load_unlabelled(None, options, 1).train.x[:1]
     with torch.no_grad():
-        output = _run(model.eval(), row.to(row_like(model)))
-    return output.shape[-1] if output.dim() else 1  # the runner says what is wrong with a number
+        output = _run(model.eval(), given(model, as_taken(model, row)[0]))
+    return output.numel()
+
+
+def _taken(model: nn.Module, data: Dataset) -> Dataset:
+    """The data with whole numbers as the model takes them."""
+    if as_taken(model, data.train.x)[0].dtype == data.train.x.dtype:
+        return data
+    return replace(
+        data,
+        **{
+            name: replace(part, x=part.x.float())
+            for name in ("train", "validation", "test")
+            for part in (getattr(data, name),)
+        },
+    )
 
 
 def evaluate_module(
@@ -134,6 +150,7 @@ def evaluate_module(
     its outputs not the data; KancompressError when the module raises.
     """
     load_into(model, tensors, where)
+    data = _taken(model, data)
     runner = Runner(model, data.spec)
     start = time.perf_counter()
     outputs = fitting.predict(runner, data.test.x)
@@ -173,6 +190,7 @@ def tune_module(
     with ExitStack() as stack:
         stack.callback(_put_back, learnt, training)
         place = stack.enter_context(Parametrization(model, packed))
+        data = _taken(model, data)
         tunable = _Live(model, place, data.spec, config.also)
         return tune_codebooks(
             tunable,
