@@ -295,9 +295,14 @@ def test_modules_that_are_not_linear_are_left_to_k_means(models) -> None:
 def test_options_tell_what_the_tensors_do_not(models) -> None:
     torch.save(make(models.gelu).state_dict(), "model.pt")
     np.savez("rows.npz", x=images(300).numpy())
-    options = ["--calibrate", "rows.npz", "--model", "hooked_models:gelu", "-o", "packed.st"]
-    assert "--base-activation" in refused(2, "cluster", "model.pt", *options)
-    done("cluster", "model.pt", "--base-activation", "gelu", *options)
+    options = ["--calibrate", "rows.npz", "--model", "hooked_models:gelu", "--force"]
+    asked = done("cluster", "model.pt", *options, "-o", "asked.st").stderr
+    assert "features asked of the model's own modules: first, last" in asked
+    told = done("cluster", "model.pt", "--base-activation", "gelu", *options, "-o", "told.st").stderr
+    assert "features asked" not in told
+    forms = [kancompress.load(path).forms for path in ("asked.st", "told.st")]
+    assert not forms[0]
+    assert forms[1]["last"].base_activation == "gelu"
 
 
 def test_positions_are_rows(models) -> None:
@@ -345,13 +350,13 @@ def test_convolutions_of_torch_conv_kan(models, kind: str) -> None:
 
 @pytest.mark.slow
 def test_patches_of_convkan_are_rows() -> None:
-    """Its second layer; the first has groups, which see different inputs."""
+    """Of the first layer those of every group, which see different inputs."""
     lib = next(lib for lib in LIBRARIES if lib.name == "convkan")
     model, x = network(lib), functional.avg_pool2d(torch.randn(600, 2, 12, 12), 5, stride=1) * 3
     config = ClusterConfig(clusters=8, force_pack=True)
     found = kancompress.compress_by_outputs(model, x[:500], config)
-    assert list(found.calibrated.solution.layers) == ["2"]
-    assert any("plain k-means: 0; " in note and "groups" in note for note in found.notes)
+    assert list(found.calibrated.solution.layers) == ["0", "2"]
+    assert not any("plain k-means" in note for note in found.notes)
     packed, plain = lib.build(77).eval(), lib.build(78).eval()
     found.apply_to(packed)
     kancompress.compress(model, config).apply_to(plain)
