@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kancompress
-from command import done
+from command import done, refused
 from kancompress import CalibrationConfig, ClusterConfig, UsageError
 from kancompress.clustering.asked import AskedLayer, ask
 from kancompress.clustering.calls import in_evaluation, watched
@@ -494,3 +494,28 @@ def test_wide_outputs_are_compared_in_a_stream(models) -> None:
     assert model.most == 32  # those by which modules are examined; 16 at a time else
     assert found[0].held_out == pytest.approx(found[1].held_out, rel=1e-6)
     assert found[0].error == pytest.approx(found[1].error, rel=1e-6)
+
+
+def test_outputs_that_are_no_numbers_have_no_score(models) -> None:
+    """A share of right classes among NaN would be a number that looks right."""
+    torch.manual_seed(0)
+    model, x = models.KanLinear(8, 6), rows(100, 8)
+    torch.save(model.state_dict(), "m.pt")
+    labels, targets = np.arange(100) % 6, np.ones((100, 6), np.float32)
+    np.savez("classes.npz", x=x.numpy(), y=labels)
+    np.savez("targets.npz", x=x.numpy(), y=targets)
+    Path("gone.py").write_text(
+        "import torch\nfrom asked_models import KanLinear\n"
+        "class Net(KanLinear):\n"
+        "    def __init__(self): super().__init__(8, 6)\n"
+        "    def forward(self, x): return super().forward(x) * float('nan')\n"
+        "class Masked(Net):\n"
+        "    def forward(self, x):\n"
+        "        y = KanLinear.forward(self, x)\n"
+        "        return y.masked_fill(torch.arange(6) == 2, -torch.inf)\n"
+    )
+    for kind, data in (("Net", "classes"), ("Net", "targets"), ("Masked", "targets")):
+        told = refused(1, "eval", "m.pt", "--model", f"gone:{kind}", "--data", f"{data}.npz")
+        assert "for 20 of 20 test rows" in told
+    done("eval", "m.pt", "--model", "gone:Masked", "--data", "classes.npz")
+    del sys.modules["gone"]

@@ -298,7 +298,9 @@ def test_options_tell_what_the_tensors_do_not(models) -> None:
     options = ["--calibrate", "rows.npz", "--model", "hooked_models:gelu", "--force"]
     asked = done("cluster", "model.pt", *options, "-o", "asked.st").stderr
     assert "features asked of the model's own modules: first, last" in asked
-    told = done("cluster", "model.pt", "--base-activation", "gelu", *options, "-o", "told.st").stderr
+    told = done(
+        "cluster", "model.pt", "--base-activation", "gelu", *options, "-o", "told.st"
+    ).stderr
     assert "features asked" not in told
     forms = [kancompress.load(path).forms for path in ("asked.st", "told.st")]
     assert not forms[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kancompress.data.datasets import Dataset, check_rows
-from kancompress.errors import UsageError
+from kancompress.errors import KancompressError, UsageError
 from kancompress.models.runnable import Running
 from kancompress.training import loop as fitting
 from kancompress.training.history import Score
@@ -34,11 +34,28 @@ def evaluate_running(ready: Running, data: Dataset) -> Evaluation:
     outputs = fitting.predict(ready.network, data.test.x)
     seconds = time.perf_counter() - start
     return Evaluation(
-        score=fitting.score_outputs(outputs, data.test.y),
+        score=scored(outputs, data),
         outputs=outputs,
         seconds=seconds,
         notes=ready.notes,
     )
+
+
+def scored(outputs: Tensor, data: Dataset) -> Score:
+    """Score of outputs on the test rows.
+
+    Raises KancompressError where they have none: NaN of classes, or numbers that are not finite of
+    a regression. Infinite outputs of a classification (masked logits) order the classes.
+    """
+    bad = ~outputs.isfinite() if data.spec.is_regression else outputs.isnan()
+    rows = int(bad.any(1).sum())
+    if rows:
+        what = "NaN or infinity" if data.spec.is_regression else "NaN"
+        raise KancompressError(
+            f"The network puts out {what} for {rows:,} of {len(outputs):,} test rows, so it has no"
+            " score. Look for NaN in its tensors, and for rows far from those it was trained on."
+        )
+    return fitting.score_outputs(outputs, data.test.y)
 
 
 def check_fit(ready: Running, data: Dataset) -> None:

@@ -21,7 +21,7 @@ from kancompress.models.records import PackedModel
 from kancompress.models.user_module import as_taken, given, load_into, users_code
 from kancompress.specs import DataOptions, DataSpec
 from kancompress.training import loop as fitting
-from kancompress.training.evaluation import Evaluation
+from kancompress.training.evaluation import Evaluation, scored
 from kancompress.training.finetune import Finetuning, check_groups, taught, tune_codebooks
 from kancompress.training.history import Score
 from kancompress.training.loop import OnBatch, OnEpoch
@@ -155,9 +155,7 @@ def evaluate_module(
     start = time.perf_counter()
     outputs = fitting.predict(runner, data.test.x)
     seconds = time.perf_counter() - start
-    return Evaluation(
-        score=fitting.score_outputs(outputs, data.test.y), outputs=outputs, seconds=seconds
-    )
+    return Evaluation(score=scored(outputs, data), outputs=outputs, seconds=seconds)
 
 
 def tune_module(
