@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kancompress.clustering.calls import Call, Seen, first_tensor, in_evaluation, watched
 from kancompress.clustering.layer import relative
-from kancompress.errors import UsageError
+from kancompress.errors import KancompressError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.layers.edges import DenseEdges
 from kancompress.models.user_module import users_code
@@ -258,16 +258,18 @@ def ask(
     others = {n: t for n, t in tensors.items() if n not in edged and id(t) in below}
     try:
         points = _points(module, call, x, found.shape[0], found.groups)
-        reason = ""
+        reasons = []
         for point in points:
             layer = AskedLayer(module, call, found, edges, tensors, point)
-            reason = reason or _misfit(layer, x)
-            if not _misfit(layer, x):
+            reasons.append(_misfit(layer, x))
+            if not reasons[-1][1]:
                 layer.find_bias(others, x)
                 return layer
-    except UsageError as error:
+    except KancompressError as error:
         return error.clause
-    return reason or (
+    if reasons:
+        return max(reasons, key=lambda reason: reason[0])[1]
+    return (
         f"its module maps {list(call.x.shape)} to {list(seen.outputs[0].shape)}, in which its"
         f" {found.shape[0]} outputs are no axis"
     )
@@ -299,8 +301,9 @@ def _channel(tensor: Tensor, out: int, rows: int) -> Sequence[int]:
     return list(dict.fromkeys(axes if tensor.dim() > 3 else reversed(axes)))
 
 
-def _misfit(layer: AskedLayer, x: Tensor) -> str:
-    """Why the features cannot be asked of the module, empty where they can."""
+def _misfit(layer: AskedLayer, x: Tensor) -> tuple[int, str]:
+    """Why the features cannot be asked of the module, and how many examinations came before it;
+    empty where they can."""
     dense = layer.edges().detach()
     generator = torch.Generator().manual_seed(0)
     scale = float(dense.float().std()) or 1.0
@@ -309,20 +312,20 @@ def _misfit(layer: AskedLayer, x: Tensor) -> str:
     made = [layer.sums(x, one) - none, layer.sums(x, two) - none]
     both = layer.sums(x, one + two) - none
     if not all(bool(sums.isfinite().all()) for sums in (none, both, *made)):
-        return "its module puts out infinite numbers or NaN for other coefficients"
+        return 0, "its module puts out infinite numbers or NaN for other coefficients"
     if not both.any():
-        return "its module's outputs do not depend on the coefficients"
+        return 1, "its module's outputs do not depend on the coefficients"
     if (off := _apart(made[0] + made[1], both)) > _NEAR:
-        return (
+        return 2, (
             "its module is not linear in its coefficients: the outputs of two sets and of their"
             f" sum differ by {off:.2g} of the spread"
         )
     for part in (slice(0, 1), slice(0, len(x) // 2), slice(len(x) // 2, None)):
         alone = layer.sums(x[part], one) - layer.sums(x[part], torch.zeros_like(dense))
         if alone.shape[1:] != both.shape[1:]:
-            return "the number of its sums depends on the rows that go together"
+            return 3, "the number of its sums depends on the rows that go together"
         if (off := _apart(alone, made[0][part])) > _NEAR:
-            return (
+            return 3, (
                 "its module makes something else of a row where other rows go with it, by"
                 f" {off:.2g} of the spread"
             )
@@ -334,11 +337,11 @@ def _misfit(layer: AskedLayer, x: Tensor) -> str:
     wanted = AskedLayer._picked(made[0][:rows], places)
     told = _from_features(layer, features, one, places)
     if (off := _apart(told, wanted)) > _NEAR:
-        return (
+        return 4, (
             "its module's outputs depend on coefficients of other outputs' edges, by"
             f" {off:.2g} of the spread"
         )
-    return ""
+    return 5, ""
 
 
 def _from_features(
