@@ -30,9 +30,10 @@ from kancompress.system import devices
 _PROBE = 32
 # Largest squared error of a form, relative to the spread of the module's output.
 _NEAR = 1e-4
-# Rows that a layer has with packed tensors are others than with dense ones where they are as far
-# apart as this share of their spread: a gate chose anew.
-_OTHERS = 0.5
+# A layer has other rows with packed tensors than with dense ones, as a gate chose anew, where both
+# go together less than this: of layers whose number of rows changes from batch to batch, and of
+# others, where packing alone may move the rows far.
+_GATED, _PLAIN = 0.7, 0.2
 
 # From solutions of some layers to the state dict of the packed model.
 State = Callable[[Mapping[str, LayerSolution]], Mapping[str, Tensor]]
@@ -202,7 +203,7 @@ class Hooked(Flow):
         if packed is dense:
             return Streams(dense=rows, packed=rows, places=places)
         same = packed.counts == dense.counts and packed.rows.shape == rows.shape
-        if same and relative(packed.rows, rows) <= _OTHERS:
+        if same and _correlation(packed.rows, rows) >= (_GATED if dense.is_gated else _PLAIN):
             return Streams(dense=rows, packed=packed.rows, places=places)
         self._tell(
             f"layer {name} sees other rows once layers before it are packed (a gate may choose"
@@ -275,6 +276,19 @@ class _Given:
 
     rows: Tensor
     counts: Sequence[Sequence[int]]
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether full batches gave it different numbers of rows."""
+        full = self.counts[:-1] if len(self.counts) > 1 else self.counts
+        return any(counts != full[0] for counts in full)
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    """How far two sets of rows go together, 1 where they are the same but for a factor."""
+    a, b = ((x.double() - x.double().mean(0)).reshape(-1) for x in (one, other))
+    product = float(a.norm() * b.norm())
+    return float(a @ b) / product if product else 1.0
 
 
 class _Outputs:
