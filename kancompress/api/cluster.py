@@ -376,7 +376,8 @@ def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool =
 def _path(layer: FoundLayer, names: Mapping[str, str]) -> str:
     """Name of a layer's module in the model."""
     tensor = layer.tensors[0]
-    return names.get(tensor, tensor).removesuffix(tensor.removeprefix(layer.name))
+    below = tensor.removeprefix(layer.name).removeprefix(".")
+    return names.get(tensor, tensor).removesuffix(below).removesuffix(".")
 
 
 def _notes(runs: Runs, assumed: Sequence[str]) -> tuple[str, ...]:
