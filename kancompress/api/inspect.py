@@ -24,6 +24,7 @@ def inspect(
     check: bool = False,
     clusters: int | None = None,
     layouts: Mapping[str, str] | None = None,
+    state: str | None = None,
 ) -> dict[str, Any]:
     """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
@@ -33,6 +34,8 @@ def inspect(
     clusters : also the size of the packed file at this k, where the file is not packed yet
     layouts  : of another library's layers: layer name or stem ("" for all) to the name of a layout,
                or to one written as `ROLE=NAME:AXES; ...`
+    state    : of a torch file with several state dicts, such as an average of the model (EMA), the
+               one that is meant: its keys with dots between them, or the last of them
     Raises InvalidFileError for a damaged file, UsageError for layouts that fit nothing, and for
     `clusters` of a file that is packed already.
 
@@ -44,6 +47,7 @@ def inspect(
     {'kind': 'packed', 'sound': True}
     """
     if check:
+        foreign.refuse_state(state, called(source, name))
         return {"kind": storage.check(source, name), "sound": True}
     config = None if clusters is None else ClusterConfig(clusters=clusters)
     source, name = once(source, name)
@@ -54,10 +58,11 @@ def inspect(
                 where=called(source, name),
                 fields=("layouts",),
             )
+        foreign.refuse_state(state, called(source, name))
         container = open_container(source, name)
         sizes = None if config is None else import_module(_SIZES).of_native(container, config)
         return inspection.describe(container, sizes)
-    record = foreign.read_record(source, name)
+    record = foreign.read_record(source, name, state=state)
     found = recognise(record.tensors, layouts)
     sizes = (
         None

@@ -73,6 +73,15 @@ LayoutOption = Annotated[
         show_default=False,
     ),
 ]
+StateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        metavar="NAME",
+        help="Which of several state dicts of a torch file is meant, such as model_ema.",
+        show_default=False,
+    ),
+]
 ModuleOption = Annotated[
     str | None,
     typer.Option(
@@ -224,6 +233,7 @@ class OwnModel:
 class Foreign:
     """What the tensors of another library's file do not tell."""
 
+    state: StateOption = None
     layout: LayoutOption = None
     base_activation: Annotated[
         Activation | None,
@@ -288,7 +298,7 @@ class Compute:
 # --- what the options mean -----------------------------------------------------------------
 
 # Parameters that notes and warnings speak of.
-_NOTED = (*RUN_FIELDS, "compile")
+_NOTED = (*RUN_FIELDS, "compile", "state")
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",
@@ -299,6 +309,7 @@ _OPTIONS = {
     "rows": "--calibrate",
     "shape": "--input-shape",
     "teacher": "--distill",
+    "teacher_state": "--state",
 }
 
 

@@ -230,13 +230,16 @@ class ForeignSource:
 
     def _nothing_found(self) -> UsageError:
         reasons = " ".join(self.found.problems)
+        others = "".join(
+            f" {note[0].upper()}{note[1:]}." for note in self.checkpoint.notes if "`state" in note
+        )
         return UsageError(
             f"{self.where}: no KAN layer was recognised among"
             f" {len(self.checkpoint.tensors)} tensors."
             + (f" {reasons}" if reasons else "")
-            + " Describe the layers with `layouts`.",
+            + f"{others} Describe the layers with `layouts`.",
             where=self.where,
-            fields=("layouts",),
+            fields=("layouts", "state"),
         )
 
     @cached_property
