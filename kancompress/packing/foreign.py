@@ -155,6 +155,11 @@ class ForeignSource:
         notes += source.notes
         fate = "left out" if self.extra is None else "kept beside the model"
         notes += [f"{fate}: {what}" for what in source.dropped]
+        if self.extra is None and _LIGHTNING in source.dropped:
+            notes.append(
+                "a checkpoint of Lightning, whose load_from_checkpoint needs more than the state"
+                " dict that comes back; `keep_extra` keeps all of it"
+            )
         return tuple(shortened(note) for note in (*notes, *found.problems))
 
     def known(self, options: RunOptions) -> Computed:
@@ -421,6 +426,8 @@ def _is_tied(layer: FoundLayer, source: ForeignCheckpoint) -> bool:
     return bool(layer.parts) and all(part.tensor in source.ties for part in layer.parts)
 
 
+# What Lightning's `load_from_checkpoint` asks for first, and no other trainer writes.
+_LIGHTNING = "pytorch-lightning_version"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")
 
 
