@@ -46,7 +46,7 @@ def check_own_model(record: Runnable, options: RunOptions | None, where: str) ->
             where=where,
             fields=("model",),
         )
-    if options not in (None, RunOptions()):
+    if options is not None and (options.layouts or options.given or options.layers):
         raise UsageError(
             "`model` runs the model's own forward; leave out what tells kancompress's (`layouts`,"
             " `base_activation`, `rbf_denominator`, `grid_range`, `spline_order`).",

@@ -12,13 +12,13 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
+from kancompress.cli._by_layer import layouts
 from kancompress.cli._options import (
     InputArgument,
     LayoutOption,
     SeedOption,
     Shown,
     StateOption,
-    layouts,
     noted,
 )
 from kancompress.cli._run import command
