@@ -503,6 +503,18 @@ class Layer(nn.Module):
         base = functional.linear(functional.silu(x), self.base_weight)
         return base + torch.einsum("nis,ois->no", splines, self.spline_weight)
 
+class Bare(Layer):
+    def __init__(self):
+        super().__init__(6, 4)
+
+class Held(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Layer(6, 4)
+
+    def forward(self, x):
+        return self.net(x)
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -534,6 +546,23 @@ def test_all_commands_give_what_they_give_without_prefixes(place: Path) -> None:
         told["finetune"].append(json.loads(tuned.stdout)["validation"])
     for found in told.values():
         assert found[1:] == [found[0]] * 2
+
+
+@pytest.mark.parametrize(("prefix", "model"), [("model.", "Bare"), ("", "Held"), ("a.b.", "Held")])
+def test_a_layer_that_is_the_whole_model(prefix: str, model: str, place: Path) -> None:
+    """Its module is found, whichever of the two has a name for it."""
+    (place / "splines.py").write_text(SPLINES)
+    torch.manual_seed(0)
+    layer = kancompress.build_module("splines:Bare")
+    torch.save({f"{prefix}{name}": t for name, t in layer.state_dict().items()}, "one.pt")
+    np.savez("rows.npz", x=torch.randn(400, 6).numpy() / 2)
+    line = ("--calibrate", "rows.npz", "-k", "4", "--method", "centred", "-o", "one.st", "--json")
+    if prefix == "a.b.":  # two prefixes, one on each side
+        assert "does not fit" in refused(2, "cluster", "one.pt", *line, "--model", "splines:Held")
+        return
+    told = json.loads(done("cluster", "one.pt", *line, "--model", f"splines:{model}").stdout)
+    assert not any("plain k-means;" in note for note in told["notes"])
+    assert told["calibration"]["error"] < 0.5
 
 
 def test_what_is_no_wrappers_name_still_does_not_fit() -> None:
