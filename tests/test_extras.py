@@ -103,6 +103,42 @@ def test_a_trainers_dictionary_comes_back_whole() -> None:
     assert list(loaded(raw)) == list(content)
 
 
+def lightning() -> dict[str, Any]:
+    """What Lightning 2.6 writes, as a plain dictionary."""
+    state = {f"model.{name}": tensor for name, tensor in efficient_kan(distinct=40).items()}
+    progress = {"total": {"ready": 9, "completed": 9}, "current": {"ready": 9, "completed": 9}}
+    return {
+        "epoch": 3,
+        "global_step": 9,
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": OrderedDict(state),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": progress}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(9.0)}}, "param_groups": []}],
+        "lr_schedulers": [{"base_lrs": [1e-3]}],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"width": 30, "rate": 1e-3},
+    }
+
+
+def test_a_lightning_checkpoint_comes_back_as_lightning_loads_it() -> None:
+    """Its `load_from_checkpoint` reads all keys beside the state dict; without them it fails."""
+    content = lightning()
+    again = loaded(restored(saved(content), ClusterConfig(clusters=8))[0])
+    kept, state = dict(content), again.pop("state_dict")
+    assert list(state) == list(kept.pop("state_dict"))
+    assert type(state) is OrderedDict
+    assert alike(again, kept)
+    noted = "a checkpoint of Lightning, whose load_from_checkpoint needs more than the state dict"
+    plain = kancompress.cluster(saved(content), EIGHT)
+    assert any(note.startswith(noted) and "`keep_extra`" in note for note in plain.notes)
+    whole = kancompress.cluster(saved(content), EIGHT, keep_extra=True)
+    assert not any(note.startswith(noted) for note in whole.notes)
+    bare = loaded(kancompress.expand(plain.model).encode())  # type: ignore[union-attr, call-arg]
+    assert list(bare) == ["state_dict"]
+    assert list(bare["state_dict"]) == list(content["state_dict"])
+
+
 def test_what_torch_writes_is_mapped_again(tmp_path: Path) -> None:
     """Storages begin at multiples of 64 bytes, as in the source."""
     path = tmp_path / "again.pt"

@@ -248,3 +248,42 @@ def test_every_command_refuses_an_input_that_changes(
         told = refused(1, *run())
         assert told == f"{source} {CHANGED}"
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), " is a directory, not a file."),
+        (("README.md", "sub/model.pt"), " is a directory, not a file."),
+        (
+            ("last.ckpt", "best.pt", "vgg.pth", "config.json"),
+            "not a file; name a file in it: best.pt, last.ckpt, vgg.pth.",
+        ),
+        (
+            ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+             "model.safetensors.index.json"),
+            "name a file in it: model.safetensors.index.json (an index of shards).",
+        ),
+        (
+            ("a-1-of-2.bin", "a.bin.index.json", "training_args.bin"),
+            "name a file in it: a.bin.index.json (an index of shards), training_args.bin.",
+        ),
+        (("a-1-of-2.bin", "a-2-of-2.bin"), "name a file in it: a-1-of-2.bin, a-2-of-2.bin."),
+        (
+            tuple(f"epoch{n}.pt" for n in range(9)),
+            "epoch0.pt, epoch1.pt, epoch2.pt, epoch3.pt, epoch4.pt and 4 more.",
+        ),
+        (("good.pt", "b\x1b[31mad.pt"), "name a file in it: good.pt."),
+    ],
+    ids=["empty", "others", "checkpoints", "index", "index and more", "shards", "many", "hostile"],
+)  # fmt: skip
+def test_a_directory_names_what_may_be_meant(
+    names: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for command in ("inspect", "cluster"):
+        output = ("-o", tmp_path / "new" / "out.st") if command == "cluster" else ()
+        (tmp_path / "new").mkdir(exist_ok=True)
+        assert refused(3, command, tmp_path, *output).endswith(said)

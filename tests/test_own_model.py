@@ -90,7 +90,7 @@ def none():
 ready = Net()
 number = 3
 """
-IMPORTED = ("models", "broken_import", "needs_more", "leaves")
+IMPORTED = ("models", "splines", "broken_import", "needs_more", "leaves")
 
 
 @pytest.fixture(autouse=True)
@@ -453,3 +453,141 @@ def test_what_cannot_teach_is_refused() -> None:
     torch.save(state, "nan.pt")
     said = refused(2, *line, "--model", "models:Net", "--distill", "nan.pt")
     assert "The dense model gives NaN or infinity" in said
+
+
+def wrapped(kind: str) -> dict[str, Any]:
+    """The state dict of the plain model as a wrapper of it saves it."""
+    model = make("Net")
+    if kind == "averaged":
+        return torch.optim.swa_utils.AveragedModel(model).state_dict()
+    state = model.state_dict()
+    if kind == "lightning":
+        return {"epoch": 1, "state_dict": {f"model.{name}": t for name, t in state.items()}}
+    if kind == "fsdp of a part":
+        return {name.replace("kan.", "kan._fsdp_wrapped_module."): t for name, t in state.items()}
+    named = {f"{kind}{name}": tensor for name, tensor in state.items()}
+    return {**named, "ema.num_updates": torch.tensor(7)} if kind.startswith("ema.") else named
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["lightning", "averaged", "fsdp of a part", "_fsdp_wrapped_module.", "_forward_module.",
+     "model._orig_mod.", "ema.module.", "net.0.backbone."],
+)  # fmt: skip
+def test_files_of_wrappers_fit_the_bare_model(kind: str) -> None:
+    x, _ = held_rows()
+    with torch.no_grad():
+        wanted = make("Net").eval()(torch.from_numpy(x)).numpy()
+    torch.save(wrapped(kind), "wrapped.pt")
+    done("eval", "wrapped.pt", "--model", "models:Net", "--data", "images.npz", "--predictions",
+         "out.npz")  # fmt: skip
+    assert np.allclose(np.load("out.npz")["outputs"], wanted, atol=1e-5)
+
+
+SPLINES = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+class Layer(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.register_buffer("grid", (torch.arange(-3, 9) * 0.4 - 1).repeat(inputs, 1))
+        self.base_weight = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+        self.spline_weight = nn.Parameter(torch.randn(outputs, inputs, 8) / inputs**0.5)
+
+    def forward(self, x):
+        far = (x[..., None] - self.grid[:, 2:-2]).abs() / 0.4
+        near = 2 / 3 - far**2 + far**3 / 2
+        splines = torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)
+        base = functional.linear(functional.silu(x), self.base_weight)
+        return base + torch.einsum("nis,ois->no", splines, self.spline_weight)
+
+class Bare(Layer):
+    def __init__(self):
+        super().__init__(6, 4)
+
+class Held(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Layer(6, 4)
+
+    def forward(self, x):
+        return self.net(x)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.skip = nn.Linear(6, 4)
+        self.kan = Layer(6, 4)
+
+    def forward(self, x):
+        return self.kan(x) + self.skip(x)
+"""
+
+
+def test_all_commands_give_what_they_give_without_prefixes(place: Path) -> None:
+    (place / "splines.py").write_text(SPLINES)
+    torch.manual_seed(0)
+    model = kancompress.build_module("splines:Net")
+    state = model.state_dict()
+    torch.save(state, "plain.pt")
+    torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 1}, "light.pt")
+    torch.save(torch.optim.swa_utils.AveragedModel(model).state_dict(), "averaged.pt")
+    np.savez("rows.npz", x=torch.randn(400, 6).numpy() / 2)
+    own = ("--model", "splines:Net", "--json")
+    told: dict[str, list[Any]] = {"cluster": [], "finetune": []}
+    for file in ("plain.pt", "light.pt", "averaged.pt"):
+        calibrated = done("cluster", file, *own, "--calibrate", "rows.npz", "-k", "4", "--method",
+                          "centred", "-o", "calibrated.st", "--force")  # fmt: skip
+        told["cluster"].append(json.loads(calibrated.stdout)["calibration"]["error"])
+        tuned = done("finetune", "calibrated.st", *own, "--distill", file, "--data", "rows.npz",
+                     "--epochs", "1", "-o", "tuned.st", "--force")  # fmt: skip
+        told["finetune"].append(json.loads(tuned.stdout)["validation"])
+    for found in told.values():
+        assert found[1:] == [found[0]] * 2
+
+
+@pytest.mark.parametrize(("prefix", "model"), [("model.", "Bare"), ("", "Held"), ("a.b.", "Held")])
+def test_a_layer_that_is_the_whole_model(prefix: str, model: str, place: Path) -> None:
+    """Its module is found, whichever of the two has a name for it."""
+    (place / "splines.py").write_text(SPLINES)
+    torch.manual_seed(0)
+    layer = kancompress.build_module("splines:Bare")
+    torch.save({f"{prefix}{name}": t for name, t in layer.state_dict().items()}, "one.pt")
+    np.savez("rows.npz", x=torch.randn(400, 6).numpy() / 2)
+    line = ("--calibrate", "rows.npz", "-k", "4", "--method", "centred", "-o", "one.st", "--json")
+    if prefix == "a.b.":  # two prefixes, one on each side
+        assert "does not fit" in refused(2, "cluster", "one.pt", *line, "--model", "splines:Held")
+        return
+    told = json.loads(done("cluster", "one.pt", *line, "--model", f"splines:{model}").stdout)
+    assert not any("plain k-means;" in note for note in told["notes"])
+    assert told["calibration"]["error"] < 0.5
+
+
+def test_what_is_no_wrappers_name_still_does_not_fit() -> None:
+    state = wrapped("model.")
+    command = ("eval", "wrapped.pt", "--model", "models:Net", "--data", "images.npz")
+    torch.save({**state, "loss.weight": torch.ones(3)}, "wrapped.pt")
+    assert "1 unexpected ('loss.weight')" in refused(2, *command)
+    torch.save({**state, "n_averaged": torch.ones(3)}, "wrapped.pt")
+    assert "1 unexpected ('n_averaged')" in refused(2, *command)
+    state["other.conv.bias"] = state.pop("model.conv.bias")
+    torch.save(state, "wrapped.pt")
+    said = refused(2, *command)
+    assert "1 missing ('conv.bias'); 1 unexpected ('other.conv.bias')" in said
+
+
+def test_a_plain_state_dict_fits_a_model_in_wrappers() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.net = inner
+
+    plain = make("Net")
+    torch.save(plain.state_dict(), "model.pt")
+    packed = kancompress.cluster("model.pt", kancompress.ClusterConfig(clusters=6))
+    model = Wrapper(kancompress.build_module("models:Net"))
+    packed.apply_to(model)
+    wanted = packed.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in model.net.state_dict().items())

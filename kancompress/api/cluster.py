@@ -26,6 +26,7 @@ from kancompress.config import (
 from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
+from kancompress.formats.foreign import refuse_state
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import KnownLayers, dense_network
@@ -65,6 +66,7 @@ def cluster(
     machine: Machine | None = None,
     keep_scaler: bool = False,
     keep_extra: bool = False,
+    state: str | None = None,
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
     hooks: Hooks | None = None,
@@ -104,6 +106,8 @@ def cluster(
                   goes where it is
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
+    state       : of a torch file with several state dicts, such as an average of the model (EMA),
+                  the one that is meant: its keys with dots between them, or the last of them
     name        : what messages call the source, its path when None
     report      : told of each layer as it is packed; `hooks` also of layers as they are solved
 
@@ -129,6 +133,7 @@ def cluster(
         hooks=hooks,
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
+        state=state,
     )
     if rows is None:
         return work.plain(work.open(source, name))
@@ -155,6 +160,7 @@ class Work:
     hooks: Hooks
     keep_scaler: bool = False
     keep_extra: bool = False
+    state: str | None = None
 
     def open(self, source: Clusterable, name: str | None) -> NativeSource | ForeignSource:
         """The source, read as far as it has to be."""
@@ -163,6 +169,8 @@ class Work:
                 "Only a torch file holds something beside the model; leave keep_extra out for what"
                 " is in memory."
             )
+        if isinstance(source, nn.Module | Mapping):
+            refuse_state(self.state, "what is in memory")
         if isinstance(source, nn.Module):
             return self._foreign(read_module(source))
         if isinstance(source, Mapping):
@@ -174,12 +182,13 @@ class Work:
             )
         opened, name = once(source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
-            return self._foreign(read_foreign(opened, name))
+            return self._foreign(read_foreign(opened, name, state=self.state))
         if self.options.layouts or self.keep_scaler or self.keep_extra:
             raise UsageError(
                 "Layouts, scalers and extras belong to other libraries' files; this one is ours."
             )
         refuse_options(self.options)
+        refuse_state(self.state, called(opened, name))
         size, record = sized(opened, name, stored=True)
         where = called(opened, name)
         if isinstance(record, PackedModel):
@@ -250,6 +259,7 @@ class Work:
         """A source whose layers run on rows."""
         rows = _tensor(rows)
         if isinstance(source, nn.Module):
+            refuse_state(self.state, "a module in memory")
             return self._live(source, rows, model)
         opened = self.open(source, name)
         if isinstance(opened, ForeignSource):
@@ -370,7 +380,8 @@ def _solvable(
         for name, tensor in model.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor)
     }
-    tensors = {name: own[names.get(name, name)] for name in source.checkpoint.tensors}
+    there = {name: names.get(name, name) for name in source.checkpoint.tensors}
+    tensors = {name: own[other] for name, other in there.items() if other in own}
     by_name = {layer.name: layer for layer in source.found.layers}
     for name, module in found.there.items():
         form = known.layers.get(name)
@@ -434,7 +445,8 @@ def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool =
 def _path(layer: FoundLayer, names: Mapping[str, str]) -> str:
     """Name of a layer's module in the model."""
     tensor = layer.tensors[0]
-    return names.get(tensor, tensor).removesuffix(tensor.removeprefix(layer.name))
+    below = tensor.removeprefix(layer.name).removeprefix(".")
+    return names.get(tensor, tensor).removesuffix(below).removesuffix(".")
 
 
 def _notes(runs: Runs, assumed: Sequence[str]) -> tuple[str, ...]:

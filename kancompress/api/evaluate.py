@@ -30,6 +30,7 @@ def evaluate(
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
+    state: str | None = None,
     name: str | None = None,
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
@@ -42,6 +43,8 @@ def evaluate(
     model   : a module for another library's state dict, which is loaded into it
     machine : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
               is moved there unless it is `auto`
+    state   : of a torch file with several state dicts, such as an average of the model (EMA), the
+              one that is meant: its keys with dots between them, or the last of them
     name    : what messages call the source, its path when None
     Raises UsageError where the tensors do not determine what the network computes, or the data does
     not fit it; InvalidFileError for files that cannot be read.
@@ -53,7 +56,7 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
-    record = runnable_record(source, name)
+    record = runnable_record(source, name, state)
     if model is not None:
         where = called(source, name)
         tensors = own_tensors(record, options, where)

@@ -9,6 +9,7 @@ from torch import nn
 from kancompress.api.records import check_own_model, own_tensors, packed_record, runnable_record
 from kancompress.config import FinetuneConfig, Machine, RunOptions
 from kancompress.data import datasets
+from kancompress.data.datasets import Dataset
 from kancompress.errors import UsageError
 from kancompress.formats.storage import called
 from kancompress.models import runnable as running
@@ -33,6 +34,7 @@ def finetune(
     teacher: Input | None = None,
     machine: Machine | None = None,
     state: StateFile | None = None,
+    teacher_state: str | None = None,
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
@@ -55,6 +57,8 @@ def finetune(
     machine  : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
                is moved there unless it is `auto`
     state    : where the run keeps its state, and the one it goes on from
+    teacher_state : of a torch file with several state dicts, the one that teaches, as the `state`
+               of `evaluate`
     name     : what messages call the source, its path when None
     on_epoch : called with each `Epoch` when it has ended
     on_batch : called after every batch with the number of batches done, and of all in the epoch
@@ -71,19 +75,15 @@ def finetune(
     True
     """
     packed = packed_record(source, name)
+    if teacher is None and teacher_state is not None:
+        raise UsageError("`teacher_state` goes with a teacher.", fields=("teacher_state",))
     if model is not None:
         check_own_model(packed, options, called(source, name))
         devices.move(model, machine)
-        if teacher is None:
-            rows = datasets.load_for_model(None, data)
-        else:
-            where = called(teacher, None)
-            tensors = own_tensors(runnable_record(teacher, None), options, where)
-            rows = taught_by(model, tensors, where, data)
         return tune_module(
             model,
             packed,
-            rows,
+            _rows(model, data, teacher, teacher_state),
             config,
             state=state,
             workers=machine.workers if machine else 0,
@@ -91,7 +91,7 @@ def finetune(
             on_batch=on_batch,
         )
     data = replace(data or DataOptions(), images=packed.conv is not None)
-    dense = None if teacher is None else _teacher(teacher, packed, options)
+    dense = None if teacher is None else _teacher(teacher, teacher_state, packed, options)
     if dense is not None and not datasets.has_labels(data):
         rows = datasets.load_unlabelled(packed.data, data, dense.outputs)
     else:
@@ -109,10 +109,23 @@ def finetune(
     )
 
 
-def _teacher(source: Input, packed: PackedModel, options: RunOptions | None) -> Running:
+def _rows(
+    model: nn.Module, data: DataOptions | None, teacher: Input | None, state: str | None
+) -> Dataset:
+    """What a module of the user's own learns from: the data, or outputs of the dense tensors."""
+    if teacher is None:
+        return datasets.load_for_model(None, data)
+    where = called(teacher, None)
+    tensors = own_tensors(runnable_record(teacher, None, state), None, where)
+    return taught_by(model, tensors, where, data)
+
+
+def _teacher(
+    source: Input, state: str | None, packed: PackedModel, options: RunOptions | None
+) -> Running:
     """The network to learn from. Raises UsageError where its widths are others."""
     own = running.run(packed, options)
-    other = running.run(runnable_record(source, None), options, packed.forms)
+    other = running.run(runnable_record(source, None, state), options, packed.forms)
     if (own.inputs, own.outputs) != (other.inputs, other.outputs):
         raise UsageError(
             f"{called(source, None)} has {other.inputs} inputs and {other.outputs} outputs, the"

@@ -25,6 +25,7 @@ def inspect(
     check: bool = False,
     clusters: int | None = None,
     layouts: Mapping[str, str] | None = None,
+    state: str | None = None,
 ) -> dict[str, Any]:
     """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
@@ -34,6 +35,8 @@ def inspect(
     clusters : also the size of the packed file at this k, where the file is not packed yet
     layouts  : of another library's layers: layer name or stem ("" for all) to the name of a layout,
                or to one written as `ROLE=NAME:AXES; ...`
+    state    : of a torch file with several state dicts, such as an average of the model (EMA), the
+               one that is meant: its keys with dots between them, or the last of them
     Raises InvalidFileError for a damaged file, UsageError for layouts that fit nothing, and for
     `clusters` of a file that is packed already.
 
@@ -45,6 +48,7 @@ def inspect(
     {'kind': 'packed', 'sound': True}
     """
     if check:
+        _refuse_state(state, called(source, name))
         return {"kind": storage.check(source, name), "sound": True}
     config = None if clusters is None else ClusterConfig(clusters=clusters)
     source, name = once(source, name)
@@ -55,10 +59,11 @@ def inspect(
                 where=called(source, name),
                 fields=("layouts",),
             )
+        _refuse_state(state, called(source, name))
         container = open_container(source, name)
         sizes = None if config is None else import_module(_SIZES).of_native(container, config)
         return inspection.describe(container, sizes)
-    record = import_module(_FOREIGN).read_record(source, name)
+    record = import_module(_FOREIGN).read_record(source, name, state=state)
     found = import_module(_LIBRARIES).recognise(record.tensors, layouts)
     sizes = (
         None
@@ -66,3 +71,8 @@ def inspect(
         else import_module(_SIZES).of_foreign(record, found, config, layouts or {})
     )
     return inspection.describe_foreign(record, found, sizes)
+
+
+def _refuse_state(state: str | None, where: str) -> None:
+    if state is not None:
+        import_module(_FOREIGN).refuse_state(state, where)

@@ -14,13 +14,18 @@ from kancompress.system import inputs
 
 
 def print_layouts(
-    source: Source, *, layouts: Mapping[str, str] | None = None, name: str | None = None
+    source: Source,
+    *,
+    layouts: Mapping[str, str] | None = None,
+    state: str | None = None,
+    name: str | None = None,
 ) -> str:
     """The layouts of another library's layers as a TOML document that `read_layouts` reads.
 
     source  : a checkpoint that another KAN library saved, or its bytes
     layouts : layer name or stem ("" for all) to the name of a layout, or to one written as
               `ROLE=NAME:AXES; ...`, where names and shapes do not tell
+    state   : of a torch file with several state dicts, the one that is meant, as for `inspect`
     name    : what messages call the source, its path when None
     Raises UsageError for a file of ours, or for layouts that fit nothing; InvalidFileError for a
     file that cannot be read.
@@ -32,7 +37,7 @@ def print_layouts(
             where=called(source, name),
             fields=("layouts",),
         )
-    record = read_record(source, name)
+    record = read_record(source, name, state=state)
     return format_layouts(recognise(record.tensors, layouts), record.where)
 
 

@@ -69,6 +69,7 @@ def choose_clusters(
     machine: Machine | None = None,
     keep_scaler: bool = False,
     keep_extra: bool = False,
+    state: str | None = None,
     name: str | None = None,
     hooks: Hooks | None = None,
 ) -> Calibrated:
@@ -85,6 +86,7 @@ def choose_clusters(
         hooks=hooks or Hooks(),
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
+        state=state,
     )
     return work.choose(work.running(source, rows, model, name), target)
 

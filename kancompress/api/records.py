@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kancompress.config import RUN_FIELDS, RunOptions
 from kancompress.errors import UsageError
+from kancompress.formats.foreign import refuse_state
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
@@ -27,11 +28,12 @@ def packed_record(source: Input, name: str | None = None, *, any_size: bool = Fa
     return record
 
 
-def runnable_record(source: Input, name: str | None) -> Runnable:
-    """A record of ours, or another library's checkpoint."""
+def runnable_record(source: Input, name: str | None, state: str | None = None) -> Runnable:
+    """A record of ours, or another library's checkpoint, of which `state` is meant."""
     source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        return read_foreign(source, name)
+        return read_foreign(source, name, state=state)
+    refuse_state(state, called(source, name))
     return sized(source, name)[1]
 
 
@@ -44,7 +46,7 @@ def check_own_model(record: Runnable, options: RunOptions | None, where: str) ->
             where=where,
             fields=("model",),
         )
-    if options not in (None, RunOptions()):
+    if options is not None and (options.layouts or options.given or options.layers):
         raise UsageError(
             "`model` runs the model's own forward; leave out what tells kancompress's (`layouts`,"
             " `base_activation`, `rbf_denominator`, `grid_range`, `spline_order`).",

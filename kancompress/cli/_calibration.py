@@ -38,6 +38,7 @@ class Wishes:
     report: Path | None
     keep_scaler: bool = False
     keep_extra: bool = False
+    state: str | None = None
 
     def check(self, needing: Mapping[str, bool]) -> None:
         """Refuse options that need others.
@@ -131,6 +132,7 @@ def run(
             machine=Machine(device=wishes.device),
             keep_scaler=wishes.keep_scaler,
             keep_extra=wishes.keep_extra,
+            state=wishes.state,
             name=found.name,
             hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
         )
@@ -157,6 +159,7 @@ def choose(
             model=model,
             keep_scaler=wishes.keep_scaler,
             keep_extra=wishes.keep_extra,
+            state=wishes.state,
             machine=Machine(device=wishes.device),
             name=found.name,
             hooks=kancompress.Hooks(probed=probed),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import kancompress
-from kancompress.cli import _files, _model
+from kancompress.cli import _by_layer, _files, _model
 from kancompress.cli._bundles import bundle
 from kancompress.config import (
     MAX_SPLINE_ORDER,
@@ -23,7 +23,6 @@ from kancompress.config import (
 )
 from kancompress.errors import UsageError, spoken
 from kancompress.specs import TEST_SHARE, DataOptions, DatasetName
-from kancompress.system import inputs as reading
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +69,15 @@ LayoutOption = Annotated[
         metavar="[STEM=]LAYOUT|@FILE",
         help="Layout of another library's layers, where the file does not tell, or a file of them"
         " (inspect --print-layout writes one); repeatable.",
+        show_default=False,
+    ),
+]
+StateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        metavar="NAME",
+        help="Which of several state dicts of a torch file is meant, such as model_ema.",
         show_default=False,
     ),
 ]
@@ -224,51 +232,51 @@ class OwnModel:
 class Foreign:
     """What the tensors of another library's file do not tell."""
 
+    state: StateOption = None
     layout: LayoutOption = None
     base_activation: Annotated[
-        Activation | None,
+        list[str] | None,
         typer.Option(
-            help="Activation of the base branch (default: the library's).", show_default=False
+            metavar="[STEM=]NAME",
+            help="Activation of the base branch (default: the library's):"
+            f" {', '.join(Activation)}; repeatable.",
+            show_default=False,
         ),
     ] = None
     rbf_denominator: Annotated[
-        float | None,
+        list[str] | None,
         typer.Option(
-            metavar="WIDTH",
-            help="Width of radial functions (default: distance of centres).",
+            metavar="[STEM=]WIDTH",
+            help="Width of radial functions (default: distance of centres); repeatable.",
             show_default=False,
         ),
     ] = None
     grid_range: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="LOW,HIGH",
-            help="Range of a grid that is not saved (default -1,1).",
+            metavar="[STEM=]LOW,HIGH",
+            help="Range of a grid that is not saved (default -1,1); repeatable.",
             show_default=False,
         ),
     ] = None
     spline_order: Annotated[
-        int | None,
+        list[str] | None,
         typer.Option(
-            min=0,
-            max=MAX_SPLINE_ORDER,
-            help="Order of splines whose grid is not saved (default 3).",
+            metavar="[STEM=]N",
+            help=f"Order of splines whose grid is not saved, 0 to {MAX_SPLINE_ORDER} (default 3);"
+            " repeatable.",
             show_default=False,
         ),
     ] = None
 
     def options(self) -> RunOptions:
         """The library's record of these options. Raises UsageError for values that mean nothing."""
-        width = self.rbf_denominator
-        check_finite(rbf_denominator=width)
-        if width is not None and width <= 0:
-            raise UsageError(f"--rbf-denominator is {width}; a number above 0 was expected.")
-        return RunOptions(
-            layouts=layouts(self.layout or []),
-            base_activation=self.base_activation,
-            rbf_denominator=width,
-            grid_range=None if self.grid_range is None else _range(self.grid_range),
-            spline_order=self.spline_order,
+        return _by_layer.run_options(
+            self.layout or (),
+            self.base_activation or (),
+            self.rbf_denominator or (),
+            self.grid_range or (),
+            self.spline_order or (),
         )
 
 
@@ -288,7 +296,7 @@ class Compute:
 # --- what the options mean -----------------------------------------------------------------
 
 # Parameters that notes and warnings speak of.
-_NOTED = (*RUN_FIELDS, "compile")
+_NOTED = (*RUN_FIELDS, "compile", "keep_extra", "state")
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",
@@ -299,6 +307,7 @@ _OPTIONS = {
     "rows": "--calibrate",
     "shape": "--input-shape",
     "teacher": "--distill",
+    "teacher_state": "--state",
 }
 
 
@@ -323,31 +332,3 @@ def check_finite(**numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not math.isfinite(number):
             raise UsageError(f"{option_of(name)} is {number}; a finite number was expected.")
-
-
-def _range(text: str) -> tuple[float, float]:
-    """LOW,HIGH as two finite numbers, the first below the second."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = math.nan
-    if not low < high or math.isinf(low) or math.isinf(high):
-        raise UsageError(f"--grid-range {text} is no range; write two numbers, as in -2,2.")
-    return low, high
-
-
-def layouts(values: list[str]) -> dict[str, str]:
-    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...`, `STEM=coef=...` and `@FILE`."""
-    chosen: dict[str, str] = {}
-    for value in values:
-        if value.startswith("@"):
-            reading.check(Path(value[1:]))
-            found = kancompress.read_layouts(value[1:])
-        else:
-            stem, mark, layout = value.partition("=")
-            named = mark and stem.strip() != "coef"
-            found = {stem: layout} if named else {"": value}
-        for stem in found.keys() & chosen.keys():
-            raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")
-        chosen |= found
-    return chosen

@@ -252,6 +252,7 @@ def cluster(
             options=wishes.options,
             keep_scaler=stored.keep_scaler,
             keep_extra=stored.keep_extra,
+            state=foreign.state,
             name=found.name,
             report=_tell,
         )
@@ -296,6 +297,7 @@ def _wishes(
         report=by_outputs.report,
         keep_scaler=stored.keep_scaler,
         keep_extra=stored.keep_extra,
+        state=foreign.state,
     )
 
 

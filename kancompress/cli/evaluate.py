@@ -74,7 +74,13 @@ def evaluate(
     where = machine.machine()
     with own.made() as module:
         done = kancompress.evaluate(
-            found.source, rows, options=options, model=module, machine=where, name=found.name
+            found.source,
+            rows,
+            options=options,
+            model=module,
+            machine=where,
+            state=foreign.state,
+            name=found.name,
         )
     notes = list(map(noted, done.notes))
     for note in notes:

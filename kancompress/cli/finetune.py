@@ -142,6 +142,7 @@ def finetune(
                 options=options,
                 model=module,
                 teacher=schedule.distill,
+                teacher_state=foreign.state,
                 name=found.name,
                 machine=where,
                 state=conduct.state,

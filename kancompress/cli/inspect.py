@@ -12,7 +12,15 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
-from kancompress.cli._options import InputArgument, LayoutOption, SeedOption, Shown, layouts, noted
+from kancompress.cli._by_layer import layouts
+from kancompress.cli._options import (
+    InputArgument,
+    LayoutOption,
+    SeedOption,
+    Shown,
+    StateOption,
+    noted,
+)
 from kancompress.cli._run import command
 from kancompress.config import PlotConfig, Projection, RunOptions
 from kancompress.errors import UsageError
@@ -56,6 +64,7 @@ class Report:
             help="Print the layouts of another library's layers as TOML, for --layout @FILE.",
         ),
     ] = False
+    state: StateOption = None
     layout: LayoutOption = None
 
 
@@ -126,15 +135,24 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
     found = _files.given(source)
     chosen = layouts(report.layout or [])
     if report.print_layout:
-        _output.lines(kancompress.print_layouts(found.source, layouts=chosen, name=found.name))
+        _output.lines(
+            kancompress.print_layouts(
+                found.source, layouts=chosen, state=report.state, name=found.name
+            )
+        )
         return
     told = kancompress.inspect(
-        found.source, found.name, check=report.check, clusters=report.clusters, layouts=chosen
+        found.source,
+        found.name,
+        check=report.check,
+        clusters=report.clusters,
+        layouts=chosen,
+        state=report.state,
     )
     if "problems" in told:
         told["problems"] = list(map(noted, told["problems"]))
     config = pictures.config(report.clusters)
-    plots = _draw(found, pictures, config, chosen, force=shown.force, kept=kept)
+    plots = _draw(found, pictures, config, chosen, state=report.state, force=shown.force, kept=kept)
     if shown.json_:
         _output.document(told | ({"plots": plots} if plots else {}))
     elif report.check:
@@ -164,13 +182,14 @@ def _draw(
     config: PlotConfig,
     chosen: dict[str, str],
     *,
+    state: str | None,
     force: bool,
     kept: list[Path],
 ) -> list[dict[str, Any]]:
     """Draw the pictures that were asked for; what is told of each."""
     edges, functions = pictures.plot, pictures.plot_functions
     options = RunOptions(layouts=chosen)
-    common: dict[str, Any] = {"name": found.name, "force": force, "inputs": kept}
+    common: dict[str, Any] = {"state": state, "name": found.name, "force": force, "inputs": kept}
     sizes: Sequence[int] = ()
     if edges is not None and functions is not None:
         sizes = kancompress.plot_pictures(

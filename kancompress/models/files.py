@@ -65,14 +65,16 @@ def sized(
 
 
 def read_foreign(
-    source: str | os.PathLike[str] | bytes, name: str | None = None
+    source: str | os.PathLike[str] | bytes, name: str | None = None, *, state: str | None = None
 ) -> ForeignCheckpoint:
     """Read a checkpoint that another program saved; `name` is what messages call it.
 
+    state : which of several state dicts of a torch file is meant
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
-    command. Nothing that a file names is ever run or imported.
+    command; UsageError where `state` names nothing. Nothing that a file names is ever run or
+    imported.
     """
-    return foreign_of(read_foreign_record(source, name))
+    return foreign_of(read_foreign_record(source, name, state=state))
 
 
 def encode(record: Record) -> bytes:

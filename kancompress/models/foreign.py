@@ -89,15 +89,39 @@ def known_forms(
     Raises UsageError where an option means nothing for all that is known.
     """
     wishes = Wishes(options=options or RunOptions(), settings=source.settings)
-    refused: list[str] = []
+    refused: dict[str, str] = {}
+    names = _names(found)
+    if found.layers:
+        told.check_names(wishes.options, names)
     forms = _records(source, found, wishes, refused)
     if found.layers:
-        told.check_kept(wishes.options, forms, refused, found)
+        told.check_kept(wishes.options, forms, refused, found, names)
     return forms
 
 
+def _names(found: Recognition) -> dict[str, tuple[str, ...]]:
+    """What the user may call each layer by."""
+    return {layer.name: (layer.name or told.TOP, _stem(layer)) for layer in found.layers}
+
+
+def _stem(layer: FoundLayer) -> str:
+    """What stands before the names of a layer's tensors in its layout, as `layouts` takes it."""
+    if layer.layout not in _LAYOUTS:  # written by hand
+        return layer.name or told.TOP
+    return _place(layer)[0].rstrip(".") or told.TOP
+
+
+def _place(layer: FoundLayer) -> tuple[str, str]:
+    """Stem and number of a layer of the catalogue."""
+    generator = layer.generator
+    anchor = generator.embeddings if generator is not None else layer.parts[0].tensor
+    place = find_stem(_LAYOUTS[layer.layout], anchor)
+    assert place is not None
+    return place
+
+
 def _records(
-    source: ForeignCheckpoint, found: Recognition, wishes: Wishes, refused: list[str]
+    source: ForeignCheckpoint, found: Recognition, wishes: Wishes, refused: dict[str, str]
 ) -> Forms:
     """What is known of each layer; why it is not known of others is added to `refused`."""
     dtype = _dtype(found)
@@ -108,7 +132,7 @@ def _records(
             setting = _setting(layer, form, source.tensors, wishes, dtype)
             form.tell(setting)
         except UsageError as error:
-            refused.append(error.finding)
+            refused[layer.name] = error.finding
             continue
         record = setting.record()
         if record is not None:
@@ -153,6 +177,8 @@ def known_layers(
     refused: dict[str, str] = {}
     forms: dict[str, Form] = {}
     settings: list[Setting] = []
+    names = _names(found)
+    told.check_names(wishes.options, names)
     for layer in found.layers:
         conv = MAP_FORMS.get(layer.layout)
         module = find(layer.name) if conv else None
@@ -171,14 +197,14 @@ def known_layers(
             continue
         layers[layer.name], forms[layer.name] = made, form
         settings.append(setting)
-    told.check_options(wishes.options, _used(settings), found)
+    told.check_options(wishes.options, _used(settings), refused, found, names)
     return KnownLayers(
         layers=layers,
         modules={name: form.module for name, form in forms.items()},
         sums={name: form.sums for name, form in forms.items() if form.sums},
         refused=refused,
         notes=tuple(dict.fromkeys(note for setting in settings for note in setting.notes)),
-        forms=_records(source, found, wishes, []),
+        forms=_records(source, found, wishes, {}),
     )
 
 
@@ -288,13 +314,15 @@ def _network(
     _check_others(found)
     ordered = _ordered(found.layers, container)
     _check_chain(ordered)
+    names = _names(found)
+    told.check_names(wishes.options, names)
     dtype = _dtype(found)
     settings = [_setting(layer, forms[layer.name], tensors, wishes, dtype) for layer in ordered]
     layers = [
         _layer(setting, forms[setting.found.name], edges_of(setting.found, dtype))
         for setting in settings
     ]
-    told.check_options(wishes.options, _used(settings), found)
+    told.check_options(wishes.options, _used(settings), {}, found, names)
     records = {setting.found.name: setting.record() for setting in settings}
     for name, record in records.items():
         told.check_record(name, wishes.forms.get(name), record)
@@ -306,9 +334,9 @@ def _network(
     )
 
 
-def _used(settings: Iterable[Setting]) -> set[str]:
-    """Names of the options that some layer has a use for."""
-    return set().union(*(setting.used for setting in settings))
+def _used(settings: Iterable[Setting]) -> dict[str, set[str]]:
+    """Names of the options that each layer has a use for."""
+    return {setting.found.name: setting.used for setting in settings}
 
 
 def _form_of(layer: FoundLayer) -> Form:
@@ -401,16 +429,12 @@ def _setting(
     wishes: Wishes,
     dtype: torch.dtype,
 ) -> Setting:
-    generator = layer.generator
-    anchor = generator.embeddings if generator is not None else layer.parts[0].tensor
-    place = find_stem(_LAYOUTS[layer.layout], anchor)
-    assert place is not None
     has_base = _has_base(layer)
-    said = wishes.of(layer.name)
+    said = wishes.of(layer.name, _stem(layer))
     hidden = hidden_edges(layer, tensors)
     setting = Setting(
         found=layer,
-        full=Scene(*place, tensors).full,
+        full=Scene(*_place(layer), tensors).full,
         read=lambda name: _array(tensors.get(name), dtype),
         options=said.options,
         activation=said.options.base_activation or form.activation,
@@ -425,7 +449,8 @@ def _setting(
         chosen = setting.shared_activation()
         if "base_activation" not in said.by_file:
             source = "its config" if said.by_config else "`base_activation`"
-            setting.notes.append(f"{layer.layout}: base activation {chosen} ({source})")
+            where = f" in {shown(layer.name or told.TOP)}" if wishes.options.layers else ""
+            setting.notes.append(f"{layer.layout}: base activation {chosen}{where} ({source})")
     if hidden and not said.without_symbolic:
         setting.refuse("some of its edges are symbolic, whose functions are not in the tensors")
     return setting

@@ -50,7 +50,8 @@ class Restored:
         if not torch_file:
             return encode(self.tensors, self.metadata)
         if self.skeleton is not None:
-            return skeletons.fill(self.skeleton, all_to_arrays(self.tensors), "the packed file")
+            tensors = all_to_arrays(self.tensors)
+            return skeletons.fill(self.skeleton, tensors, self.path, "the packed file")
         content: Any = dict(self.tensors)
         for key in reversed(self.path if self.container != "torch-module" else ()):
             content = {key: content}

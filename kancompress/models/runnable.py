@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from kancompress.config import RunOptions
 from kancompress.errors import UsageError
@@ -69,10 +69,10 @@ def _foreign(network: ForeignNetwork) -> Running:
 
 def refuse_options(options: RunOptions) -> None:
     """Refuse what only other libraries' files need. Raises UsageError."""
-    for option in fields(options):
-        if getattr(options, option.name) != option.default and getattr(options, option.name):
-            raise UsageError(
-                f"`{option.name}` belongs to other libraries' files; this one says itself what it"
-                " computes.",
-                fields=(option.name,),
-            )
+    layouts = ("layouts",) if options.layouts else ()
+    single = (name for one in options.layers.values() for name in one.given)
+    for name in (*layouts, *options.given, *single):
+        raise UsageError(
+            f"`{name}` belongs to other libraries' files; this one says itself what it computes.",
+            fields=(name,),
+        )

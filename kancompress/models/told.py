@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,10 @@ from kancompress.libraries import LAYOUTS, Recognition, recognise
 
 # Form records by the names of the source's layers.
 Forms = Mapping[str, FormRecord]
+# By those names, what the user may call each layer by: its name and its stem, `TOP` for none.
+Names = Mapping[str, Collection[str]]
+TOP = "."
+_MOST_NAMES = 5
 
 _NAMES = {layout.name for layout in LAYOUTS}
 
@@ -51,16 +55,20 @@ class Wishes:
     settings: Settings | None = None
     forms: Forms = field(default_factory=dict)
 
-    def of(self, name: str) -> Said:
-        """What is told of one layer. Raises UsageError where the user contradicts the file."""
+    def of(self, name: str, *others: str) -> Said:
+        """What is told of one layer, which the user may call by other names as well.
+
+        Raises UsageError where the user contradicts the file.
+        """
         form = self.forms.get(name)
+        options = self.options.of(name or TOP, *others)
         own = self.settings.base_fun if self.settings else None
-        by_config = own in list(Activation) and self.options.base_activation is None
+        by_config = own in list(Activation) and options.base_activation is None
         values: dict[str, Any] = {"base_activation": Activation(str(own))} if by_config else {}
         by_file: set[str] = set()
         by_nobody: set[str] = set()
         for option in TOLD:
-            wish, value = getattr(self.options, option), form and form.told.get(option)
+            wish, value = getattr(options, option), form and form.told.get(option)
             is_told = form is not None and value is not None and option not in form.assumed
             if is_told and wish is not None and wish != value:
                 raise UsageError(
@@ -77,7 +85,7 @@ class Wishes:
                 by_file.add(option)
         symbolic = self.settings is not None and self.settings.symbolic is False
         return Said(
-            options=replace(self.options, **values),
+            options=replace(options, **values),
             by_file=frozenset(by_file),
             by_nobody=frozenset(by_nobody),
             by_config=by_config,
@@ -122,7 +130,7 @@ def recognised(
                 layer=name,
             )
     try:
-        found = recognise(tensors, {**layouts, **{name or ".": x for name, x in other.items()}})
+        found = recognise(tensors, {**layouts, **{name or TOP: x for name, x in other.items()}})
     except UsageError as error:
         raise _misfit(*next(iter(other.items())), error.clause) from None
     for name, layout in _differing(found, forms).items():
@@ -168,36 +176,84 @@ def check_record(name: str, form: FormRecord | None, found: FormRecord | None) -
         )
 
 
-def check_options(options: RunOptions, used: set[str], found: Recognition) -> None:
-    """Refuse options that no layer of the file has a use for."""
-    for name in _given(options):
-        if name not in used:
+def check_names(options: RunOptions, names: Names) -> None:
+    """Refuse what is told of a layer that is not there, or twice of its layout.
+
+    names : of each layer, what the user may call it by
+    """
+    known = set().union(*names.values())
+    for key, own in options.layers.items():
+        if own.layouts or own.layers:
+            raise UsageError(
+                f"The layout of {shown(key)} goes into `layouts` of all options.",
+                layer=key,
+                fields=("layouts",),
+            )
+        for option in own.given if key not in known else ():
+            first = [shown(name or TOP) for name in names][:_MOST_NAMES]
+            rest = len(names) - len(first)
+            raise UsageError(
+                f"There is no layer {shown(key)} of which `{option}` could tell; the layers are"
+                f" {', '.join(first)}{f' and {rest:,} more' if rest else ''}.",
+                layer=key,
+                fields=(option,),
+            )
+
+
+def check_options(
+    options: RunOptions,
+    used: Mapping[str, Collection[str]],
+    refused: Mapping[str, str],
+    found: Recognition,
+    names: Names,
+) -> None:
+    """Refuse options that no layer of the file has a use for, or not the one they are told of.
+
+    used    : names of the options that each layer has a use for
+    refused : of other layers, why it is not known what they compute
+    """
+    for name in options.given:
+        if not any(name in own for own in used.values()):
             kinds = ", ".join(dict.fromkeys(layer.layout for layer in found.layers))
             raise UsageError(
                 f"`{name}` has no meaning for this file, whose layers are of the layout {kinds}.",
                 fields=(name,),
             )
+    layouts = _layouts_of(found)
+    for key, own in options.layers.items():
+        meant = [layer for layer, called in names.items() if key in called]
+        for name in own.given:
+            if any(name in used.get(layer, ()) for layer in meant):
+                continue
+            reasons = [refused[layer] for layer in meant if layer in refused]
+            raise UsageError(
+                f"`{name}` tells what layer {shown(key)} computes, and that is not known."
+                f" {reasons[0]}"
+                if reasons
+                else f"`{name}` has no meaning for layer {shown(key)}, which is of the layout"
+                f" {layouts[meant[0]]}.",
+                layer=key,
+                fields=(name, *RUN_FIELDS),
+            )
 
 
 def check_kept(
-    options: RunOptions, forms: Forms, refused: Sequence[str], found: Recognition
+    options: RunOptions,
+    forms: Forms,
+    refused: Mapping[str, str],
+    found: Recognition,
+    names: Names,
 ) -> None:
     """Refuse options that the packed file would forget.
 
-    refused : why the forms of other layers are not known
+    refused : of other layers, why their forms are not known
     """
-    kept = {name for form in forms.values() for name in form.told}
-    for name in _given(options):
-        if name not in kept and refused:
+    kept = {layer: set(form.told) for layer, form in forms.items()}
+    for name in options.given:
+        if not any(name in own for own in kept.values()) and refused:
             raise UsageError(
                 f"`{name}` tells what layers compute, and of those that it may mean that is not"
-                f" known. {refused[0]}",
+                f" known. {next(iter(refused.values()))}",
                 fields=RUN_FIELDS,
             )
-    check_options(options, kept, found)
-
-
-def _given(options: RunOptions) -> list[str]:
-    """Names of the options that tell what layers compute, and are given."""
-    names = [option.name for option in fields(options) if option.name != "layouts"]
-    return [name for name in names if getattr(options, name) is not None]
+    check_options(options, kept, refused, found, names)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,11 +229,27 @@ def _identity(name: str, value: Tensor) -> tuple[object, ...]:
 # --- a state dict into a module -------------------------------------------------------------
 
 
+# Modules that hold another one and add their own name to its tensors' names.
+_WRAPPERS = frozenset(
+    {
+        "module",  # DataParallel, DistributedDataParallel, AveragedModel
+        "_orig_mod",  # torch.compile
+        "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module",
+        "_forward_module",  # Fabric, DeepSpeed
+    }
+)
+# Numbers that averages of a model keep beside it, which the model itself has no place for.
+_COUNTERS = frozenset({"n_averaged", "num_updates", "initted", "step", "decay"})
+
+
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, str]:
     """Copy a state dict into `model`, in its own dtypes and devices; file's name to model's name.
 
-    The prefixes of DistributedDataParallel and torch.compile may differ. All tensors must be there
-    and of equal shape, but those that the model shares with others that are there.
+    Prefixes may differ: those of wrappers (DistributedDataParallel, torch.compile, FSDP) anywhere,
+    and one more that all names of one side begin with. All tensors must be there and of equal
+    shape, but those that the model shares with others that are there; counters of an average of
+    the model, as n_averaged, may lie beside them.
     where : what messages call the tensors. Raises UsageError naming what does not fit.
     """
     own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
@@ -241,7 +259,9 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> di
     missing = [
         name for name in own if name not in have and _identity(name, own[name]) not in shared
     ]
-    unexpected = [name for name in tensors if name not in names]
+    unexpected = [
+        name for name in tensors if name not in names and not _is_counter(name, tensors[name])
+    ]
     shapes = [
         f"{shown(name)} has the shape {list(tensors[name].shape)} and the model's"
         f" {list(own[target].shape)}"
@@ -266,21 +286,53 @@ def _listed(kind: str, items: list[str]) -> str:
     return head + ", ".join(items[:_SHOWN_NAMES]) + more + (")" if kind else "")
 
 
+def _is_counter(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] in _COUNTERS and tensor.numel() == 1
+
+
 def _paired(given: list[str], own: list[str]) -> dict[str, str]:
-    """Names of the model's tensors for the given names, the same but for wrappers' prefixes."""
+    """Names of the model's tensors for the given names, the same but for prefixes."""
     exact = {name: name for name in given if name in set(own)}
     if len(exact) == len(given):
         return exact
-    plain = dict(zip(_unwrapped(own), own, strict=True))
+    bare_given, bare_own = _unwrapped(given), _unwrapped(own)
+    plain = dict(zip(bare_own, own, strict=True))
+    before, beyond = _prefixes(bare_given, bare_own)
     return {
-        name: plain[bare]
-        for name, bare in zip(given, _unwrapped(given), strict=True)
-        if bare in plain
+        name: plain[beyond + bare.removeprefix(before)]
+        for name, bare in zip(given, bare_given, strict=True)
+        if bare.startswith(before) and beyond + bare.removeprefix(before) in plain
     }
 
 
 def _unwrapped(names: list[str]) -> list[str]:
-    names = [name.replace("_orig_mod.", "") for name in names]
-    while names and all(name.startswith("module.") for name in names):
-        names = [name.removeprefix("module.") for name in names]
-    return names
+    """The names without those of wrappers, where they still differ from each other."""
+    bare = []
+    for name in names:
+        *path, last = name.split(".")
+        bare.append(".".join([*(part for part in path if part not in _WRAPPERS), last]))
+    return bare if len(set(bare)) == len(bare) else names
+
+
+def _prefixes(given: list[str], own: list[str]) -> tuple[str, str]:
+    """The prefix of the given names, or else of the model's, without which most given ones agree.
+
+    None of either where that are no more than half of them.
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    for names, others, beyond in ((given, set(own), False), (own, set(given), True)):
+        for name in names:
+            for prefix in _beginnings(name):
+                if name.removeprefix(prefix) in others:
+                    found["" if beyond else prefix, prefix if beyond else ""] += 1
+    # Names that agree as they are were counted from both sides.
+    found["", ""] = found["", ""] // 2
+    best = min(found, key=lambda pair: (-found[pair], len(pair[0] + pair[1]), pair))
+    return best if 2 * found[best] > len(given) else ("", "")
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """All that stands before a part of a dotted name, the shortest first."""
+    yield ""
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.end()]

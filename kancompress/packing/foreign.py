@@ -156,6 +156,11 @@ class ForeignSource:
         notes += source.notes
         fate = "left out" if self.extra is None else "kept beside the model"
         notes += [f"{fate}: {what}" for what in source.dropped]
+        if self.extra is None and _LIGHTNING in source.dropped:
+            notes.append(
+                "a checkpoint of Lightning, whose load_from_checkpoint needs more than the state"
+                " dict that comes back; `keep_extra` keeps all of it"
+            )
         return tuple(shortened(note) for note in (*notes, *found.problems))
 
     def known(self, options: RunOptions) -> Computed:
@@ -242,13 +247,16 @@ class ForeignSource:
 
     def _nothing_found(self) -> UsageError:
         reasons = " ".join(self.found.problems)
+        others = "".join(
+            f" {note[0].upper()}{note[1:]}." for note in self.checkpoint.notes if "`state" in note
+        )
         return UsageError(
             f"{self.where}: no KAN layer was recognised among"
             f" {len(self.checkpoint.tensors)} tensors."
             + (f" {reasons}" if reasons else "")
-            + " Describe the layers with `layouts`.",
+            + f"{others} Describe the layers with `layouts`.",
             where=self.where,
-            fields=("layouts",),
+            fields=("layouts", "state"),
         )
 
     @cached_property
@@ -430,6 +438,8 @@ def _is_tied(layer: FoundLayer, source: ForeignCheckpoint) -> bool:
     return bool(layer.parts) and all(part.tensor in source.ties for part in layer.parts)
 
 
+# What Lightning's `load_from_checkpoint` asks for first, and no other trainer writes.
+_LIGHTNING = "pytorch-lightning_version"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")
 
 

@@ -79,8 +79,9 @@ class Compression:
         """Copy the whole state dict into a module of the same architecture, in place.
 
         The module keeps its dtypes and devices. It may be the one that was compressed; prefixes of
-        DistributedDataParallel and torch.compile may differ. Raises UsageError naming the tensors
-        that do not fit; the module is then unchanged.
+        wrappers (DistributedDataParallel, torch.compile, FSDP) and one that all names begin with
+        may differ. Raises UsageError naming the tensors that do not fit; the module is then
+        unchanged.
         """
         load_into(model, self.state_dict(), "The compressed model")
 

@@ -8,11 +8,13 @@ read belongs together.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import time
 from collections import OrderedDict
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
@@ -24,6 +26,12 @@ _MOST_OPEN = 64
 # same tick as the last change before it cannot be told from it.
 _TICK = 20_000_000
 _MOST_OF_A_DEVICE = 1 << 26
+# Files of a directory that may be meant, how many are looked at, and how many a message names.
+_CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+_INDEX = ".index.json"
+_SHARD = re.compile(r"-\d+-of-\d+\.")
+_MOST_ENTRIES = 10_000
+_MOST_NAMES = 5
 
 
 class Data:
@@ -203,12 +211,33 @@ def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
     return bytes(content)
 
 
+def _instead(directory: Path) -> str:
+    """The files of a directory that may be meant, as the rest of a sentence: its indexes of shards
+    first, and shards only where there is nothing else."""
+    try:
+        names = sorted(entry.name for entry in islice(os.scandir(directory), _MOST_ENTRIES))
+    except OSError:
+        return ""
+    names = [n for n in names if n.isprintable() and (directory / n).is_file()]
+    indexes = [name for name in names if name.endswith(_INDEX)]
+    others = [name for name in names if Path(name).suffix in _CHECKPOINTS]
+    whole = [name for name in others if not _SHARD.search(name)]
+    found = [*(f"{name} (an index of shards)" for name in indexes), *whole] or others
+    if not found:
+        return ""
+    rest = len(found) - _MOST_NAMES
+    more = f" and {rest:,} more" if rest > 0 else ""
+    return f"; name a file in it: {', '.join(found[:_MOST_NAMES])}{more}"
+
+
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:
     if isinstance(error, FileNotFoundError):
         return InvalidFileError(Flaw.MISSING, f"{path} does not exist.", where=str(path))
     if isinstance(error, IsADirectoryError):
         return InvalidFileError(
-            Flaw.NOT_A_FILE, f"{path} is a directory, not a file.", where=str(path)
+            Flaw.NOT_A_FILE,
+            f"{path} is a directory, not a file{_instead(path)}.",
+            where=str(path),
         )
     reason = error.strerror if isinstance(error, OSError) else error
     return InvalidFileError(Flaw.UNREADABLE, f"{path} cannot be read: {reason}.", where=str(path))

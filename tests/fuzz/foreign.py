@@ -322,7 +322,9 @@ def _fill_again(found: Any, raw: bytes, size: int, verdict: Verdict, seconds: fl
         _allowed(error, verdict, "read_skeleton")
         return
     again, error = limits.attempt(
-        lambda: skeletons.fill(skeleton.data, all_to_arrays(found.tensors), "it"), memory, seconds
+        lambda: skeletons.fill(skeleton.data, all_to_arrays(found.tensors), found.path, "it"),
+        memory,
+        seconds,
     )
     if error is not None:
         _allowed(error, verdict, "fill")

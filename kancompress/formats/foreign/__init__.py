@@ -21,7 +21,7 @@ from kancompress.formats.safetensors import MAX_HEADER
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 
-__all__ = ["ForeignRecord", "Settings", "Skeleton", "read_record", "read_skeleton"]
+__all__ = ["ForeignRecord", "Settings", "Skeleton", "read_record", "read_skeleton", "refuse_state"]
 
 # How files begin that are sometimes taken for checkpoints.
 _OTHERS = (
@@ -53,7 +53,8 @@ class ForeignRecord(Generic[T_co]):
     storage, offset, shape and stride; `tensor_bytes` counts the two once. `data` are the bytes of
     the one file it lies in, None for shards and live modules. `metadata` is a safetensors file's
     own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
-    `settings` and `notes` are those of pykan's `saveckpt`, whose files lie beside the tensors'.
+    `notes` are what to know of what lies beside the tensors, in the file or next to it; `settings`
+    those of pykan's `saveckpt`, whose files lie there.
     """
 
     where: str
@@ -71,31 +72,47 @@ class ForeignRecord(Generic[T_co]):
 
 
 def read_record(
-    source: str | os.PathLike[str] | bytes, name: str | None = None
+    source: str | os.PathLike[str] | bytes, name: str | None = None, *, state: str | None = None
 ) -> ForeignRecord[Array]:
     """Read a checkpoint from a path or from bytes; `name` is what messages call it.
 
+    state : which of several state dicts of a torch file is meant: its keys with dots between
+            them, or the last of them; None: the one that a key of trainers tells, or the first
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
-    command. Nothing that a file names is ever run or imported.
+    command; UsageError where `state` names nothing. Nothing that a file names is ever run or
+    imported.
     """
     path, where, data = inputs.opened(source, name, "the checkpoint")
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
     if not _is_safetensors(data) and bytes(data[:64]).lstrip()[:1] == b"{":
+        refuse_state(state, where)
         return _checkpoint(shards.read_index(data, where, path, _read_shard), where)
-    found = replace(_checkpoint(_read_single(data, where), where), data=data)
+    found = replace(_checkpoint(_read_single(data, where, state), where), data=data)
     return found if path is None else _with_saveckpt(found, path)
 
 
-def _read_single(data: Data, where: str) -> shards.Loaded:
+def refuse_state(state: str | None, where: str) -> None:
+    """Refuse the name of a state dict for what is no torch file of another program."""
+    if state is not None:
+        raise UsageError(
+            f"`state` chooses a state dict of another library's torch file, and {where} is none;"
+            " leave it out.",
+            where=where,
+            fields=("state",),
+        )
+
+
+def _read_single(data: Data, where: str, state: str | None = None) -> shards.Loaded:
     """Read one file that is no index."""
     if _is_safetensors(data):
+        refuse_state(state, where)
         return shards.read_single(data, where)
     start = bytes(data[:64])
     if start[:4] == b"PK\x03\x04":
-        return _from_torch(torchfiles.read_zip(data, where), where)
+        return _from_torch(torchfiles.read_zip(data, where), where, state)
     if start[:1] == b"\x80":
-        return _from_torch(torchfiles.read_legacy(data, where), where)
+        return _from_torch(torchfiles.read_legacy(data, where), where, state)
     raise _unknown(start, where)
 
 
@@ -109,7 +126,7 @@ def _read_shard(data: Data, where: str) -> shards.Loaded:
 
 def _with_saveckpt(found: ForeignRecord[Array], path: Path) -> ForeignRecord[Array]:
     settings, notes = saveckpt.beside(path)
-    return replace(found, settings=settings, notes=notes)
+    return replace(found, settings=settings, notes=(*found.notes, *notes))
 
 
 def read_skeleton(source: ForeignRecord[Any]) -> Skeleton | None:
@@ -122,7 +139,7 @@ def read_skeleton(source: ForeignRecord[Any]) -> Skeleton | None:
     if data is None:
         return None
     if bytes(data[:4]) == b"PK\x03\x04":
-        return skeletons.strip(data, where)
+        return skeletons.strip(data, source.path, where)
     if bytes(data[:1]) == b"\x80" and not _is_safetensors(data):
         raise UsageError(
             f"{where} is a torch file of the kind before 1.6, of which only the model's tensors can"
@@ -151,13 +168,14 @@ def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignRecord[Array]:
         ties=dict(loaded.ties),
         metadata=loaded.metadata,
         dropped=loaded.dropped,
+        notes=loaded.notes,
         tensor_bytes=sum(sizes),
         file_bytes=loaded.file_bytes,
     )
 
 
-def _from_torch(file: torchfiles.TorchFile, where: str) -> shards.Loaded:
-    found = statedicts.find(file, where)
+def _from_torch(file: torchfiles.TorchFile, where: str, state: str | None) -> shards.Loaded:
+    found = statedicts.find(file, where, state)
     tensors, ties = statedicts.make(found.records, file, where)
     return shards.Loaded(
         tensors=tensors,
@@ -167,6 +185,7 @@ def _from_torch(file: torchfiles.TorchFile, where: str) -> shards.Loaded:
         container="torch-module" if found.is_module else file.container,
         path=found.path,
         ties=ties,
+        notes=found.notes,
     )
 
 

@@ -27,6 +27,7 @@ class Loaded:
     container: str = "safetensors"
     path: tuple[str, ...] = ()
     ties: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Read = Callable[[Data, str], Loaded]

@@ -42,10 +42,13 @@ class Skeleton:
     shared: frozenset[str]
 
 
-def strip(data: Data, where: str) -> Skeleton:
-    """The skeleton of a torch zip archive. Raises InvalidFileError for a damaged one."""
+def strip(data: Data, path: tuple[str, ...], where: str) -> Skeleton:
+    """The skeleton of a torch zip archive whose state dict lies under `path`.
+
+    Raises InvalidFileError for a damaged one.
+    """
     file = torchfiles.read_zip(data, where)
-    models = statedicts.find(file, where).records
+    models = statedicts.find(file, where, path=path).records
     left_out: set[str] = set()
     shared: set[str] = set()
     for name, record in models.items():
@@ -65,19 +68,19 @@ def check(skeleton: Data, claims: Mapping[str, Outline], path: tuple[str, ...], 
     path : keys under which the state dict should lie
     Raises InvalidFileError.
     """
-    file, _ = _opened(skeleton, claims, f"{where} (restore.opaque)", path)
+    file, _ = _opened(skeleton, claims, path, f"{where} (restore.opaque)")
     for _ in file.contents():
         pass  # each is where it should, and has its checksum
 
 
-def fill(skeleton: bytes, tensors: Mapping[str, Array], where: str) -> bytes:
-    """The torch file of a skeleton with these tensors of the model in their places.
+def fill(skeleton: bytes, tensors: Mapping[str, Array], path: tuple[str, ...], where: str) -> bytes:
+    """The torch file of a skeleton with these tensors of the model, under `path`, in their places.
 
     Raises InvalidFileError for a skeleton that is damaged or of another model, KancompressError
     when tensors that share numbers were given different ones.
     """
     where = f"{where} (restore.opaque)"
-    file, records = _opened(Data(skeleton), tensors, where)
+    file, records = _opened(Data(skeleton), tensors, path, where)
     stored = dict(file.contents())
     filled: dict[str, memoryview] = {}
     for key, own in _by_storage(records).items():
@@ -98,7 +101,7 @@ def fill(skeleton: bytes, tensors: Mapping[str, Array], where: str) -> bytes:
 
 
 def _opened(
-    skeleton: Data, claims: Mapping[str, Outline], where: str, path: tuple[str, ...] | None = None
+    skeleton: Data, claims: Mapping[str, Outline], path: tuple[str, ...], where: str
 ) -> tuple[TorchFile, Mapping[str, TensorRecord]]:
     """The archive and where its tensors lie, each checked against the bytes that there are.
 
@@ -106,11 +109,7 @@ def _opened(
     be covered by tensors.
     """
     file = torchfiles.read_zip(skeleton, where, strict=True)
-    found = statedicts.find(file, where)
-    if path is not None and found.path != path:
-        raise InvalidFileError(
-            Flaw.BAD_VALUE, f"{where}: the state dict lies elsewhere than restore.path says."
-        )
+    found = statedicts.find(file, where, path=path)
     _check_claims(found.records, claims, where)
     for record in file.tensors:
         if extent(record)[1] > record.storage.size:

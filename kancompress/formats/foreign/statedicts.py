@@ -13,24 +13,26 @@ import numpy as np
 
 from kancompress.errors import Flaw, InvalidFileError, shortened
 from kancompress.formats.arrays import U8, Array, Outline, StoredArrays
+from kancompress.formats.foreign import nesting
+from kancompress.formats.foreign.nesting import (
+    Choice,
+    attributes_of,
+    is_tensor,
+    maker_of,
+    mapping_of,
+    shown_key,
+    tally,
+)
 from kancompress.formats.foreign.placement import extent, is_contiguous, is_countable, read
-from kancompress.formats.foreign.records import Global, Number, Stub, TensorRecord, Unsupported
+from kancompress.formats.foreign.records import Stub, TensorRecord, Unsupported
 from kancompress.formats.foreign.torchfiles import TorchFile
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
 
-# Where trainers put the state dict; the first of these wins.
-KEYS = (
-    "state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network",
-    "module", "params", "weights", "model_weights", "model_ema", "params_ema", "ema_state_dict",
-    "state_dict_ema", "ema",
-)  # fmt: skip
-_MAX_NESTING = 8
 _MAX_MODULES = 100_000
 _MAX_MODULE_NESTING = 100
 _MAX_LINES = 200
 _MAX_SHOWN = 300  # characters of a name that is told
-_MAX_KEY = 256  # characters of a key under which a state dict is looked for
 # What a tensor costs beside the characters of its name.
 _EACH = 20
 # Tensors may share numbers or repeat them (stride 0); how much more than the file they may come to.
@@ -40,11 +42,12 @@ _EXPANSION = 16
 
 @dataclass(slots=True, eq=False)
 class Found:
-    """A state dict, the keys that led to it, and what lay beside it."""
+    """A state dict, the keys that led to it, what lay beside it, and what to know of that."""
 
     where: str
     work: Work
     path: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     records: dict[str, TensorRecord] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     is_module: bool = False
@@ -56,36 +59,45 @@ class Found:
         Beyond the first lines it is only counted.
         """
         if len(self.dropped) < _MAX_LINES:
-            told = _tally(value, self.work) or nothing
+            told = tally(value, self.work) or nothing
             self.dropped.append(shortened(name, _MAX_SHOWN) + told)
         else:
             self.more += 1
 
 
-def find(file: TorchFile, where: str) -> Found:
+def find(
+    file: TorchFile, where: str, state: str | None = None, path: tuple[str, ...] | None = None
+) -> Found:
     """Find the state dict in the object of a torch file.
 
+    state : the name of one of several, as `nesting.choose` takes it
+    path  : the keys that lead to it, where they are known
     Raises InvalidFileError when there is none, a tensor of it is of a kind that is not read, or
-    finding it takes more work than the file may ask for.
+    finding it takes more work than the file may ask for; UsageError where `state` names none.
     """
     value, work = file.value, file.work
-    path = _locate(value, _MAX_NESTING, set(), work)
-    if path is None:
+    choice = nesting.choose(value, work, where, state) if path is None else Choice(path)
+    if choice is None:
         raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value, work)}")
-    found = Found(where, work, path)
-    shown_path = [_name(key) for key in path]
+    path = choice.path
+    found = Found(where, work, path, notes=choice.notes)
+    shown_path = [shown_key(key) for key in path]
     for depth, key in enumerate(path):
-        mapping = _mapping(value) or {}
+        mapping = mapping_of(value) or {}
+        if key not in mapping:
+            raise InvalidFileError(
+                Flaw.BAD_VALUE, f"{where}: the state dict lies elsewhere than restore.path says."
+            )
         for other, content in mapping.items():
             if other != key:
-                found.drop(".".join([*shown_path[:depth], _name(other)]), content)
+                found.drop(".".join([*shown_path[:depth], shown_key(other)]), content)
         value = mapping[key]
-    if _module(value) is not None:
+    if attributes_of(value) is not None:
         found.is_module = True
-        found.dropped.append(f"the class {_maker(value)} and its settings")
+        found.dropped.append(f"the class {maker_of(value)} and its settings")
         _walk(value, found)
     else:
-        _take(_mapping(value) or {}, "", found)
+        _take(mapping_of(value) or {}, "", found)
     if not found.records:
         raise InvalidFileError(Flaw.NO_TENSORS, f"{where} {_without(value, work)}")
     if found.more:
@@ -93,98 +105,18 @@ def find(file: TorchFile, where: str) -> Found:
     return found
 
 
-def _locate(value: object, depth: int, dead: set[int], work: Work) -> tuple[str, ...] | None:
-    """Keys to the state dict in `value`, or None; `dead` are those in which there is none."""
-    mapping = _mapping(value)
-    if _module(value) is not None:
-        return ()
-    if mapping is None or id(mapping) in dead or depth == 0 or "param_groups" in mapping:
-        return None
-    work.spend(len(mapping))
-    direct = any(_is_tensor(v) for k, v in mapping.items() if isinstance(k, str))
-    declared = [key for key in KEYS if key in mapping]
-    others = [] if direct else [k for k in mapping if isinstance(k, str) and k not in KEYS]
-    for key in (*declared, *others):
-        if len(key) <= _MAX_KEY and "optim" not in key.lower():
-            inner = _locate(mapping[key], depth - 1, dead, work)
-            if inner is not None:
-                return (key, *inner)
-    if direct:
-        return ()
-    dead.add(id(mapping))
-    return None
-
-
-def _mapping(value: object) -> dict[object, object] | None:
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, Stub) and value.mapping:  # a dictionary of a class of its own
-        return value.mapping
-    return None
-
-
-def _module(value: object) -> dict[object, object] | None:
-    """Attributes of a pickled module."""
-    state = value.state if isinstance(value, Stub) else None
-    if isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys():
-        return state
-    return None
-
-
-def _maker(value: object) -> str:
-    maker = value.maker if isinstance(value, Stub) else None
-    return shown(str(maker))[1:-1] if isinstance(maker, Global) else "an unnamed class"
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, TensorRecord | Unsupported)
-
-
-def _name(key: object) -> str:
-    if isinstance(key, str):
-        return key if len(key) <= 100 and key.isprintable() else shown(key)
-    if isinstance(key, bool | None):
-        return str(key)
-    return key.text if isinstance(key, Number) else "an entry whose name is no text"
-
-
-def _tally(value: object, work: Work) -> str:
-    """How many tensors `value` holds, in brackets; nothing when none."""
-    count = size = 0
-    seen: set[int] = set()
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        work.spend(4 * len(item) if isinstance(item, dict | list | tuple) else 4)
-        if isinstance(item, TensorRecord):
-            count, size = count + 1, size + item.size
-        elif isinstance(item, dict):
-            todo.extend(item.values())
-        elif isinstance(item, list | tuple):
-            todo.extend(item)
-        elif isinstance(item, Stub):
-            todo += [item.args, item.state, item.items, item.mapping]
-    if not count:
-        return ""
-    length = f"{size:,}" if size < 1 << 63 else "impossibly many"
-    return f" ({count:,} tensor{'s' * (count != 1)}, {length} bytes)"
-
-
 def _without(value: object, work: Work) -> str:
     expected = "a dictionary of tensors (a state dict) was expected."
     if isinstance(value, Stub):
-        return f"holds an object of {_maker(value)} without tensors; {expected}"
-    if _is_tensor(value):
+        return f"holds an object of {maker_of(value)} without tensors; {expected}"
+    if is_tensor(value):
         return f"holds a single tensor without a name; {expected}"
     if isinstance(value, dict) and not value:
         return f"holds an empty dictionary; {expected}"
     kinds = ((dict, "dictionary"), (list, "list"), (tuple, "tuple"))
     kind = next((name for cls, name in kinds if isinstance(value, cls)), "value")
-    tally = _tally(value, work)
-    inside = f"with{tally} but none by name" if tally else "without any tensor"
+    count = tally(value, work)
+    inside = f"with{count} but none by name" if count else "without any tensor"
     return f"holds a {kind} {inside}; {expected}"
 
 
@@ -201,7 +133,7 @@ def _take(mapping: Mapping[object, object], prefix: str, found: Found) -> None:
         if isinstance(key, str) and isinstance(value, TensorRecord):
             found.records[prefix + key] = value
         else:
-            found.drop(prefix + _name(key), value, nothing=" (no tensor)")
+            found.drop(prefix + shown_key(key), value, nothing=" (no tensor)")
 
 
 def _walk(module: object, found: Found) -> None:
@@ -211,7 +143,7 @@ def _walk(module: object, found: Found) -> None:
         if not todo:
             return
         value, prefix, depth = todo.pop()
-        state = _module(value)
+        state = attributes_of(value)
         if value is None:
             continue
         if state is None or depth > _MAX_MODULE_NESTING:
@@ -228,7 +160,7 @@ def _walk(module: object, found: Found) -> None:
             if part == "_buffers":
                 for hidden_name in (n for n in content if n in names):
                     found.work.spend(_EACH + len(prefix))
-                    found.drop(f"{prefix}{_name(hidden_name)} (not persistent)", None)
+                    found.drop(f"{prefix}{shown_key(hidden_name)} (not persistent)", None)
                 content = {k: v for k, v in content.items() if k not in names}
             _take(content, prefix, found)
         children: list[tuple[object, str, int]] = []
@@ -244,7 +176,7 @@ def _walk(module: object, found: Found) -> None:
 
 
 def _part(state: dict[object, object], name: str) -> dict[object, object]:
-    return _mapping(state.get(name)) or {}
+    return mapping_of(state.get(name)) or {}
 
 
 # --- tensors -------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def plot_edges(
     config: PlotConfig | None = None,
     *,
     layouts: Mapping[str, str] | None = None,
+    state: str | None = None,
     name: str | None = None,
     force: bool = False,
     inputs: Iterable[Path] = (),
@@ -35,13 +36,14 @@ def plot_edges(
 
     source  : dense, meta, packed, or a checkpoint of another KAN library. What is not packed is
               clustered with k-means for its colours, as `cluster` does.
+    state   : of a torch file with several state dicts, the one that is meant, as for `inspect`
     path    : a .png, .svg or .pdf file, written atomically
     layouts : as for `cluster`
     Raises UsageError for another suffix or a file that exists (unless `force`), KancompressError
     without matplotlib.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
-    record, where = _record(source, name), called(source, name)
+    record, where = _record(source, name, state), called(source, name)
     picture = _edges(record, where, target, config or PlotConfig(), layouts)
     return files.write(target, [picture], force=force)
 
@@ -52,6 +54,7 @@ def plot_functions(
     config: PlotConfig | None = None,
     *,
     options: RunOptions | None = None,
+    state: str | None = None,
     name: str | None = None,
     force: bool = False,
     inputs: Iterable[Path] = (),
@@ -60,13 +63,14 @@ def plot_functions(
 
     options : what the tensors of another library's file do not tell, as for `evaluate`
     source  : as for `plot_edges`
+    state   : of a torch file with several state dicts, the one that is meant, as for `inspect`
     path    : a .png, .svg or .pdf file, written atomically
     Returns the picture's bytes. Raises UsageError for another suffix, for a file that exists
     (unless `force`), and where it is not known what the layers compute; KancompressError without
     matplotlib.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
-    record, where = _record(source, name), called(source, name)
+    record, where = _record(source, name, state), called(source, name)
     picture = _functions(record, where, target, config or PlotConfig(), options)
     return files.write(target, [picture], force=force)
 
@@ -78,6 +82,7 @@ def plot_pictures(
     config: PlotConfig | None = None,
     *,
     options: RunOptions | None = None,
+    state: str | None = None,
     name: str | None = None,
     force: bool = False,
     inputs: Iterable[Path] = (),
@@ -86,6 +91,7 @@ def plot_pictures(
 
     edges, functions : .png, .svg or .pdf files
     options          : what the tensors of another library's file do not tell; layouts serve both
+    state            : of a torch file with several state dicts, the one that is meant
     Returns the bytes of both. Raises UsageError for another suffix, one name for both, a file that
     exists (unless `force`), and where it is not known what the layers compute; KancompressError
     without matplotlib.
@@ -96,7 +102,7 @@ def plot_pictures(
     second = check_picture_target(functions, force=force, inputs=kept)
     if first.resolve() == second.resolve():
         raise UsageError(f"{first} is to hold both pictures; give two names.")
-    record, where = _record(source, name), called(source, name)
+    record, where = _record(source, name, state), called(source, name)
     layouts = options.layouts if options else None
     pictures = [
         (first, [_edges(record, where, first, config, layouts)]),
@@ -124,8 +130,8 @@ def _functions(
     return encode(draw_curves(curves, where), target.suffix.lower())
 
 
-def _record(source: Input, name: str | None) -> Runnable:
+def _record(source: Input, name: str | None, state: str | None) -> Runnable:
     source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        return read_foreign(source, name)
+        return read_foreign(source, name, state=state)
     return sized(source, name, stored=True)[1]
