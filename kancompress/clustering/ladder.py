@@ -11,6 +11,7 @@ from torch import Tensor
 from kancompress.clustering import kmeans, metric, quadratic, scaling
 from kancompress.clustering.coding import Coding, plain_vectors
 from kancompress.clustering.moments import Moments
+from kancompress.clustering.prices import Prices, counts_of, prices_of
 from kancompress.clustering.quadratic import Form
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.system import devices
@@ -35,6 +36,8 @@ class Solution:
 _STARTS_CELLS = 1 << 28
 # Without a number, passes go on while each lowers the error by this share, at most so often.
 _WORTH, _MOST = 0.01, 8
+# Rounds of feedback with prices, and sweeps with the last of them.
+_PRICED, _PRICED_SWEEPS = 6, 4
 # Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
 
@@ -145,8 +148,14 @@ class Problem:
         if start is not None:
             trials.append(self._from_codebook(self._scaled(start), start.iterations, config))
         best = min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
-        codebook = self._with_spare(best.codebook, clusters, config)
-        labels = self.all_labels(codebook, best.labels)
+        if config.price:
+            best, prices = self._priced(best, config)
+            codebook, labels = best.codebook, self.all_labels(best.codebook, best.labels)
+            # Inputs that never change share the centroid that costs least.
+            labels[:, self.moments.still] = int(prices.bits.amin(0).argmin())
+        else:
+            codebook = self._with_spare(best.codebook, clusters, config)
+            labels = self.all_labels(codebook, best.labels)
         return Solution(
             codebook=codebook, labels=labels, iterations=best.passes, repaired=best.repaired
         )
@@ -209,9 +218,48 @@ class Problem:
         """Feedback and sweeps on top of the metric, as far as the method goes."""
         if config.method in (Method.FEEDBACK, Method.SWEEPS):
             trial = self._alternate(trial, config.rounds)
-        if config.method is Method.SWEEPS:
+        if config.method is Method.SWEEPS and not config.price:
             trial = self._swept(trial, config.sweeps)
         return trial
+
+    def _priced(self, trial: _Trial, config: CalibrationConfig) -> tuple[_Trial, Prices]:
+        """Feedback and sweeps with every index at its price, those of the labels before it."""
+        edges = sum(labels.numel() for labels in trial.labels)
+        scale = config.price * self._error(trial.codebook, trial.labels) / edges
+        codebook, labels, passes = trial.codebook, trial.labels, trial.passes
+        if config.method in (Method.FEEDBACK, Method.SWEEPS):
+            if not self.factors:
+                self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
+            for _ in range(_PRICED):
+                passes += 1
+                price = self._scaled_prices(codebook, labels, scale)
+                labels = [
+                    quadratic.feedback(form, factor, codebook, own)
+                    for form, factor, own in zip(self.forms, self.factors, price, strict=True)
+                ]
+                codebook = quadratic.refit(self.forms, codebook, labels)
+        price = self._scaled_prices(codebook, labels, scale)
+        for _ in range(_PRICED_SWEEPS if config.sweeps is None else config.sweeps):
+            passes += 1
+            labels = [
+                quadratic.sweep(form, codebook, chosen, own)
+                for form, chosen, own in zip(self.forms, labels, price, strict=True)
+            ]
+            codebook = quadratic.refit(self.forms, codebook, labels)
+        found = _Trial(codebook, labels, passes, trial.repaired)
+        return found, self._prices(codebook, labels)
+
+    def _prices(self, codebook: Tensor, labels: list[Tensor]) -> Prices:
+        """What indices cost that are distributed as these are."""
+        used = None
+        if self.coding is not None:
+            used = self.coding.packed[:, self.order.cpu()]
+        return prices_of(counts_of(torch.cat(labels, dim=1).cpu(), len(codebook), used))
+
+    def _scaled_prices(self, codebook: Tensor, labels: list[Tensor], scale: float) -> list[Tensor]:
+        """The same in squared errors, (m, k) by group."""
+        bits = (self._prices(codebook, labels).bits * scale).to(codebook.device)
+        return list(torch.split(bits, [len(form.weights[0]) for form in self.forms]))
 
     def _edges(self) -> tuple[Tensor, Tensor]:
         """Weights (out, m, d) and metrics (m, d, d) of the inputs of all groups."""

@@ -79,11 +79,17 @@ class Form:
         centroids = codebook[labels]
         return centroids if self.factors is None else centroids * self.factors[:, q]
 
-    def nearest(self, q: int, points: Tensor, codebook: Tensor, turn: Tensor) -> Tensor:
-        """Of an input's edges, turned, the one nearest to each point (out, d); labels (out,)."""
+    def nearest(
+        self, q: int, points: Tensor, codebook: Tensor, turn: Tensor, price: Tensor | None = None
+    ) -> Tensor:
+        """Of an input's edges, turned, the one nearest to each point (out, d); labels (out,).
+
+        price : (m, k) to be added to the squared distances, by input
+        """
+        own = None if price is None else price[q]
         if self.factors is None:
-            return nearest(points, codebook @ turn)
-        return nearest_scaled(points, codebook, self.factors[:, q], turn)
+            return nearest(points, codebook @ turn, own)
+        return nearest_scaled(points, codebook, self.factors[:, q], turn, own)
 
     def pulled(self, values: Tensor) -> Tensor:
         """Slopes by edges as slopes by their centroids, (out, m, d) of (out, m * d)."""
@@ -127,10 +133,10 @@ def lower_factor(hessian: Tensor) -> Tensor:
     return torch.from_numpy(lower.T).T
 
 
-def feedback(form: Form, factor: Tensor, codebook: Tensor) -> Tensor:
+def feedback(form: Form, factor: Tensor, codebook: Tensor, price: Tensor | None = None) -> Tensor:
     """Assign input after input, the last first, each repairing what those before it left.
 
-    factor : (m * d, m * d) lower triangular; returns (out, m)
+    factor : (m * d, m * d) lower triangular; price : (m, k) of each centroid; returns (out, m)
     """
     out, m, d = form.weights.shape
     carried = torch.zeros(out, m * d, device=codebook.device)
@@ -146,7 +152,7 @@ def feedback(form: Form, factor: Tensor, codebook: Tensor) -> Tensor:
             turn = square[a:b, a:b]
             weights = form.weights[:, q]
             points = torch.addmm(local[:, a:b], weights, turn)
-            chosen = form.nearest(q, points, codebook, turn)
+            chosen = form.nearest(q, points, codebook, turn, price)
             labels[:, q] = chosen
             gap = weights - form.edges_at(q, codebook, chosen)
             gaps[:, a:b] = gap
@@ -155,15 +161,22 @@ def feedback(form: Form, factor: Tensor, codebook: Tensor) -> Tensor:
     return labels
 
 
-def nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    """Nearest centroid of each point, ties to the lowest. (n, d), (k, d) -> (n,)."""
-    return (centroids.square().sum(1) - 2 * points @ centroids.T).argmin(1)
+def nearest(points: Tensor, centroids: Tensor, price: Tensor | None = None) -> Tensor:
+    """Nearest centroid of each point, ties to the lowest. (n, d), (k, d) -> (n,).
+
+    price : (k,) to be added to the squared distances
+    """
+    own = centroids.square().sum(1)
+    own = own if price is None else own + price
+    return (own - 2 * points @ centroids.T).argmin(1)
 
 
-def nearest_scaled(points: Tensor, codebook: Tensor, factors: Tensor, turn: Tensor) -> Tensor:
+def nearest_scaled(
+    points: Tensor, codebook: Tensor, factors: Tensor, turn: Tensor, price: Tensor | None = None
+) -> Tensor:
     """The centroid nearest to each point, times the point's own factors and turned.
 
-    points, factors : (n, d); codebook : (k, d); turn : (d, d); returns (n,)
+    points, factors : (n, d); codebook : (k, d); turn : (d, d); price : (k,); returns (n,)
     """
     labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
     step = max(1, _CELLS // codebook.numel())
@@ -171,12 +184,13 @@ def nearest_scaled(points: Tensor, codebook: Tensor, factors: Tensor, turn: Tens
         part = slice(start, start + step)
         centroids = (codebook * factors[part, None]) @ turn
         scores = centroids.square().sum(2) - 2 * (centroids @ points[part, :, None])[:, :, 0]
-        labels[part] = scores.argmin(1)
+        labels[part] = (scores if price is None else scores + price).argmin(1)
     return labels
 
 
-def sweep(form: Form, codebook: Tensor, labels: Tensor) -> Tensor:
-    """One pass of exact coordinate descent over the inputs; never raises the error."""
+def sweep(form: Form, codebook: Tensor, labels: Tensor, price: Tensor | None = None) -> Tensor:
+    """One pass of exact coordinate descent over the inputs; never raises the error, the prices
+    (m, k) of the centroids included."""
     _, m, d = form.weights.shape
     roots = torch.linalg.cholesky(form.blocks)  # H_qq = L L^T
     inverse = torch.linalg.solve_triangular(
@@ -196,7 +210,7 @@ def sweep(form: Form, codebook: Tensor, labels: Tensor) -> Tensor:
             before = form.edges_at(q, codebook, labels[:, q])
             # The point whose distance from each centroid is the error, but for a constant.
             points = (before @ turn).addmm_(local[:, a:b], inverse[q].T)
-            chosen = form.nearest(q, points, codebook, turn)
+            chosen = form.nearest(q, points, codebook, turn, price)
             change = before - form.edges_at(q, codebook, chosen)
             labels[:, q] = chosen
             changes[:, a:b] = change
