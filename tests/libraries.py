@@ -35,7 +35,7 @@ ROWS = (
         ("efficient-kan",),
     ),
     Row("KANELÉ", ("kanele",)),
-    Row("[fast-kan](https://github.com/ZiyaoLi/fast-kan)", ("fast-kan",)),
+    Row("[fast-kan](https://github.com/ZiyaoLi/fast-kan)", ("fast-kan", "fast-kan-no-base")),
     Row("[faster-kan](https://github.com/AthanasiosDelis/faster-kan)", ("faster-kan",)),
     Row("[pykan](https://github.com/KindXiaoming/pykan) 0.1 and later", ("pykan",), "pykan"),
     Row("pykan 0.0", ("pykan-0.0",)),

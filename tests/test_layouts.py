@@ -28,6 +28,7 @@ EXPECTED = {
     "convolutional_kans": "convolutional-kans",
     "efficient_kan": "efficient-kan",
     "fast_kan": "fast-kan",
+    "fast_kan_nobase": "fast-kan-no-base",
     "faster_kan": "faster-kan",
     "flashkan": "flashkan",
     "fourierkan": "fourier-kan",
@@ -298,6 +299,18 @@ def test_efficient_kan_by_hand() -> None:
     assert vectors[1, 2, 8] == tensors["base_weight"][1, 2]
     assert "restored as ones" in layer.notes[0]
     assert layer.untouched == ("grid",)
+
+
+@pytest.mark.parametrize(
+    ("knots", "why"),
+    [(1, "spline order -2"), (4, "spline order 1"), (7, "0 intervals"), (6, "")],
+)
+def test_flashkan_w_needs_the_knots_of_its_splines(knots: int, why: str) -> None:
+    # of order k on G intervals: G + 2k - 1 knots, G + k rows; G + k = 4 and G = 1 makes 6 knots
+    found = recognise({"attn.w": torch.ones(4, 32, 32), "attn.t": torch.ones(knots)})
+    assert [layer.layout for layer in found.layers] == ["flashkan-w"] * (not why)
+    assert all(why in problem for problem in found.problems)
+    assert len(found.problems) == bool(why)
 
 
 def test_fast_kan_by_hand() -> None:
