@@ -1,5 +1,6 @@
 """Layers of other libraries are recognised by names and shapes together, gathered and rebuilt."""
 
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -9,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import kancompress
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.edges.axes import parse_axes
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.libraries import LAYOUTS, describe, parse_layout, recognise
+from kancompress.models.restoration import Restored
 from kancompress.models.vectors import from_edges, gather, packable, scatter, to_edges
+from packed_checker import checker
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))
@@ -301,6 +305,64 @@ def test_efficient_kan_by_hand() -> None:
     assert layer.untouched == ("grid",)
 
 
+def described(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Tensors below `0.`, each number its own."""
+    rng = torch.Generator().manual_seed(0)
+    return {f"0.{name}": torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+
+
+WAVELETS = dict.fromkeys(("wavelet_weights", "scale", "translation"), (5, 4))
+FCN = {"W1": (4, 5, 3, 7), "W2": (4, 5, 1, 3), "B1": (4, 5, 3), "B2": (4, 5, 1)}
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors", "shape", "vector"),
+    [
+        ("base=wavelet_weights:out in; base=scale:out in; base=translation:out in", WAVELETS,
+         (5, 4), lambda t, o, i: [t["0.wavelet_weights"][o, i], t["0.scale"][o, i],
+                                  t["0.translation"][o, i]]),
+        ("coef=W1:in out coef_h coef_f; coef=W2:in out 1 coef_h; coef=B1:in out coef_h;"
+         "base=B2:in out 1", FCN, (5, 4),
+         lambda t, o, i: [*t["0.W1"][i, o].flatten(), *t["0.W2"][i, o].flatten(),
+                          *t["0.B1"][i, o], t["0.B2"][i, o, 0]]),
+        ("base=B2:in out 1; coef=W1:in out coef_h coef_f", FCN, (5, 4),
+         lambda t, o, i: [t["0.B2"][i, o, 0], *t["0.W1"][i, o].flatten()]),
+        ("coef=w:coef_a out in coef_b", {"w": (3, 5, 4, 2)}, (5, 4),
+         lambda t, o, i: t["0.w"][:, o, i].flatten()),
+        ("coef=w:out (in coef_a coef_b)", {"w": (5, 24), "v": (4, 2), "u": (3,)}, (5, 4), None),
+        ("coef=w:out (in coef) kd kh kw; base=b:out in kd kh kw",
+         {"w": (5, 24, 2, 3, 2), "b": (5, 4, 2, 3, 2)}, (5, 4, 2, 3, 2),
+         lambda t, o, i, *k: [*(t["0.w"][o, i * 6 + c][k] for c in range(6)), t["0.b"][o, i][k]]),
+        ("coef=w:out in coef kh", {"w": (5, 4, 6, 3)}, (5, 4, 3, 1),
+         lambda t, o, i, k, _: t["0.w"][o, i, :, k]),
+        ("coef=w:out in coef kd kw", {"w": (5, 4, 6, 3, 2)}, (5, 4, 3, 1, 2),
+         lambda t, o, i, k, _, m: t["0.w"][o, i, :, k, m]),
+    ],
+)  # fmt: skip
+def test_edges_in_several_tensors_pieces_and_volumes(
+    text: str, tensors: dict[str, tuple[int, ...]], shape: tuple[int, ...], vector: Any
+) -> None:
+    state = described(**tensors)
+    if vector is None:  # nothing tells how one axis divides into two
+        with pytest.raises(UsageError, match="no tensor tells how"):
+            recognise(state, {"": text})
+        return
+    (layer,) = recognise(state, {"": text}).layers
+    assert layer.shape == shape
+    vectors = gather(layer, state).reshape(*shape, -1)
+    for edge in itertools.product(*map(range, shape)):
+        expected = torch.stack([torch.as_tensor(x) for x in vector(state, *edge)])
+        assert torch.equal(vectors[edge], expected)
+    config = kancompress.ClusterConfig(clusters=1000, force_pack=True)
+    raw = kancompress.encode(kancompress.cluster(state, config, layouts={"": text}).model)
+    assert checker(raw) is None
+    restored = kancompress.expand(raw)
+    assert isinstance(restored, Restored)
+    assert list(restored.tensors) == list(state)
+    for name, tensor in state.items():
+        assert torch.equal(restored.tensors[name], tensor)
+
+
 @pytest.mark.parametrize(
     ("knots", "why"),
     [(1, "spline order -2"), (4, "spline order 1"), (7, "0 intervals"), (6, "")],
@@ -539,7 +601,16 @@ def test_the_notation_comes_back_as_it_was() -> None:
         ("coef=w:out in [coef]", "cannot be read at '['"),
         ("coef=w:out in", "should have the axis coef"),
         ("coef=w:out coef", "should have the axes out and in"),
-        ("base=w:out in", "should begin with coef="),
+        ("base?=w:out in", "should begin with coef=NAME:AXES or base=NAME:AXES"),
+        ("base=w:out in", "no tensor is called w"),
+        ("base=b:out in coef_h", "unknown axis 'coef_h'"),
+        ("coef=w:out in coef_h half", "should have half beside coef alone"),
+        ("coef=w:out in half", "should have the axis coef"),
+        ("coef=w:coef_a out coef_b in coef_c", "should follow one another, or be two"),
+        ("coef=w:coef_a coef_b out in coef_c", "should follow one another, or be two"),
+        ("base=b:out in; coef=w:out in coef; scale=s:out in", "put base after coef"),
+        ("base=b:out in; scale=s:out in", "no coef that it multiplies"),
+        ("coef=spline_weight:out in kd coef; base=base_weight:out in", "should have 4 axes"),
         ("coef=w:out in coef; base=b:out in coef", "should not have the axis coef"),
         ("coef=w:out in coef; bias=b:out", "'bias=b:out' cannot be read"),
         ("coef=w:", "end too early"),

@@ -66,7 +66,8 @@ class FoundLayer:
 
     name:            prefix by which the user knows it ("layers.0", "act_fun.1")
     layout:          name of the layout
-    shape:           (out, in) or (out, in, kh, kw): out counts all groups, in those of one group
+    shape:           (out, in), (out, in, kh, kw) or (out, in, kd, kh, kw): out counts all groups,
+                     in those of one group
     groups:          groups of a convolution; edges are numbered group by group
     coefficients:    length of an edge vector
     mask:            tensor whose zeros leave edges out of clustering (`masks` has all of them)
