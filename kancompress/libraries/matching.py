@@ -116,6 +116,8 @@ def match(
     """The layer at `stem` as the layout reads it, or why it does not fit."""
     if layout.finder is not None:
         return layout.finder(layout, stem, number, tensors)
+    if layout.foreign_stems and re.search(layout.foreign_stems, stem):
+        return Misfit(reason="another layout has such layers", rank=0)
     scene = Scene(stem, number, tensors)
     misfit = _names_misfit(layout, scene)
     if misfit is not None:
@@ -205,7 +207,7 @@ def _build(layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]) ->
     untouched = [mask.tensor for mask in masks]
     untouched += [full for item in layout.beside for full in scene.names(item.name)]
     groups = sizes.get("group", 1)
-    shape: tuple[int, ...] = (groups * sizes["out"], sizes["in"])
+    shape: tuple[int, ...] = (groups * sizes["out"], sizes.get("in", 1))
     if "kh" in sizes or "kd" in sizes:
         shape += (sizes["kd"],) if "kd" in sizes else ()
         shape += (sizes.get("kh", 1), sizes.get("kw", 1))
@@ -234,7 +236,7 @@ def _parts(
     first = scaled = 0
     kernel = [name for name in KERNEL if name in sizes]
     whole = KERNEL if "kd" in kernel else KERNEL[1:] if kernel else ()
-    missing = [name for name in whole if name not in kernel]
+    missing = [name for name in ("in", *whole) if name not in sizes]
     for piece in layout.pieces:
         found = scene.names(piece.name)
         if not found:

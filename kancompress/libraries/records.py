@@ -2,8 +2,9 @@
 
 A `Layout` is data: names relative to a stem, each with an axis pattern. In names, `*` is the
 number of the layer (the same in all names of a layout), `#` numbers the groups of a convolution
-from 0 on, and `**` at the end stands for anything. Axes: `out in kh kw group` of an edge, `coef`
-(and `half`, outside `coef`) of its vector; tensors beside may have axes of other names.
+from 0 on, and `**` at the end stands for anything. Axes: `out in kd kh kw group` of an edge (`in`
+is missing where nothing tells it from `out`), `coef` (and `half`, outside `coef`) or several
+`coef_...` of its vector; tensors beside may have axes of other names.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Layout:
     forbidden:  names that another layout has and this one has not
     checks:     conditions between sizes; each returns "" or a clause that says what is wrong
     rivals:     layouts with the same names and shapes but another meaning: the user must choose
+    foreign_stems: a pattern of stems at which other layouts alone are looked for
     label:      what follows the stem in the layer's name ("act_fun.*")
     pool:       name after the stem under which all its layers share one codebook
     notes:      what the user should be told
@@ -86,6 +88,7 @@ class Layout:
     forbidden: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     rivals: tuple[str, ...] = ()
+    foreign_stems: str = ""
     label: str = ""
     pool: str = ""
     notes: tuple[str, ...] = ()

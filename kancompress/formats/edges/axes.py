@@ -108,8 +108,7 @@ def completed(text: str, missing: Sequence[str] = ()) -> str:
     """The pattern in the names of this module alone, over all axes that the edges have.
 
     Axes of other names (`coef_h`) are coefficients: those that follow one another in memory become
-    `coef`, of two such places the first `half`. `missing` are axes of length 1; they join the
-    kernel's.
+    `coef`, of two such places the first `half`. `missing` are axes of length 1; they join others.
     """
     axes = parse_axes(text)
     runs = coefficient_runs(axes)
@@ -119,8 +118,10 @@ def completed(text: str, missing: Sequence[str] = ()) -> str:
     else:
         new = {}
     last = max((name for name in axes.names if name in KERNEL), key=EDGE.index, default="")
-    if missing:
-        new[last] = tuple(name for name in KERNEL if name == last or name in missing)
+    if "in" in missing:
+        new["out"] = ("out", "in")
+    if lost := [name for name in KERNEL if name in missing]:
+        new[last] = tuple(name for name in KERNEL if name == last or name in lost)
     if not new:
         return text
     dims = [tuple(part for name in dim for part in new.get(name, (name,))) for dim in axes.dims]
