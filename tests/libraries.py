@@ -85,7 +85,7 @@ ROWS = (
         "[KA-Conv](https://github.com/XiangboGaoBarry/KA-Conv)",
         ("ka-conv", "ka-conv-rbf", "ka-conv-fourier"),
     ),
-    Row("[MetaKAN](https://github.com/Murphyzc/MetaKAN)", ("metakan",)),
+    Row("[MetaKAN](https://github.com/Murphyzc/MetaKAN)", ("metakan", "metakan-fast")),
     Row("[flashkan](https://pypi.org/project/flashkan/)", ("flashkan",), "flashkan"),
     Row("[inkan](https://pypi.org/project/inkan/)", ("inkan",), "inkan"),
     Row("FlashKAN before flashkan 0.2", ("flashkan-w",)),

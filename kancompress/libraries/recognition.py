@@ -30,6 +30,7 @@ class _Search:
     misfits: dict[str, tuple[float, str]] = field(default_factory=dict)
     undecided: dict[str, UsageError] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
+    claimed: set[str] = field(default_factory=set)
 
     def take(self, anchor: str, layer: FoundLayer) -> None:
         """Add a layer, unless another has its tensors; those beside it may be shared."""
@@ -46,7 +47,9 @@ class _Search:
     def is_free(self, anchor: str) -> bool:
         """Whether no layer and no problem has this tensor yet, and the user did not except it."""
         others = (self.taken, self.problems, self.skipped)
-        return not any(anchor in names for names in others)
+        if any(anchor in names for names in others):
+            return False
+        return not (self.claimed and anchor.startswith(tuple(self.claimed)))
 
 
 def recognise(
@@ -129,6 +132,8 @@ def _try(search: _Search, layout: Layout) -> None:
             rank, _ = search.misfits.get(anchor, (0, ""))
             if result.rank > rank:
                 search.misfits[anchor] = (result.rank, _misfit_text(name, layout, result))
+            if result.claims:
+                search.claimed.add(result.claims)
         elif layout.rivals:
             search.undecided[anchor] = _question(name, layout)
             search.problems[anchor] = str(search.undecided[anchor])
