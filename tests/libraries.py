@@ -92,13 +92,23 @@ ROWS = (
     Row(
         "[LKAN](https://github.com/Indoxer/LKAN)",
         (
-            "lkan", "lkan-unscaled", "lkan-fft", "lkan-fft-unscaled", "lkan-fft-conv",
+            "lkan", "lkan-0", "lkan-unscaled", "lkan-fft", "lkan-fft-unscaled", "lkan-fft-conv",
             "lkan-fft-conv-unscaled",
         ),
     ),
-    Row("kanlib", ("kanlib", "kanlib-conv")),
+    Row(
+        "[kanlib](https://github.com/julianhoever/KANLib)",
+        ("kanlib", "kanlib-conv", "kanlib-conv1d", "kanlib-conv-grouped", "kanlib-conv1d-grouped"),
+    ),
     Row("kanditioned", ("kanditioned",)),
     Row("[Wav-KAN](https://github.com/zavareh1/Wav-KAN) and copies", ("wav-kan",)),
+    Row(
+        "torch-conv-kan, wavelets",
+        (
+            "wav-kan-conv", "wav-kan-conv1d", "wav-kan-conv3d", "wav-kan-conv-plus-one",
+            "wav-kan-conv-plus-one1d",
+        ),
+    ),
     Row("[SineKAN](https://github.com/ereinha/SineKAN)", ("sine-kan",)),
     Row("[FCN-KAN](https://github.com/Zhangyanbo/FCN-KAN)", ("fcn-kan",)),
     Row("[CVKAN](https://github.com/M-Wolff/CVKAN)", ("cvkan",)),

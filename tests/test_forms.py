@@ -456,6 +456,26 @@ def test_fast_kan_with_its_own_or_another_denominator(width: float | None) -> No
     assert any("`rbf_denominator`" in note for note in network.notes) == (width is None)
 
 
+def test_the_first_lkan_layer_has_its_bias_in_a_row() -> None:
+    rng = torch.Generator().manual_seed(0)
+    knots = -1 + np.arange(-3, 9) * 0.4
+    state = {
+        "coeff": torch.randn(3, 4, 8, generator=rng),
+        "scale_base": torch.randn(3, 4, generator=rng),
+        "scale_spline": torch.randn(3, 4, generator=rng),
+        "grid": torch.tensor(knots, dtype=torch.float32).repeat(4, 1),
+        "bias": torch.randn(1, 3, generator=rng),
+    }
+    x = torch.rand(30, 4, generator=rng) * 1.8 - 0.9
+    wide = x.double().numpy()
+    weights = {name: tensor.double().numpy() for name, tensor in state.items()}
+    coef = weights["coeff"] * weights["scale_spline"][..., None]
+    expected = np.einsum("bic,oic->bo", scipy_splines(wide, np.tile(knots, (4, 1)), 3), coef)
+    expected += ACTIVATIONS["silu"](wide) @ weights["scale_base"].T + weights["bias"]
+    for network in (dense(encoded(state)), packed_network(packed(encoded(state)))):
+        assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-5
+
+
 def early_faster_kan() -> dict[str, Tensor]:
     """As faster-kan saved before `rbf.inv_denominator`: a fast-kan layer without base."""
     return {name: t for name, t in fast_kan((4, 3)).items() if "base" not in name}

@@ -382,6 +382,22 @@ def test_pykan_layers_alone_are_not_those_of_its_networks() -> None:
     assert "act_fun.0" in found.problems[0]
 
 
+@pytest.mark.parametrize(("kernel", "suffix"), [((3, 2), ""), ((3,), "1d")])
+def test_groups_of_kanlib_are_told_by_the_grid_of_all_inputs(
+    kernel: tuple[int, ...], suffix: str
+) -> None:
+    state = described(coefficients=(6, 4, *kernel, 8), weight_residual=(6, 4, *kernel),
+                      **{"basis.grid": (8, 12)})  # fmt: skip
+    (layer,) = recognise(state).layers
+    assert (layer.layout, layer.groups) == (f"kanlib-conv{suffix}-grouped", 2)
+    vectors = gather(layer, state).reshape(6, 4, *kernel, 9)
+    assert torch.equal(vectors[..., :8], state["0.coefficients"])
+    assert torch.equal(vectors[..., 8], state["0.weight_residual"])
+    state["0.basis.grid"] = state["0.basis.grid"][:4]
+    (layer,) = recognise(state).layers
+    assert (layer.layout, layer.groups) == (f"kanlib-conv{suffix}", 1)
+
+
 def bottleneck(inner: int, kernel: str, **pieces: tuple[int, ...]) -> dict[str, Tensor]:
     """torch-conv-kan's layer between projections, from 8 to 16 channels in two groups."""
     ones, size = (1,) * len(kernel), tuple(map(int, kernel))

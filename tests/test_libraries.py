@@ -24,7 +24,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "libraries.md").read_text()
 GOLDEN = Path(__file__).parents[2] / "shared" / "cases" / "tck_SimpleConvKAGN"
 EDGE = ("group", "out", "in", "kd", "kh", "kw")
 SIZES = {"group": 1, "out": 6, "in": 4, "kd": 2, "kh": 3, "kw": 2, "half": 2, "coef": 8,
-         "coef_hidden": 3, "coef_feature": 5, "coef_u": 4, "coef_v": 4, "knots": 12}  # fmt: skip
+         "coef_hidden": 3, "coef_feature": 5,
+         "coef_d": 2, "coef_h": 3, "coef_w": 2, "coef_u": 4, "coef_v": 4, "knots": 12}  # fmt: skip
 # `inputs` and `outputs` of a bottleneck differ from what lies between its projections.
 OTHERS = {"four": 4, "two": 2, "order_plus_one": 4, "order_plus_one_too": 4, "1": 1,
           "inputs": 9, "outputs": 10}  # fmt: skip
