@@ -17,6 +17,7 @@ from torch import Tensor
 from kancompress.clustering.coding import Coding
 from kancompress.config import ClusterConfig, Metric, RunOptions, StoredDtype
 from kancompress.errors import (
+    MOST_CHARACTERS,
     Flaw,
     InvalidFileError,
     KancompressError,
@@ -35,7 +36,7 @@ from kancompress.formats.packed.restore import (
     Tie,
 )
 from kancompress.formats.safetensors import shown
-from kancompress.libraries import Recognition, recognise
+from kancompress.libraries import Recognition, recognise, way_on
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.matching import fold_notes
 from kancompress.models.convolutions import FindModule
@@ -229,14 +230,15 @@ class ForeignSource:
         return [*wrong, *self._not_finite]
 
     def _nothing_found(self) -> UsageError:
-        reasons = " ".join(self.found.problems)
+        tensors = self.checkpoint.tensors
+        head = f"{self.where}: no KAN layer was recognised among {len(tensors)} tensors."
+        way = way_on(tensors, self.found)
+        room = MOST_CHARACTERS - len(head) - len(way) - 2
+        reasons = shortened(" ".join(self.found.problems), max(room, 3))
         return UsageError(
-            f"{self.where}: no KAN layer was recognised among"
-            f" {len(self.checkpoint.tensors)} tensors."
-            + (f" {reasons}" if reasons else "")
-            + " Describe the layers with `layouts`.",
+            " ".join(filter(None, (head, reasons, way))),
             where=self.where,
-            fields=("layouts",),
+            fields=("layouts", "print_layouts"),
         )
 
     @cached_property
