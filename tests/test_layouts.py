@@ -705,6 +705,36 @@ def test_choices_that_cannot_be(text: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_many_layers_with_one_reason_are_one_sentence() -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(12):
+        shapes |= {f"features.{number}.w": (3 + number, 5, 4), f"features.{number}.t": (2,)}
+    state = {name: torch.ones(shape) for name, shape in shapes.items()}
+    (problem,) = recognise(state).problems
+    assert "features.0, features.1, features.2 and 9 more have names of the layout" in problem
+    assert "Of the first: 2 knots do not go with 3 coefficients" in problem
+    two = {name: tensor for name, tensor in state.items() if name[9:11] in ("0.", "1.")}
+    assert len(recognise(two).problems) == 2
+
+
+def test_many_layers_that_are_open_are_one_question() -> None:
+    state: dict[str, Tensor] = {}
+    for number in range(5):
+        state |= {f"features.{number}.poly_weights": torch.ones(1, 4, 12, 3, 3),
+                  f"features.{number}.base_conv.0.weight": torch.ones(4, 3, 3, 3)}  # fmt: skip
+    found = recognise(state)
+    (question,) = found.ambiguous
+    assert found.problems == (str(question),)
+    assert found.undecided == tuple(f"features.{number}" for number in range(5))
+    assert "features.2 and 2 more have the names and shapes" in str(question)
+    assert "`layouts` kaln-conv," in str(question)
+    assert "`layouts` features.0=kaln-conv" in str(question)
+    numbers = kancompress.ClusterConfig(layers={"features.4": 8})
+    with pytest.raises(UsageError) as caught:
+        kancompress.cluster(state, numbers)  # and not that there is no layer of this name
+    assert caught.value.sentences == (str(question),)
+
+
 def test_a_choice_for_a_stem_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"does not fit any layer of 'y'"):
         recognise(named(efficient(), "x."), {"y": "efficient-kan"})

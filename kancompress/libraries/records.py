@@ -119,6 +119,7 @@ class Recognition:
     problems:  full sentences: what looked like a KAN layer and was not taken, and why; they may
                speak of `layouts`
     ambiguous: those of them that only the user can settle, by choosing a layout, as errors
+    undecided: names of the layers that these speak of
     others:    tensors that belong to no KAN layer
     """
 
@@ -126,6 +127,7 @@ class Recognition:
     problems: tuple[str, ...]
     others: tuple[str, ...]
     ambiguous: tuple[UsageError, ...] = field(default=(), compare=False)
+    undecided: tuple[str, ...] = field(default=(), compare=False)
 
 
 # Arguments: the layout, the stem (with its dot, or empty), the layer's number, all tensors.

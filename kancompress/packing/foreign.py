@@ -156,7 +156,8 @@ class ForeignSource:
         notes += source.notes
         fate = "left out" if self.extra is None else "kept beside the model"
         notes += [f"{fate}: {what}" for what in source.dropped]
-        return tuple(shortened(note) for note in (*notes, *found.problems))
+        notes += [f"not recognised: {problem}" for problem in found.problems]
+        return tuple(map(shortened, notes))
 
     def known(self, options: RunOptions) -> Computed:
         """As of `Source`."""
@@ -204,7 +205,7 @@ class ForeignSource:
         """As of `Source`: InvalidFileErrors where layers hold NaN or infinity, UsageErrors else."""
         wrong: list[KancompressError] = [*self.unfit, *self.found.ambiguous]
         # the number of a layer that is still open is not wrong
-        still_open = {question.layer for question in wrong}
+        still_open = {*self.found.undecided, *(problem.layer for problem in self.unfit)}
         numbers = {name: k for name, k in config.layers.items() if name not in still_open}
         if not self.found.layers and not wrong:
             wrong.append(self._nothing_found())
