@@ -39,7 +39,7 @@ class _Doubt:
     def kind(self) -> tuple[str, str]:
         """Equal for layers of which the same is to be said."""
         apart = self.reason.replace(self.name, "") if self.name else self.reason
-        return self.layout.name, re.sub(r"\d+", "#", apart)
+        return self.layout.name, re.sub(r"-?\d+", "#", apart)
 
 
 @dataclass(slots=True)
