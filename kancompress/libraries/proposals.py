@@ -22,6 +22,7 @@ _SPECIAL = frozenset("*#:;'\"?= ")
 _LETTERS = "abcdefgh"
 _MOST = 200  # characters of a line that a message quotes
 _MOST_TENSORS = 16  # of a line
+_MOST_AXES = 8  # of a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,9 @@ def proposals(tensors: Mapping[str, Described], found: Recognition) -> tuple[Pro
     for full in found.others:
         stem, dot, name = full.rpartition(".")
         shape = tuple(tensors[full].shape)
-        if dtype_name(tensors[full].dtype) in REAL and not _SPECIAL.intersection(name) and name:
+        if not name or _SPECIAL.intersection(name) or len(shape) > _MOST_AXES:
+            continue
+        if dtype_name(tensors[full].dtype) in REAL:
             below.setdefault(stem + dot, {})[name] = shape
     layers: dict[tuple[str, ...], list[str]] = {}
     equal = _equal_axes(below.values())

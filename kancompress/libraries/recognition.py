@@ -72,7 +72,8 @@ class _Search:
         others = (self.taken, self.problems, self.undecided, self.skipped)
         if any(anchor in names for names in others):
             return False
-        return not (self.claimed and anchor.startswith(tuple(self.claimed)))
+        dots = (place for place, letter in enumerate(anchor, start=1) if letter == ".")
+        return not (self.claimed and any(anchor[:place] in self.claimed for place in dots))
 
 
 def recognise(

@@ -103,8 +103,8 @@ class Misfit:
     """Why a layout does not fit a stem; `rank` says how near it came.
 
     0: too far to mention; below 1: the share of names that are there; 1: all names, but the
-    anchor has another number of axes; 2: sizes do not agree. `claims` begins the names of tensors
-    that no other layout may take for a layer, "" where there are none.
+    anchor has another number of axes; 2: sizes do not agree. `claims` is the stem, with
+    its dot, below which no other layout may look for layers, "" where there is none.
     """
 
     reason: str
