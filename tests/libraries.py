@@ -25,8 +25,8 @@ class Row:
 
 
 _CONVOLUTIONS = (
-    "kan-conv", "fastkan-conv", "kagn-conv", "kagn-conv-v2", "kagn-bottleneck", "kacn-conv",
-    "kaln-conv", "kajn-conv", "kabn-conv", "relukan-conv",
+    "kan-conv", "fastkan-conv", "kagn-conv", "kagn-conv-v2", "kagn-bottleneck", "kagn-expert",
+    "kacn-conv", "kaln-conv", "kajn-conv", "kabn-conv", "relukan-conv", "relukan-bottleneck",
 )  # fmt: skip
 
 ROWS = (
@@ -35,10 +35,11 @@ ROWS = (
         ("efficient-kan",),
     ),
     Row("KANELÉ", ("kanele",)),
-    Row("[fast-kan](https://github.com/ZiyaoLi/fast-kan)", ("fast-kan",)),
+    Row("[fast-kan](https://github.com/ZiyaoLi/fast-kan)", ("fast-kan", "fast-kan-no-base")),
     Row("[faster-kan](https://github.com/AthanasiosDelis/faster-kan)", ("faster-kan",)),
     Row("[pykan](https://github.com/KindXiaoming/pykan) 0.1 and later", ("pykan",), "pykan"),
     Row("pykan 0.0", ("pykan-0.0",)),
+    Row("pykan, `KANLayer` alone", ("pykan-layer", "pykan-layer-0.0"), "pykan KANLayer"),
     Row("MatrixKAN", ("matrixkan",)),
     Row("[ChebyKAN](https://github.com/SynodicMonth/ChebyKAN)", ("cheby-kan",)),
     Row(
@@ -63,12 +64,14 @@ ROWS = (
     Row(
         "[torch-conv-kan](https://github.com/IvanDrokin/torch-conv-kan), fully connected",
         (
-            "torch-conv-kan-fc", "torch-conv-kan-gram", "torch-conv-kan-jacobi",
+            "torch-conv-kan-fc", "torch-conv-kan-gram", "torch-conv-kan-gram-bottleneck",
+            "torch-conv-kan-jacobi",
             "torch-conv-kan-bernstein", "torch-conv-kan-kaln-fc", "torch-conv-kan-relu-fc",
         ),
     ),
     Row("torch-conv-kan, convolutions", _CONVOLUTIONS),
     Row("torch-conv-kan, one-dimensional", tuple(f"{name}1d" for name in _CONVOLUTIONS)),
+    Row("torch-conv-kan, three-dimensional", tuple(f"{name}3d" for name in _CONVOLUTIONS)),
     Row(
         "[convkan](https://github.com/StarostinV/convkan)",
         ("convkan", "convkan-ungrouped"),
@@ -82,19 +85,33 @@ ROWS = (
         "[KA-Conv](https://github.com/XiangboGaoBarry/KA-Conv)",
         ("ka-conv", "ka-conv-rbf", "ka-conv-fourier"),
     ),
-    Row("[MetaKAN](https://github.com/Murphyzc/MetaKAN)", ("metakan",)),
+    Row("[MetaKAN](https://github.com/Murphyzc/MetaKAN)", ("metakan", "metakan-fast")),
     Row("[flashkan](https://pypi.org/project/flashkan/)", ("flashkan",), "flashkan"),
     Row("[inkan](https://pypi.org/project/inkan/)", ("inkan",), "inkan"),
     Row("FlashKAN before flashkan 0.2", ("flashkan-w",)),
     Row(
         "[LKAN](https://github.com/Indoxer/LKAN)",
         (
-            "lkan", "lkan-unscaled", "lkan-fft", "lkan-fft-unscaled", "lkan-fft-conv",
+            "lkan", "lkan-0", "lkan-unscaled", "lkan-fft", "lkan-fft-unscaled", "lkan-fft-conv",
             "lkan-fft-conv-unscaled",
         ),
     ),
-    Row("kanlib", ("kanlib", "kanlib-conv")),
+    Row(
+        "[kanlib](https://github.com/julianhoever/KANLib)",
+        ("kanlib", "kanlib-conv", "kanlib-conv1d", "kanlib-conv-grouped", "kanlib-conv1d-grouped"),
+    ),
     Row("kanditioned", ("kanditioned",)),
+    Row("[Wav-KAN](https://github.com/zavareh1/Wav-KAN) and copies", ("wav-kan",)),
+    Row(
+        "torch-conv-kan, wavelets",
+        (
+            "wav-kan-conv", "wav-kan-conv1d", "wav-kan-conv3d", "wav-kan-conv-plus-one",
+            "wav-kan-conv-plus-one1d",
+        ),
+    ),
+    Row("[SineKAN](https://github.com/ereinha/SineKAN)", ("sine-kan",)),
+    Row("[FCN-KAN](https://github.com/Zhangyanbo/FCN-KAN)", ("fcn-kan",)),
+    Row("[CVKAN](https://github.com/M-Wolff/CVKAN)", ("cvkan",)),
 )  # fmt: skip
 
 # Layouts of which a file that the library itself saved is packed at k = 8 without loss.

@@ -644,9 +644,9 @@ def read_layer(name: str, record: Any) -> Layer:
     need(good, "3.2", "a layer record has an unknown key")
     shape = record.get("shape")
     # Guess: a length may be 0.
-    good = isinstance(shape, list) and len(shape) in (2, 4)
+    good = isinstance(shape, list) and len(shape) in (2, 4, 5)
     good = good and all(is_whole(length) and length >= 0 for length in shape)
-    need(good, "3.2", "a layer's shape is not [out, in] or [out, in, rows, columns]")
+    need(good, "3.2", "a layer's shape has not two, four or five lengths")
     need(product(shape, 2**63) < 2**63, "3.2", "a layer has 2^63 edges or more")
     groups = record.get("groups", 1)
     good = "groups" not in record or (is_whole(groups) and groups >= 2)
@@ -971,7 +971,7 @@ def check_arange(dtype: str, shape: list[int], value: Any) -> None:
 # Guess: any white space between and around dimensions, none needed beside parentheses, which hold
 # no `1`.
 DIMENSION = re.compile(r"\s*(1(?!\d)|[a-z_]+|\((?:\s*[a-z_]+)*\s*\))\s*")
-AXES = ("group", "out", "in", "kh", "kw", "half", "coef")
+AXES = ("group", "out", "in", "kd", "kh", "kw", "half", "coef")
 
 
 def read_pattern(pattern: str) -> list[list[str]]:
@@ -999,6 +999,8 @@ def check_pattern(
     sizes = {"out": layer.shape[0] // layer.groups, "in": layer.shape[1]}
     if len(layer.shape) == 4:
         sizes |= {"kh": layer.shape[2], "kw": layer.shape[3]}
+    if len(layer.shape) == 5:
+        sizes |= {"kd": layer.shape[2], "kh": layer.shape[3], "kw": layer.shape[4]}
     if not one_group and (layer.groups > 1 or "group" in names):
         sizes["group"] = layer.groups
     axes = set(names) - {"half", "coef"}

@@ -53,6 +53,7 @@ SUPPORTED = (
 )
 OPTIONS = {
     "efficient_kan_g4k2": RunOptions(base_activation=Activation.IDENTITY),
+    "fast_kan_nobase": RunOptions(layouts={"": "fast-kan"}),
     "torchkan_kal": RunOptions(layouts={"": "torchkan-legendre"}),
 }
 needs_cases = pytest.mark.skipif(not SHARED.exists(), reason="no golden cases here")
@@ -453,6 +454,59 @@ def test_fast_kan_with_its_own_or_another_denominator(width: float | None) -> No
     network = dense(encoded(state), RunOptions(rbf_denominator=width))
     assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-5
     assert any("`rbf_denominator`" in note for note in network.notes) == (width is None)
+
+
+def test_the_first_lkan_layer_has_its_bias_in_a_row() -> None:
+    rng = torch.Generator().manual_seed(0)
+    knots = -1 + np.arange(-3, 9) * 0.4
+    state = {
+        "coeff": torch.randn(3, 4, 8, generator=rng),
+        "scale_base": torch.randn(3, 4, generator=rng),
+        "scale_spline": torch.randn(3, 4, generator=rng),
+        "grid": torch.tensor(knots, dtype=torch.float32).repeat(4, 1),
+        "bias": torch.randn(1, 3, generator=rng),
+    }
+    x = torch.rand(30, 4, generator=rng) * 1.8 - 0.9
+    wide = x.double().numpy()
+    weights = {name: tensor.double().numpy() for name, tensor in state.items()}
+    coef = weights["coeff"] * weights["scale_spline"][..., None]
+    expected = np.einsum("bic,oic->bo", scipy_splines(wide, np.tile(knots, (4, 1)), 3), coef)
+    expected += ACTIVATIONS["silu"](wide) @ weights["scale_base"].T + weights["bias"]
+    for network in (dense(encoded(state)), packed_network(packed(encoded(state)))):
+        assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-5
+
+
+def early_faster_kan() -> dict[str, Tensor]:
+    """As faster-kan saved before `rbf.inv_denominator`: a fast-kan layer without base."""
+    return {name: t for name, t in fast_kan((4, 3)).items() if "base" not in name}
+
+
+@pytest.mark.parametrize("way", ["faster-kan", "fast-kan"])
+def test_a_layer_of_two_forms_is_run_as_the_one_that_is_said(way: str) -> None:
+    state = early_faster_kan()
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    distance = normalised(x.double().numpy())[..., None] - np.linspace(-2, 2, 8)
+    switches = 1 - np.tanh(distance / 0.33) ** 2
+    planes = switches if way == "faster-kan" else np.exp(-((distance * 7 / 4) ** 2))
+    weight = state["layers.0.spline_linear.weight"].double().numpy()
+    expected = planes.reshape(30, -1) @ weight.T
+    said = RunOptions(layouts={"": way})
+    plain, telling = packed(encoded(state)), packed(encoded(state), options=said)
+    for network in (
+        dense(encoded(state), said),
+        packed_network(plain, said),
+        packed_network(telling),  # the file says it
+    ):
+        assert np.abs(outputs(network, x).numpy() - expected).max() < 1e-5
+    assert not plain.forms
+    assert telling.forms["layers.0"].layout == way
+
+
+def test_a_layer_of_two_forms_is_not_run_before_one_is_said() -> None:
+    raw = encoded(early_faster_kan())
+    for run in (lambda: dense(raw), lambda: packed_network(packed(raw))):
+        with pytest.raises(UsageError, match=r"`layouts=fast-kan` or `layouts=faster-kan`"):
+            run()
 
 
 def test_a_grid_that_is_not_saved_is_an_option() -> None:

@@ -17,6 +17,7 @@ from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
 from kancompress.libraries import recognise
 from kancompress.models.files import read_foreign
+from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.restoration import Restored
 from kancompress.packing.generated import write_out
 
@@ -91,6 +92,119 @@ def test_vectors_come_back_as_tensors_of_efficient_kan(shared: bool) -> None:
     assert bytes_of(again["norm.weight"]) == bytes_of(state["norm.weight"])
     known = recognise(again)
     assert [layer.layout for layer in known.layers] == ["efficient-kan"] * 2
+
+
+def sequential(state: dict[str, Tensor], network: str, relu: bool) -> nn.Sequential:
+    """The network at a name as torch's own modules run it."""
+    names = sorted(name for name in state if name.startswith(network) and "weight" in name)
+    modules: list[nn.Module] = []
+    for name in names:
+        linear = nn.Linear(*reversed(state[name].shape))
+        linear.weight.data = state[name]
+        linear.bias.data = state[name.replace("weight", "bias")]
+        modules += [linear, nn.ReLU()] if relu and name != names[-1] else [linear]
+    return nn.Sequential(*modules)
+
+
+def network_of(
+    rng: torch.Generator, at: str, last: int, places: tuple[int, int]
+) -> dict[str, Tensor]:
+    shapes = ((16, 2), (16,), (last, 16), (last,))
+    kinds = [f"{at}.{place}.{kind}" for place in places for kind in ("weight", "bias")]
+    return {k: torch.randn(*s, generator=rng) / 2 for k, s in zip(kinds, shapes, strict=True)}
+
+
+def test_a_network_without_relu_is_run_without_it() -> None:
+    """As MetaKAN's image_classification/models/metakan.py saves it."""
+    rng = torch.Generator().manual_seed(0)
+    state = {f"embeddings.{n}": torch.randn(o * i, 2, generator=rng)
+             for n, (i, o) in enumerate(((6, 5), (5, 3)))}  # fmt: skip
+    for number, inputs in enumerate((6, 5)):
+        state |= network_of(rng, f"metanet.{number}.layers", 9, (0, 1))
+        state[f"layers.{number}.grid"] = (torch.arange(-3, 9) * 0.4 - 1).repeat(inputs, 1)
+    packed = kancompress.cluster(saved(state), ClusterConfig(clusters=64, force_pack=True)).model
+    back = kancompress.expand(kancompress.encode(packed))
+    assert isinstance(back, Restored)
+    for number, shape in enumerate(((5, 6), (3, 5))):
+        run = sequential(state, f"metanet.{number}.", relu=False)
+        vectors = run(state[f"embeddings.{number}"]).detach().reshape(*shape, 9)
+        at = f"layers.{number}."
+        assert torch.allclose(back.tensors[at + "spline_weight"], vectors[..., :8], atol=1e-5)
+        assert torch.allclose(back.tensors[at + "base_weight"], vectors[..., 8], atol=1e-5)
+
+
+def meta_fast_kan() -> dict[str, Tensor]:
+    """As MetaFastKAN saves it; its `spline_linear.weight` takes no part."""
+    rng = torch.Generator().manual_seed(0)
+    state = network_of(rng, "metanet.layers", 6, (0, 2))
+    for number, (inputs, out) in enumerate(((6, 4), (4, 3))):
+        at = f"layers.{number}."
+        state |= {
+            f"embeddings.{number}": torch.randn(inputs, out, 2, generator=rng),
+            at + "layernorm.weight": torch.rand(inputs, generator=rng) + 0.5,
+            at + "layernorm.bias": torch.randn(inputs, generator=rng),
+            at + "rbf.grid": torch.linspace(-2, 2, 5),
+            at + "spline_linear.weight": torch.randn(out, inputs * 5, generator=rng),
+        }
+    return state
+
+
+def meta_fast_outputs(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What MetaFastKAN computes."""
+    run = sequential(state, "metanet.", relu=True)
+    for number, (inputs, out) in enumerate(((6, 4), (4, 3))):
+        at = f"layers.{number}."
+        weights = run(state[f"embeddings.{number}"]).reshape(out, inputs, 6)
+        norm = nn.functional.layer_norm(
+            x, (inputs,), state[at + "layernorm.weight"], state[at + "layernorm.bias"]
+        )
+        planes = torch.exp(-((norm[..., None] - torch.linspace(-2, 2, 5)) ** 2))
+        base = nn.functional.silu(x) @ weights[..., 5].T
+        x = torch.einsum("bic,oic->bo", planes, weights[..., :5]) + base
+    return x.detach()
+
+
+def test_the_vectors_of_meta_fast_kan_are_packed_and_not_its_dead_weights() -> None:
+    state = meta_fast_kan()
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    expected = meta_fast_outputs(state, x)
+    raw = saved(state)
+    packed = kancompress.cluster(raw, ClusterConfig(clusters=64, force_pack=True)).model
+    assert [layer.layout for layer in recognise(state).layers] == ["metakan-fast"] * 2
+    for network in (dense_network(read_foreign(raw)), packed_network(packed)):
+        with torch.no_grad():
+            assert torch.allclose(network(x), expected, atol=1e-4)
+    back = kancompress.expand(kancompress.encode(packed))
+    assert isinstance(back, Restored)
+    assert not any("embeddings" in name or "metanet" in name for name in back.tensors)
+    vectors = sequential(state, "metanet.", relu=True)(state["embeddings.1"]).reshape(3, 4, 6)
+    again = back.tensors
+    assert torch.allclose(
+        again["layers.1.spline_linear.weight"], vectors[..., :5].reshape(3, 20), atol=1e-5
+    )
+    assert torch.allclose(again["layers.1.base_linear.weight"], vectors[..., 5], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("layers.0.rbf.grid", "generated by metanet.layers.0"),
+        ("layers.0.spline_linear.weight", "does not go with 24 embeddings"),
+        ("metanet.layers.2.weight", "what lies between the linear layers"),
+    ],
+)
+def test_dead_weights_are_not_taken_for_a_layer(change: str, why: str) -> None:
+    state = meta_fast_kan()
+    if change.startswith("metanet"):  # linear, ReLU, dropout, linear
+        state |= {name.replace("2", "3"): state.pop(name) for name in [*state] if "s.2" in name}
+    elif "rbf" in change:
+        del state[change]
+        state["layers.0.grid_of_another_name"] = torch.ones(5)
+    else:
+        state[change] = torch.ones(4, 35)
+    found = recognise(state)
+    assert not [layer for layer in found.layers if layer.name == "layers.0"]
+    assert any(why in problem for problem in found.problems)
 
 
 def test_sizes_of_the_source_and_of_its_dense_twin(tmp_path: Path) -> None:

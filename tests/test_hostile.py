@@ -411,6 +411,15 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
     ("layer-name-empty", Flaw.BAD_VALUE, "''",
      made(GRAM, put("layers", {"": {"shape": [2, 2]}}))),
     ("layer-shape-number", Flaw.BAD_VALUE, "[out, in]", made(KAN, put("layers/0/shape", 6))),
+    *(
+        (f"layer-shape-of-{len(shape)}-lengths", Flaw.BAD_VALUE, "[out, in, depth, rows, columns]",
+         made(KAN, put("layers/0/shape", shape)))
+        for shape in ([6], [3, 2, 1], [3, 2, 1, 1, 1, 1])
+    ),
+    ("layer-of-a-volume-in-a-native-network", Flaw.BAD_VALUE, "not [out, in]",
+     made(KAN, put("layers/0/shape", [3, 2, 1, 1, 1]))),
+    ("volume-of-more-edges-than-can-be-numbered", Flaw.BAD_VALUE, "layer 'a'",
+     made(FOREIGN, put("layers/a/shape", [2**31 - 1] * 5))),
     ("layer-shape-of-three", Flaw.BAD_VALUE, "[3, 2, 1]",
      made(KAN, put("layers/0/shape", [3, 2, 1]))),
     ("layer-shape-zero", Flaw.BAD_VALUE, "[0, 2]", made(KAN, put("layers/0/shape", [0, 2]))),
@@ -704,6 +713,7 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
             ("unknown", "out in depth", "'depth'"), ("junk", "-> $(reboot)", "cannot be read"),
             ("empty", "", "too early"), ("twice", "out out", "twice"),
             ("missing", "out coef", "lack in"), ("kernels", "out in kh kw", "name kh"),
+            ("depth", "out in kd", "name kd"),
             ("half", "out in half", "name half"),
             ("nested", "((out) in)", "cannot be read"),
         )

@@ -1,5 +1,6 @@
 """Layers of other libraries are recognised by names and shapes together, gathered and rebuilt."""
 
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -9,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import kancompress
 from kancompress.errors import KancompressError, UsageError
-from kancompress.formats.edges.axes import parse_axes
+from kancompress.formats.edges.axes import completed, parse_axes
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.libraries import LAYOUTS, describe, parse_layout, recognise
+from kancompress.models.restoration import Restored
 from kancompress.models.vectors import from_edges, gather, packable, scatter, to_edges
+from packed_checker import checker
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/case.json"))
@@ -28,6 +32,7 @@ EXPECTED = {
     "convolutional_kans": "convolutional-kans",
     "efficient_kan": "efficient-kan",
     "fast_kan": "fast-kan",
+    "fast_kan_nobase": "fast-kan-no-base",
     "faster_kan": "faster-kan",
     "flashkan": "flashkan",
     "fourierkan": "fourier-kan",
@@ -300,6 +305,153 @@ def test_efficient_kan_by_hand() -> None:
     assert layer.untouched == ("grid",)
 
 
+def described(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Tensors below `0.`, each number its own."""
+    rng = torch.Generator().manual_seed(0)
+    return {f"0.{name}": torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+
+
+WAVELETS = dict.fromkeys(("wavelet_weights", "scale", "translation"), (5, 4))
+FCN = {"W1": (4, 5, 3, 7), "W2": (4, 5, 1, 3), "B1": (4, 5, 3), "B2": (4, 5, 1)}
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors", "shape", "vector"),
+    [
+        ("base=wavelet_weights:out in; base=scale:out in; base=translation:out in", WAVELETS,
+         (5, 4), lambda t, o, i: [t["0.wavelet_weights"][o, i], t["0.scale"][o, i],
+                                  t["0.translation"][o, i]]),
+        ("coef=W1:in out coef_h coef_f; coef=W2:in out 1 coef_h; coef=B1:in out coef_h;"
+         "base=B2:in out 1", FCN, (5, 4),
+         lambda t, o, i: [*t["0.W1"][i, o].flatten(), *t["0.W2"][i, o].flatten(),
+                          *t["0.B1"][i, o], t["0.B2"][i, o, 0]]),
+        ("base=B2:in out 1; coef=W1:in out coef_h coef_f", FCN, (5, 4),
+         lambda t, o, i: [t["0.B2"][i, o, 0], *t["0.W1"][i, o].flatten()]),
+        ("coef=w:coef_a out in coef_b", {"w": (3, 5, 4, 2)}, (5, 4),
+         lambda t, o, i: t["0.w"][:, o, i].flatten()),
+        ("coef=w:out (in coef_a coef_b)", {"w": (5, 24), "v": (4, 2), "u": (3,)}, (5, 4), None),
+        ("coef=w:out (in coef) kd kh kw; base=b:out in kd kh kw",
+         {"w": (5, 24, 2, 3, 2), "b": (5, 4, 2, 3, 2)}, (5, 4, 2, 3, 2),
+         lambda t, o, i, *k: [*(t["0.w"][o, i * 6 + c][k] for c in range(6)), t["0.b"][o, i][k]]),
+        ("coef=w:out in coef kh", {"w": (5, 4, 6, 3)}, (5, 4, 3, 1),
+         lambda t, o, i, k, _: t["0.w"][o, i, :, k]),
+        ("coef=w:out in coef kd kw", {"w": (5, 4, 6, 3, 2)}, (5, 4, 3, 1, 2),
+         lambda t, o, i, k, _, m: t["0.w"][o, i, :, k, m]),
+    ],
+)  # fmt: skip
+def test_edges_in_several_tensors_pieces_and_volumes(
+    text: str, tensors: dict[str, tuple[int, ...]], shape: tuple[int, ...], vector: Any
+) -> None:
+    state = described(**tensors)
+    if vector is None:  # nothing tells how one axis divides into two
+        with pytest.raises(UsageError, match="no tensor tells how"):
+            recognise(state, {"": text})
+        return
+    (layer,) = recognise(state, {"": text}).layers
+    assert layer.shape == shape
+    vectors = gather(layer, state).reshape(*shape, -1)
+    for edge in itertools.product(*map(range, shape)):
+        expected = torch.stack([torch.as_tensor(x) for x in vector(state, *edge)])
+        assert torch.equal(vectors[edge], expected)
+    config = kancompress.ClusterConfig(clusters=1000, force_pack=True)
+    raw = kancompress.encode(kancompress.cluster(state, config, layouts={"": text}).model)
+    assert checker(raw) is None
+    restored = kancompress.expand(raw)
+    assert isinstance(restored, Restored)
+    assert list(restored.tensors) == list(state)
+    for name, tensor in state.items():
+        assert torch.equal(restored.tensors[name], tensor)
+
+
+def test_pykan_layers_alone_are_not_those_of_its_networks() -> None:
+    rng = torch.Generator().manual_seed(0)
+    state = {
+        "q.grid": torch.linspace(-1, 1, 6).repeat(12, 1), "q.coef": torch.randn(12, 8),
+        "q.scale_base": torch.randn(12, generator=rng), "q.mask": torch.ones(12),
+        "q.scale_sp": torch.randn(12, generator=rng),
+    }  # fmt: skip
+    (layer,) = recognise(state).layers
+    assert (layer.layout, layer.shape) == ("pykan-layer-0.0", (12, 1))
+    expected = torch.cat([state["q.coef"] * state["q.scale_sp"][:, None],
+                          state["q.scale_base"][:, None]], dim=1)  # fmt: skip
+    assert torch.equal(gather(layer, state), expected)
+    # below act_fun there are symbolic masks and biases, which this layout does not look for
+    moved = {name.replace("q.", "act_fun.0."): tensor for name, tensor in state.items()}
+    found = recognise(moved)
+    assert not found.layers
+    assert "act_fun.0" in found.problems[0]
+
+
+@pytest.mark.parametrize(("kernel", "suffix"), [((3, 2), ""), ((3,), "1d")])
+def test_groups_of_kanlib_are_told_by_the_grid_of_all_inputs(
+    kernel: tuple[int, ...], suffix: str
+) -> None:
+    state = described(coefficients=(6, 4, *kernel, 8), weight_residual=(6, 4, *kernel),
+                      **{"basis.grid": (8, 12)})  # fmt: skip
+    (layer,) = recognise(state).layers
+    assert (layer.layout, layer.groups) == (f"kanlib-conv{suffix}-grouped", 2)
+    vectors = gather(layer, state).reshape(6, 4, *kernel, 9)
+    assert torch.equal(vectors[..., :8], state["0.coefficients"])
+    assert torch.equal(vectors[..., 8], state["0.weight_residual"])
+    state["0.basis.grid"] = state["0.basis.grid"][:4]
+    (layer,) = recognise(state).layers
+    assert (layer.layout, layer.groups) == (f"kanlib-conv{suffix}", 1)
+
+
+def bottleneck(inner: int, kernel: str, **pieces: tuple[int, ...]) -> dict[str, Tensor]:
+    """torch-conv-kan's layer between projections, from 8 to 16 channels in two groups."""
+    ones, size = (1,) * len(kernel), tuple(map(int, kernel))
+    shapes = {name: (*shape, *size) for name, shape in pieces.items()}
+    for group in range(2):
+        shapes |= {
+            f"base_conv.{group}.weight": (8, 4, *size),
+            f"inner_proj.{group}.weight": (inner, 4, *ones),
+            f"out_proj.{group}.weight": (8, inner, *ones),
+            f"layer_norm.{group}.weight": (8,),
+        }
+    return described(**shapes)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "suffix", "shape"),
+    [("5", "1d", (5, 1)), ("35", "", (3, 5)), ("235", "3d", (2, 3, 5))],
+)
+def test_bottlenecks_have_other_widths_than_what_is_around_them(
+    kernel: str, suffix: str, shape: tuple[int, ...]
+) -> None:
+    gram = bottleneck(3, kernel, poly_weights=(2, 3, 12)) | {"0.beta_weights": torch.ones(4)}
+    relu = bottleneck(3, kernel, **{f"relukan_conv.{g}.weight": (3, 12) for g in (0, 1)})
+    phase = torch.ones(1, 3, 4, *(1,) * len(kernel))
+    relu |= {"0.phase_low": phase, "0.phase_high": phase}
+    experts = {name: t for name, t in gram.items() if "poly" in name or "beta" in name}
+    for layout, state in (
+        ("kagn-bottleneck", gram), ("relukan-bottleneck", relu), ("kagn-expert", experts),
+    ):  # fmt: skip
+        (layer,) = recognise(state).layers
+        assert (layer.layout, layer.groups) == (layout + suffix, 2)
+        assert (layer.shape, layer.coefficients) == ((6, 3, *shape), 4)
+        vectors = gather(layer, state).reshape(2, 3, 3, *shape, 4)
+        weight = "0.relukan_conv.1.weight" if layout.startswith("relu") else "0.poly_weights"
+        at = state[weight] if layout.startswith("relu") else state[weight][1]
+        order = [2 * 4 + 3, 4 + 3] if layout.startswith("relu") else [3 * 3 + 2, 3 * 3 + 1]
+        # group 1, output 0, inputs 2 and 1, coefficient 3
+        for channel, where in zip((2, 1), order, strict=True):
+            expected = at[0, where].reshape(shape)
+            assert torch.equal(vectors[1, 0, channel][..., 3], expected)
+
+
+@pytest.mark.parametrize(
+    ("knots", "why"),
+    [(1, "spline order -2"), (4, "spline order 1"), (7, "0 intervals"), (6, "")],
+)
+def test_flashkan_w_needs_the_knots_of_its_splines(knots: int, why: str) -> None:
+    # of order k on G intervals: G + 2k - 1 knots, G + k rows; G + k = 4 and G = 1 makes 6 knots
+    found = recognise({"attn.w": torch.ones(4, 32, 32), "attn.t": torch.ones(knots)})
+    assert [layer.layout for layer in found.layers] == ["flashkan-w"] * (not why)
+    assert all(why in problem for problem in found.problems)
+    assert len(found.problems) == bool(why)
+
+
 def test_fast_kan_by_hand() -> None:
     tensors = {
         "rbf.grid": torch.randn(5),
@@ -512,7 +664,8 @@ def test_the_notation_can_say_the_raw_order_of_relu_kan() -> None:
 def test_the_notation_comes_back_as_it_was() -> None:
     assert describe(parse_layout(BY_HAND)) == BY_HAND
     for layout in LAYOUTS:
-        if layout.finder is None:
+        # a line has both axes; in this layout nothing tells one from the other
+        if layout.finder is None and layout.name != "pykan-layer-0.0":
             text = describe(layout)
             assert describe(parse_layout(text)) == text
 
@@ -526,7 +679,16 @@ def test_the_notation_comes_back_as_it_was() -> None:
         ("coef=w:out in [coef]", "cannot be read at '['"),
         ("coef=w:out in", "should have the axis coef"),
         ("coef=w:out coef", "should have the axes out and in"),
-        ("base=w:out in", "should begin with coef="),
+        ("base?=w:out in", "should begin with coef=NAME:AXES or base=NAME:AXES"),
+        ("base=w:out in", "no tensor is called w"),
+        ("base=b:out in coef_h", "unknown axis 'coef_h'"),
+        ("coef=w:out in coef_h half", "should have half beside coef alone"),
+        ("coef=w:out in half", "should have the axis coef"),
+        ("coef=w:coef_a out coef_b in coef_c", "should follow one another, or be two"),
+        ("coef=w:coef_a coef_b out in coef_c", "should follow one another, or be two"),
+        ("base=b:out in; coef=w:out in coef; scale=s:out in", "put base after coef"),
+        ("base=b:out in; scale=s:out in", "no coef that it multiplies"),
+        ("coef=spline_weight:out in kd coef; base=base_weight:out in", "should have 4 axes"),
         ("coef=w:out in coef; base=b:out in coef", "should not have the axis coef"),
         ("coef=w:out in coef; bias=b:out", "'bias=b:out' cannot be read"),
         ("coef=w:", "end too early"),
@@ -543,6 +705,36 @@ def test_choices_that_cannot_be(text: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_many_layers_with_one_reason_are_one_sentence() -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(12):
+        shapes |= {f"features.{number}.w": (3 + number, 5, 4), f"features.{number}.t": (2,)}
+    state = {name: torch.ones(shape) for name, shape in shapes.items()}
+    (problem,) = recognise(state).problems
+    assert "features.0, features.1, features.2 and 9 more have names of the layout" in problem
+    assert "Of the first: 2 knots do not go with 3 coefficients" in problem
+    two = {name: tensor for name, tensor in state.items() if name[9:11] in ("0.", "1.")}
+    assert len(recognise(two).problems) == 2
+
+
+def test_many_layers_that_are_open_are_one_question() -> None:
+    state: dict[str, Tensor] = {}
+    for number in range(5):
+        state |= {f"features.{number}.poly_weights": torch.ones(1, 4, 12, 3, 3),
+                  f"features.{number}.base_conv.0.weight": torch.ones(4, 3, 3, 3)}  # fmt: skip
+    found = recognise(state)
+    (question,) = found.ambiguous
+    assert found.problems == (str(question),)
+    assert found.undecided == tuple(f"features.{number}" for number in range(5))
+    assert "features.2 and 2 more have the names and shapes" in str(question)
+    assert "`layouts` kaln-conv," in str(question)
+    assert "`layouts` features.0=kaln-conv" in str(question)
+    numbers = kancompress.ClusterConfig(layers={"features.4": 8})
+    with pytest.raises(UsageError) as caught:
+        kancompress.cluster(state, numbers)  # and not that there is no layer of this name
+    assert caught.value.sentences == (str(question),)
+
+
 def test_a_choice_for_a_stem_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"does not fit any layer of 'y'"):
         recognise(named(efficient(), "x."), {"y": "efficient-kan"})
@@ -554,9 +746,9 @@ def test_a_choice_for_a_stem_that_is_not_there() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_our_axes_mean_what_einops_means(layout: Any) -> None:
     einops = pytest.importorskip("einops")  # which warns of the axis name "in", a keyword
-    sizes = {"group": 2, "out": 3, "in": 4, "kh": 5, "kw": 2, "half": 2, "coef": 3}
+    sizes = {"group": 2, "out": 3, "in": 4, "kd": 3, "kh": 5, "kw": 2, "half": 2, "coef": 3}
     for piece in layout.pieces:
-        axes = parse_axes(piece.memory or piece.axes)
+        axes = parse_axes(completed(piece.memory or piece.axes))
         names = {name: sizes[name] for name in axes.names}
         edge = " ".join(n for n in sizes if n in names and n not in ("half", "coef"))
         numbers = " ".join(n for n in ("half", "coef") if n in names)

@@ -160,6 +160,13 @@ def pieces(*columns: list[int]) -> Edit:
     return put(ENTRY, ["x", "F32", [2, 4], {"parts": [piece | {"columns": c} for c in columns]}])
 
 
+# The convolution of OTHER with a depth.
+VOLUME = (
+    put("layers/a/shape", [2, 1, 1, 2, 2]),
+    put(f"{ENTRY}/#2", [2, 2, 1, 2, 2]),
+    put(f"{ORIGIN}/axes", "out (in coef) kd kh kw"),
+)
+
 HONEST_EDITS: list[tuple[Draft, tuple[Edit, ...]]] = [
     (KAN, (dense_layer,)),
     (KAN, (tensor("0.bias", "BF16", [3]),)),
@@ -172,6 +179,15 @@ HONEST_EDITS: list[tuple[Draft, tuple[Edit, ...]]] = [
     (
         OTHER,  # blocks of one coefficient, two of them
         (put(f"{ENTRY}/#2", [4, 2, 2]), put(f"{ORIGIN}/axes", "(half out in) kh (kw coef)")),
+    ),
+    (OTHER, VOLUME),
+    (
+        OTHER,
+        (
+            put("layers/a/shape", [2, 1, 2, 1, 2]),
+            put(f"{ORIGIN}/axes", "(kw coef) kd in kh out"),
+            put(f"{ENTRY}/#2", [4, 2, 1, 1, 2]),
+        ),
     ),
 ]
 
@@ -294,6 +310,11 @@ LIES: list[tuple[str, Draft, tuple[Edit, ...]]] = [
     ("8.4.1", OTHER, (put(f"{ORIGIN}/axes", "out (in in) kh kw"),)),
     ("8.4.1", OTHER, (put(f"{ORIGIN}/axes", "out (in coef) kh kw depth"),)),
     ("8.4.1", OTHER, (put(f"{ORIGIN}/axes", "out in kh kw"),)),
+    ("8.4.1", OTHER, (put(f"{ORIGIN}/axes", "out (in coef) kd kh kw"),)),
+    ("8.4.1", OTHER, (*VOLUME, put(f"{ORIGIN}/axes", "out (in coef) 1 kh kw"))),
+    ("8.4.1", OTHER, (*VOLUME, put(f"{ORIGIN}/axes", "out (in coef) kd kd kw"))),
+    ("8.4.2", OTHER, (*VOLUME, put(f"{ORIGIN}/axes", "out (in coef) kw kh kd"))),
+    ("8.4.2", OTHER, (*VOLUME, put(f"{ENTRY}/#2", [2, 2, 2, 2, 2]))),
     ("8.4.2", OTHER, (put(f"{ORIGIN}/axes", "(out in) coef (kh kw) 1"),)),
     ("8.4.2", OTHER, (put(f"{ENTRY}/#2", [2, 2, 2, 3]),)),
     ("8.4.2", OTHER, (put(f"{ORIGIN}/axes", "out (in coef half) kh kw"),)),

@@ -40,6 +40,26 @@ def build_pykan(seed: int) -> nn.Module:
     return model
 
 
+class Alone(nn.Module):
+    """pykan's KANLayer in a network of one's own; its first output is the layer's."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.kan = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.kan:
+            x = layer(x)[0]
+        return x
+
+
+def build_pykan_layer(seed: int) -> nn.Module:
+    library("kan")
+    layer = library("kan.KANLayer").KANLayer
+    torch.manual_seed(seed)
+    return Alone([layer(i, o, num=4, k=3, noise_scale=0.5) for i, o in ((7, 5), (5, 3))])
+
+
 def build_convkan(seed: int) -> nn.Module:
     convkan = library("convkan")
     torch.manual_seed(seed)
@@ -71,6 +91,11 @@ def _pykan_edges(state: dict[str, Tensor]) -> list[list[Tensor]]:
         [state[f"act_fun.{n}.{name}"] for name in ("coef", "scale_base", "scale_sp")]
         for n in range(2)
     ]
+
+
+def _pykan_layer_edges(state: dict[str, Tensor]) -> list[list[Tensor]]:
+    names = ("coef", "scale_base", "scale_sp")
+    return [[state[f"kan.{n}.{name}"] for name in names] for n in range(2)]
 
 
 def _convkan_edges(state: dict[str, Tensor]) -> list[list[Tensor]]:
@@ -115,6 +140,9 @@ LIBRARIES = [
     Library(
         "pykan", build_pykan, _pykan_edges, (7,), True,
         ("scale_sp", "node_bias", "node_scale", "subnode_bias", "subnode_scale"),
+    ),
+    Library(
+        "pykan KANLayer", build_pykan_layer, _pykan_layer_edges, (7,), True, ("scale_sp",)
     ),
     Library(
         "convkan", build_convkan, _convkan_edges, (2, 8, 8), False,

@@ -38,7 +38,8 @@ def print_layouts(
             fields=("layouts",),
         )
     record = read_record(source, name, state=state)
-    return format_layouts(recognise(record.tensors, layouts), record.where)
+    found = recognise(record.tensors, layouts)
+    return format_layouts(found, record.where, record.tensors)
 
 
 def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:

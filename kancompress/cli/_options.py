@@ -304,6 +304,7 @@ _OPTIONS = {
     "layouts": "--layout",
     "name": "--dataset",
     "path": "--output",
+    "print_layouts": "inspect --print-layout",
     "rows": "--calibrate",
     "shape": "--input-shape",
     "teacher": "--distill",

@@ -247,8 +247,8 @@ def expansion_of(basis: Basis, tensors: Mapping[str, Tensor]) -> Expansion:
             return Splines(tensors[knots], degree)
         case forms.Gaussians(width, span, centres):
             return _Planes(span, partial(radial.gaussians, width=width), tensors[centres])
-        case forms.Switches(span, centres):
-            return _Planes(span, radial.switches, tensors[centres])
+        case forms.Switches(span, centres, width):
+            return _Planes(span, partial(radial.switches, width=width), tensors[centres])
         case forms.Sum(one, other):
             return _Sum(expansion_of(one, tensors), expansion_of(other, tensors))
         case forms.Polynomials():

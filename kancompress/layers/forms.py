@@ -128,10 +128,11 @@ class Gaussians:
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """1 - tanh(z - c)^2 with the centres of a tensor (K,)."""
+    """1 - tanh((z - c) / s)^2 with the centres of a tensor (K,)."""
 
     span: tuple[float, float]
     centres: str = "centres"
+    width: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

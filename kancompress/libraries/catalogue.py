@@ -6,8 +6,10 @@ from kancompress.libraries.forms import Form
 from kancompress.libraries.known import (
     convkan,
     convolutional_kans,
+    cvkan,
     efficient_kan,
     fast_kan,
+    fcn_kan,
     flashkan,
     fourier,
     kanlib,
@@ -16,8 +18,10 @@ from kancompress.libraries.known import (
     pykan,
     rbf,
     relu_kan,
+    sine_kan,
     torch_conv_kan,
     torchkan,
+    wav_kan,
 )
 
 # Each has LAYOUTS, how its layers lie in tensors, and FORMS, what they compute.
@@ -36,6 +40,10 @@ LIBRARIES = (
     kanlib,
     efficient_kan,
     flashkan,
+    wav_kan,
+    sine_kan,
+    fcn_kan,
+    cvkan,
 )
 
 LAYOUTS = tuple(layout for library in LIBRARIES for layout in library.LAYOUTS)

@@ -29,6 +29,19 @@ def extended_grid(sizes: Mapping[str, int]) -> str:
     return ""
 
 
+def clamped_grid(sizes: Mapping[str, int]) -> str:
+    """FlashKAN of order k on G intervals: G + 2k - 1 knots, G + k - 1 splines and a base weight."""
+    knots, coef = sizes["knots"], sizes["coef"]
+    order = knots - coef + 1
+    intervals = coef - order
+    if order < 2 or intervals < 1:
+        return (
+            f"{knots} knots do not go with {coef} coefficients"
+            f" (spline order {order}, {intervals} intervals)"
+        )
+    return ""
+
+
 def plain_grid(sizes: Mapping[str, int]) -> str:
     """pykan 0.0: G + 1 knots without the extension, G + k coefficients."""
     knots, coef = sizes["knots"], sizes["coef"]

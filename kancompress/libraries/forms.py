@@ -31,8 +31,8 @@ OWN_CLASS = "Load it into your own class with `model=package.module:factory`."
 
 
 def layout_written(layer: FoundLayer) -> str:
-    """The layout of a layer in its packed file; generated vectors come back as efficient-kan's."""
-    return layer.layout if layer.generator is None else "efficient-kan"
+    """The layout of a layer in its packed file, which has generated vectors written out."""
+    return layer.layout if layer.generator is None else layer.generator.layout
 
 
 def role_of(name: str) -> str:

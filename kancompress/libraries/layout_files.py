@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 from kancompress.errors import Flaw, InvalidFileError, spoken
+from kancompress.formats.arrays import Described
 from kancompress.formats.safetensors import shown
 from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.notation import entries
+from kancompress.libraries.proposals import proposals
 from kancompress.libraries.records import Recognition
 
 _KEYS = {"layers", "layout", "tensors"}
@@ -24,6 +26,13 @@ _HEAD = """\
 # Edit what is wrong and pass the file to cluster or inspect with --layout @FILE.
 # The layout "none" leaves layers alone; "." is the layer at the top level.
 """
+_PROPOSED = """\
+# Other tensors share two axes, as those of a layer's edges do. Where they are edges, uncomment the
+# record, and see to it that `out` and `in` are what they say.
+"""
+_NOTHING = """\
+# No line is proposed: no tensor has three axes, nor do several below one stem share two.
+"""
 _TOP = "."
 # what TOML wants escaped, and what does a terminal harm
 _ESCAPED = re.compile(
@@ -31,8 +40,13 @@ _ESCAPED = re.compile(
 )
 
 
-def format_layouts(found: Recognition, where: str) -> str:
-    """The document for what was recognised in the file that messages call `where`."""
+def format_layouts(
+    found: Recognition, where: str, tensors: Mapping[str, Described] | None = None
+) -> str:
+    """The document for what was recognised in the file that messages call `where`.
+
+    tensors : of the file; lines for those that belong to no layer stand in comments
+    """
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for layer in found.layers:
         groups.setdefault((layer.layout, layer.entries), []).append(layer.name or _TOP)
@@ -40,10 +54,18 @@ def format_layouts(found: Recognition, where: str) -> str:
     for problem in found.problems:
         told = spoken(problem, ("layouts",), lambda _: "--layout")
         blocks.append(f"# {_comment(told)}\n")
-    for (layout, tensors), names in groups.items():
+    for (layout, written), names in groups.items():
         lines = ["[[layers]]", *_list("layers", names), f"layout = {_string(layout)}"]
-        lines += _list("tensors", tensors) if tensors else ["# found by a function; no notation"]
+        lines += _list("tensors", written) if written else ["# found by a function; no notation"]
         blocks.append("\n".join(lines) + "\n")
+    proposed = proposals(tensors, found) if tensors is not None else ()
+    for number, proposal in enumerate(proposed):
+        names = [name or _TOP for name in proposal.layers]
+        record = ["[[layers]]", *_list("layers", names), *_list("tensors", proposal.entries)]
+        head = _PROPOSED if not number else ""
+        blocks.append(head + "".join(f"# {_comment(line)}\n" for line in record))
+    if tensors is not None and not groups and not proposed:
+        blocks.append(_NOTHING)
     return "\n".join(blocks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,16 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 
 from kancompress.formats.arrays import Described, dtype_name
-from kancompress.formats.edges.axes import Claim, Sizes, parse_axes, solve
+from kancompress.formats.edges.axes import (
+    EDGE,
+    KERNEL,
+    Claim,
+    Sizes,
+    coefficient_runs,
+    completed,
+    parse_axes,
+    solve,
+)
 from kancompress.formats.edges.found import FoundLayer, Gain, Mask, Part
 from kancompress.libraries.checks import real_type
 from kancompress.libraries.notation import entries
@@ -106,6 +116,8 @@ def match(
     """The layer at `stem` as the layout reads it, or why it does not fit."""
     if layout.finder is not None:
         return layout.finder(layout, stem, number, tensors)
+    if layout.foreign_stems and re.search(layout.foreign_stems, stem):
+        return Misfit(reason="another layout has such layers", rank=0)
     scene = Scene(stem, number, tensors)
     misfit = _names_misfit(layout, scene)
     if misfit is not None:
@@ -114,6 +126,8 @@ def match(
     misfit = _sizes_misfit(layout, scene, sizes)
     if misfit is not None:
         return misfit
+    if reason := _lacking(layout, scene, sizes.known):
+        return Misfit(reason=reason, rank=2)
     for check in layout.checks:
         if reason := check(sizes.known):
             return Misfit(reason=reason, rank=2)
@@ -158,6 +172,18 @@ def _sizes_misfit(layout: Layout, scene: Scene[Described], sizes: Sizes) -> Misf
     return Misfit(reason=reason, rank=2 if claims[0].has_rank else 1) if reason else None
 
 
+def _lacking(layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]) -> str:
+    """Why a tensor does not hold coefficients of every edge; "" where all do."""
+    edge = {name for name in KERNEL if name in sizes}
+    edge |= {name for name in EDGE if sizes.get(name, 1) > 1}
+    for piece in layout.pieces:
+        named = {*parse_axes(piece.memory or piece.axes).names}
+        named |= {"group"} if "#" in piece.name else set()
+        if (found := scene.names(piece.name)) and (absent := sorted(edge - named)):
+            return f"{found[0]} ({piece.axes}) has no axis {absent[0]}, which others have"
+    return ""
+
+
 def _build(layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]) -> FoundLayer:
     parts, coefficients, scaled = _parts(layout, scene, sizes)
     gains = tuple(
@@ -181,9 +207,10 @@ def _build(layout: Layout, scene: Scene[Described], sizes: Mapping[str, int]) ->
     untouched = [mask.tensor for mask in masks]
     untouched += [full for item in layout.beside for full in scene.names(item.name)]
     groups = sizes.get("group", 1)
-    shape: tuple[int, ...] = (groups * sizes["out"], sizes["in"])
-    if "kh" in sizes:
-        shape += (sizes["kh"], sizes.get("kw", 1))
+    shape: tuple[int, ...] = (groups * sizes["out"], sizes.get("in", 1))
+    if "kh" in sizes or "kd" in sizes:
+        shape += (sizes["kd"],) if "kd" in sizes else ()
+        shape += (sizes.get("kh", 1), sizes.get("kw", 1))
     return FoundLayer(
         name=layer_name(layout, scene.stem, scene.number),
         layout=layout.name,
@@ -207,18 +234,21 @@ def _parts(
     """The parts, the length of the edge vector, and how much of its start scales multiply."""
     parts: list[Part] = []
     first = scaled = 0
+    kernel = [name for name in KERNEL if name in sizes]
+    whole = KERNEL if "kd" in kernel else KERNEL[1:] if kernel else ()
+    missing = [name for name in ("in", *whole) if name not in sizes]
     for piece in layout.pieces:
         found = scene.names(piece.name)
         if not found:
             continue
-        names = parse_axes(piece.memory or piece.axes).names
-        last = first + 1
-        if "coef" in names:
-            scaled = last = first + sizes["coef"] * (sizes["half"] if "half" in names else 1)
+        runs = coefficient_runs(parse_axes(piece.memory or piece.axes))
+        last = first + math.prod(sizes[name] for run in runs for name in run)
+        scaled = last if runs else scaled
+        axes = completed(piece.memory or piece.axes, missing)
         for group, full in enumerate(found):
             part = Part(
                 tensor=full,
-                axes=piece.memory or piece.axes,
+                axes=axes,
                 first=first,
                 last=last,
                 shape=scene.shape(full),

@@ -5,7 +5,9 @@
 Each entry is ROLE=NAME:AXES with a name relative to the layer's stem and axes in einops'
 notation; axes in one pair of parentheses give the order in memory whatever the shape. Roles:
 
-    coef, base   coefficients, in the order of the edge vector; base has one an edge
+    coef, base   coefficients, in the order of the edge vector; base has one an edge. Where
+                 tensors have different numbers of them, or several axes, these axes have names
+                 that begin with coef_: `coef=W1:in out coef_h coef_f; coef=B1:in out coef_h`
     scale        multiplies the coefficients
     mask, skip   edges with 0 (mask) or another number (skip) are left alone
     with         a tensor beside; its axes, if given, help to tell sizes: `with=rbf.grid:coef`
@@ -17,15 +19,23 @@ A `?` after the role (`base?=...`) says that the tensor may be absent.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from kancompress.errors import UsageError
-from kancompress.formats.edges.axes import NAMES, has_coefficients, parse_axes
+from kancompress.formats.edges.axes import (
+    COEFFICIENT,
+    EDGE,
+    coefficient_runs,
+    has_coefficients,
+    parse_axes,
+)
 from kancompress.libraries.records import Beside, Layout, Piece, Scale, Veil
 
 BY_HAND = "by-hand"
 
 _ENTRY = re.compile(r"(?P<role>[a-z]+)(?P<optional>\??)=(?P<name>[^:\s]+)(?::(?P<axes>.*))?")
 _ROLES = ("coef", "base", "scale", "mask", "skip", "with", "pool")
+_OWN = re.compile(r"\bcoef_[a-z_]+")  # axes of one piece's coefficients
 _EXAMPLE = "'coef=spline_weight:out in coef'"
 
 
@@ -48,8 +58,12 @@ def parse_layout(text: str) -> Layout:
             beside.append(Beside(name=name, axes=axes, required=required))
         else:
             veils.append(Veil(name=name, axes=axes, live=role == "mask", required=required))
-    if not pieces or pieces[0].optional or not has_coefficients(pieces[0].axes):
-        raise UsageError(f"The layout {text!r} should begin with coef=NAME:AXES, as in {_EXAMPLE}.")
+    if not pieces or pieces[0].optional:
+        raise UsageError(
+            f"The layout {text!r} should begin with coef=NAME:AXES or base=NAME:AXES, as in"
+            f" {_EXAMPLE}."
+        )
+    _check_scales(text, pieces, scales)
     anchor = pieces[0].name
     return Layout(
         name=BY_HAND,
@@ -77,20 +91,45 @@ def _parse_entry(entry: str) -> tuple[str, str, str, bool]:
     if role == "pool" and found["axes"] is not None:
         raise UsageError(f"The layout entry {entry!r} should have no axes.")
     if axes or needs_axes:
-        parse_axes(axes, only=NAMES if needs_axes else None)
+        own = tuple(_OWN.findall(axes)) if role == "coef" else ()
+        parse_axes(axes, only=(*EDGE, *COEFFICIENT, *own) if needs_axes else None)
     if needs_axes:
         _check_axes(entry, role, axes)
     return role, found["name"], axes, not found["optional"]
 
 
 def _check_axes(entry: str, role: str, axes: str) -> None:
-    names = parse_axes(axes).names
-    if role == "coef" and "coef" not in names:
-        raise UsageError(f"The axes of {entry!r} should have the axis coef.")
-    if role != "coef" and has_coefficients(axes):
-        raise UsageError(f"The axes of {entry!r} should not have the axis coef.")
-    if "out" not in names or "in" not in names:
+    parsed = parse_axes(axes)
+    if "out" not in parsed.names or "in" not in parsed.names:
         raise UsageError(f"The axes of {entry!r} should have the axes out and in.")
+    runs = coefficient_runs(parsed)
+    if role != "coef" and runs:
+        raise UsageError(f"The axes of {entry!r} should not have the axis {runs[0][0]}.")
+    if role != "coef":
+        return
+    own = [name for run in runs for name in run]
+    if not own or own == ["half"]:
+        raise UsageError(f"The axes of {entry!r} should have the axis coef.")
+    if {*own} <= {*COEFFICIENT}:
+        return
+    if "half" in own:
+        raise UsageError(f"The axes of {entry!r} should have half beside coef alone.")
+    apart = [name for run in runs for name in run[1:]]
+    if len(runs) > 2 or (len(runs) == 2 and apart):
+        raise UsageError(
+            f"The axes {', '.join(own)} of {entry!r} should follow one another, or be two."
+        )
+
+
+def _check_scales(text: str, pieces: Sequence[Piece], scales: Sequence[Scale]) -> None:
+    """A scale multiplies the coefficients from the first to the last of coef."""
+    are_coef = [has_coefficients(piece.axes) for piece in pieces]
+    if scales and are_coef != sorted(are_coef, reverse=True):
+        raise UsageError(
+            f"The layout {text!r} has a scale, which multiplies coef; put base after coef."
+        )
+    if scales and not any(are_coef):
+        raise UsageError(f"The layout {text!r} has a scale and no coef that it multiplies.")
 
 
 def describe(layout: Layout) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from kancompress.errors import UsageError, shortened, together
 from kancompress.formats.arrays import Described, Stored
@@ -19,6 +21,27 @@ _TOP = "."
 _NONE = "none"
 
 
+# Layers with one reason, from which on they are one sentence; and those that it names.
+_MANY = 3
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A layer that was not taken for one of a layout: why, or "" where rivals fit as well."""
+
+    name: str
+    layout: Layout
+    reason: str = ""
+    rank: float = 0.0
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Equal for layers of which the same is to be said."""
+        apart = self.reason.replace(self.name, "") if self.name else self.reason
+        return self.layout.name, re.sub(r"-?\d+", "#", apart)
+
+
 @dataclass(slots=True)
 class _Search:
     """What has been found so far."""
@@ -27,9 +50,10 @@ class _Search:
     layers: list[FoundLayer] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
-    misfits: dict[str, tuple[float, str]] = field(default_factory=dict)
-    undecided: dict[str, UsageError] = field(default_factory=dict)
+    misfits: dict[str, _Doubt] = field(default_factory=dict)
+    undecided: dict[str, _Doubt] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
+    claimed: set[str] = field(default_factory=set)
 
     def take(self, anchor: str, layer: FoundLayer) -> None:
         """Add a layer, unless another has its tensors; those beside it may be shared."""
@@ -45,8 +69,11 @@ class _Search:
 
     def is_free(self, anchor: str) -> bool:
         """Whether no layer and no problem has this tensor yet, and the user did not except it."""
-        others = (self.taken, self.problems, self.skipped)
-        return not any(anchor in names for names in others)
+        others = (self.taken, self.problems, self.undecided, self.skipped)
+        if any(anchor in names for names in others):
+            return False
+        dots = (place for place, letter in enumerate(anchor, start=1) if letter == ".")
+        return not (self.claimed and any(anchor[:place] in self.claimed for place in dots))
 
 
 def recognise(
@@ -84,21 +111,39 @@ def recognise(
         unfit += wrong
     for layout in layouts:
         _try(search, layout)
-    search.problems |= {
-        anchor: text for anchor, (_, text) in search.misfits.items() if search.is_free(anchor)
-    }
     order = {name: position for position, name in enumerate(tensors)}
+    misfits = {name: doubt for name, doubt in search.misfits.items() if search.is_free(name)}
+    texts = search.problems | _together(misfits, order, _misfit_text)
+    questions = _together(search.undecided, order, _question)
+    texts |= {name: str(question) for name, question in questions.items()}
     layers = sorted(search.layers, key=lambda layer: min(order[name] for name in layer.tensors))
     return Recognition(
         layers=tuple(layers),
-        problems=tuple(
-            search.problems[name] for name in sorted(search.problems, key=order.__getitem__)
-        ),
+        problems=tuple(texts[name] for name in sorted(texts, key=order.__getitem__)),
         others=tuple(name for name in tensors if name not in search.taken),
-        ambiguous=tuple(
-            search.undecided[name] for name in sorted(search.undecided, key=order.__getitem__)
-        ),
+        ambiguous=tuple(questions.values()),
+        undecided=tuple(doubt.name for doubt in search.undecided.values()),
     )
+
+
+T = TypeVar("T")
+
+
+def _together(
+    doubts: Mapping[str, _Doubt],
+    order: Mapping[str, int],
+    say: Callable[[Sequence[_Doubt]], T],
+) -> dict[str, T]:
+    """What is said of doubts, by the first anchor; once of many layers of which it is the same."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for anchor in sorted(doubts, key=order.__getitem__):
+        kinds.setdefault(doubts[anchor].kind, []).append(anchor)
+    said: dict[str, T] = {}
+    for anchors in kinds.values():
+        groups = [anchors] if len(anchors) >= _MANY else [[anchor] for anchor in anchors]
+        for group in groups:
+            said[group[0]] = say([doubts[anchor] for anchor in group])
+    return {name: said[name] for name in sorted(said, key=order.__getitem__)}
 
 
 def _by_text(choices: Mapping[str, str]) -> list[tuple[str, list[str]]]:
@@ -126,12 +171,13 @@ def _try(search: _Search, layout: Layout) -> None:
         result = match(layout, stem, number, search.tensors)
         name = layer_name(layout, stem, number)
         if isinstance(result, Misfit):
-            rank, _ = search.misfits.get(anchor, (0, ""))
-            if result.rank > rank:
-                search.misfits[anchor] = (result.rank, _misfit_text(name, layout, result))
+            before = search.misfits.get(anchor)
+            if result.rank > (before.rank if before else 0):
+                search.misfits[anchor] = _Doubt(name, layout, result.reason, result.rank)
+            if result.claims:
+                search.claimed.add(result.claims)
         elif layout.rivals:
-            search.undecided[anchor] = _question(name, layout)
-            search.problems[anchor] = str(search.undecided[anchor])
+            search.undecided[anchor] = _Doubt(name, layout)
         else:
             search.take(anchor, result)
 
@@ -141,20 +187,41 @@ def cut(name: str) -> str:
     return shortened(name, 120) or "The top level"
 
 
-def _misfit_text(name: str, layout: Layout, misfit: Misfit) -> str:
+def _listed(doubts: Sequence[_Doubt]) -> str:
+    """The names of layers, as messages begin with them."""
+    first = ", ".join(shortened(doubt.name or _TOP, 60) for doubt in doubts[:_NAMED])
+    return f"{first} and {len(doubts) - _NAMED} more" if len(doubts) > _NAMED else first
+
+
+def _misfit_text(doubts: Sequence[_Doubt]) -> str:
+    one = doubts[0]
+    if len(doubts) == 1:
+        return (
+            f"{cut(one.name)} has names of the layout {one.layout.name} but was not taken"
+            f" for it: {one.reason}."
+        )
     return (
-        f"{cut(name)} has names of the layout {layout.name} but was not taken"
-        f" for it: {misfit.reason}."
+        f"{_listed(doubts)} have names of the layout {one.layout.name} but were not taken"
+        f" for it. Of the first: {one.reason}."
     )
 
 
-def _question(name: str, layout: Layout) -> UsageError:
-    candidates = ", ".join((layout.name, *layout.rivals))
+def _question(doubts: Sequence[_Doubt]) -> UsageError:
+    one = doubts[0]
+    candidates = ", ".join((one.layout.name, *one.layout.rivals))
+    orders = "the names and shapes of several layouts with different orders of coefficients"
+    name = shortened(one.name or _TOP, 120)
+    if len(doubts) == 1:
+        return UsageError(
+            f"{cut(one.name)} has {orders} ({candidates}); choose with"
+            f" `layouts` {name}={one.layout.name}, or another of them in its place.",
+            layer=one.name,
+            fields=("layouts",),
+        )
     return UsageError(
-        f"{cut(name)} has the names and shapes of several layouts with different"
-        f" orders of coefficients ({candidates}); choose with"
-        f" `layouts` {shortened(name, 120)}={layout.name}, or another of them in its place.",
-        layer=name,
+        f"{_listed(doubts)} have {orders} ({candidates}); choose for all with"
+        f" `layouts` {one.layout.name}, or another of them in its place, or for each as in"
+        f" `layouts` {name}={one.layout.name}.",
         fields=("layouts",),
     )
 

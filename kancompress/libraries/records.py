@@ -2,8 +2,9 @@
 
 A `Layout` is data: names relative to a stem, each with an axis pattern. In names, `*` is the
 number of the layer (the same in all names of a layout), `#` numbers the groups of a convolution
-from 0 on, and `**` at the end stands for anything. Axes: `out in kh kw group` of an edge, `coef`
-(and `half`, outside `coef`) of its vector; tensors beside may have axes of other names.
+from 0 on, and `**` at the end stands for anything. Axes: `out in kd kh kw group` of an edge (`in`
+is missing where nothing tells it from `out`), `coef` (and `half`, outside `coef`) or several
+`coef_...` of its vector; tensors beside may have axes of other names.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Layout:
     forbidden:  names that another layout has and this one has not
     checks:     conditions between sizes; each returns "" or a clause that says what is wrong
     rivals:     layouts with the same names and shapes but another meaning: the user must choose
+    foreign_stems: a pattern of stems at which other layouts alone are looked for
     label:      what follows the stem in the layer's name ("act_fun.*")
     pool:       name after the stem under which all its layers share one codebook
     notes:      what the user should be told
@@ -86,6 +88,7 @@ class Layout:
     forbidden: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     rivals: tuple[str, ...] = ()
+    foreign_stems: str = ""
     label: str = ""
     pool: str = ""
     notes: tuple[str, ...] = ()
@@ -100,11 +103,13 @@ class Misfit:
     """Why a layout does not fit a stem; `rank` says how near it came.
 
     0: too far to mention; below 1: the share of names that are there; 1: all names, but the
-    anchor has another number of axes; 2: sizes do not agree.
+    anchor has another number of axes; 2: sizes do not agree. `claims` is the stem, with
+    its dot, below which no other layout may look for layers, "" where there is none.
     """
 
     reason: str
     rank: float
+    claims: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,7 @@ class Recognition:
     problems:  full sentences: what looked like a KAN layer and was not taken, and why; they may
                speak of `layouts`
     ambiguous: those of them that only the user can settle, by choosing a layout, as errors
+    undecided: names of the layers that these speak of
     others:    tensors that belong to no KAN layer
     """
 
@@ -121,6 +127,7 @@ class Recognition:
     problems: tuple[str, ...]
     others: tuple[str, ...]
     ambiguous: tuple[UsageError, ...] = field(default=(), compare=False)
+    undecided: tuple[str, ...] = field(default=(), compare=False)
 
 
 # Arguments: the layout, the stem (with its dot, or empty), the layer's number, all tensors.

@@ -145,7 +145,7 @@ def join(tensors: dict[str, Tensor], layer: FoundLayer, values: Mapping[str, Ten
 
 
 def _generate(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Run the generator over all embeddings: linear layers with ReLU between them.
+    """Run the generator over all embeddings: linear layers, with ReLU between them or without.
 
     Equal rows run once: how a row is rounded may depend on its place.
     """
@@ -153,7 +153,7 @@ def _generate(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     embeddings = tensors[layer.generator.embeddings].detach().reshape(layer.edges, -1)
     rows, which = torch.unique(embeddings, dim=0, return_inverse=True)
     for number, (weight, bias) in enumerate(layer.generator.linears):
-        if number:
+        if number and layer.generator.relu:
             rows = rows.relu()
         rows = torch.nn.functional.linear(rows, tensors[weight].detach(), tensors[bias].detach())
     vectors: Tensor = rows[which]

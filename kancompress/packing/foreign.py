@@ -17,6 +17,7 @@ from torch import Tensor
 from kancompress.clustering.coding import Coding
 from kancompress.config import ClusterConfig, Metric, RunOptions, StoredDtype
 from kancompress.errors import (
+    MOST_CHARACTERS,
     Flaw,
     InvalidFileError,
     KancompressError,
@@ -36,7 +37,7 @@ from kancompress.formats.packed.restore import (
 )
 from kancompress.formats.safetensors import shown
 from kancompress.layers.edges import DenseEdges
-from kancompress.libraries import Recognition, recognise
+from kancompress.libraries import Recognition, recognise, way_on
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.matching import fold_notes
 from kancompress.models.convolutions import FindModule
@@ -161,7 +162,8 @@ class ForeignSource:
                 "a checkpoint of Lightning, whose load_from_checkpoint needs more than the state"
                 " dict that comes back; `keep_extra` keeps all of it"
             )
-        return tuple(shortened(note) for note in (*notes, *found.problems))
+        notes += [f"not recognised: {problem}" for problem in found.problems]
+        return tuple(map(shortened, notes))
 
     def known(self, options: RunOptions) -> Computed:
         """As of `Source`."""
@@ -220,7 +222,7 @@ class ForeignSource:
         """As of `Source`: InvalidFileErrors where layers hold NaN or infinity, UsageErrors else."""
         wrong: list[KancompressError] = [*self.unfit, *self.found.ambiguous]
         # the number of a layer that is still open is not wrong
-        still_open = {question.layer for question in wrong}
+        still_open = {*self.found.undecided, *(problem.layer for problem in self.unfit)}
         numbers = {name: k for name, k in config.layers.items() if name not in still_open}
         if not self.found.layers and not wrong:
             wrong.append(self._nothing_found())
@@ -246,17 +248,18 @@ class ForeignSource:
         return [*wrong, *self._not_finite]
 
     def _nothing_found(self) -> UsageError:
-        reasons = " ".join(self.found.problems)
+        tensors = self.checkpoint.tensors
+        head = f"{self.where}: no KAN layer was recognised among {len(tensors)} tensors."
         others = "".join(
             f" {note[0].upper()}{note[1:]}." for note in self.checkpoint.notes if "`state" in note
         )
+        way = way_on(tensors, self.found) + others
+        room = MOST_CHARACTERS - len(head) - len(way) - 2
+        reasons = shortened(" ".join(self.found.problems), max(room, 3))
         return UsageError(
-            f"{self.where}: no KAN layer was recognised among"
-            f" {len(self.checkpoint.tensors)} tensors."
-            + (f" {reasons}" if reasons else "")
-            + f"{others} Describe the layers with `layouts`.",
+            " ".join(filter(None, (head, reasons, way))),
             where=self.where,
-            fields=("layouts", "state"),
+            fields=("layouts", "print_layouts", "state"),
         )
 
     @cached_property

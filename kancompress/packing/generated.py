@@ -1,7 +1,7 @@
 """Layers whose edge vectors a meta-network generates, written out as the tensors of plain ones.
 
 MetaKAN's files hold embeddings and a network; the vectors that it makes of them are packed, and
-come back under the names of efficient-kan's layers, which compute the same function.
+come back under the names of efficient-kan's or fast-kan's layers, which compute the same function.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def write_out(
     if not generated:
         return source, found
     layers: dict[str, FoundLayer] = {}
-    made: dict[str, dict[str, Tensor]] = {}  # by the name of the grid before which they stand
+    made: dict[str, dict[str, Tensor]] = {}  # by the name of the tensor before which they stand
     dropped: set[str] = set()
     for layer in generated:
+        assert layer.generator is not None
         plain, tensors = _plain(layer, source)
         layers[layer.name] = plain
-        made[plain.untouched[0]] = tensors
+        made[layer.generator.before] = tensors
         dropped |= set(_no_more(layer, others))
     known = outline(source.tensors)
     order: dict[str, Tensor] = {}
@@ -54,7 +55,9 @@ def write_out(
         lambda name: written_out[name] if name in written_out else source.tensors[name],
     )
     ties = {
-        name: first for name, first in source.ties.items() if name in state and first not in dropped
+        name: first
+        for name, first in source.ties.items()
+        if name in state and name not in written_out and first not in dropped
     }
     written = replace(source, tensors=state, ties=ties)
     return written, replace(
@@ -76,26 +79,30 @@ def _plain(layer: FoundLayer, source: ForeignCheckpoint) -> tuple[FoundLayer, di
     assert layer.generator is not None
     with one_thread(), torch.no_grad():
         vectors = gather(layer, source.tensors).cpu().reshape(*layer.shape, -1)
-    at, last = layer.generator.into, layer.coefficients - 1
+    last = layer.coefficients - 1
+    (spline_name, spline_axes), (base_name, base_axes) = layer.generator.pieces
+    spline = vectors[..., :last]
+    if "(" in spline_axes:  # out (in coef)
+        spline = spline.reshape(layer.shape[0], -1)
     tensors = {
-        f"{at}base_weight": vectors[..., last].contiguous(),
-        f"{at}spline_weight": vectors[..., :last].contiguous(),
+        base_name: vectors[..., last].contiguous(),
+        spline_name: spline.contiguous(),
     }
-    spline, base = (
+    parts = tuple(
         Part(
-            tensor=f"{at}{name}",
+            tensor=name,
             axes=axes,
             first=first,
             last=end,
-            shape=tuple(tensors[f"{at}{name}"].shape),
+            shape=tuple(tensors[name].shape),
             dtype=NAMES[vectors.dtype],
         )
         for name, axes, first, end in (
-            ("spline_weight", "out in coef", 0, last),
-            ("base_weight", "out in", last, last + 1),
+            (spline_name, spline_axes, 0, last),
+            (base_name, base_axes, last, last + 1),
         )
     )
-    plain = replace(layer, parts=(spline, base), generator=None, untouched=(f"{at}grid",))
+    plain = replace(layer, parts=parts, generator=None, untouched=layer.generator.beside)
     return plain, tensors
 
 
@@ -107,6 +114,7 @@ def _no_more(layer: FoundLayer, others: list[str]) -> Iterator[str]:
     assert layer.generator is not None
     embeddings = layer.generator.embeddings
     yield embeddings
+    yield from layer.generator.dead
     siblings = embeddings[: embeddings.rindex(".") + 1]
     after = bisect_left(others, siblings)
     if not others[after : after + 1] or not others[after].startswith(siblings):

@@ -26,6 +26,7 @@ STRANGE: tuple[Any, ...] = (
 PATTERNS = (
     "out in coef", "in out coef", "coef out in", "out (in coef)", "(out in) coef", "(out in coef)",
     "half out in coef", "out in half coef", "out in kh kw coef", "out (in coef) kh kw",
+    "out in kd kh kw coef", "out in kd kh coef",
     "out (coef in) kh kw", "group out in coef", "(group out) in coef", "out in", "", "out", "coef",
     "out out coef", "out in coef x", "(out", "out) in coef", "out  in coef", "out in coef coef",
     "out in 1 coef", "... coef", "out in coef -> out (in coef)", "é", "out in coef 2",
@@ -226,7 +227,7 @@ def _pattern(work: _Work) -> None:
                 work.draw.shuffle(words)
             case 1:
                 words[at] = work.draw.choice(
-                    ("out", "in", "coef", "half", "kh", "kw", "group", "1")
+                    ("out", "in", "coef", "half", "kd", "kh", "kw", "group", "1")
                 )
             case 2:
                 words.insert(at, work.draw.choice(("(", ")", "half", "kh", "->", "group", "(in")))

@@ -15,9 +15,10 @@ from functools import lru_cache
 
 from kancompress.errors import UsageError
 
-# Row-major order of an edge matrix: the first five number the edge, the last two its coefficient.
+# Row-major order of an edge matrix: the first six number the edge, the last two its coefficient.
 # `half` splits the coefficients in blocks (the cosines and sines of a Fourier layer).
-EDGE = ("group", "out", "in", "kh", "kw")
+EDGE = ("group", "out", "in", "kd", "kh", "kw")
+KERNEL = ("kd", "kh", "kw")
 COEFFICIENT = ("half", "coef")
 NAMES = EDGE + COEFFICIENT
 
@@ -78,9 +79,58 @@ def parse_axes(text: str, *, only: tuple[str, ...] | None = None) -> Axes:
     return Axes(text, tuple(dims))
 
 
+def kernel_axes(shape: Sequence[int]) -> dict[str, int]:
+    """Sizes of the kernel's axes in the shape of a layer: none, of a plane, or of a volume."""
+    kernel = shape[2:]
+    names = KERNEL[-len(kernel) :] if kernel else ()
+    return dict(zip(names, kernel, strict=True))
+
+
 def has_coefficients(axes: str) -> bool:
     """Whether a pattern runs through the coefficients of an edge."""
-    return any(name in COEFFICIENT for name in parse_axes(axes).names)
+    return bool(coefficient_runs(parse_axes(axes)))
+
+
+def coefficient_runs(axes: Axes) -> list[list[str]]:
+    """Axes of an edge's coefficients, those that follow one another in memory together."""
+    runs: list[list[str]] = []
+    before = ""
+    for name in axes.names:
+        if name not in EDGE:
+            if not before or before in EDGE:
+                runs.append([])
+            runs[-1].append(name)
+        before = name
+    return runs
+
+
+def completed(text: str, missing: Sequence[str] = ()) -> str:
+    """The pattern in the names of this module alone, over all axes that the edges have.
+
+    Axes of other names (`coef_h`) are coefficients: those that follow one another in memory become
+    `coef`, of two such places the first `half`. `missing` are axes of length 1; they join others.
+    """
+    axes = parse_axes(text)
+    runs = coefficient_runs(axes)
+    new: dict[str, tuple[str, ...]] = {name: () for run in runs for name in run}
+    if not new.keys() <= {*COEFFICIENT}:
+        new |= {run[0]: (name,) for run, name in zip(runs, COEFFICIENT[-len(runs) :], strict=True)}
+    else:
+        new = {}
+    last = max((name for name in axes.names if name in KERNEL), key=EDGE.index, default="")
+    if "in" in missing:
+        new["out"] = ("out", "in")
+    if lost := [name for name in KERNEL if name in missing]:
+        new[last] = tuple(name for name in KERNEL if name == last or name in lost)
+    if not new:
+        return text
+    dims = [tuple(part for name in dim for part in new.get(name, (name,))) for dim in axes.dims]
+    kept = [dim for dim, old in zip(dims, axes.dims, strict=True) if dim or not old]
+    if axes.is_flat:
+        return f"({' '.join(kept[0])})"
+    return " ".join(
+        dim[0] if len(dim) == 1 else f"({' '.join(dim)})" if dim else "1" for dim in kept
+    )
 
 
 @dataclass(slots=True)

@@ -52,12 +52,22 @@ class Generator:
     """Vectors are `linear(... relu(linear(row)))` of the rows of `embeddings`, (edges, length).
 
     linears: names of weight and bias of each layer of the generator
-    into:    what precedes the names of efficient-kan's tensors in which the vectors come back
+    relu:    whether a ReLU lies between them
+    layout:  of the tensors in which the vectors come back, the last number of each apart
+    pieces:  names and axes of those tensors, of all numbers but the last, then of the last
+    before:  the tensor before which they stand in the file
+    beside:  tensors of the layer that stay beside them
+    dead:    tensors of the file that the forward does not read, and that are left out
     """
 
     embeddings: str
     linears: tuple[tuple[str, str], ...]
-    into: str
+    pieces: tuple[tuple[str, str], ...]
+    before: str
+    beside: tuple[str, ...]
+    relu: bool = True
+    layout: str = "efficient-kan"
+    dead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +76,8 @@ class FoundLayer:
 
     name:            prefix by which the user knows it ("layers.0", "act_fun.1")
     layout:          name of the layout
-    shape:           (out, in) or (out, in, kh, kw): out counts all groups, in those of one group
+    shape:           (out, in), (out, in, kh, kw) or (out, in, kd, kh, kw): out counts all groups,
+                     in those of one group
     groups:          groups of a convolution; edges are numbered group by group
     coefficients:    length of an edge vector
     mask:            tensor whose zeros leave edges out of clustering (`masks` has all of them)

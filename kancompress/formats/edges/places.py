@@ -10,6 +10,7 @@ from kancompress.formats.edges.axes import (
     Claim,
     Sizes,
     edge_shape,
+    kernel_axes,
     parse_axes,
     solve,
     to_memory_order,
@@ -51,8 +52,7 @@ def mask_sizes(layer: FoundLayer, mask: Mask, shape: tuple[int, ...]) -> dict[st
 
 def _known(layer: FoundLayer) -> Sizes:
     sizes = {"group": layer.groups, "out": layer.shape[0] // layer.groups, "in": layer.shape[1]}
-    if len(layer.shape) > 2:
-        sizes["kh"], sizes["kw"] = layer.shape[2:]
+    sizes |= kernel_axes(layer.shape)
     return Sizes(sizes, dict.fromkeys(sizes, layer.name))
 
 

@@ -265,15 +265,15 @@ def _layer(name: str, record: object, where: str) -> LayerHeader:
     shape = record["shape"]
     if (
         not isinstance(shape, list)
-        or len(shape) not in (2, 4)
+        or len(shape) not in (2, 4, 5)
         or not all(type(size) is int and 0 < size < 1 << 31 for size in shape)
         or element_count(tuple(shape)) >= 1 << 63
     ):
         raise _fail(
             where,
             Flaw.BAD_VALUE,
-            f"{what} has the shape {shown(shape)}; [out, in] or [out, in, rows, columns] was"
-            " expected.",
+            f"{what} has the shape {shown(shape)}; [out, in], [out, in, rows, columns] or"
+            " [out, in, depth, rows, columns] was expected.",
         )
     groups = record.get("groups", 1)
     if "groups" in record and (type(groups) is not int or groups < 2 or shape[0] % groups):

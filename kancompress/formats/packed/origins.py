@@ -14,7 +14,7 @@ from kancompress.formats.arrays import (
     is_number_of,
     steps_stay_in_range,
 )
-from kancompress.formats.edges.axes import NAMES, Axes, Claim, Sizes, parse_axes, solve
+from kancompress.formats.edges.axes import NAMES, Axes, Claim, Sizes, kernel_axes, parse_axes, solve
 from kancompress.formats.packed.restore import (
     MAX_RANK,
     Arange,
@@ -47,14 +47,12 @@ class LayerClaim:
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes of the axes that number an edge."""
-        known = {
+        return {
             "group": self.groups,
             "out": self.shape[0] // self.groups,
             "in": self.shape[1],
+            **kernel_axes(self.shape),
         }
-        if len(self.shape) > 2:
-            known["kh"], known["kw"] = self.shape[2:]
-        return known
 
 
 def check_origins(

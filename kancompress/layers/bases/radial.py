@@ -11,9 +11,10 @@ def gaussians(z: Tensor, centres: Tensor, width: float) -> Tensor:
     return torch.exp(-((z[:, None] - centres[:, None]) / width).square())
 
 
-def switches(z: Tensor, centres: Tensor) -> Tensor:
-    """1 - tanh(z - c)^2, the reflectional switch of faster-kan."""
-    return 1 - torch.tanh(z[:, None] - centres[:, None]).square()
+def switches(z: Tensor, centres: Tensor, width: float = 1.0) -> Tensor:
+    """1 - tanh((z - c) / width)^2, the reflectional switch of faster-kan."""
+    distance = z[:, None] - centres[:, None]
+    return 1 - torch.tanh(distance if width == 1 else distance / width).square()
 
 
 def relu_bumps(z: Tensor, low: Tensor, high: Tensor, factor: float) -> Tensor:

@@ -2,7 +2,8 @@
 
 flashkan has efficient-kan's names with `grid_starts` (K) in place of `grid`. inkan keeps all
 numbers in one `weight` (out, in * K + in): the splines `out (in coef)`, then the base weights; only
-a function can say that. FlashKAN's `w` (K + 1, in, out) has the base weights as its last row.
+a function can say that. FlashKAN's `w` (G + k, in, out) has the base weights as its last row, and
+`t` the G + 2k - 1 clamped knots of its splines of order k.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from kancompress.formats.arrays import Described, dtype_name
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.layers.forms import Basis, Splines
-from kancompress.libraries.checks import real_type
+from kancompress.libraries.checks import clamped_grid, real_type
 from kancompress.libraries.forms import Form, Forms, Setting
 from kancompress.libraries.records import Beside, Layout, Misfit, Piece
 
@@ -87,6 +88,7 @@ LAYOUTS = (
         name="flashkan-w",
         pieces=(Piece(name="w", axes="coef in out"),),
         beside=(Beside(name="t", axes="knots", required=True),),
+        checks=(clamped_grid,),
     ),
 )
 

@@ -33,6 +33,8 @@ def _lkan(name: str, coef: str, edge: str, beside: Beside, check: Check) -> tupl
     return scaled, plain
 
 
+_LKAN = _lkan("lkan", "out in coef", "out in", _GRID, extended_grid)
+
 LAYOUTS = (
     Layout(
         name="fourier-kan",
@@ -40,7 +42,9 @@ LAYOUTS = (
         beside=(Beside(name="bias", axes="1 out"),),
         checks=(two_halves,),
     ),
-    *_lkan("lkan", "out in coef", "out in", _GRID, extended_grid),
+    *_LKAN,
+    # the first of its classes, KANLinear0
+    replace(_LKAN[0], name="lkan-0", beside=(_GRID, Beside(name="bias", axes="1 out"))),
     *_lkan("lkan-fft", "half out in coef", "out in", Beside(name="k"), two_halves),
     *_lkan("lkan-fft-conv", "half out in kh kw coef", "out in kh kw", Beside(name="k"), two_halves),
 )
@@ -63,6 +67,7 @@ FORMS = Forms(
     chains={
         "fourier-kan": Form(basis=_waves, bias="bias"),
         "lkan": Form(basis=splines("grid"), bias="bias"),
+        "lkan-0": Form(basis=splines("grid"), bias="bias"),
         "lkan-unscaled": Form(basis=_unscaled, bias="bias"),
     },
     unknown={"lkan-fft": _FFT, "lkan-fft-unscaled": _FFT},

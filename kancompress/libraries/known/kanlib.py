@@ -6,6 +6,8 @@ Sources: KANLib (`coefficients`, `weight_spline`, `weight_residual`, `basis.grid
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kancompress.libraries.forms import Forms
 from kancompress.libraries.records import Beside, Layout, Piece, Scale
 
@@ -26,9 +28,31 @@ def _kanlib(name: str, kernel: str) -> Layout:
     )
 
 
+def _grouped(layout: Layout) -> Layout:
+    """The same with groups, which the grid of all inputs tells."""
+
+    def grouped(axes: str) -> str:
+        return axes.replace("out", "(group out)", 1)
+
+    return replace(
+        layout,
+        name=f"{layout.name}-grouped",
+        pieces=tuple(replace(piece, axes=grouped(piece.axes)) for piece in layout.pieces),
+        scales=tuple(replace(scale, axes=grouped(scale.axes)) for scale in layout.scales),
+        beside=(
+            Beside(name="basis.grid", axes="(group in) knots", required=True),
+            Beside(name="basis.epsilon"),
+            Beside(name="bias_output", axes="(group out)"),
+        ),
+    )
+
+
+_CONVOLUTIONS = (_kanlib("kanlib-conv", " kh kw"), _kanlib("kanlib-conv1d", " kh"))
+
 LAYOUTS = (
     _kanlib("kanlib", ""),
-    _kanlib("kanlib-conv", " kh kw"),
+    *_CONVOLUTIONS,
+    *map(_grouped, _CONVOLUTIONS),
     Layout(
         name="kanditioned",
         pieces=(Piece(name="kan_weight", axes="in coef out"),),

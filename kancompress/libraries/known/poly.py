@@ -73,9 +73,24 @@ LAYOUTS = (
     _with_base("jacobi"),
     _with_base("bernstein"),
     Layout(
+        name="torch-conv-kan-gram-bottleneck",
+        pieces=(_coefficients("grams_basis_weights"),),
+        beside=(
+            _BETA,
+            Beside(name="inner_proj.weight", axes="in inputs", required=True),
+            Beside(name="inner_proj.bias", axes="in"),
+            Beside(name="outer_proj.weight", axes="outputs out", required=True),
+            Beside(name="outer_proj.bias", axes="outputs"),
+            Beside(name="base_weights", axes="outputs inputs", required=True),
+            Beside(name="norm.weight", axes="outputs"),
+            Beside(name="norm.bias", axes="outputs"),
+        ),
+    ),
+    Layout(
         name="torch-conv-kan-gram",
         pieces=(_coefficients("grams_basis_weights"), _BASE),
         beside=(_BETA, *_NORM),
+        forbidden=("inner_proj.weight",),
     ),
     Layout(
         name="gramkan",
@@ -136,6 +151,7 @@ FORMS = Forms(
     # torch-conv-kan's convolutions of the same polynomials
     maps={"kagn-conv": Form(basis=_activated_gram, before=TANH, sums="layer_norm.0")},
     unknown={
+        "torch-conv-kan-gram-bottleneck": "its edges lie between two projections",
         "orthogpoly-jacobi": "its tensors do not tell alpha and beta of the polynomials",
         "orthogpoly-gegenbauer": "its tensors do not tell alpha of the polynomials",
         "orthogpoly-laguerre": "its tensors do not tell alpha of the polynomials",

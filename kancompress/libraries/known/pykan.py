@@ -37,6 +37,30 @@ _BESIDE = (
     Beside(name="subnode_scale_*", axes="out"),
 )
 
+# KANLayer in a network of the user's own, without the names that MultKAN gives it.
+_BELOW_MULTKAN = r"(?:^|\.)act_fun\.\d+\.$"
+_ALONE = Layout(
+    name="pykan-layer",
+    pieces=(Piece(name="coef", axes="in out coef"), Piece(name="scale_base", axes="in out")),
+    scales=(Scale(name="scale_sp", axes="in out", required=True),),
+    veils=(Veil(name="mask", axes="in out", required=True),),
+    beside=(Beside(name="grid", axes="in knots", required=True),),
+    foreign_stems=_BELOW_MULTKAN,
+    checks=(extended_grid,),
+    notes=("The tensors do not tell the base function.",),
+)
+# Of its 0.0 all edges are in one axis, output by output, and nothing tells where one ends.
+_ALONE_0 = Layout(
+    name="pykan-layer-0.0",
+    pieces=(Piece(name="coef", axes="out coef"), Piece(name="scale_base", axes="out")),
+    scales=(Scale(name="scale_sp", axes="out", required=True),),
+    veils=(Veil(name="mask", axes="out", required=True),),
+    beside=(Beside(name="grid", axes="out knots", required=True),),
+    foreign_stems=_BELOW_MULTKAN,
+    checks=(plain_grid,),
+    notes=("The tensors do not tell outputs from inputs: out counts all edges.",),
+)
+
 LAYOUTS = (
     Layout(
         name="matrixkan",
@@ -88,6 +112,8 @@ LAYOUTS = (
         label="act_fun.*",
         notes=UNTOLD,
     ),
+    _ALONE,
+    _ALONE_0,
 )
 
 
@@ -116,5 +142,7 @@ FORMS = Forms(
         "pykan": Form(basis=splines("act_fun.*.grid"), after=_AFTER),
         "matrixkan": Form(basis=splines("act_fun.*.grid"), after=_AFTER),
         "pykan-0.0": Form(basis=_unextended, bias="biases.*.weight"),
-    }
+        "pykan-layer": Form(basis=splines("grid")),
+    },
+    unknown={"pykan-layer-0.0": "its tensors do not tell outputs from inputs"},
 )

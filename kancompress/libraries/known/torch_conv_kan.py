@@ -1,10 +1,11 @@
 """Convolutions and fully connected layers of torch-conv-kan (IvanDrokin).
 
 Sources: kan_convs/kan_conv.py, fast_kan_conv.py, kagn_conv.py, kaln_conv.py, kajn_conv.py,
-kabn_conv.py, kacn_conv.py, kagn_conv_v2.py, kans/layers.py. Convolutions keep one weight for each
-group, or one with the groups first. The channels of the basis run `in coef` in KANConv, FastKAN,
-KACN, KABN and ReLUKAN, but `coef in` in KAGN, KALN and KAJN. KALN, KAJN and KABN have the same
-names and shapes, so the user must say which it is.
+kabn_conv.py, kacn_conv.py, kagn_conv_v2.py, kagn_bottleneck_conv.py, relukan_bottleneck_conv.py,
+kans/layers.py. Convolutions keep one weight for each group, or one with the groups first. The
+channels of the basis run `in coef` in KANConv, FastKAN, KACN, KABN and ReLUKAN, but `coef in` in
+KAGN, KALN and KAJN. KALN, KAJN and KABN have the same names and shapes, so the user must say which
+it is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,19 @@ _BETA = Beside(name="beta_weights", axes="coef", required=True)
 _SPLINE = Piece(name="spline_conv.#.weight", axes="out (in coef) kh kw")
 _DEGREE_MAJOR = Piece(name="poly_weights", axes="group out (coef in) kh kw")
 _INPUT_MAJOR = Piece(name="poly_weights", axes="group out (in coef) kh kw")
+_BUMPS = Piece(name="relukan_conv.#.weight", axes="out (in coef) kh kw")
+_PHASES = (
+    Beside(name="phase_low", axes="1 in coef 1 1", required=True),
+    Beside(name="phase_high", axes="1 in coef 1 1", required=True),
+)
+# A bottleneck's edges lie between two projections; base weights and norm have its outer widths.
+_AROUND = (
+    Beside(name="inner_proj.#.weight", axes="in inputs 1 1", required=True),
+    Beside(name="out_proj.#.weight", axes="outputs out 1 1", required=True),
+    Beside(name="base_conv.#.weight", axes="outputs inputs kh kw"),
+    Beside(name="layer_norm.#.weight", axes="outputs"),
+    Beside(name="layer_norm.**"),
+)
 _ONE_GROUP = (
     "With groups > 1 this class mixes inputs across groups, which the tensors do not tell;"
     " one group is assumed.",
@@ -52,17 +66,23 @@ def _alike(name: str, piece: Piece) -> Layout:
     )
 
 
-def _narrow(layout: Layout) -> Layout:
-    """The layout of the one-dimensional class; its shape has kw = 1."""
+def _turned(layout: Layout, suffix: str, kernel: str) -> Layout:
+    """The layout of the class of another dimension, with these axes in the place of `kh kw`.
+
+    Of one dimension, the layer's shape has kw = 1.
+    """
+    ones = " 1" * len(kernel.split())
+
+    def turned(axes: str) -> str:
+        axes = axes.replace("kh kw", kernel)
+        return axes.removesuffix(" 1 1") + ones if axes.endswith(" 1 1") else axes
+
     return replace(
         layout,
-        name=f"{layout.name}1d",
-        pieces=tuple(replace(p, axes=p.axes.replace(" kw", "")) for p in layout.pieces),
-        beside=tuple(
-            replace(item, axes=item.axes.removesuffix(" 1")) if item.axes.endswith(" 1 1") else item
-            for item in layout.beside
-        ),
-        rivals=tuple(f"{name}1d" for name in layout.rivals),
+        name=layout.name + suffix,
+        pieces=tuple(replace(piece, axes=turned(piece.axes)) for piece in layout.pieces),
+        beside=tuple(replace(item, axes=turned(item.axes)) for item in layout.beside),
+        rivals=tuple(name + suffix for name in layout.rivals),
     )
 
 
@@ -86,15 +106,20 @@ _CONVOLUTIONS = (
     ),
     Layout(
         name="kagn-bottleneck",
-        pieces=(Piece(name="poly_weights", axes="group out (coef in) kh kw"),),
-        beside=(
-            _BETA,
-            *_NORM_OUT,
-            Beside(name="inner_proj.0.weight", required=True),
-            Beside(name="inner_proj.**"),
-            Beside(name="out_proj.**"),
-            Beside(name="base_conv.**"),
-        ),
+        pieces=(_DEGREE_MAJOR,),
+        beside=(_BETA, *_AROUND),
+    ),
+    Layout(
+        name="kagn-expert",
+        pieces=(_DEGREE_MAJOR,),
+        beside=(_BETA,),
+        forbidden=("inner_proj.0.weight", "base_conv.0.weight"),
+        notes=("An expert's base weights and projections are those of its mixture, not its own.",),
+    ),
+    Layout(
+        name="relukan-bottleneck",
+        pieces=(_BUMPS,),
+        beside=(*_PHASES, *_AROUND),
     ),
     Layout(
         name="kagn-conv",
@@ -118,12 +143,9 @@ _CONVOLUTIONS = (
     ),
     Layout(
         name="relukan-conv",
-        pieces=(Piece(name="relukan_conv.#.weight", axes="out (in coef) kh kw"), _BASE),
-        beside=(
-            Beside(name="phase_low", axes="1 in coef 1 1", required=True),
-            Beside(name="phase_high", axes="1 in coef 1 1", required=True),
-            Beside(name="layer_norm.**"),
-        ),
+        pieces=(_BUMPS, _BASE),
+        beside=(*_PHASES, Beside(name="layer_norm.**")),
+        forbidden=("inner_proj.0.weight",),
     ),
     _alike("kaln-conv", _DEGREE_MAJOR),
     _alike("kajn-conv", _DEGREE_MAJOR),
@@ -155,7 +177,12 @@ _FULLY_CONNECTED = (
     ),
 )
 
-LAYOUTS = (*_CONVOLUTIONS, *(_narrow(layout) for layout in _CONVOLUTIONS), *_FULLY_CONNECTED)
+LAYOUTS = (
+    *_CONVOLUTIONS,
+    *(_turned(layout, "1d", "kh") for layout in _CONVOLUTIONS),
+    *(_turned(layout, "3d", "kd kh kw") for layout in _CONVOLUTIONS),
+    *_FULLY_CONNECTED,
+)
 
 
 def _assumed_grid(setting: Setting) -> Basis:
