@@ -195,7 +195,10 @@ class Normed(Cheby):
 
 
 @pytest.mark.parametrize("kind", MODELS_OF_MANY_KINDS)
-def test_outputs_come_nearer_than_with_plain_k_means(kind: str) -> None:
+def test_outputs_come_nearer_than_with_plain_k_means(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     model, x = MODELS_OF_MANY_KINDS[kind](), rows(900, 8)
     config = ClusterConfig(clusters=8)
     found = kancompress.compress_by_outputs(model, x[:800], config, QUICK)
@@ -204,8 +207,12 @@ def test_outputs_come_nearer_than_with_plain_k_means(kind: str) -> None:
     found.apply_to(packed)
     kancompress.compress(model, config).apply_to(plain)
     assert error(model, packed, x[800:]) < 0.5 * error(model, plain, x[800:])
-    # The file names no form for layers whose module computes something else than theirs.
-    assert not found.model.forms
+    # The file says that the layers compute something else than their layout's form.
+    assert {form.layout for form in found.model.forms.values()} == {"own-class"}
+    Path("own.st").write_bytes(kancompress.encode(found.model))
+    assert "was seen to compute something else" in refused(
+        2, "eval", "own.st", "--dataset", "digits"
+    )
 
 
 def test_groups_of_a_convolution_are_solved_together() -> None:

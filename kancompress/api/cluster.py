@@ -27,6 +27,7 @@ from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import refuse_state
+from kancompress.formats.packed.forms import OWN_CLASS, FormRecord
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import KnownLayers, dense_network
@@ -343,7 +344,7 @@ class Work:
                 fields=("rows", *RUN_FIELDS),
             )
         asked = [name for name, layer in layers.items() if isinstance(layer, AskedLayer)]
-        forms = {name: form for name, form in known.forms.items() if name not in asked}
+        forms = {**known.forms, **dict.fromkeys(asked, FormRecord(layout=OWN_CLASS))}
         runs = model_runs(
             replace(source, forms=forms),
             layers,

@@ -11,9 +11,10 @@ from torch import Tensor
 from kancompress.config import RUN_FIELDS, Activation, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats.foreign import Settings
-from kancompress.formats.packed.forms import TOLD, WORDS, FormRecord, as_text
+from kancompress.formats.packed.forms import OWN_CLASS, TOLD, WORDS, FormRecord, as_text
 from kancompress.formats.safetensors import shown
 from kancompress.libraries import LAYOUTS, Recognition, recognise
+from kancompress.libraries.forms import OWN_CLASS as IN_ITS_CLASS
 
 # Form records by the names of the source's layers.
 Forms = Mapping[str, FormRecord]
@@ -108,6 +109,15 @@ def recognised(
     Raises UsageError where the user contradicts the file or the file's layout is not known here,
     InvalidFileError where it fits no layer of that name.
     """
+    for name, form in forms.items():
+        if form.layout == OWN_CLASS:
+            raise UsageError(
+                f"The layer {shown(name)} cannot be run: when the file was packed, its own module"
+                " was seen to compute something else than the form of its layout.",
+                layer=name,
+                fields=("model",),
+                hint=IN_ITS_CLASS,
+            )
     found = recognise(tensors, layouts)
     other = _differing(found, forms)
     if not other:

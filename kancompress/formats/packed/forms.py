@@ -26,13 +26,15 @@ WORDS = {
     "spline_order": "spline order",
 }
 _LONGEST_LAYOUT = 100
+# In place of a layout's name: the layer's module was seen to compute something else than its form.
+OWN_CLASS = "own-class"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormRecord:
     """What one layer computes, as far as its layout leaves it open; None where it does not.
 
-    layout          : name of the layout by which its tensors are read
+    layout          : name of the layout by which its tensors are read, or `OWN_CLASS`
     base_activation : of the base branch
     rbf_denominator : width of radial functions
     grid_range      : ends of a grid that is not stored; spline_order : degree of the splines on it
