@@ -267,7 +267,8 @@ class CalibrationConfig:
     memory  : bytes for second moments and factor of a layer; larger layers are cut into groups.
               Outputs of a module of the user's own are compared within half of it
     batch_size : rows that run through a module of the user's own at a time
-    price   : what a bit of an index costs, in mean squared errors of an edge; 0 counts no bits
+    price   : what a bit of an index costs, in mean squared errors of an edge; 0 counts no bits.
+              None is searched for a target, and 0 else
     """
 
     method: Method = Method.SWEEPS
@@ -278,7 +279,7 @@ class CalibrationConfig:
     damping: float | None = None
     memory: int = 6 << 30
     batch_size: int = 256
-    price: float = 0.0
+    price: float | None = None
     max_iterations: int = 100
     seed: int = 0
 

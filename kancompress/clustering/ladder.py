@@ -90,6 +90,7 @@ class Problem:
         self.order = torch.cat([group.inputs for group in moments.groups])
         self.forms: list[Form] = []
         self.factors: list[Tensor] = []
+        self._free: dict[tuple[int, CalibrationConfig], _Trial] = {}
         self.weights = weights.float()
         moved = self.weights.clone()  # group after group, each with those before it in place
         for group in moments.groups:
@@ -141,24 +142,40 @@ class Problem:
         Where that takes but a moment it starts several times, and the least error is kept; once
         more from `start`, a clustering of the layer's own numbers, where it is given.
         """
+        if config.price:
+            free = self._without_prices(clusters, config, start)
+            best, prices = self._priced(free, config)
+            codebook, labels = best.codebook, self.all_labels(best.codebook, best.labels)
+            # Inputs that never change share the centroid that costs least.
+            labels[:, self.moments.still] = int(prices.bits.amin(0).argmin())
+        else:
+            best = self._best(clusters, config, start)
+            codebook = self._with_spare(best.codebook, clusters, config)
+            labels = self.all_labels(codebook, best.labels)
+        return Solution(
+            codebook=codebook, labels=labels, iterations=best.passes, repaired=best.repaired
+        )
+
+    def _best(
+        self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None
+    ) -> _Trial:
+        """Where the best of all starts led."""
         trials = [
             self._from_start(clusters, replace(config, seed=config.seed + number * _SEEDS_APART))
             for number in range(self.starts(clusters, config.starts))
         ]
         if start is not None:
             trials.append(self._from_codebook(self._scaled(start), start.iterations, config))
-        best = min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
-        if config.price:
-            best, prices = self._priced(best, config)
-            codebook, labels = best.codebook, self.all_labels(best.codebook, best.labels)
-            # Inputs that never change share the centroid that costs least.
-            labels[:, self.moments.still] = int(prices.bits.amin(0).argmin())
-        else:
-            codebook = self._with_spare(best.codebook, clusters, config)
-            labels = self.all_labels(codebook, best.labels)
-        return Solution(
-            codebook=codebook, labels=labels, iterations=best.passes, repaired=best.repaired
-        )
+        return min(trials, key=lambda trial: self._error(trial.codebook, trial.labels))
+
+    def _without_prices(
+        self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None
+    ) -> _Trial:
+        """From where prices are paid; the same for all of them, so it is found once."""
+        key = (clusters, replace(config, price=0.0, sweeps=None, method=Method.SWEEPS))
+        if key not in self._free:
+            self._free[key] = self._best(clusters, config, start)
+        return self._free[key]
 
     def starts(self, clusters: int, most: int) -> int:
         """How often the layer is solved: at least once, and `most` times where it is small."""
@@ -225,7 +242,7 @@ class Problem:
     def _priced(self, trial: _Trial, config: CalibrationConfig) -> tuple[_Trial, Prices]:
         """Feedback and sweeps with every index at its price, those of the labels before it."""
         edges = sum(labels.numel() for labels in trial.labels)
-        scale = config.price * self._error(trial.codebook, trial.labels) / edges
+        scale = (config.price or 0.0) * self._error(trial.codebook, trial.labels) / edges
         codebook, labels, passes = trial.codebook, trial.labels, trial.passes
         if config.method in (Method.FEEDBACK, Method.SWEEPS):
             if not self.factors:

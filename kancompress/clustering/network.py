@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class Calibrated:
     """Result of `calibrate`: clusters by layer, what was chosen from, and the solutions.
 
     predicted : error of the network's outputs that the curves promised, None without curves
+    price     : of a bit, as of `CalibrationConfig`
     solution  : None where only the choice was asked for
     """
 
@@ -52,6 +54,7 @@ class Calibrated:
     curves: Mapping[str, Curve]
     predicted: float | None
     solution: NetworkSolution | None
+    price: float = 0.0
 
 
 def sample(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -126,6 +129,7 @@ def calibrate(
     *,
     target: Target | None = None,
     weigh: Callable[[Clusters], int | None] | None = None,
+    measured: Callable[[Mapping[str, LayerSolution]], int] | None = None,
     dry_run: bool = False,
     tell: Tell | None = None,
     tell_probe: TellProbe | None = None,
@@ -136,6 +140,8 @@ def calibrate(
     rows      : (n, ...) inputs of the network
     clusters  : centroids of each layer, None where it stays dense; or None to choose them for
                 `target`, with `weigh` telling the bytes of the file for any choice
+    measured  : tells the bytes of the file with solutions, indices in the encoding that is
+                smallest; with it a price of bits is searched, too, where `config` has none
     dry_run   : choose only
     Raises UsageError for rows that do not fit, KancompressError for a target out of reach.
     """
@@ -149,18 +155,34 @@ def calibrate(
     choices = allocation.frontier(list(curves.values()))
     names = list(curves)
 
-    def solve(choice: Choice, first: Problem | None = first) -> Calibrated:
+    def solve(choice: Choice, price: float | None = config.price) -> Calibrated:
         chosen = dict(zip(names, choice.clusters, strict=True))
         solution = None
         if not dry_run or target.error is not None:  # an error is known when it is measured
-            solution = solve_network(flow, chosen, config, first=first, tell=tell)
-        return Calibrated(clusters=chosen, curves=curves, predicted=choice.error, solution=solution)
+            own = replace(config, price=price)
+            solution = solve_network(flow, chosen, own, first=first, tell=tell)
+        return Calibrated(
+            clusters=chosen,
+            curves=curves,
+            predicted=choice.error,
+            solution=solution,
+            price=price or 0.0,
+        )
 
+    search = None if measured is None or dry_run or config.price is not None else measured
     if target.bytes is not None:
-        return solve(_within(choices, names, target.bytes, weigh))
+        found = solve(_within(choices, names, target.bytes, weigh))
+        if search is None:
+            return found
+
+        def richer(share: float) -> Choice:
+            return _within(choices, names, int(share * budget), weigh)
+
+        budget = target.bytes
+        return best_price(found, budget, richer, solve, search)
     assert target.error is not None
     packable = [c for c in choices if weigh(dict(zip(names, c.clusters, strict=True))) is not None]
-    return reach(packable, target.error, solve)
+    return reach(packable, target.error, lambda choice: solve(choice))
 
 
 def _within(
@@ -179,6 +201,60 @@ def _within(
         " Raise `target.bytes` to that, or lower `target.ratio`.",
         fields=("target.bytes", "target.ratio"),
     )
+
+
+# Shares of the budget that indices of one width may take before they are priced down to it; solves
+# for each; the share of the budget that a file should use; how steeply a price grows with the bytes
+# that it saves, to begin with.
+_RICHER, _PRICES, _FULL, _STEEP = (1.4, 2.0), 3, 0.98, 3.0
+
+
+def best_price(
+    unpriced: Calibrated,
+    budget: int,
+    richer: Callable[[float], Choice],
+    solve: Callable[[Choice, float | None], Calibrated],
+    measured: Callable[[Mapping[str, LayerSolution]], int],
+) -> Calibrated:
+    """The best of what fits into so many bytes: more centroids, and bits at a price.
+
+    unpriced : the best that fits without a price
+    richer   : the best choice of centroids without a price in a share of the budget
+    """
+    best, tried = unpriced, {tuple(unpriced.clusters.values())}
+    price = 1.0
+    for share in _RICHER:
+        choice = richer(share)
+        if choice.clusters in tried:
+            continue
+        tried.add(choice.clusters)
+        points: list[tuple[float, float]] = []
+        for _ in range(_PRICES):
+            found = solve(choice, price)
+            assert found.solution is not None
+            size = measured(found.solution.layers)
+            points.append((math.log(price), math.log(size / budget)))
+            if size <= budget and _held_out(found) < _held_out(best):
+                best = found
+            if _FULL * budget <= size <= budget:
+                break
+            price = _next_price(points)
+        if tuple(best.clusters.values()) != choice.clusters:
+            break  # still more centroids are no better
+    return best
+
+
+def _next_price(points: list[tuple[float, float]]) -> float:
+    """Where the bytes should meet the budget, a hair below it.
+
+    points : logarithms of prices, and of the bytes that they gave in budgets
+    """
+    aim = math.log((1 + _FULL) / 2)
+    (x, y), slope = points[-1], -1 / _STEEP
+    if len(points) > 1:
+        a, b = points[-2]
+        slope = min(-0.05, (y - b) / (x - a)) if x != a else slope
+    return math.exp(min(x + 3, max(x - 3, x + (aim - y) / slope)))
 
 
 def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]) -> Calibrated:
