@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ClusterConfig,
         Device,
         FinetuneConfig,
+        IndexCoding,
         KMeans,
         Machine,
         Method,
@@ -101,9 +102,9 @@ _HOMES = {
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
-        "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig", "KMeans",
-        "Machine", "Method", "Metric", "PlotConfig", "Precision", "Projection", "RunOptions",
-        "StoredDtype", "Target", "TrainConfig",
+        "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
+        "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig", "Precision",
+        "Projection", "RunOptions", "StoredDtype", "Target", "TrainConfig",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -134,6 +135,7 @@ __all__ = [
     "Flaw",
     "FormRecord",
     "Hooks",
+    "IndexCoding",
     "InvalidFileError",
     "KMeans",
     "KancompressError",

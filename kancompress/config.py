@@ -129,6 +129,15 @@ class KMeans(StrEnum):
     SCIKIT_LEARN = "scikit-learn"
 
 
+class IndexCoding(StrEnum):
+    """How indices are written: `bits`, all of one width; `rans`, entropy-coded, where a codebook
+    has at most 1,024 centroids; or, for each layer, whichever of them is smaller."""
+
+    BITS = "bits"
+    RANS = "rans"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -140,6 +149,8 @@ class ClusterConfig:
     force_pack   : pack layers that would grow, too
     target_bytes : take the largest number of clusters with which the whole file has at most so many
                    bytes; `clusters` is then not used
+    indices      : how indices are written. Other sizes than those of `bits` are known only once
+                   all is clustered; before that they are bounds
     """
 
     clusters: int | None = None
@@ -152,6 +163,7 @@ class ClusterConfig:
     target_bytes: int | None = None
     metric: Metric = Metric.COEFFICIENTS
     kmeans: KMeans = KMeans.OWN
+    indices: IndexCoding = IndexCoding.BITS
 
     @property
     def common(self) -> int:

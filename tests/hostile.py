@@ -232,6 +232,27 @@ MLP = Draft(
 )
 
 
+# The second example of the page, a layer of which edges are kept, and one of fixed width.
+RANS = Draft(
+    document(
+        model={"name": "mlp"},
+        layers={"0": {"shape": [8, 6]}, "1": {"shape": [2, 8]}, "2": {"shape": [1, 2]}},
+        encodings={"plain": ["codebook", "kept", "kept_at"], "rans": ["index"]},
+        exceptions={"2.index": "bits"},
+    ),
+    {
+        "0.codebook": ("F32", [4, 1], ramp(4)),
+        "0.index": ("U8", [16], bytes.fromhex("0100984ebb0a12d11a00af61af8500ea")),
+        "1.codebook": ("F32", [3, 1], ramp(3)),
+        "1.index": ("U8", [10], bytes.fromhex("0000e802b9970200004a")),
+        "1.kept_at": ("I64", [3], struct.pack("<3q", 2, 9, 15)),
+        "1.kept": ("F32", [3, 1], ramp(3)),
+        "2.codebook": ("F32", [2, 1], ramp(2)),
+        "2.index": ("U8", [1], bytes([0b10])),
+    },
+)
+
+
 def stripped(content: object) -> bytes:
     """The torch file of `content` without the storages of its tensors."""
     whole, rest = io.BytesIO(), io.BytesIO()
@@ -368,6 +389,7 @@ HONEST = {
     "gramkan": GRAM,
     "kanconv": CONV,
     "mlp": MLP,
+    "rans": RANS,
     "foreign": FOREIGN,
     "forms": FORMS,
     "dense": DENSE,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import opaque_checker
+import rans_reader
 from opaque_checker import Fault, fail, need
 
 BITS = {
@@ -31,6 +32,7 @@ BITS = {
     "F4": 4,
 }
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
+OF_INDICES = ("bits", "rans")
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE = {"I64": 2**63, "I32": 2**31}
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
@@ -227,6 +229,8 @@ class File:
         # Names of stored tensors that something explains.
         self.named: set[str] = set()
         self.maxima: dict[int, np.ndarray] = {}
+        # The encoding of each index, by the tensor's name.
+        self.index_encodings: dict[str, str] = {}
         self.read_container()
 
     def check(self) -> None:
@@ -237,6 +241,8 @@ class File:
         self.check_document()
         self.check_layers()
         self.check_encodings()
+        for layer in self.layers.values():
+            self.check_index_size(layer)
         outputs = None
         if "model" in document:
             outputs = self.check_model()
@@ -411,7 +417,6 @@ class File:
             need(kept.shape == [layer.kept, layer.d], "3.3", "kept is not (r, d)")
             need(layer.kept <= layer.edges, "3.3", "more edges are kept than there are")
             layer.tables.append(kept)
-        self.check_index_size(layer)
         shapes = {"bias": [[layer.shape[0]]], "slope": [[1]]}
         for role, allowed in shapes.items():
             tensor = self.tensor(layer, role)
@@ -430,6 +435,10 @@ class File:
         # Guess: the index is there, of no bytes, also where all edges are kept.
         need(index is not None, "3.3", "a layer has no index")
         assert index is not None
+        if self.index_encodings[f"{layer.name}.index"] == "rans":
+            need(layer.k <= 1024, "4.1.5", "k is above 1,024")
+            need(layer.edges <= 8192 << 16, "4.1.5", "there are more edges than lanes may have")
+            return
         bits = (layer.edges - layer.kept) * (layer.k - 1).bit_length()
         need(index.shape[0] == -(-bits // 8), "4", "an index has not exactly its bytes")
 
@@ -438,15 +447,30 @@ class File:
     def check_encodings(self) -> None:
         present = {self.role_of(name) for name in self.tensors} - {None}
         found: set[str] = set()
+        usual = ""
         for encoding, roles in self.document["encodings"].items():
-            need(encoding in ("plain", "bits"), "4", "an encoding is unknown")
+            need(encoding in ("plain", *OF_INDICES), "4", "an encoding is unknown")
             good = isinstance(roles, list) and all(isinstance(role, str) for role in roles)
             need(good and roles == sorted(set(roles)), "4", "roles are no sorted list")
             for role in roles:
-                need((encoding == "bits") == (role == "index"), "4", "a role has no such encoding")
+                fits = (encoding in OF_INDICES) == (role == "index")
+                need(fits, "4", "a role has no such encoding")
+                need(role not in found, "4", "a role has two encodings")
                 found.add(role)
+                if role == "index":
+                    usual = encoding
         need(found == present, "4", "encodings are not those of the roles that are present")
-        need("exceptions" not in self.document, "4", "version 1 has no exceptions")
+        indices = [name for name in self.tensors if self.role_of(name) == "index"]
+        self.index_encodings = dict.fromkeys(indices, usual)
+        if "exceptions" in self.document:
+            exceptions = self.document["exceptions"]
+            need(isinstance(exceptions, dict) and exceptions, "4", "exceptions are no object")
+            for name, encoding in exceptions.items():
+                # Guess: the other tensors' encodings have no other to differ by.
+                need(name in indices, "4", "an exception is no tensor of indices")
+                good = encoding in OF_INDICES and encoding != usual
+                need(good, "4", "an exception has no other encoding")
+            self.index_encodings |= exceptions
 
     # Section 5
 
@@ -574,6 +598,9 @@ class File:
         edges = layer.edges - layer.kept
         if tensor is None or not edges:
             return
+        if self.index_encodings[f"{layer.name}.index"] == "rans":
+            self.check_rans(layer, tensor)
+            return
         width = (layer.k - 1).bit_length()
         unused = -(edges * width) % 8
         padding = self.raw[tensor.end - 1] >> (8 - unused) if unused else 0
@@ -589,6 +616,15 @@ class File:
             bits = np.unpackbits(stream, count=count * width, bitorder="little")
             largest = int((bits.reshape(count, width) @ weights).max())
             need(largest < layer.k, "3.8", "an index is not below k")
+
+    def check_rans(self, layer: Layer, tensor: Tensor) -> None:
+        at = self.tensor(layer, "kept_at")
+        kept = () if at is None else tuple(map(int, self.values(at)))
+        data = bytes(self.raw[tensor.begin : tensor.end])
+        try:
+            rans_reader.read(data, layer.k, layer.shape, layer.groups, kept)
+        except rans_reader.RansError as error:
+            raise Fault(str(error)) from None
 
     def check_variance(self, layer: Layer) -> None:
         tensor = self.tensor(layer, "norm")

@@ -50,8 +50,8 @@ SECTIONS = {
         "ModelName", "ModelSpec", "BasisSpec", "ConvSpec", "MetaSpec", "DataSpec", "DataOptions",
     ),
     "Choices": (
-        "Activation", "Device", "KMeans", "Method", "Metric", "Precision", "Projection",
-        "StoredDtype", "Target",
+        "Activation", "Device", "IndexCoding", "KMeans", "Method", "Metric", "Precision",
+        "Projection", "StoredDtype", "Target",
     ),
     "Errors": (
         "KancompressError", "UsageError", "InvalidFileError", "Flaw",

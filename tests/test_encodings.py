@@ -34,6 +34,9 @@ CASES = [(1, 1), (7, 1), (5, 2), (1000, 2), (70_000, 3), (999, 16), (12, 256), (
 @pytest.mark.parametrize(("count", "clusters"), CASES)
 def test_indices_come_back(name: str, count: int, clusters: int) -> None:
     encoding, claim = OF_INDICES[name], Indices("0.index", count, clusters)
+    assert encoding.fits(claim) or (name, clusters > 1024) == ("rans", True)
+    if not encoding.fits(claim):
+        return
     indices = np.random.default_rng(count).integers(0, clusters, count).astype(index_type(clusters))
     array, size = encoding.encode(indices, claim), encoding.size(claim)
     nbytes = 0 if array is None else array.nbytes

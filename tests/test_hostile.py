@@ -28,6 +28,7 @@ from hostile import (
     KAN,
     META,
     MLP,
+    RANS,
     SKELETON,
     Draft,
     attribute,
@@ -68,6 +69,23 @@ def unsigned(old: bytes, new: bytes) -> bytes:
     """The valid file edited by someone who forgot the checksum."""
     assert VALID.count(old) == 1
     return VALID.replace(old, new)
+
+
+def streamed(*edits: tuple[int, int], cut: int = 0, more: bytes = b"") -> bytes:
+    """The file with entropy-coded indices, bytes of the first layer's changed, cut or added."""
+    data = bytearray(RANS.tensors["0.index"][2])
+    for place, value in edits:
+        data[place] = value
+    data = data[: len(data) - cut] + more
+    return made(RANS, tensor("0.index", "U8", [len(data)], bytes(data)))
+
+
+def with_table(start: str) -> bytes:
+    """The same, of which another table comes first: its bits, the first of a byte on the right."""
+    bits = start.replace(" ", "")
+    table = int(bits, 2).to_bytes(-(-len(bits) // 8), "little")
+    data = bytes([0, 0]) + table + struct.pack("<I", 1 << 16)
+    return made(RANS, tensor("0.index", "U8", [len(data)], data))
 
 
 def same_digest() -> bytes:
@@ -521,6 +539,49 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(KAN, tensor("1.index", "U8", [3], bytes([0xA0, 0, 0])))),
     ("index-padding", Flaw.INDEX_PADDING, "'0.index'",
      made(KAN, tensor("0.index", "U8", [2], bytes([0, 0x10])))),
+    # --- indices in rans: bytes 0 and 1, tables from 2, the state from 6, words from 10 ---
+    ("rans-missing", Flaw.MISSING_TENSOR, "'0.index'", made(RANS, without("0.index"))),
+    ("rans-i8", Flaw.WRONG_DTYPE, "I8", made(RANS, tensor("0.index", "I8", [16]))),
+    ("rans-of-rank-2", Flaw.INDEX_LENGTH, "[4, 4]", made(RANS, tensor("0.index", "U8", [4, 4]))),
+    ("rans-of-few-bytes", Flaw.INDEX_LENGTH, "[6]", made(RANS, tensor("0.index", "U8", [6]))),
+    ("rans-of-many-bytes", Flaw.INDEX_LENGTH, "48 indices",
+     made(RANS, tensor("0.index", "U8", [300_000]))),
+    ("rans-of-one-centroid", Flaw.INDEX_LENGTH, "no tensor",
+     made(RANS, tensor("0.codebook", "F32", [1, 1]))),
+    ("rans-of-many-centroids", Flaw.TOO_MANY_CENTROIDS, "1025",
+     made(RANS, tensor("0.codebook", "F32", [1025, 1]))),
+    ("rans-of-a-large-layer", Flaw.TOO_LARGE, "'0.index'",
+     made(RANS, put("layers/0/shape", [8192, 6]))),
+    ("rans-with-few-lanes", Flaw.TOO_LARGE, "1 lanes may have 8192", made(
+        RANS, put("layers/0/shape", [2000, 6]), put("layers/1/shape", [2, 2000]))),
+    ("rans-precision", Flaw.BAD_VALUE, "12 bits of precision", streamed((0, 0xC1))),
+    ("rans-lanes", Flaw.BAD_VALUE, "2^17 lanes", streamed((1, 17))),
+    ("rans-more-lanes-than-bytes", Flaw.INDEX_LENGTH, "4 for each of 4 lanes", streamed((1, 2))),
+    ("rans-more-classes-than-tables", Flaw.INDEX_RANGE, "table", streamed((0, 0x0F))),
+    ("rans-rest-of-no-symbol", Flaw.INDEX_RANGE, "rest is the symbol 3 of 3", made(
+        RANS, tensor("1.index", "U8", [10], bytes.fromhex("0000eb02b9970200004a")))),
+    ("rans-frequencies-without-a-rest", Flaw.INDEX_RANGE, "sum to 4096 and a rest",
+     with_table("0000 1100 1100 00")),
+    ("rans-frequencies-beyond-the-sum", Flaw.INDEX_RANGE, "sum to 6144 and a rest",
+     with_table("1100 1100 1100 00")),
+    ("rans-code", Flaw.INDEX_RANGE, "the code 15", with_table("0000 0000 1111 00")),
+    ("rans-run-of-eight", Flaw.INDEX_RANGE, "more than 4 symbols", with_table("010 1101 00")),
+    ("rans-run-of-ten", Flaw.INDEX_RANGE, "more than 4 symbols",
+     with_table("0000000000 1110 00")),
+    ("rans-tables-that-end-early", Flaw.INDEX_RANGE, "ends within its tables", made(
+        RANS, tensor("0.codebook", "F32", [1024, 1]))),
+    ("rans-padding", Flaw.INDEX_PADDING, "after its last table", streamed((5, 0x8A))),
+    ("rans-odd-bytes", Flaw.INDEX_LENGTH, "an even number more", streamed(cut=1)),
+    ("rans-state-below", Flaw.INDEX_RANGE, "state is below 65536", streamed((8, 0))),
+    ("rans-ends-early", Flaw.INDEX_LENGTH, "ends before the last of 48", streamed(cut=2)),
+    ("rans-goes-on", Flaw.INDEX_LENGTH, "goes on behind", streamed(more=b"\0\0")),
+    ("rans-final-state", Flaw.INDEX_PADDING, "does not end at 65536", streamed((14, 0x01))),
+    ("rans-of-a-source-tensor", Flaw.UNKNOWN_ENCODING, "'row'",
+     made(FOREIGN, put("exceptions", {"row": "rans"}))),
+    ("rans-of-a-codebook", Flaw.UNKNOWN_ENCODING, "'0.codebook'",
+     made(KAN, put("exceptions", {"0.codebook": "rans"}))),
+    ("rans-though-it-is-usual", Flaw.BAD_VALUE, "the usual one",
+     made(RANS, put("exceptions", {"0.index": "rans"}))),
     ("codebook-of-rank-1", Flaw.WRONG_SHAPE, "[12]", made(KAN, tensor("0.codebook", "F32", [12]))),
     ("codebook-of-rank-3", Flaw.WRONG_SHAPE, "[4, 3, 1]",
      made(KAN, tensor("0.codebook", "F32", [4, 3, 1]))),
@@ -961,7 +1022,7 @@ def test_every_prefix_is_refused(name: str) -> None:
     assert {Flaw.EMPTY, Flaw.TOO_SHORT, Flaw.HEADER_TRUNCATED, Flaw.TRUNCATED} <= flaws
 
 
-@pytest.mark.parametrize("name", ["kan", "gramkan", "foreign"])
+@pytest.mark.parametrize("name", ["kan", "gramkan", "foreign", "rans"])
 def test_every_flipped_bit_is_refused(name: str) -> None:
     raw = made(hostile.HONEST[name])
     draw = random.Random(name)

@@ -31,6 +31,7 @@ from kancompress.config import (
     CalibrationConfig,
     ClusterConfig,
     Device,
+    IndexCoding,
     KMeans,
     Method,
     Metric,
@@ -96,6 +97,10 @@ class Stored:
         StoredDtype,
         typer.Option(help="Type of stored biases, norms and recurrence weights (own networks)."),
     ] = _CLUSTER.side_dtype
+    indices: Annotated[
+        IndexCoding,
+        typer.Option(help="How indices are written: one width, entropy-coded, or the smaller."),
+    ] = _CLUSTER.indices
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
     ] = _CLUSTER.force_pack
@@ -328,6 +333,7 @@ def _config(
         force_pack=stored.force_pack,
         metric=clusters.metric,
         kmeans=clusters.kmeans,
+        indices=stored.indices,
         target_bytes=clusters.target_bytes if plain else None,
     )
 

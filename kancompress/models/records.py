@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from kancompress.formats import checkpoint as checkpoints
-from kancompress.formats.arrays import Array
+from kancompress.formats.arrays import Array, Outline
 from kancompress.formats.checkpoint import CheckpointRecord
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import ForeignRecord
@@ -181,9 +181,20 @@ def foreign_of(record: ForeignRecord[Array]) -> ForeignCheckpoint:
 
 def sizes(model: PackedModel) -> tuple[int, int]:
     """(header, payload) bytes of a packed model's file, without making it; its tensors may be
-    without numbers, and it needs no indices."""
-    layers = tuple(with_layer_tensors(layer, LayerRecord, outline_of) for layer in model.layers)
+    without numbers, and it needs no indices.
+
+    Where it has none, and their encoding cannot tell their size before, it is the most they take.
+    """
+    layers = tuple(map(_layer_outline, model.layers))
     return writer.sizes(with_tensors(model, layers, PackedRecord, outline_of))
+
+
+def _layer_outline(layer: PackedLayer) -> LayerRecord[Outline]:
+    made = with_layer_tensors(layer, LayerRecord, outline_of)
+    if layer.index is None or layer.kept_at is None:
+        return made
+    # Where the packed edges are decides how many bytes their indices take.
+    return replace(made, kept_at=to_array(layer.kept_at))
 
 
 def dense_twin_sizes(checkpoint: Checkpoint) -> tuple[int, int]:

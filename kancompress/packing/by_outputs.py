@@ -30,6 +30,7 @@ from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.native import build
 from kancompress.models.records import sizes
+from kancompress.packing.encoded import bounding
 from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.native import NativeSource, stored_side
 from kancompress.packing.pack import Compression, Report, pack
@@ -362,7 +363,8 @@ class _Scales:
         self._runs = runs
 
     def weigh(self, clusters: Clusters) -> int | None:
-        """Bytes of the packed file; None where no layer would be packed but one has to be."""
+        """Bytes of the packed file, or no less than they will be where indices are entropy-coded;
+        None where no layer would be packed but one has to be."""
         chosen = {name: k for name, k in clusters.items() if k is not None}
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
         return None if model is None else sum(sizes(model))
@@ -374,4 +376,5 @@ class _Scales:
             codebook=blank((clusters, layer.coefficients), place.dtype),
             labels=None,
             bias=blank((outputs,), torch.float32) if place.biased else None,
+            encoding=bounding(self._runs.config.indices),
         )

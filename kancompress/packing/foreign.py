@@ -26,6 +26,7 @@ from kancompress.errors import (
 )
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.formats.foreign import Skeleton, read_skeleton
+from kancompress.formats.packed.encodings import Indices
 from kancompress.formats.packed.restore import (
     Edges,
     Fill,
@@ -541,6 +542,16 @@ class LayerGroup:
     def whole(self) -> bool:
         """As of `SourceLayer`."""
         return len(self.layers) == 1 and self.edges == self.layers[0].edges
+
+    def claims(self, clusters: int) -> Sequence[Indices]:
+        """As of `SourceLayer`."""
+        found: list[Indices] = []
+        for layer in self.layers:
+            kept_at = torch.nonzero(~packable(layer, self.source.tensors)).reshape(-1).numpy()
+            name = f"{self.names[layer.name]}.index"
+            count = layer.edges - len(kept_at)
+            found.append(Indices(name, count, clusters, layer.shape, layer.groups, kept_at))
+        return found
 
     def vectors(self) -> Tensor:
         """Vectors of all edges that can be packed, layer after layer, (edges, coefficients)."""

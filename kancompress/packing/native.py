@@ -14,6 +14,7 @@ from kancompress.clustering.nearest import one_thread
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError
 from kancompress.formats.checkpoint import side_shapes
+from kancompress.formats.packed.encodings import Indices
 from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.network import Network
 from kancompress.models.native import build
@@ -185,6 +186,10 @@ class NativeLayer:
     def whole(self) -> bool:
         """As of `SourceLayer`."""
         return True
+
+    def claims(self, clusters: int) -> Sequence[Indices]:
+        """As of `SourceLayer`."""
+        return [Indices(f"{self.name}.index", self.edges, clusters, self.shape)]
 
     def vectors(self) -> Tensor:
         """As of `Edges`."""

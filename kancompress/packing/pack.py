@@ -21,13 +21,14 @@ from kancompress.clustering.clusterer import (
 )
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
-from kancompress.config import RUN_FIELDS, ClusterConfig, Metric, RunOptions
+from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.safetensors import shown
 from kancompress.models import files
 from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel, sizes
 from kancompress.models.user_module import load_into
+from kancompress.packing.encoded import encoded, index_bytes
 from kancompress.packing.sizes import Plan, Size, largest_common
 from kancompress.packing.source import Coded, Source, SourceLayer, check, codebook_dtype
 
@@ -198,7 +199,7 @@ def _pack(
             where=source.where,
             fields=("force_pack",),
         )
-    return Compression(model=model, layers=results)
+    return Compression(model=encoded(model, config.indices), layers=results)
 
 
 def _pack_layer(
@@ -218,6 +219,9 @@ def _pack_layer(
     codebook, labels = _stored(found, vectors, layer, codebook_dtype(config, layer.stored_dtype))
     coded = Coded(codebook=codebook, labels=labels, bias=found.bias)
     packed_bytes = coded.nbytes(len(vectors))
+    if config.indices is not IndexCoding.BITS:
+        claims = layer.claims(len(codebook))
+        packed_bytes = codebook.nbytes + index_bytes(labels, claims, config.indices)
     stays = packed_bytes >= vectors.nbytes and not config.force_pack
     result = LayerClustering(
         name=layer.name,

@@ -14,10 +14,11 @@ import torch
 
 from kancompress.clustering.clusterer import points
 from kancompress.clustering.kmeans import count_distinct, count_separate
-from kancompress.config import ClusterConfig
+from kancompress.config import ClusterConfig, IndexCoding
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.models.records import sizes
+from kancompress.packing.encoded import bounding
 from kancompress.packing.source import (
     Assembly,
     Coded,
@@ -90,20 +91,22 @@ class Plan:
         return cls(vectors=vectors, outline=source.outline())
 
     def size(self, config: ClusterConfig) -> Size | None:
-        """(header, payload) bytes of the file that `cluster` writes; None where it refuses."""
+        """(header, payload) bytes of the file that `cluster` writes, or no less than they will be
+        (`is_certain`); None where it refuses."""
         coded: dict[str, Coded] = {}
         for name, vectors in self.vectors.items():
             k = vectors.stored(config.of(name), config)
             if k is not None:
                 dtype = codebook_dtype(config, vectors.default)
                 codebook = blank((k, vectors.coefficients), dtype)
-                coded[name] = Coded(codebook=codebook, labels=None)
+                encoding = bounding(config.indices)
+                coded[name] = Coded(codebook=codebook, labels=None, encoding=encoding)
         model = self.outline.assemble(coded)
         return None if model is None else sizes(model)
 
     def is_certain(self, config: ClusterConfig) -> bool:
         """Whether `size` is bound to be what clustering gives."""
-        return all(
+        return config.indices is IndexCoding.BITS and all(
             vectors.is_certain(config.of(name), config) for name, vectors in self.vectors.items()
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kancompress.clustering.clusterer import Edges
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
-from kancompress.formats.packed.encodings import USUAL, index_bytes, index_type
+from kancompress.formats.packed.encodings import USUAL, Indices, index_bytes, index_type
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.records import PackedModel
@@ -45,6 +45,9 @@ class SourceLayer(Edges, Protocol):
     @property
     def whole(self) -> bool:
         """Whether the vectors are all edges of one layer of the network."""
+
+    def claims(self, clusters: int) -> Sequence[Indices]:
+        """What a packed file says of the indices of its layers, in the order of the vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -113,7 +113,9 @@ class Header:
         kept = self.shape(f"{name}.kept_at")
         edges = element_count(self.layers[name].shape)
         clusters, _ = self.codebook_shape(name)
-        return Indices(f"{name}.index", edges - (kept[0] if kept else 0), clusters)
+        layer = self.layers[name]
+        count = edges - (kept[0] if kept else 0)
+        return Indices(f"{name}.index", count, clusters, layer.shape, layer.groups)
 
 
 def read_header(

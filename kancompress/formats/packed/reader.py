@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -167,6 +168,8 @@ def _layer(name: str, tensors: Mapping[str, Array], header: Header) -> LayerReco
     encoding = BITS.name
     if "index" in tensors:
         claim = header.indices(name)
+        if "kept_at" in tensors:
+            claim = replace(claim, kept_at=tensors["kept_at"].numpy())
         encoding = header.encodings[claim.name]
         index = OF_INDICES[encoding].decode(tensors["index"], claim, header.where)
     return LayerRecord(

@@ -11,7 +11,7 @@ from typing import Any
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import Array, Outline
-from kancompress.formats.packed.encodings import OF_INDICES, PLAIN, Indices
+from kancompress.formats.packed.encodings import OF_INDICES, PLAIN, Indices, measured
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
 
 CHECKSUM_PREFIX = "sha256-"
@@ -78,7 +78,7 @@ def tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     named: dict[str, Array] = dict(record.tensors)
     for layer in record.layers:
         beside = layer.tensors()
-        if claim := _claim(record, layer):
+        if claim := claim_of(record, layer):
             encoded = OF_INDICES[layer.encoding].encode(layer.indices(), claim)
             if encoded is not None:
                 beside["index"] = encoded
@@ -87,23 +87,38 @@ def tensors(record: PackedRecord[Array]) -> dict[str, Array]:
 
 
 def outlines(record: PackedRecord[Outline]) -> dict[str, Outline]:
-    """Type and shape of all tensors of the file, by name; no number of them is looked at."""
+    """Type and shape of all tensors of the file, by name.
+
+    No number of them is looked at, but for indices whose encoding tells no size before they are
+    encoded, and `kept_at` beside them. An index that is None has the most bytes that it can have.
+    """
     named: dict[str, Outline] = dict(record.tensors)
     for layer in record.layers:
         beside: dict[str, Outline] = layer.tensors()
-        if claim := _claim(record, layer):
-            size = OF_INDICES[layer.encoding].size(claim).nbytes
+        if claim := claim_of(record, layer):
+            if layer.index is None:
+                size = OF_INDICES[layer.encoding].size(claim).nbytes
+            else:
+                size = measured(layer.encoding, layer.index, claim)
             if size:
                 beside["index"] = Outline("U8", (size,))
         named |= {f"{layer.name}.{role}": one for role, one in beside.items()}
     return named
 
 
-def _claim(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | None:
+def claim_of(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | None:
+    """What the file will say of a layer's indices; None where it stays dense."""
     clusters = record.clusters_of(layer)
     if clusters is None:
         return None
-    return Indices(f"{layer.name}.index", layer.packed_edges, clusters)
+    return Indices(
+        f"{layer.name}.index",
+        layer.packed_edges,
+        clusters,
+        layer.shape,
+        layer.groups,
+        layer.kept_at.numpy() if isinstance(layer.kept_at, Array) else None,
+    )
 
 
 def encode(record: PackedRecord[Array]) -> bytes:

@@ -6,6 +6,10 @@ A new one is a module beside these, its line here, and a test.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from kancompress.formats.packed.encodings.bits import Bits
 from kancompress.formats.packed.encodings.plain import Plain
@@ -16,11 +20,13 @@ from kancompress.formats.packed.encodings.protocol import (
     TensorEncoding,
     index_type,
 )
+from kancompress.formats.packed.encodings.rans import Rans
 
 BITS = Bits()
 PLAIN = Plain()
+RANS = Rans()
 
-OF_INDICES: Mapping[str, IndexEncoding] = {one.name: one for one in (BITS,)}
+OF_INDICES: Mapping[str, IndexEncoding] = {one.name: one for one in (BITS, RANS)}
 OF_NUMBERS: Mapping[str, TensorEncoding] = {one.name: one for one in (PLAIN,)}
 
 
@@ -31,6 +37,22 @@ USUAL: IndexEncoding = BITS
 def index_bytes(count: int, clusters: int, encoding: str = USUAL.name) -> int:
     """Bytes of so many indices into a codebook, or no less than they will have."""
     return OF_INDICES[encoding].size(Indices("index", count, clusters)).nbytes
+
+
+def measured(name: str, indices: npt.NDArray[np.integer[Any]], claim: Indices) -> int:
+    """Bytes of indices in the encoding of this name, exactly; they are encoded where none less
+    tells."""
+    size = OF_INDICES[name].size(claim)
+    if size.exact:
+        return size.nbytes
+    array = OF_INDICES[name].encode(indices, claim)
+    return 0 if array is None else array.nbytes
+
+
+def smallest(indices: npt.NDArray[np.integer[Any]], claim: Indices) -> str:
+    """Name of the encoding in which indices take least, the usual one of equals."""
+    fitting = [one.name for one in (USUAL, RANS) if one.fits(claim)]
+    return min(fitting, key=lambda name: measured(name, indices, claim))
 
 
 def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> int:
@@ -48,6 +70,7 @@ __all__ = [
     "OF_INDICES",
     "OF_NUMBERS",
     "PLAIN",
+    "RANS",
     "USUAL",
     "IndexEncoding",
     "Indices",
@@ -56,5 +79,7 @@ __all__ = [
     "index_bytes",
     "index_type",
     "layer_bytes",
+    "measured",
     "names_for",
+    "smallest",
 ]

@@ -108,6 +108,10 @@ class Bits:
 
     name = "bits"
 
+    def fits(self, claim: Indices) -> bool:
+        """All indices do."""
+        return True
+
     def size(self, claim: Indices) -> Size:
         """Bytes of the indices, exactly."""
         return Size(packed_size(claim.count, width_of(claim.clusters)))

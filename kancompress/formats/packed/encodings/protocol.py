@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +22,19 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Indices:
-    """What the header says of the indices in a tensor: how many, and below which number."""
+    """What the header says of the indices in a tensor: how many, and below which number.
+
+    shape   : of the layer, (out, in) or (out, in, rows, columns); () where all edges have one input
+    groups  : of the layer
+    kept_at : positions of the edges without an index, strictly ascending, once they are read
+    """
 
     name: str
     count: int
     clusters: int
+    shape: tuple[int, ...] = ()
+    groups: int = 1
+    kept_at: npt.NDArray[np.integer[Any]] | None = field(default=None, compare=False)
 
 
 class IndexEncoding(Protocol):
@@ -36,8 +44,11 @@ class IndexEncoding(Protocol):
     def name(self) -> str:
         """As the document calls it."""
 
+    def fits(self, claim: Indices) -> bool:
+        """Whether such indices can be written so."""
+
     def size(self, claim: Indices) -> Size:
-        """Bytes of the indices."""
+        """Bytes of the indices, where they fit."""
 
     def check(self, entry: Entry | None, claim: Indices, where: str) -> None:
         """Refuse what cannot be right, before anything is allocated. Raises InvalidFileError."""
