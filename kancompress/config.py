@@ -149,8 +149,9 @@ class ClusterConfig:
     force_pack   : pack layers that would grow, too
     target_bytes : take the largest number of clusters with which the whole file has at most so many
                    bytes; `clusters` is then not used
-    indices      : how indices are written. Other sizes than those of `bits` are known only once
-                   all is clustered; before that they are bounds
+    indices      : how indices are written; None is `auto` where a price of bits was paid, else
+                   `bits`. Other sizes than those of `bits` are known only once all is clustered;
+                   before that they are bounds
     """
 
     clusters: int | None = None
@@ -163,12 +164,17 @@ class ClusterConfig:
     target_bytes: int | None = None
     metric: Metric = Metric.COEFFICIENTS
     kmeans: KMeans = KMeans.OWN
-    indices: IndexCoding = IndexCoding.BITS
+    indices: IndexCoding | None = None
 
     @property
     def common(self) -> int:
         """Centroids of the layers that have no number of their own."""
         return CLUSTERS if self.clusters is None else self.clusters
+
+    @property
+    def coding(self) -> IndexCoding:
+        """How indices are written, where nothing was paid for bits."""
+        return self.indices or IndexCoding.BITS
 
     def of(self, layer: str) -> int:
         """Centroids of the layer of this name."""

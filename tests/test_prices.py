@@ -7,7 +7,7 @@ from test_calibration import PLACE, correlated, spline_layer
 
 from kancompress import CalibrationConfig
 from kancompress.clustering.layer import Streams, pose
-from kancompress.clustering.prices import counts_of, prices_of
+from kancompress.clustering.prices import prices_of
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -16,33 +16,42 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(counts[counts > 0] * np.log2(shares)).sum())
 
 
-def test_counts_are_those_of_every_input() -> None:
-    labels = torch.tensor([[0, 2], [0, 1], [1, 1]])
-    assert counts_of(labels, 3).tolist() == [[2, 1, 0], [0, 2, 1]]
-    used = torch.tensor([[True, False], [True, True], [False, True]])
-    assert counts_of(labels, 3, used).tolist() == [[2, 0, 0], [0, 2, 0]]
+def bits_of(labels: torch.Tensor, clusters: int) -> float:
+    """Bits of all indices at their prices."""
+    prices = prices_of(labels, clusters)
+    return float(prices.gather(1, labels.T).sum())
 
 
-def test_inputs_of_two_kinds_become_two_classes_and_cost_their_entropies() -> None:
+def drawn(shares: np.ndarray, kinds: np.ndarray, outputs: int = 64) -> torch.Tensor:
+    """Labels (outputs, inputs), those of an input distributed as its kind's are."""
     rng = np.random.default_rng(0)
+    columns = [rng.choice(shares.shape[1], outputs, p=shares[kind]) for kind in kinds]
+    return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def test_inputs_of_two_kinds_cost_their_entropies() -> None:
     kinds = np.arange(200) % 2
     shares = np.array([[0.9, 0.05, 0.03, 0.02], [0.05, 0.15, 0.3, 0.5]])
-    counts = np.stack([rng.multinomial(64, shares[kind]) for kind in kinds]).astype(float)
-    found = prices_of(torch.from_numpy(counts))
-    classes = found.classes.numpy()
-    assert len(set(classes)) == 2
-    assert len(set(classes[kinds == 0])) == len(set(classes[kinds == 1])) == 1
-    least = sum(entropy(counts[kinds == kind].sum(0)) for kind in (0, 1))
-    coded = float((counts * found.bits.double().numpy()).sum())
-    assert 0.9999 * least <= coded <= 1.001 * least
-    assert found.total == pytest.approx(coded + 200 + 8 * 8)  # a bit an input, a byte an entry
+    labels = drawn(shares, kinds)
+    counts = [np.bincount(labels[:, kinds == kind].reshape(-1), minlength=4) for kind in (0, 1)]
+    least, one = sum(map(entropy, counts)), entropy(sum(counts))
+    assert least > bits_of(labels, 4) > 0.9 * least  # still more classes tell a little
+    assert bits_of(labels, 4) < 0.85 * one
 
 
-def test_one_distribution_needs_one_class() -> None:
-    counts = torch.full((100, 8), 5.0, dtype=torch.float64)
-    found = prices_of(counts)
-    assert set(found.classes.tolist()) == {0}
-    assert found.bits.numpy() == pytest.approx(np.full((100, 8), 3.0), abs=1e-3)
+def test_an_index_that_nobody_has_costs_most() -> None:
+    labels = drawn(np.array([[0.25, 0.25, 0.25, 0.25, 0.0]]), np.zeros(100, int))
+    prices = prices_of(labels, 5)
+    assert prices[:, :4].mean() == pytest.approx(2.0, abs=0.1)
+    assert (prices[:, 4] > 10).all()
+
+
+def test_edges_without_an_index_are_not_counted() -> None:
+    labels = drawn(np.array([[0.5, 0.5, 0.0]]), np.zeros(40, int))
+    used = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    masked = torch.where(used, labels, 2)
+    assert (prices_of(masked, 3, used)[:, 2] > 8).all()
+    assert (prices_of(masked, 3)[:, 2] < 2).all()
 
 
 def test_a_price_saves_bits_for_little_error() -> None:
@@ -53,7 +62,7 @@ def test_a_price_saves_bits_for_little_error() -> None:
         found = problem.solve(8, CalibrationConfig(starts=1, price=price))
         labels = problem._cut(found.labels[:, problem.order])
         errors.append(problem._error(found.codebook, labels))
-        bits.append(prices_of(counts_of(found.labels, 8)).total)
+        bits.append(bits_of(found.labels, 8))
     assert bits[0] > 1.05 * bits[1] > 1.2 * bits[2]
     assert errors[0] < errors[1] < errors[2]
     # What is minimised: the error, and at the second price the bits.

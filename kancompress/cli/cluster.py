@@ -98,8 +98,11 @@ class Stored:
         typer.Option(help="Type of stored biases, norms and recurrence weights (own networks)."),
     ] = _CLUSTER.side_dtype
     indices: Annotated[
-        IndexCoding,
-        typer.Option(help="How indices are written: one width, entropy-coded, or the smaller."),
+        IndexCoding | None,
+        typer.Option(
+            help="How indices are written: one width, entropy-coded, or the smaller.",
+            show_default="auto where a price of bits is paid, else bits",
+        ),
     ] = _CLUSTER.indices
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
@@ -151,6 +154,15 @@ class ByOutputs:
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
     ] = _CALIBRATION.memory / _GIB
+    price: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="What a bit of an index costs, in squared errors of an edge: fewer bytes for more"
+            " error.",
+            show_default="0; searched with -k auto",
+        ),
+    ] = _CALIBRATION.price
     batch_size: Annotated[
         int, typer.Option(min=1, help="With --model: rows that run through it at a time.")
     ] = _CALIBRATION.batch_size
@@ -184,6 +196,7 @@ class ByOutputs:
             sweeps=self.sweeps,
             memory=int(min(self.memory, 2**20) * _GIB),
             batch_size=self.batch_size,
+            price=self.price,
             max_iterations=clusters.max_iterations,
             seed=clusters.seed,
         )
@@ -314,6 +327,7 @@ def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
         "--rounds": by_outputs.rounds is not None,
         "--sweeps": by_outputs.sweeps is not None,
         "--memory": by_outputs.memory != _CALIBRATION.memory / _GIB,
+        "--price": by_outputs.price is not None,
         "--batch-size": by_outputs.batch_size != _CALIBRATION.batch_size,
     }
     wishes.check(needing)

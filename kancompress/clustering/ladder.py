@@ -11,7 +11,7 @@ from torch import Tensor
 from kancompress.clustering import kmeans, metric, quadratic, scaling
 from kancompress.clustering.coding import Coding, plain_vectors
 from kancompress.clustering.moments import Moments
-from kancompress.clustering.prices import Prices, counts_of, prices_of
+from kancompress.clustering.prices import prices_of
 from kancompress.clustering.quadratic import Form
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.system import devices
@@ -38,6 +38,8 @@ _STARTS_CELLS = 1 << 28
 _WORTH, _MOST = 0.01, 8
 # Rounds of feedback with prices, and sweeps with the last of them.
 _PRICED, _PRICED_SWEEPS = 6, 4
+# Most centroids whose indices are entropy-coded.
+_MOST_PRICED = 1024
 # Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
 
@@ -142,12 +144,12 @@ class Problem:
         Where that takes but a moment it starts several times, and the least error is kept; once
         more from `start`, a clustering of the layer's own numbers, where it is given.
         """
-        if config.price:
+        if config.price and clusters <= _MOST_PRICED:
             free = self._without_prices(clusters, config, start)
-            best, prices = self._priced(free, config)
+            best, bits = self._priced(free, config)
             codebook, labels = best.codebook, self.all_labels(best.codebook, best.labels)
             # Inputs that never change share the centroid that costs least.
-            labels[:, self.moments.still] = int(prices.bits.amin(0).argmin())
+            labels[:, self.moments.still] = int(bits.amin(0).argmin())
         else:
             best = self._best(clusters, config, start)
             codebook = self._with_spare(best.codebook, clusters, config)
@@ -239,8 +241,9 @@ class Problem:
             trial = self._swept(trial, config.sweeps)
         return trial
 
-    def _priced(self, trial: _Trial, config: CalibrationConfig) -> tuple[_Trial, Prices]:
-        """Feedback and sweeps with every index at its price, those of the labels before it."""
+    def _priced(self, trial: _Trial, config: CalibrationConfig) -> tuple[_Trial, Tensor]:
+        """Feedback and sweeps with every index at its price, those of the labels before it; and the
+        bits of indices that are distributed as those are."""
         edges = sum(labels.numel() for labels in trial.labels)
         scale = (config.price or 0.0) * self._error(trial.codebook, trial.labels) / edges
         codebook, labels, passes = trial.codebook, trial.labels, trial.passes
@@ -264,18 +267,18 @@ class Problem:
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
         found = _Trial(codebook, labels, passes, trial.repaired)
-        return found, self._prices(codebook, labels)
+        return found, self._bits(codebook, labels)
 
-    def _prices(self, codebook: Tensor, labels: list[Tensor]) -> Prices:
-        """What indices cost that are distributed as these are."""
+    def _bits(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
+        """What indices cost that are distributed as these are, (inputs of all groups, k)."""
         used = None
         if self.coding is not None:
             used = self.coding.packed[:, self.order.cpu()]
-        return prices_of(counts_of(torch.cat(labels, dim=1).cpu(), len(codebook), used))
+        return prices_of(torch.cat(labels, dim=1), len(codebook), used)
 
     def _scaled_prices(self, codebook: Tensor, labels: list[Tensor], scale: float) -> list[Tensor]:
         """The same in squared errors, (m, k) by group."""
-        bits = (self._prices(codebook, labels).bits * scale).to(codebook.device)
+        bits = (self._bits(codebook, labels) * scale).to(codebook.device)
         return list(torch.split(bits, [len(form.weights[0]) for form in self.forms]))
 
     def _edges(self) -> tuple[Tensor, Tensor]:

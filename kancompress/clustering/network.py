@@ -148,7 +148,13 @@ def calibrate(
     flow = open_flow(*sample(rows, config.samples, config.seed))
     if clusters is not None:
         solution = solve_network(flow, clusters, config, tell=tell)
-        return Calibrated(clusters=clusters, curves={}, predicted=None, solution=solution)
+        return Calibrated(
+            clusters=clusters,
+            curves={},
+            predicted=None,
+            solution=solution,
+            price=config.price or 0.0,
+        )
     if target is None or weigh is None:
         raise UsageError("To choose numbers of clusters, a target is needed: bytes or an error.")
     curves, first = measure_curves(flow, config, most_bytes=target.bytes, tell=tell_probe)

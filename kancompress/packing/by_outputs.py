@@ -20,6 +20,7 @@ from kancompress.config import (
     RUN_FIELDS,
     CalibrationConfig,
     ClusterConfig,
+    IndexCoding,
     Metric,
     StoredDtype,
     Target,
@@ -292,9 +293,14 @@ def pack_by_outputs(
     """
     found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False)
     assert found.solution is not None
-    clusterer = runs.solved(found.solution.layers)
-    made = pack(runs.source, clusterer, runs.config, report=hooks.report)
+    config = _coded_at(runs.config, found.price)
+    made = pack(runs.source, runs.solved(found.solution.layers), config, report=hooks.report)
     return replace(made, notes=(*notes, *dict.fromkeys(runs.told)), calibrated=found)
+
+
+def _coded_at(config: ClusterConfig, price: float) -> ClusterConfig:
+    """The configuration with the smaller encoding of each layer where bits were paid for."""
+    return replace(config, indices=IndexCoding.AUTO) if price and not config.indices else config
 
 
 def choose(
@@ -340,6 +346,11 @@ def _calibrated(
         )
     if target is not None and target.ratio is not None:
         target = Target(bytes=int(runs.source.file_bytes / target.ratio))
+
+    def measured(solutions: Mapping[str, LayerSolution]) -> int:
+        config = _coded_at(runs.config, 1.0)
+        return sum(sizes(pack(runs.source, runs.solved(solutions), config).model))
+
     with devices.repeatable(runs.device):
         return calibrate(
             runs.flow,
@@ -348,6 +359,7 @@ def _calibrated(
             calibration,
             target=target,
             weigh=_Scales(runs).weigh,
+            measured=None if runs.config.indices is IndexCoding.BITS else measured,
             dry_run=dry_run,
             tell=hooks.solved,
             tell_probe=hooks.probed,
@@ -376,5 +388,5 @@ class _Scales:
             codebook=blank((clusters, layer.coefficients), place.dtype),
             labels=None,
             bias=blank((outputs,), torch.float32) if place.biased else None,
-            encoding=bounding(self._runs.config.indices),
+            encoding=bounding(self._runs.config.coding),
         )

@@ -199,7 +199,7 @@ def _pack(
             where=source.where,
             fields=("force_pack",),
         )
-    return Compression(model=encoded(model, config.indices), layers=results)
+    return Compression(model=encoded(model, config.coding), layers=results)
 
 
 def _pack_layer(
@@ -219,9 +219,9 @@ def _pack_layer(
     codebook, labels = _stored(found, vectors, layer, codebook_dtype(config, layer.stored_dtype))
     coded = Coded(codebook=codebook, labels=labels, bias=found.bias)
     packed_bytes = coded.nbytes(len(vectors))
-    if config.indices is not IndexCoding.BITS:
+    if config.coding is not IndexCoding.BITS:
         claims = layer.claims(len(codebook))
-        packed_bytes = codebook.nbytes + index_bytes(labels, claims, config.indices)
+        packed_bytes = codebook.nbytes + index_bytes(labels, claims, config.coding)
     stays = packed_bytes >= vectors.nbytes and not config.force_pack
     result = LayerClustering(
         name=layer.name,

@@ -99,14 +99,14 @@ class Plan:
             if k is not None:
                 dtype = codebook_dtype(config, vectors.default)
                 codebook = blank((k, vectors.coefficients), dtype)
-                encoding = bounding(config.indices)
+                encoding = bounding(config.coding)
                 coded[name] = Coded(codebook=codebook, labels=None, encoding=encoding)
         model = self.outline.assemble(coded)
         return None if model is None else sizes(model)
 
     def is_certain(self, config: ClusterConfig) -> bool:
         """Whether `size` is bound to be what clustering gives."""
-        return config.indices is IndexCoding.BITS and all(
+        return config.coding is IndexCoding.BITS and all(
             vectors.is_certain(config.of(name), config) for name, vectors in self.vectors.items()
         )
 
