@@ -290,6 +290,7 @@ class Compute:
 # Parameters that notes and warnings speak of.
 _NOTED = (*RUN_FIELDS, "compile")
 # Options whose names are not those of the library's parameters.
+_BASE = re.compile(r"\s*base=[^=:;]+:[^=;]*(?:;|$)")  # where a line begins so; `base` may be a stem
 _OPTIONS = {
     "directory": "--data-dir",
     "file": "--data",
@@ -338,7 +339,10 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def layouts(values: list[str]) -> dict[str, str]:
-    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...`, `STEM=coef=...` and `@FILE`."""
+    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...`, `STEM=coef=...` and `@FILE`.
+
+    A line may begin with `base=NAME:AXES` as well.
+    """
     chosen: dict[str, str] = {}
     for value in values:
         if value.startswith("@"):
@@ -346,7 +350,7 @@ def layouts(values: list[str]) -> dict[str, str]:
             found = kancompress.read_layouts(value[1:])
         else:
             stem, mark, layout = value.partition("=")
-            named = mark and stem.strip() != "coef"
+            named = mark and stem.strip() != "coef" and not _BASE.match(value)
             found = {stem: layout} if named else {"": value}
         for stem in found.keys() & chosen.keys():
             raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")
