@@ -1,5 +1,6 @@
 """Files that no layout knows: a line is proposed that can be pasted, or it is said why not."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_a_message_has_a_line_that_can_be_pasted(tmp_path: Path) -> None:
     assert "inspect --print-layout has 1 more" in told
     words = shlex.split(option.group())
     done("cluster", tmp_path / "m.pt", "-k", "4", *words, "-o", tmp_path / "P.st")
+
+
+@pytest.mark.parametrize("stem", ["", "x=", "base="])
+def test_a_line_may_begin_with_base(stem: str, tmp_path: Path) -> None:
+    state = {name.replace("x", "base") if stem == "base=" else name: t for name, t in WAVES.items()}
+    torch.save(state, tmp_path / "m.pt")
+    line = f"{stem}base=w:out in; base=s:out in; base=t:out in"
+    report = done("inspect", tmp_path / "m.pt", "--layout", line, "--json").stdout
+    assert json.loads(report)["layers"][0]["shape"] == [5, 4]
+
+
+def test_a_stem_may_be_called_base(tmp_path: Path) -> None:
+    torch.save(drawn(**{"base.cheby_coeffs": (4, 5, 3)}), tmp_path / "m.pt")
+    options = ("--layout", "base=cheby-kan", "--json")
+    report = json.loads(done("inspect", tmp_path / "m.pt", *options).stdout)
+    assert [layer["name"] for layer in report["layers"]] == ["base"]
 
 
 def test_print_layout_proposes_what_it_did_not_recognise(tmp_path: Path) -> None:

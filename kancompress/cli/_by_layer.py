@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +41,15 @@ def _of(values: dict[str, Any]) -> RunOptions:
     return RunOptions(**values)
 
 
+# Where a line begins with `base=NAME:AXES`; `base` alone may be a stem.
+_BASE = re.compile(r"\s*base=[^=:;]+:[^=;]*(?:;|$)")
+
+
 def layouts(values: Sequence[str]) -> dict[str, str]:
-    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...`, `STEM=coef=...` and `@FILE`."""
+    """Stem to layout from `NAME`, `STEM=NAME`, `coef=...`, `STEM=coef=...` and `@FILE`.
+
+    A line may begin with `base=NAME:AXES` as well.
+    """
     chosen: dict[str, str] = {}
     for value in values:
         if value.startswith("@"):
@@ -49,7 +57,7 @@ def layouts(values: Sequence[str]) -> dict[str, str]:
             found = kancompress.read_layouts(value[1:])
         else:
             stem, mark, layout = value.partition("=")
-            named = mark and stem.strip() != "coef"
+            named = mark and stem.strip() != "coef" and not _BASE.match(value)
             found = {stem: layout} if named else {"": value}
         for stem in found.keys() & chosen.keys():
             raise UsageError(f"--layout is given twice for {stem or 'all layers'}.")

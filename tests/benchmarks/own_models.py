@@ -227,7 +227,7 @@ def measure(case: Case, clusters: list[int], seed: int) -> dict[tuple[str, int],
     model.eval()
     found: dict[tuple[str, int], float] = {}
     for k in clusters:
-        config = ClusterConfig(clusters=k, seed=seed)
+        config = ClusterConfig(clusters=k, seed=seed, force_pack=True)
         made = {
             "plain": kancompress.compress(model, config),
             "by outputs": kancompress.compress_by_outputs(model, x[:cut], config),
