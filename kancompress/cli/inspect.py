@@ -258,13 +258,20 @@ def _layer_row(row: dict[str, Any]) -> list[str]:
         _output.size(row["edges"]),
         str(row["coefficients"]),
         "dense" if row["clusters"] is None else str(row["clusters"]),
-        "-" if row["index_bits"] is None else str(row["index_bits"]),
+        _index_bits(row),
         "-" if entropy is None else f"{entropy:.2f}",
         f"{usage['smallest']}-{usage['largest']}" if usage else "-",
         _output.size(row["index_bytes"]),
         _output.size(row["codebook_bytes"]),
         _output.size(row["dense_bytes"]),
     ]
+
+
+def _index_bits(row: dict[str, Any]) -> str:
+    """Bits of an index; where they are entropy-coded on average, tables included."""
+    if row["index_encoding"] in (None, "bits"):
+        return "-" if row["index_bits"] is None else str(row["index_bits"])
+    return f"{row['bits_per_edge']:.2f} {row['index_encoding']}"
 
 
 def _form_rows(forms: dict[str, Any]) -> list[list[str]]:

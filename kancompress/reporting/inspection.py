@@ -12,7 +12,8 @@ from kancompress.errors import shortened
 from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
 from kancompress.formats.packed import LayerRecord, PackedRecord
-from kancompress.formats.packed.encodings import bits
+from kancompress.formats.packed.encodings import RANS, bits
+from kancompress.formats.packed.writer import claim_of
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
 from kancompress.specs import FAMILIES, BasisSpec
@@ -122,8 +123,10 @@ def _layer(
         "edges": edges,
         "coefficients": coefficients,
         "clusters": None,
+        "index_encoding": None,
         "index_bits": None,
         "index_bytes": 0,
+        "bits_per_edge": None,
         "codebook_bytes": 0,
         "codebook_dtype": None,
         "formula_bytes": None,
@@ -196,8 +199,10 @@ def _packed_layer(
     index = container.entries.get(f"{layer.name}.index")
     record |= {
         "clusters": k,
+        "index_encoding": layer.encoding if index else None,
         "index_bits": bits.width_of(k),
         "index_bytes": index.size if index else 0,
+        "bits_per_edge": 8 * index.size / layer.packed_edges if index else 0.0,
         "codebook_bytes": stored.size if stored else 0,
         "codebook_dtype": DTYPES[codebook.dtype].torch,
         "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
@@ -209,6 +214,11 @@ def _packed_layer(
             "counts": counts.tolist(),
         },
     }
+    if index and layer.encoding == RANS.name:
+        claim = claim_of(model, layer)
+        assert claim is not None
+        array = container.held().array(index.name)
+        record["rans"] = RANS.parts(array, claim, container.where)
     if layer.kept_at is not None:
         record["kept_edges"] = layer.kept_edges
     return record

@@ -145,13 +145,16 @@ def read(bits: BitReader, symbols: int, precision: int) -> U16:
 
 
 def chosen(counts: npt.NDArray[np.integer[Any]], precision: int) -> tuple[U16, int]:
-    """Frequencies for counts (not all zero), each of so many bits but the largest, and its place.
+    """Frequencies for counts, each of so many bits but the largest, and its place.
 
     Of the two writable neighbours of its share a frequency is the one that keeps the sum nearest
     to the shares' sum; small ones come first, so that large ones make up for them.
     """
     found = np.zeros(len(counts), np.uint16)
     rest = int(np.argmax(counts))
+    if not counts[rest]:  # a class of inputs all of whose edges are kept
+        found[rest] = TOTAL
+        return found, rest
     order = [int(one) for one in np.argsort(counts, kind="stable") if counts[one] and one != rest]
     shares = _shares(counts)
     behind = 0  # shares that were not given yet, in the unit of `_shares`

@@ -472,6 +472,19 @@ class Rans:
             return None
         return _Parts.of(array.data, claim, where).symbols(claim, where)
 
+    def parts(self, array: Array, claim: Indices, where: str) -> dict[str, int]:
+        """What a tensor that `decode` takes consists of: classes, lanes, precision of its tables,
+        and the bytes of tables and stream."""
+        found = _Parts.of(array.data, claim, where)
+        stream = found.states.nbytes + found.words.nbytes
+        return {
+            "classes": found.classes,
+            "lanes": len(found.states),
+            "precision": int(array.data[0]) >> 4,
+            "table_bytes": array.nbytes - stream - _FIXED,
+            "stream_bytes": stream,
+        }
+
 
 # Records that were written last, by what they were written from: sizes are asked for, and then the
 # bytes. Few bytes in all.
