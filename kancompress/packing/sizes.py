@@ -207,8 +207,16 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
         for name, vectors in search.plan.vectors.items()
         for own in [config.layers.get(name, k)]
     )
+    bound = config.indices is not IndexCoding.BITS
     return UsageError(
-        f"No packed file has at most {target:,} bytes: the smallest, at k = {k}, has"
-        f" {header + payload:,}, of which {header:,} are its header, {edges:,} edges and"
-        f" {payload - edges:,} other tensors."
+        f"No packed file {'is sure to have' if bound else 'has'} at most {target:,} bytes: the"
+        f" smallest, at k = {k}, has {'up to ' if bound else ''}{header + payload:,}, of which"
+        f" {header:,} are its header, {edges:,} edges and {payload - edges:,} other tensors."
+        + (
+            " How far entropy-coded indices are below that is known once all is clustered: give"
+            " `clusters`."
+            if bound
+            else ""
+        ),
+        fields=("clusters",) if bound else (),
     )

@@ -17,9 +17,9 @@ MOST_CLASSES = 16
 # A bit, in the whole numbers that prices are counted in.
 BIT = 1 << 16
 # Most counts (inputs, symbols) that are held while classes are found; of more inputs a sample.
-_MOST_COUNTS = 1 << 22
+_MOST_COUNTS = 1 << 20
 _ROUNDS = 12
-_BLOCK = 1 << 18  # symbols that are priced at a time
+_BLOCK = 1 << 17  # symbols that are priced at a time
 
 Ints = npt.NDArray[np.int64]
 
@@ -69,17 +69,32 @@ class Symbols:
             yield first, last, starts[first : last + 1]
             first = last
 
-    def counts(self, clusters: int, chosen: Ints) -> npt.NDArray[np.float64]:
-        """How often each of the chosen inputs has each index, (chosen, clusters)."""
+    def every(self, step: int) -> Symbols:
+        """The same of each input whose number is a multiple of `step`."""
+        if step == 1:
+            return self
         starts = self.starts
-        lengths = (starts[1:] - starts[:-1])[chosen]
-        if len(chosen) == self.inputs:
-            values = self.values
-        else:
-            values = np.concatenate([self.values[starts[i] : starts[i + 1]] for i in chosen])
-        rows = np.repeat(np.arange(len(chosen)) * clusters, lengths)
-        found = np.bincount(rows + values, minlength=len(chosen) * clusters)
-        return found.reshape(len(chosen), clusters).astype(np.float64)
+        first, last = starts[:-1:step], starts[1::step][: len(starts[:-1:step])]
+        values = np.concatenate(
+            [self.values[begin:end] for begin, end in zip(first, last, strict=True)]
+        )
+        lengths = None if self.lengths is None else self.lengths[::step]
+        return Symbols(values, len(first), lengths)
+
+    def counts(self, clusters: int) -> npt.NDArray[np.float64]:
+        """How often each input has each index, (inputs, clusters)."""
+        found = np.empty((self.inputs, clusters))
+        for first, last, starts in self.blocks():
+            found[first:last] = self.block_counts(starts, clusters)
+        return found
+
+    def block_counts(self, starts: Ints, clusters: int) -> npt.NDArray[np.float64]:
+        """How often each input of a block has each index."""
+        inputs = len(starts) - 1
+        rows = np.repeat(np.arange(inputs) * clusters, np.diff(starts))
+        rows += self.values[starts[0] : starts[-1]]
+        counts = np.bincount(rows, minlength=inputs * clusters)
+        return counts.reshape(inputs, clusters).astype(np.float64)
 
     def counts_of(self, of_input: npt.NDArray[np.uint8], classes: int, clusters: int) -> Ints:
         """How often each index is in each class, (classes, clusters)."""
@@ -122,16 +137,82 @@ def classes_of(
     """
     symbols = Symbols(np.ascontiguousarray(labels).reshape(-1), len(labels))
     *_, last = ladder(symbols, clusters, most=most)
-    return last
+    return last.whole(symbols)
 
 
-def ladder(symbols: Symbols, clusters: int, *, most: int = MOST_CLASSES) -> Iterator[Classes]:
-    """Classes of inputs: one for all, then at most 2, 4, ... of them."""
-    search = _Search.of(symbols, clusters)
-    yield search.classes()
-    while 2 * search.number <= min(most, symbols.inputs):
-        search.split()
-        yield search.classes()
+def ladder(symbols: Symbols, clusters: int, *, most: int = MOST_CLASSES) -> Iterator[Found]:
+    """Classes of inputs, one for all, then at most 2, 4, ... of them; found on a sample where there
+    are very many inputs."""
+    step = -(-symbols.inputs // max(_MOST_COUNTS // clusters, 1))
+    sample = symbols.every(step)
+    counts = sample.counts(clusters)
+    of_input = np.zeros(sample.inputs, np.int64)
+    number = 1
+    while True:
+        yield Found(counts, of_input, number, step == 1)
+        if 2 * number > min(most, sample.inputs):
+            return
+        of_input = _split(counts, of_input, number)
+        number *= 2
+        for _ in range(_ROUNDS):
+            before = of_input
+            prices, entry = Found(counts, of_input, number, step == 1).prices()
+            of_input = np.argmin(counts @ prices.T.astype(np.float64) + entry, axis=1)
+            if np.array_equal(before, of_input):
+                break
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Classes of the inputs of a sample, some of which may have none.
+
+    counts : (inputs, clusters); of_input : (inputs,); is_whole : whether these are all inputs
+    """
+
+    counts: npt.NDArray[np.float64]
+    of_input: npt.NDArray[np.int64]
+    number: int
+    is_whole: bool
+
+    def totals(self) -> Ints:
+        """How often each index is in each class, (number, clusters)."""
+        return (np.eye(self.number)[self.of_input].T @ self.counts).astype(np.int64)
+
+    def prices(self) -> tuple[Ints, Ints]:
+        """Prices of indices (number, clusters) and of the classes themselves (number,)."""
+        sizes = np.bincount(self.of_input, minlength=self.number)
+        return _prices(self.totals()), _prices(sizes)
+
+    def sampled(self) -> Classes:
+        """The classes of the sample, without those that no input has."""
+        used, of_input = np.unique(self.of_input, return_inverse=True)
+        return Classes(of_input.astype(np.uint8), self.totals()[used])
+
+    def whole(self, symbols: Symbols) -> Classes:
+        """The classes of all inputs, without those that no input has."""
+        if self.is_whole:
+            return self.sampled()
+        used, of_input = np.unique(_cheapest(symbols, *self.prices()), return_inverse=True)
+        small = of_input.astype(np.uint8)
+        return Classes(small, symbols.counts_of(small, len(used), self.counts.shape[1]))
+
+
+def _split(
+    counts: npt.NDArray[np.float64], of_input: npt.NDArray[np.int64], number: int
+) -> npt.NDArray[np.int64]:
+    """Twice as many classes: of each the inputs that cost more an index than its median leave."""
+    prices, _ = Found(counts, of_input, number, True).prices()
+    own = np.empty(len(counts))
+    for one in range(number):
+        members = of_input == one
+        own[members] = counts[members] @ prices[one].astype(np.float64)
+    order = np.lexsort((own / np.maximum(counts.sum(axis=1), 1), of_input))
+    found = of_input.copy()
+    sizes = np.bincount(of_input, minlength=number)
+    ends = np.cumsum(sizes)
+    for first, last in zip(ends - sizes, ends, strict=True):
+        found[order[(first + last + 1) // 2 : last]] += number
+    return found
 
 
 def _prices(counts: npt.NDArray[np.integer[Any]]) -> Ints:
@@ -140,71 +221,16 @@ def _prices(counts: npt.NDArray[np.integer[Any]]) -> Ints:
     return log2(parts.sum(axis=-1, keepdims=True)) - log2(parts)
 
 
-@dataclass(slots=True, eq=False)
-class _Search:
-    """Alternation: each input to the class that codes it cheapest, its own number included, and
-    each class's distribution that of its members."""
-
-    symbols: Symbols
-    clusters: int
-    chosen: Ints
-    counts: npt.NDArray[np.float64]
-    of_chosen: npt.NDArray[np.int64]
-    number: int = 1
-
-    @classmethod
-    def of(cls, symbols: Symbols, clusters: int) -> _Search:
-        most = max(_MOST_COUNTS // clusters, 1)
-        step = -(-symbols.inputs // most)
-        chosen = np.arange(0, symbols.inputs, step)
-        counts = symbols.counts(clusters, chosen)
-        return cls(symbols, clusters, chosen, counts, np.zeros(len(chosen), np.int64))
-
-    def split(self) -> None:
-        """Twice as many classes: of each the inputs that cost less an index than its median."""
-        prices, _ = self._current()
-        own = (self.counts * prices[self.of_chosen]).sum(axis=1)
-        each = own / np.maximum(self.counts.sum(axis=1), 1)
-        order = np.lexsort((each, self.of_chosen))
-        sizes = np.bincount(self.of_chosen, minlength=self.number)
-        ends = np.cumsum(sizes)
-        for first, last in zip(ends - sizes, ends, strict=True):
-            self.of_chosen[order[(first + last + 1) // 2 : last]] += self.number
-        self.number *= 2
-        for _ in range(_ROUNDS):
-            before = self.of_chosen
-            prices, entry = self._current()
-            self.of_chosen = np.argmin(self.counts @ prices.T.astype(np.float64) + entry, axis=1)
-            if np.array_equal(before, self.of_chosen):
-                break
-
-    def _current(self) -> tuple[Ints, Ints]:
-        """Prices of indices (number, clusters) and of the classes themselves (number,)."""
-        sizes = np.bincount(self.of_chosen, minlength=self.number)
-        return _prices(self._totals()), _prices(sizes)
-
-    def _totals(self) -> Ints:
-        """How often each index is in each class, (number, clusters)."""
-        found = np.empty((self.number, self.clusters), np.int64)
-        for one in range(self.number):
-            found[one] = self.counts[self.of_chosen == one].sum(axis=0)
-        return found
-
-    def classes(self) -> Classes:
-        """The classes of all inputs, without those that no input has."""
-        if len(self.chosen) == self.symbols.inputs:
-            used, of_input = np.unique(self.of_chosen, return_inverse=True)
-            return Classes(of_input.astype(np.uint8), self._totals()[used])
-        used, of_input = np.unique(_cheapest(self.symbols, *self._current()), return_inverse=True)
-        small = of_input.astype(np.uint8)
-        return Classes(small, self.symbols.counts_of(small, len(used), self.clusters))
-
-
 def _cheapest(symbols: Symbols, prices: Ints, entry: Ints) -> Ints:
     """The class that codes each input cheapest, the first of equals."""
     found = np.empty(symbols.inputs, np.int64)
     by_index = np.ascontiguousarray(prices.T)
+    clusters = len(by_index)
     for first, last, starts in symbols.blocks():
+        if (last - first) * clusters <= 8 * (starts[-1] - starts[0]):
+            counts = symbols.block_counts(starts, clusters)
+            found[first:last] = np.argmin(counts @ by_index.astype(np.float64) + entry, axis=1)
+            continue
         each = np.take(by_index, symbols.values[starts[0] : starts[-1]], axis=0)
         costs = np.repeat(entry[None], last - first, axis=0)
         has = np.diff(starts) > 0

@@ -183,15 +183,14 @@ def even(symbols: int) -> tuple[U16, int]:
 
 def _shares(counts: npt.NDArray[np.integer[Any]]) -> list[int]:
     """What each of the counts has of TOTAL, in 1 / BIT, at least 1 where it is not zero."""
-    numbers = [int(one) for one in counts]
-    small: set[int] = set()
+    numbers = np.asarray(counts, np.int64)
+    small = np.zeros(len(numbers), np.bool_)
     while True:
-        whole = sum(n for place, n in enumerate(numbers) if place not in small)
-        budget = (TOTAL - len(small)) * BIT
-        shares = [BIT if place in small else budget * n // whole for place, n in enumerate(numbers)]
-        new = {place for place, n in enumerate(numbers) if n and shares[place] < BIT} - small
-        if not new:
-            return shares
+        budget = (TOTAL - int(small.sum())) * BIT
+        shares = np.where(small, BIT, budget * numbers // int(numbers[~small].sum()))
+        new = (numbers > 0) & (shares < BIT)
+        if not new.any():
+            return [int(one) for one in shares]
         small |= new
 
 

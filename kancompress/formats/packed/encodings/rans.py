@@ -23,6 +23,7 @@ from kancompress.formats.packed.encodings.classes import (
     BIT,
     MOST_CLASSES,
     Classes,
+    Found,
     Symbols,
     ladder,
 )
@@ -200,52 +201,67 @@ class _Decoder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """Classes and their tables as they will be written, and about how many bits all takes.
+    """Classes and their tables as they will be written.
 
     tables : of the classes themselves, where there are two or more, then of each class
+    stream, header : what symbols and tables cost, in 1 / BIT of a bit
     """
 
     classes: Classes
     precision: int
     tables: tuple[tuple[U16, int], ...]
-    cost: int
+    stream: int
+    header: int
 
     @classmethod
     def of(cls, classes: Classes, precision: int) -> _Plan:
         counts = ([classes.sizes] if len(classes.counts) > 1 else []) + list(classes.counts)
-        made = tuple(tables.chosen(own, precision) for own in counts)
-        return cls(classes, precision, made, _cost(counts, made, precision))
+        return cls._of(
+            classes, precision, counts, tuple(tables.chosen(own, precision) for own in counts)
+        )
 
     @classmethod
-    def even(cls, one: Classes) -> _Plan:
+    def even(cls, symbols: Symbols, clusters: int) -> _Plan:
         """The plan that never takes more than indices of one width, but for its table."""
-        precision = tables.MOST_PRECISION
-        made = (tables.even(one.counts.shape[1]),)
-        return cls(one, precision, made, _cost(list(one.counts), made, precision))
+        one = np.zeros(symbols.inputs, np.uint8)
+        classes = Classes(one, symbols.counts_of(one, 1, clusters))
+        made = (tables.even(clusters),)
+        return cls._of(classes, tables.MOST_PRECISION, list(classes.counts), made)
 
+    @classmethod
+    def _of(
+        cls,
+        classes: Classes,
+        precision: int,
+        counts: Sequence[Any_],
+        made: tuple[tuple[U16, int], ...],
+    ) -> _Plan:
+        stream = sum(tables.cost(own, table) for own, (table, _) in zip(counts, made, strict=True))
+        header = sum(tables.length_of(table, precision, rest) for table, rest in made)
+        return cls(classes, precision, made, stream, BIT * header)
 
-def _cost(counts: Sequence[Any_], made: Sequence[tuple[U16, int]], precision: int) -> int:
-    """What symbols that occur so often cost with their tables, in 1 / BIT of a bit."""
-    return sum(
-        tables.cost(own, table) + BIT * tables.length_of(table, precision, rest)
-        for own, (table, rest) in zip(counts, made, strict=True)
-    )
+    def estimate(self, share: float = 1) -> float:
+        """What all takes where there are so many times as many symbols."""
+        return self.stream * share + self.header
 
 
 def _planned(symbols: Symbols, clusters: int) -> _Plan:
     """The cheapest plan, of equals the one with fewer classes and a lower precision. More classes
-    are tried as long as they pay."""
-    best: _Plan | None = None
-    for classes in ladder(symbols, clusters):
-        plans = [_Plan.of(classes, precision) for precision in _PRECISIONS]
-        if best is None:
-            plans.append(_Plan.even(classes))
-        plan = min(plans, key=lambda one: one.cost)
-        if best is not None and plan.cost >= best.cost:
+    are tried as long as they pay; a sample of the inputs tells."""
+    best: Found | None = None
+    least = 0.0
+    for found in ladder(symbols, clusters):
+        classes = found.sampled()
+        share = len(symbols.values) / max(int(classes.counts.sum()), 1)
+        cost = min(_Plan.of(classes, precision).estimate(share) for precision in _PRECISIONS)
+        if best is not None and cost >= least:
             break
-        best = plan
+        best, least = found, cost
     assert best is not None
-    return best
+    classes = best.whole(symbols)
+    plans = [_Plan.of(classes, precision) for precision in _PRECISIONS]
+    plans.append(_Plan.even(symbols, clusters))
+    return min(plans, key=lambda plan: plan.estimate())
 
 
 def _lanes(edges: int) -> int:
