@@ -1,12 +1,17 @@
 """What indices cost, and clustering that counts it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from test_calibration import PLACE, correlated, spline_layer
 
-from kancompress import CalibrationConfig
+import kancompress
+from conftest import fresh
+from kancompress import CalibrationConfig, ClusterConfig, Target
 from kancompress.clustering.layer import Streams, pose
+from kancompress.clustering.network import _next_price
 from kancompress.clustering.prices import prices_of
 
 
@@ -77,3 +82,58 @@ def test_inputs_that_never_change_cost_next_to_nothing() -> None:
     problem = pose(layer, Streams(dense=rows, packed=rows), CalibrationConfig(), PLACE)
     found = problem.solve(8, CalibrationConfig(starts=1, price=1.0))
     assert len(set(found.labels[:, :32].reshape(-1).tolist())) == 1
+
+
+def uneven(count: int = 900) -> torch.Tensor:
+    """Rows of which most numbers hardly change."""
+    rows = correlated(count, 200) / 2
+    rows[:, 20:] *= 0.05
+    return rows
+
+
+def test_a_priced_file_is_smaller_for_little_error() -> None:
+    checkpoint, config = fresh("kan", (200, 64, 10)), ClusterConfig(clusters=16)
+    quick = CalibrationConfig(starts=1, sweeps=2)
+    plain, paid = (
+        kancompress.cluster(
+            checkpoint, config, rows=uneven(), calibration=replace(quick, price=price)
+        )
+        for price in (None, 2.0)
+    )
+    sizes = [len(kancompress.encode(found.model)) for found in (plain, paid)]
+    assert sizes[1] < 0.85 * sizes[0]
+    assert paid.model.layers[0].encoding == "rans"
+    assert [layer.encoding for layer in plain.model.layers] == ["bits", "bits"]
+    again = kancompress.load(kancompress.encode(paid.model))
+    for layer, other in zip(paid.model.layers, again.layers, strict=True):
+        assert np.array_equal(layer.index, other.index)
+    assert paid.calibrated.price == 2.0
+
+
+@pytest.mark.slow
+def test_a_target_is_met_with_and_without_a_price() -> None:
+    """The search ends with whatever has the least error in so many bytes."""
+    checkpoint = fresh("kan", (200, 64, 10))
+    target, quick = Target(bytes=6000), CalibrationConfig(starts=1)
+    paid, plain = (
+        kancompress.cluster(
+            checkpoint, rows=uneven(), target=target, calibration=replace(quick, price=price)
+        )
+        for price in (None, 0.0)
+    )
+    assert max(len(kancompress.encode(found.model)) for found in (paid, plain)) <= 6000
+    assert paid.calibrated.solution.held_out <= plain.calibrated.solution.held_out
+    assert plain.calibrated.price == 0
+
+
+def test_prices_meet_the_budget_between_those_that_are_known() -> None:
+    """Bytes that fall as a power of the price are met at the second guess."""
+
+    def size(price: float) -> float:
+        return 0.3 - 0.4 * np.log(price)  # logarithm of the budgets that a file takes
+
+    points = [(0.0, size(1.0))]
+    for _ in range(3):
+        price = _next_price(points)
+        points.append((np.log(price), size(price)))
+    assert np.exp(points[-1][1]) == pytest.approx(0.99, abs=0.005)

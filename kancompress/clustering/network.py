@@ -210,9 +210,10 @@ def _within(
 
 
 # Shares of the budget that indices of one width may take before they are priced down to it; solves
-# for each; the share of the budget that a file should use; how steeply a price grows with the bytes
-# that it saves, to begin with.
-_RICHER, _PRICES, _FULL, _STEEP = (1.4, 2.0), 3, 0.98, 3.0
+# for each; the share of the budget that a file should use.
+_RICHER, _PRICES, _FULL = (1.4, 2.0), 4, 0.98
+# How the logarithm of a file's bytes falls with that of the price: least, usual and most.
+_SLOPES = (-0.15, -0.33, -0.6)
 
 
 def best_price(
@@ -256,11 +257,16 @@ def _next_price(points: list[tuple[float, float]]) -> float:
     points : logarithms of prices, and of the bytes that they gave in budgets
     """
     aim = math.log((1 + _FULL) / 2)
-    (x, y), slope = points[-1], -1 / _STEEP
-    if len(points) > 1:
+    above = [point for point in points if point[1] > aim]
+    below = [point for point in points if point[1] <= aim]
+    if above and below:  # between the two that are nearest
+        (x, y), (a, b) = min(above, key=lambda point: point[1]), max(below, key=lambda p: p[1])
+        return math.exp(x + (a - x) * (y - aim) / (y - b))
+    (x, y), (least, slope, most) = points[-1], _SLOPES
+    if len(points) > 1 and points[-2][0] != x:
         a, b = points[-2]
-        slope = min(-0.05, (y - b) / (x - a)) if x != a else slope
-    return math.exp(min(x + 3, max(x - 3, x + (aim - y) / slope)))
+        slope = min(least, max(most, (y - b) / (x - a)))
+    return math.exp(x + (aim - y) / slope)
 
 
 def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]) -> Calibrated:
