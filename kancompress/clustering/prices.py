@@ -26,5 +26,6 @@ def prices_of(labels: Tensor, clusters: int, used: Tensor | None = None) -> Tens
         lengths = there.sum(1).numpy()
         by_input = by_input[there]
     symbols = Symbols(by_input.reshape(-1).numpy(), labels.shape[1], lengths)
-    *_, found = ladder(symbols, clusters)
+    *_, last = ladder(symbols, clusters)
+    found = last.whole(symbols)
     return torch.from_numpy(found.prices()[found.of_input]).float()
