@@ -186,6 +186,7 @@ def record(found: Calibrated) -> dict[str, Any]:
     result: dict[str, Any] = {
         "clusters": dict(found.clusters),
         "predicted_error": found.predicted,
+        "price": found.price,
         "curves": {
             name: {str(k): error for k, error in curve.errors.items()}
             for name, curve in found.curves.items()
@@ -218,6 +219,8 @@ def tell(found: Calibrated) -> None:
     if found.curves:
         _output.table(["layer", "clusters"], rows)
         _output.note(f"error of the network that the curves promise: {found.predicted:.3g}")
+    if found.price:
+        _output.note(f"price of a bit: {found.price:.3g}")
     if found.solution is not None:
         _output.note(
             f"error of the network's outputs {found.solution.error:.3g},"

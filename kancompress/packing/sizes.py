@@ -207,7 +207,7 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
         for name, vectors in search.plan.vectors.items()
         for own in [config.layers.get(name, k)]
     )
-    bound = config.indices is not IndexCoding.BITS
+    bound = config.coding is not IndexCoding.BITS
     return UsageError(
         f"No packed file {'is sure to have' if bound else 'has'} at most {target:,} bytes: the"
         f" smallest, at k = {k}, has {'up to ' if bound else ''}{header + payload:,}, of which"
