@@ -25,6 +25,7 @@ from kancompress.layers.edges import DenseEdges
 from kancompress.models.user_module import users_code
 from kancompress.models.vectors import scatter
 from kancompress.system import devices
+from kancompress.system.compilation import eagerly
 
 # Largest squared error, relative to the spread, at which sums are held for equal.
 _NEAR = 1e-4
@@ -229,7 +230,7 @@ def _called(module: nn.Module, call: Call, x: Tensor) -> Tensor:
     like = next((p for p in module.parameters() if p.is_floating_point()), call.x)
     args, kwargs = call.with_rows(x.to(like.device, call.x.dtype))
     what = f"A layer's forward, given rows of shape {list(x.shape[1:])},"
-    with users_code(what), torch.compiler.set_stance("force_eager"):
+    with users_code(what), eagerly():
         return first_tensor(module(*args, **kwargs))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kancompress.errors import UsageError
 from kancompress.models.user_module import given, users_code
+from kancompress.system.compilation import eagerly
 
 # Rows that run through the module at a time where nobody says otherwise.
 BATCH = 256
@@ -161,7 +162,7 @@ def forward(model: nn.Module, rows: Tensor) -> Tensor:
     Raises UsageError where the outputs are no tensor with a row for each row.
     """
     what = f"The model's forward, given rows of shape {list(rows.shape[1:])},"
-    with users_code(what), torch.compiler.set_stance("force_eager"):
+    with users_code(what), eagerly():
         output: Any = model(given(model, rows))
     if not isinstance(output, Tensor) or not output.dim() or len(output) != len(rows):
         kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +44,16 @@ def _probe(x: Tensor) -> Tensor:
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, CompileFallbackWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Within it what torch.compile has wrapped runs eagerly, so that hooks on its parts are seen.
+
+    Nothing is wrapped where the compiler was never loaded, which takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

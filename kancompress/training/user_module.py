@@ -20,6 +20,7 @@ from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel
 from kancompress.models.user_module import as_taken, given, load_into, users_code
 from kancompress.specs import DataOptions, DataSpec
+from kancompress.system.compilation import eagerly
 from kancompress.training import loop as fitting
 from kancompress.training.evaluation import Evaluation, scored
 from kancompress.training.finetune import Finetuning, check_groups, taught, tune_codebooks
@@ -90,8 +91,7 @@ def _run(model: nn.Module, x: Tensor) -> Tensor:
     """What the module puts out. Raises UsageError where that is no tensor,
     KancompressError where the module raises."""
     what = f"The model's forward, given rows of shape {list(x.shape[1:])},"
-    eager = torch.compiler.set_stance("force_eager")  # what was compiled knows no codebooks
-    with users_code(what), torch_parametrize.cached(), eager:
+    with users_code(what), torch_parametrize.cached(), eagerly():  # no compiled dense tensors
         output: Any = model(x)
     if not isinstance(output, Tensor):
         raise UsageError(
