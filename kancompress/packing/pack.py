@@ -198,7 +198,9 @@ def _pack(
             where=source.where,
             fields=("force_pack",),
         )
-    return Compression(model=encoded(model, config.indices), layers=results)
+    if config.indices is not IndexCoding.BITS:
+        model = encoded(model, config.indices)
+    return Compression(model=model, layers=results)
 
 
 def _pack_layer(
