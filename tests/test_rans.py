@@ -28,10 +28,12 @@ from kancompress.formats.packed.encodings import (
     smallest,
 )
 from kancompress.models.records import sizes
+from kancompress.packing.encoded import encoded
 from kancompress.packing.native import NativeSource
 from kancompress.packing.sizes import Plan
 from packed_checker import checker
 
+PACKED = Path(__file__).parent / "cases" / "v0.1" / "packed"
 PAGE = (Path(__file__).parent.parent / "docs" / "packed-format.md").read_text()
 
 
@@ -386,6 +388,41 @@ def test_reports_of_clustering_have_the_bytes_that_are_written() -> None:
         data = made.model.named_tensors()[f"{layer.name}.index"]
         assert told.packed_bytes == layer.codebook.nbytes + len(data)
         assert layer.name == "1" or len(data) < index_bytes(layer.edges, len(layer.codebook))
+
+
+@pytest.mark.parametrize("path", sorted(PACKED.glob("*.st")), ids=lambda path: path.stem)
+def test_files_of_every_kind_can_have_it(path: Path) -> None:
+    model = kancompress.load(path)
+    assert isinstance(model, kancompress.PackedModel)
+    coded = encoded(model, IndexCoding.RANS)
+    raw = kancompress.encode(coded)
+    assert sum(sizes(coded)) == len(raw)
+    assert checker(raw) is None
+    again = kancompress.load(raw)
+    assert isinstance(again, kancompress.PackedModel)
+    assert kancompress.encode(again) == raw
+    assert kancompress.encode(encoded(again, IndexCoding.BITS)) == kancompress.encode(
+        encoded(model, IndexCoding.BITS)
+    )
+    before, after = model.state_dict(), again.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["masked", "fast_grouped", "shared_codebook"])
+def test_other_libraries_checkpoints_are_packed_with_it(name: str, tmp_path: Path) -> None:
+    """Edges that are kept, groups, and layers that share a codebook."""
+    source = tmp_path / "source"
+    done("expand", PACKED / f"{name}.st", "-o", source)
+    config = ClusterConfig(clusters=4, force_pack=True, indices=IndexCoding.RANS)
+    made = kancompress.cluster(source, config)
+    raw = kancompress.encode(made.model)
+    assert checker(raw) is None
+    assert {layer.encoding for layer in made.model.layers if layer.index is not None} == {"rans"}
+    tensors = made.model.named_tensors()
+    roles = ("codebook", "index")
+    written = sum(one.nbytes for name, one in tensors.items() if name.endswith(roles))
+    assert sum(layer.packed_bytes for layer in made.layers) == written
 
 
 def test_an_encoding_that_does_not_exist_is_refused(steep: Path) -> None:

@@ -27,10 +27,8 @@ def encoded(model: PackedModel, coding: IndexCoding) -> PackedModel:
     Where the smallest is wanted, each layer has its own smallest, or all have the same if the file
     is smaller then: a layer that differs from the others is named in the header.
     """
-    if coding is IndexCoding.BITS:
-        return model
-    if coding is IndexCoding.RANS:
-        return _chosen(model, _rans)
+    if coding is not IndexCoding.AUTO:
+        return _chosen(model, _CHOICES[coding])
     models = [_chosen(model, choice) for choice in (_usual, smallest, _rans)]
     return min(models, key=lambda one: sum(sizes(one)))
 

@@ -199,7 +199,9 @@ def _pack(
             where=source.where,
             fields=("force_pack",),
         )
-    return Compression(model=encoded(model, config.coding), layers=results)
+    if config.coding is not IndexCoding.BITS:
+        model = encoded(model, config.coding)
+    return Compression(model=model, layers=results)
 
 
 def _pack_layer(

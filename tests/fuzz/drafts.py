@@ -288,8 +288,13 @@ def _saved(content: object) -> bytes:
     return file.getvalue()
 
 
-def _packed(source: Any, clusters: int, **options: Any) -> bytes:
-    config = kancompress.ClusterConfig(clusters=clusters, force_pack=True, max_iterations=3)
+def _packed(source: Any, clusters: int, *, indices: str = "bits", **options: Any) -> bytes:
+    config = kancompress.ClusterConfig(
+        clusters=clusters,
+        force_pack=True,
+        max_iterations=3,
+        indices=kancompress.IndexCoding(indices),
+    )
     return kancompress.encode(kancompress.cluster(source, config, **options).model)
 
 
@@ -305,6 +310,7 @@ def by_library() -> Iterator[tuple[str, Draft]]:
     for name in ("efficient_kan_default", "fast_kan_default", "tck_fc_kagn"):
         tensors = _case(name)
         yield name, take_apart(_packed(_saved(tensors), 4))
+        yield f"{name}-rans", take_apart(_packed(_saved(tensors), 4, indices="rans"))
     scaled = _saved({"model": _case("efficient_kan_default"), "epoch": 3, "opt": torch.ones(2)})
     yield "kept-scaler", take_apart(_packed(scaled, 2, keep_scaler=True))
     yield "kept-extra", take_apart(_packed(scaled, 2, keep_extra=True))

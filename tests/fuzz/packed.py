@@ -11,6 +11,7 @@ from typing import Any
 
 import kancompress
 from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from tests import rans_reader
 from tests.fuzz import drafts, limits, zips
 from tests.fuzz.engine import Case, Slot, Verdict
 from tests.hostile import BLANK, Draft, sign
@@ -635,6 +636,8 @@ def _write_again(
         verdict.fault(f"written again with another {what}")
     elif _document(raw) != _document(again):
         verdict.notes.append("a whole number for a real one, written again as a real one")
+    elif drafts.take_apart(raw).tensors != drafts.take_apart(again).tensors:
+        verdict.notes.append("the same indices, written again by other tables")
     elif isinstance(record, kancompress.PackedModel) and _is_canonical(raw):
         verdict.fault("canonical, written again with other bytes")
     else:
@@ -642,10 +645,32 @@ def _write_again(
 
 
 def _content(raw: bytes) -> tuple[Any, dict[str, Any]]:
-    """What a file says; a real number may be written as a whole one."""
+    """What a file says; a real number may be written as a whole one, and entropy-coded indices by
+    tables of the writer's choice."""
     draft = drafts.take_apart(raw)
+    for name in [*draft.tensors]:
+        layer, _, role = name.rpartition(".")
+        if role == "index" and layer in draft.document.get("layers", {}):
+            draft.tensors[name] = _indices(draft, name, layer)
     draft.document.pop("checksum", None)
     return _exact(draft.document), draft.tensors
+
+
+def _indices(draft: Draft, name: str, layer: str) -> Any:
+    """A layer's indices where they are entropy-coded, else the tensor."""
+    document, record = draft.document, draft.document["layers"][layer]
+    usual = "rans" if "index" in document["encodings"].get("rans", ()) else "bits"
+    if document.get("exceptions", {}).get(name, usual) != "rans":
+        return draft.tensors[name]
+    _, shape, _ = draft.tensors[f"{record.get('codebook', layer)}.codebook"]
+    _, kept, places = draft.tensors.get(f"{layer}.kept_at", ("I64", [0], b""))
+    return rans_reader.read(
+        draft.tensors[name][2],
+        shape[0],
+        record["shape"],
+        record.get("groups", 1),
+        struct.unpack(f"<{kept[0]}q", places),
+    )
 
 
 def _document(raw: bytes) -> str:
