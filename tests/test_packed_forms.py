@@ -469,3 +469,17 @@ def test_pictures_of_functions_need_no_option(tmp_path: Path) -> None:
     kancompress.save(model, tmp_path / "packed.st")
     done("inspect", tmp_path / "packed.st", "--plot-functions", tmp_path / "p.svg")
     assert (tmp_path / "p.svg").stat().st_size > 1000
+
+
+def test_infinite_centres_give_no_form_and_no_warning() -> None:
+    state = {
+        "rbf.grid": torch.full((6,), torch.inf),
+        "spline_linear.weight": torch.randn(5, 7 * 6),
+        "base_linear.weight": torch.randn(5, 7),
+        "base_linear.bias": torch.zeros(5),
+        "layernorm.weight": torch.ones(7),
+        "layernorm.bias": torch.zeros(7),
+    }
+    with pytest.raises(kancompress.InvalidFileError) as told:
+        kancompress.cluster(state, ClusterConfig(clusters=4))
+    assert told.value.flaw is kancompress.Flaw.NOT_FINITE

@@ -256,6 +256,8 @@ def gaussians(grid: str) -> Tell:
 def gaussians_at(grid: str, setting: Setting) -> forms.Gaussians:
     """The same of one layer."""
     centres = setting.array(grid)
+    if not np.isfinite(centres).all():
+        setting.refuse("centres of its radial functions are infinite or NaN")
     distance = 0.0
     if len(centres) > 1:
         distance = float((centres.max() - centres.min()) / centres.dtype.type(len(centres) - 1))
