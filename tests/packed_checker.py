@@ -552,6 +552,13 @@ class File:
         )
         limit = 10_000 * len(self.raw) + 1_000_000_000
         need(total <= limit, "8.3", "the layers written out are too large for the file")
+        coded = [
+            (layer.edges, self.tensors[f"{layer.name}.index"].shape[0])
+            for layer in self.layers.values()
+            if self.index_encodings.get(f"{layer.name}.index") == "rans"
+        ]
+        beyond = sum(edges for edges, _ in coded) - 8 * sum(size for _, size in coded)
+        need(beyond <= 1 << 23, "4.1.5", "the indices in rans are too many for their bytes")
 
     # The payload
 

@@ -526,3 +526,30 @@ def test_outputs_that_are_no_numbers_have_no_score(models) -> None:
         assert "for 20 of 20 test rows" in told
     done("eval", "m.pt", "--model", "gone:Masked", "--data", "classes.npz")
     del sys.modules["gone"]
+
+
+def test_a_packed_network_without_numbers_is_no_result(models) -> None:
+    """Its outputs are NaN as soon as a tensor differs from the dense one."""
+
+    class Brittle(models.KanLinear):
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            super().__init__(8, 6)
+            self.dense = self.spline_weight.detach().clone()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y if torch.equal(self.spline_weight, self.dense) else y * torch.nan
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kan = Brittle()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.kan(x)
+
+    with pytest.raises(kancompress.KancompressError, match="infinite numbers or NaN on some rows"):
+        kancompress.compress_by_outputs(
+            Model().eval(), rows(100, 8), ClusterConfig(clusters=6), QUICK
+        )

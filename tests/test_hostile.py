@@ -554,6 +554,9 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(RANS, put("layers/0/shape", [8192, 6]))),
     ("rans-with-few-lanes", Flaw.TOO_LARGE, "1 lanes may have 8192", made(
         RANS, put("layers/0/shape", [2000, 6]), put("layers/1/shape", [2, 2000]))),
+    ("rans-of-more-than-its-bytes", Flaw.TOO_LARGE, "more than 8 for each byte", made(
+        RANS, put("layers/0/shape", [1_800_000, 6]), put("layers/1/shape", [2, 1_800_000]),
+        tensor("0.index", "U8", [6000]), tensor("1.index", "U8", [6000]))),
     ("rans-precision", Flaw.BAD_VALUE, "12 bits of precision", streamed((0, 0xC1))),
     ("rans-lanes", Flaw.BAD_VALUE, "2^17 lanes", streamed((1, 17))),
     ("rans-more-lanes-than-bytes", Flaw.INDEX_LENGTH, "4 for each of 4 lanes", streamed((1, 2))),

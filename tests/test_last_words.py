@@ -80,7 +80,7 @@ def test_no_memory_at_the_very_end_takes_no_words_back(monkeypatch: pytest.Monke
     monkeypatch.setattr(_run, "_drop_signals", drop)
     result = call("inspect", __file__)
     assert only_line(result.stderr) == "something does not fit."
-    assert result.exit_code == 2  # of what was said
+    assert result.exit_code == 1
 
 
 def test_a_stop_that_a_library_made_another_error_of_is_a_stop(

@@ -137,3 +137,18 @@ def test_prices_meet_the_budget_between_those_that_are_known() -> None:
         price = _next_price(points)
         points.append((np.log(price), size(price)))
     assert np.exp(points[-1][1]) == pytest.approx(0.99, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"price": np.nan}, "price=nan"),
+        ({"price": -1.0}, "price=-1"),
+        ({"price": 1.0, "method": kancompress.Method.CENTRED}, "counts no bits"),
+    ],
+)
+def test_a_price_that_nothing_counts_is_refused(settings, says: str) -> None:
+    with pytest.raises(kancompress.UsageError, match=says):
+        kancompress.cluster(
+            fresh("kan", (200, 8, 10)), rows=uneven(100), calibration=CalibrationConfig(**settings)
+        )

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import rans_reader
 from command import done, refused
 from conftest import fresh
 from kancompress.config import ClusterConfig, IndexCoding
-from kancompress.errors import InvalidFileError, KancompressError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.formats.arrays import from_numpy
 from kancompress.formats.packed.encodings import (
     RANS,
@@ -427,3 +428,24 @@ def test_other_libraries_checkpoints_are_packed_with_it(name: str, tmp_path: Pat
 
 def test_an_encoding_that_does_not_exist_is_refused(steep: Path) -> None:
     assert "rans" in refused(2, "cluster", "dense.st", "-o", "x.st", "--indices", "huffman")
+
+
+@pytest.mark.slow
+def test_indices_that_tell_next_to_nothing_are_written_so_that_readers_take_them() -> None:
+    """Nine million equal indices but one would stand for more than a reader allows a few bytes."""
+    state = {"w": torch.zeros(3000, 3000, 1)}
+    state["w"][0, 0] = 1
+    layouts = {"": "coef=w:out in coef"}
+    config = ClusterConfig(clusters=2, indices=IndexCoding.RANS)
+    made = kancompress.cluster(state, config, layouts=layouts).model
+    assert made.layers[0].encoding == "bits"
+    assert torch.equal(kancompress.load(kancompress.encode(made)).state_dict()["w"], state["w"])
+    raw = kancompress.encode(encoded_as(made, "rans"))
+    with pytest.raises(InvalidFileError) as told:
+        kancompress.load(raw)
+    assert told.value.flaw is Flaw.TOO_LARGE
+    assert torch.equal(kancompress.load(raw, any_size=True).state_dict()["w"], state["w"])
+
+
+def encoded_as(model: kancompress.PackedModel, encoding: str) -> kancompress.PackedModel:
+    return replace(model, layers=tuple(replace(one, encoding=encoding) for one in model.layers))

@@ -36,8 +36,6 @@ _NO_MEMORY = "Not enough memory for this; try a smaller network, fewer clusters 
 _NO_WORDS = "Internal error, and its report failed. Run it again with --debug and report it."
 _reserve = [bytearray(1 << 20)]
 _said = False
-# The exit code of the sentence that was said, in case that memory ends right behind it.
-_ending = [1]
 _LINES = {text: f"kancompress: {text}\n" for text in (_NO_MEMORY, _NO_WORDS)}
 _BYTES = {text: line.encode() for text, line in _LINES.items()}
 
@@ -60,13 +58,12 @@ class Group(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Parse and run, then exit with the code of the command."""
         global _said
-        _said, _ending[0] = False, 1
+        _said = False
         code = 1
         try:
             with _quiet_about_memory():
                 code = self._code(args, kwargs)
         except MemoryError:  # while the command ended, or while that was told
-            code = _ending[0] if _said else 1
             _last_resort(_NO_MEMORY)
         except Exception as error:  # of what surrounds the commands
             with contextlib.suppress(Exception):
@@ -245,7 +242,7 @@ def _stopped(stop: BaseException, debug: bool) -> NoReturn:
 
 
 def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
-    _ending[0] = code
+    end = typer.Exit(code)  # made first: there may be no memory for it once all is told
     _drop_signals()
     if debug:
         with contextlib.suppress(MemoryError):
@@ -257,7 +254,7 @@ def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
     except Exception:
         _last_resort(_NO_WORDS)
     _drop_signals()
-    raise typer.Exit(code)
+    raise end
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -57,9 +57,6 @@ class AskedLayer(nn.Module):
     point   : where the sums over the edges are seen
     """
 
-    window = None
-    seen = None
-
     def __init__(
         self,
         module: nn.Module,
@@ -71,7 +68,7 @@ class AskedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.edges = edges
-        self.name, self.shape = found.name, found.shape
+        self.name = found.name
         self.bias: nn.Parameter | None = None
         self._bias_name = ""
         # In a list, so that it is no submodule.

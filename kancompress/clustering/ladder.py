@@ -247,19 +247,17 @@ class Problem:
         edges = sum(labels.numel() for labels in trial.labels)
         scale = (config.price or 0.0) * self._error(trial.codebook, trial.labels) / edges
         codebook, labels, passes = trial.codebook, trial.labels, trial.passes
-        if config.method in (Method.FEEDBACK, Method.SWEEPS):
-            if not self.factors:
-                self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
-            for _ in range(_PRICED):
-                passes += 1
-                price = self._scaled_prices(codebook, labels, scale)
-                labels = [
-                    quadratic.feedback(form, factor, codebook, own)
-                    for form, factor, own in zip(self.forms, self.factors, price, strict=True)
-                ]
-                codebook = quadratic.refit(self.forms, codebook, labels)
+        for _ in range(_PRICED):
+            passes += 1
+            price = self._scaled_prices(codebook, labels, scale)
+            labels = [
+                quadratic.feedback(form, factor, codebook, own)
+                for form, factor, own in zip(self.forms, self.factors, price, strict=True)
+            ]
+            codebook = quadratic.refit(self.forms, codebook, labels)
         price = self._scaled_prices(codebook, labels, scale)
-        for _ in range(_PRICED_SWEEPS if config.sweeps is None else config.sweeps):
+        sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
+        for _ in range(sweeps if config.method is Method.SWEEPS else 0):
             passes += 1
             labels = [
                 quadratic.sweep(form, codebook, chosen, own)

@@ -456,5 +456,9 @@ def relative(outputs: Tensor, targets: Tensor) -> float:
 def _scale(targets: Tensor) -> float:
     """What squared errors are compared with; (rows, ...) float64."""
     spread = float((targets - targets.mean(0)).square().sum())
-    squares = float(targets.square().sum())
+    return scale_of(spread, float(targets.square().sum()))
+
+
+def scale_of(spread: float, squares: float) -> float:
+    """The same from the targets' spread around their means and the sum of their squares."""
     return spread if spread > _EQUAL * squares else squares or 1.0

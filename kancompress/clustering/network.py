@@ -15,7 +15,7 @@ from kancompress.clustering.curves import TellProbe, measure_curves
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import LayerSolution, naming, solve_layer
-from kancompress.config import CalibrationConfig, Target
+from kancompress.config import CalibrationConfig, Method, Target
 from kancompress.errors import KancompressError, UsageError
 
 # The share of rows that are held out, and the most of them.
@@ -88,7 +88,7 @@ def solve_network(
     """Cluster layers one after another; those whose number of clusters is None stay dense.
 
     Where the network's outputs come nearer to the dense ones on held-out rows with plain k-means
-    in all layers, that is the result.
+    in all layers, that is the result. Raises KancompressError where neither puts out numbers.
 
     flow  : restarted first
     first : the first layer's problem, where it is at hand
@@ -106,14 +106,24 @@ def solve_network(
             if tell:
                 tell(name, solutions[name])
         flow.settle(name, solutions.get(name))
-    found = _measured(flow, solutions)
-    if all(solution.fallback is None for solution in solutions.values()):
-        return found
-    plain = {name: solution.fallback or solution for name, solution in solutions.items()}
-    flow.restart()
-    for name in flow.layers:
-        flow.settle(name, plain.get(name))
-    return min(found, _measured(flow, plain), key=lambda solution: solution.held_out)
+    best = _measured(flow, solutions)
+    if any(solution.fallback is not None for solution in solutions.values()):
+        plain = {name: solution.fallback or solution for name, solution in solutions.items()}
+        flow.restart()
+        for name in flow.layers:
+            flow.settle(name, plain.get(name))
+        best = min(best, _measured(flow, plain), key=_finite_held_out)
+    if not math.isfinite(best.error + best.held_out):
+        raise KancompressError(
+            "The packed network puts out infinite numbers or NaN on some rows, where the dense one"
+            " does not. Take more clusters, or leave `rows` out.",
+            fields=("clusters", "rows"),
+        )
+    return best
+
+
+def _finite_held_out(solution: NetworkSolution) -> float:
+    return solution.held_out if math.isfinite(solution.held_out) else math.inf
 
 
 def _measured(flow: Flow, solutions: Mapping[str, LayerSolution]) -> NetworkSolution:
@@ -145,6 +155,7 @@ def calibrate(
     dry_run   : choose only
     Raises UsageError for rows that do not fit, KancompressError for a target out of reach.
     """
+    check_price(config)
     flow = open_flow(*sample(rows, config.samples, config.seed))
     if clusters is not None:
         solution = solve_network(flow, clusters, config, tell=tell)
@@ -175,17 +186,15 @@ def calibrate(
             price=price or 0.0,
         )
 
-    search = None if measured is None or dry_run or config.price is not None else measured
-    if target.bytes is not None:
-        found = solve(_within(choices, names, target.bytes, weigh))
-        if search is None:
-            return found
+    if (budget := target.bytes) is not None:
 
-        def richer(share: float) -> Choice:
+        def within(share: float) -> Choice:
             return _within(choices, names, int(share * budget), weigh)
 
-        budget = target.bytes
-        return best_price(found, budget, richer, solve, search)
+        found = solve(within(1.0))
+        if measured is None or dry_run or config.price is not None or not has_price(config):
+            return found
+        return best_price(found, budget, within, solve, measured)
     assert target.error is not None
     packable = [c for c in choices if weigh(dict(zip(names, c.clusters, strict=True))) is not None]
     return reach(packable, target.error, lambda choice: solve(choice))
@@ -207,6 +216,28 @@ def _within(
         " Raise `target.bytes` to that, or lower `target.ratio`.",
         fields=("target.bytes", "target.ratio"),
     )
+
+
+def has_price(config: CalibrationConfig) -> bool:
+    """Whether the method can count bits: those that assign an edge by what others leave."""
+    return config.method in (Method.FEEDBACK, Method.SWEEPS)
+
+
+def check_price(config: CalibrationConfig) -> None:
+    """Refuse a price that is none, or that the method does not count. Raises UsageError."""
+    if config.price is None:
+        return
+    if not 0 <= config.price < math.inf:
+        raise UsageError(
+            f"`price={config.price:g}` is no price; a finite number from 0 on was expected.",
+            fields=("price",),
+        )
+    if config.price and not has_price(config):
+        raise UsageError(
+            f"`method={config.method}` counts no bits; take `method=feedback` or `method=sweeps`,"
+            " or leave `price` out.",
+            fields=("price", "method"),
+        )
 
 
 # Shares of the budget that indices of one width may take before they are priced down to it; solves

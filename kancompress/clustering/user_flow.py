@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from kancompress.clustering.asked import AskedLayer
 from kancompress.clustering.calls import Seen, forward, in_evaluation, run, watched
 from kancompress.clustering.flow import Flow, few_images
-from kancompress.clustering.layer import PLACES, LayerSolution, Place, Solvable, Streams, relative
+from kancompress.clustering.layer import (
+    PLACES,
+    LayerSolution,
+    Place,
+    Solvable,
+    Streams,
+    relative,
+    scale_of,
+)
 from kancompress.config import CalibrationConfig
 from kancompress.errors import KancompressError
 from kancompress.layers.layer import EdgeLayer
@@ -300,13 +308,11 @@ class _Outputs:
 
     def __init__(self, model: nn.Module, rows: Tensor, batch: int, memory: int) -> None:
         self._model, self._rows, self._batch = model, rows, batch
-        first = forward(model, rows[:batch])
-        width = first.shape[1]
+        width = forward(model, rows[:batch]).shape[1]
         # Comparing takes two copies in float64 beside both outputs.
         most = max(batch, memory // 2 // (24 * max(1, width)))
         self._chunk = min(len(rows), most)
         self._dense: Tensor | None = None
-        finite = torch.ones(width, dtype=torch.bool)
         bad = torch.zeros(width, dtype=torch.long)
         self._sum, self._squares = torch.zeros(2, width, dtype=torch.float64)
         for part in torch.split(rows, self._chunk):
@@ -368,4 +374,4 @@ class _Outputs:
         sums, squares = self._chosen(self._sum[None]), self._chosen(self._squares[None])
         whole = float(squares.sum())
         spread = float((squares - sums.square() / len(self._rows)).clamp_min(0).sum())
-        return spread if spread > 1e-10 * whole else whole or 1.0
+        return scale_of(spread, whole)

@@ -15,6 +15,7 @@ from kancompress.formats.packed.encodings import (
     measured,
     smallest,
 )
+from kancompress.formats.packed.encodings.rans import FREE
 from kancompress.formats.packed.writer import claim_of
 from kancompress.models.records import PackedLayer, PackedModel, sizes
 
@@ -51,11 +52,19 @@ def bounding(coding: IndexCoding) -> str:
 def _chosen(model: PackedModel, choice: Choice) -> PackedModel:
     layers: list[PackedLayer] = []
     record = model.record()
+    beyond: dict[int, int] = {}  # by the place of the layer
     for layer, own in zip(model.layers, record.layers, strict=True):
         claim = claim_of(record, own)
-        if claim is not None and layer.index is not None:
-            layer = replace(layer, encoding=choice(layer.index, claim))
+        if claim is not None and (index := layer.index) is not None:
+            layer = replace(layer, encoding=choice(index, claim))
+            if layer.encoding == RANS.name:
+                size = measured(RANS.name, index, claim)
+                beyond[len(layers)] = RANS.beyond(claim, size)
         layers.append(layer)
+    while sum(beyond.values()) > FREE:  # more than a reader takes
+        worst = max(beyond, key=beyond.__getitem__)
+        layers[worst] = replace(layers[worst], encoding=USUAL.name)
+        del beyond[worst]
     return replace(model, layers=tuple(layers))
 
 

@@ -20,8 +20,9 @@ from kancompress.formats.checkpoint import (
     side_shapes,
     width_of,
 )
-from kancompress.formats.packed.encodings import BITS, OF_INDICES, Indices
+from kancompress.formats.packed.encodings import BITS, OF_INDICES, RANS, Indices
 from kancompress.formats.packed.encodings.claims import read_encodings
+from kancompress.formats.packed.encodings.rans import EACH, FREE
 from kancompress.formats.packed.forms import FormRecord, read_forms
 from kancompress.formats.packed.origins import LayerClaim, check_origins
 from kancompress.formats.packed.record import CODEBOOK_ROLES, ROLES, SIDE_ROLES
@@ -402,6 +403,25 @@ def _check_restored(header: Header, *, any_size: bool) -> None:
     if not any_size:
         layers = ((claim, _written_as(header, name)) for name, claim in claims.items())
         _check_bounds(layers, restored, header.container.file_size, header.where)
+        _check_rans(header)
+
+
+def _check_rans(header: Header) -> None:
+    """Refuse entropy-coded indices that would take memory without measure once they are decoded."""
+    beyond = sum(
+        RANS.beyond(header.indices(name), header.entries[f"{name}.index"].shape[0])
+        for name in header.layers
+        if header.encodings.get(f"{name}.index") == RANS.name
+    )
+    if beyond > FREE:
+        raise InvalidFileError(
+            Flaw.TOO_LARGE,
+            f"{header.where}: its indices in {RANS.name} are {shown(beyond)} more than {EACH} for"
+            f" each byte of their tensors; at most {FREE:,} were expected. Where that is meant,"
+            " read it with any_size=True, or expand it with `any_size`.",
+            where=header.where,
+            fields=("any_size",),
+        )
 
 
 def _written_as(header: Header, name: str) -> str:

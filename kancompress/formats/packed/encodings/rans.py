@@ -41,6 +41,9 @@ _MOST_STEPS = 1 << 13
 _MOST_EDGES = _MOST_STEPS << _MOST_LANES_BITS
 _PRECISIONS = (0, 1, 2, 3, 4, 6, tables.MOST_PRECISION)
 _FIXED = 2  # bytes before the tables
+# What all of a file's layers in this encoding may stand for: edges for each byte of their tensors,
+# as many as indices of one bit have, and beside that.
+EACH, FREE = 8, 1 << 23
 
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
@@ -487,6 +490,11 @@ class Rans:
         if array is None:
             return None
         return _Parts.of(array.data, claim, where).symbols(claim, where)
+
+    def beyond(self, claim: Indices, nbytes: int) -> int:
+        """Edges of a layer that its tensor's bytes do not stand for; those of a file's layers are
+        together at most `FREE`."""
+        return _edges(claim) - EACH * nbytes
 
     def parts(self, array: Array, claim: Indices, where: str) -> dict[str, int]:
         """What a tensor that `decode` takes consists of: classes, lanes, precision of its tables,
