@@ -120,9 +120,10 @@ def test_several_are_listed_where_the_first_is_taken() -> None:
         (saved({"a": {"net": network()}, "b": {"net": network()}}), "net",
          "is in several places; it has a.net with 7 tensors, b.net"),
         (saved({"epoch": 1}), "model", "it has no state dict"),
+        (saved(network()), "model", "its only one lies at the top; leave"),
         (network(), "model", "what is in memory is none; leave it out"),
     ],
-    ids=["unknown", "twice", "none", "memory"],
+    ids=["unknown", "twice", "none", "top", "memory"],
 )  # fmt: skip
 def test_what_cannot_be_chosen(source: Any, state: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:

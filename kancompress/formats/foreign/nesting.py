@@ -109,6 +109,8 @@ def _named(states: Sequence[_State], state: str, where: str) -> _State:
     if len(found) != 1:
         what = "in several places" if found else "not in the file"
         has = f"it has {_listed(states)}" if states else "it has no state dict"
+        if [one.name for one in states] == [TOP]:
+            has = "its only one lies at the top; leave `state` out"
         raise UsageError(
             f"{where}: the state dict {shown(state)} is {what}; {has}.",
             where=where,
