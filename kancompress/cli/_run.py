@@ -35,6 +35,8 @@ _ParseError: Any = typer.BadParameter.__mro__[2]
 _NO_MEMORY = "Not enough memory for this; try a smaller network, fewer clusters or fewer rows."
 _NO_WORDS = "Internal error, and its report failed. Run it again with --debug and report it."
 _reserve = [bytearray(1 << 20)]
+# Small objects, whose memory the end needs once all is told: each frame on its way takes some.
+_for_the_end = [object() for _ in range(1 << 13)]
 _said = False
 _LINES = {text: f"kancompress: {text}\n" for text in (_NO_MEMORY, _NO_WORDS)}
 _BYTES = {text: line.encode() for text, line in _LINES.items()}
@@ -253,8 +255,12 @@ def _fail(sentences: Sequence[str], code: int, debug: bool) -> NoReturn:
         raise
     except Exception:
         _last_resort(_NO_WORDS)
+    _for_the_end.clear()
     _drop_signals()
-    raise end
+    try:
+        raise end
+    finally:
+        del end  # else it and this frame would hold each other, and all that is on the way
 
 
 def _is_of_memory(error: Exception) -> bool:
