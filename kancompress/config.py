@@ -149,6 +149,9 @@ class ClusterConfig:
     force_pack   : pack layers that would grow, too
     target_bytes : take the largest number of clusters with which the whole file has at most so many
                    bytes; `clusters` is then not used
+    price        : what a bit of an index costs, in mean squared errors of an edge: fewer bytes for
+                   more error. None is searched where numbers of clusters are chosen for a target,
+                   else 0, which counts no bits
     indices      : how indices are written; None is `auto` where a price of bits was paid, else
                    `bits`. Other sizes than those of `bits` are known only once all is clustered;
                    before that they are bounds
@@ -164,6 +167,7 @@ class ClusterConfig:
     target_bytes: int | None = None
     metric: Metric = Metric.COEFFICIENTS
     kmeans: KMeans = KMeans.OWN
+    price: float | None = None
     indices: IndexCoding | None = None
 
     @property
@@ -173,8 +177,13 @@ class ClusterConfig:
 
     @property
     def coding(self) -> IndexCoding:
-        """How indices are written, where nothing was paid for bits."""
-        return self.indices or IndexCoding.BITS
+        """How indices are written."""
+        return self.indices or (IndexCoding.AUTO if self.price else IndexCoding.BITS)
+
+    @property
+    def searches_price(self) -> bool:
+        """Whether a price is searched where numbers of clusters are chosen."""
+        return self.price is None and self.indices is not IndexCoding.BITS
 
     def of(self, layer: str) -> int:
         """Centroids of the layer of this name."""
@@ -285,8 +294,6 @@ class CalibrationConfig:
     memory  : bytes for second moments and factor of a layer; larger layers are cut into groups.
               Outputs of a module of the user's own are compared within half of it
     batch_size : rows that run through a module of the user's own at a time
-    price   : what a bit of an index costs, in mean squared errors of an edge; 0 counts no bits.
-              None is searched for a target, and 0 else
     """
 
     method: Method = Method.SWEEPS
@@ -297,7 +304,6 @@ class CalibrationConfig:
     damping: float | None = None
     memory: int = 6 << 30
     batch_size: int = 256
-    price: float | None = None
     max_iterations: int = 100
     seed: int = 0
 
@@ -315,6 +321,17 @@ class Target:
     bytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+
+    def bytes_of(self, source: int) -> int:
+        """Most bytes of the packed file of a source of so many.
+
+        Raises ValueError where the target is an error.
+        """
+        if self.bytes is not None:
+            return self.bytes
+        if self.ratio is None:
+            raise ValueError("This target is an error, not a size.")
+        return int(source / self.ratio)
 
 
 class Projection(StrEnum):

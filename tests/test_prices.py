@@ -11,7 +11,7 @@ import kancompress
 from conftest import fresh
 from kancompress import CalibrationConfig, ClusterConfig, Target
 from kancompress.clustering.layer import Streams, pose
-from kancompress.clustering.network import _next_price
+from kancompress.clustering.price_search import next_price
 from kancompress.clustering.prices import prices_of
 
 
@@ -64,7 +64,7 @@ def test_a_price_saves_bits_for_little_error() -> None:
     problem = pose(layer, Streams(dense=rows, packed=rows), CalibrationConfig(), PLACE)
     bits, errors = [], []
     for price in (0.0, 1.0, 10.0):
-        found = problem.solve(8, CalibrationConfig(starts=1, price=price))
+        found = problem.solve(8, CalibrationConfig(starts=1), price=price)
         labels = problem._cut(found.labels[:, problem.order])
         errors.append(problem._error(found.codebook, labels))
         bits.append(bits_of(found.labels, 8))
@@ -80,7 +80,7 @@ def test_inputs_that_never_change_cost_next_to_nothing() -> None:
     layer, rows = spline_layer(48, 64), correlated(3000, 64)
     rows[:, :32] = 0.25
     problem = pose(layer, Streams(dense=rows, packed=rows), CalibrationConfig(), PLACE)
-    found = problem.solve(8, CalibrationConfig(starts=1, price=1.0))
+    found = problem.solve(8, CalibrationConfig(starts=1), price=1.0)
     assert len(set(found.labels[:, :32].reshape(-1).tolist())) == 1
 
 
@@ -96,7 +96,7 @@ def test_a_priced_file_is_smaller_for_little_error() -> None:
     quick = CalibrationConfig(starts=1, sweeps=2)
     plain, paid = (
         kancompress.cluster(
-            checkpoint, config, rows=uneven(), calibration=replace(quick, price=price)
+            checkpoint, replace(config, price=price), rows=uneven(), calibration=quick
         )
         for price in (None, 2.0)
     )
@@ -117,7 +117,11 @@ def test_a_target_is_met_with_and_without_a_price() -> None:
     target, quick = Target(bytes=6000), CalibrationConfig(starts=1)
     paid, plain = (
         kancompress.cluster(
-            checkpoint, rows=uneven(), target=target, calibration=replace(quick, price=price)
+            checkpoint,
+            ClusterConfig(price=price),
+            rows=uneven(),
+            target=target,
+            calibration=quick,
         )
         for price in (None, 0.0)
     )
@@ -134,21 +138,20 @@ def test_prices_meet_the_budget_between_those_that_are_known() -> None:
 
     points = [(0.0, size(1.0))]
     for _ in range(3):
-        price = _next_price(points)
+        price = next_price(points, np.log(0.99), (-0.15, -0.33, -0.6))
         points.append((np.log(price), size(price)))
     assert np.exp(points[-1][1]) == pytest.approx(0.99, abs=0.005)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("price", "says"),
     [
-        ({"price": np.nan}, "price=nan"),
-        ({"price": -1.0}, "price=-1"),
-        ({"price": 1.0, "method": kancompress.Method.CENTRED}, "counts no bits"),
+        (np.nan, "price=nan"),
+        (-1.0, "price=-1"),
+        (np.inf, "price=inf"),
     ],
 )
-def test_a_price_that_nothing_counts_is_refused(settings, says: str) -> None:
-    with pytest.raises(kancompress.UsageError, match=says):
-        kancompress.cluster(
-            fresh("kan", (200, 8, 10)), rows=uneven(100), calibration=CalibrationConfig(**settings)
-        )
+def test_a_price_that_is_none_is_refused(price: float, says: str) -> None:
+    for rows in (None, uneven(100)):
+        with pytest.raises(kancompress.UsageError, match=says):
+            kancompress.cluster(fresh("kan", (200, 8, 10)), ClusterConfig(price=price), rows=rows)

@@ -46,7 +46,13 @@ from kancompress.packing.by_outputs import (
 )
 from kancompress.packing.foreign import ForeignSource, open_foreign
 from kancompress.packing.native import NativeSource
-from kancompress.packing.pack import Compression, LayerClustering, pack, plain_clusterer
+from kancompress.packing.pack import (
+    Compression,
+    LayerClustering,
+    pack,
+    pack_within,
+    plain_clusterer,
+)
 from kancompress.packing.source import check
 from kancompress.specs import DataOptions, DataSpec
 from kancompress.system import devices
@@ -95,7 +101,9 @@ def cluster(
     rows        : (n, in) unlabelled inputs of the network, (n, channels, rows, columns) of
                   convolutions, (n, ...) of a module, or where they lie; some thousands are enough
     calibration : how far to go with rows
-    target      : with rows, chooses the number of clusters of each layer instead of `config`
+    target      : chooses the number of clusters of each layer instead of `config`, and the price of
+                  a bit where that has none; without rows one number for all layers, in bytes or as
+                  a ratio
     layouts     : of another library's layers, where names and shapes do not tell: layer name or
                   stem ("" for all) to the name of a layout, or to one in the notation of
                   docs/reference/layouts.md; goes before those of `options`
@@ -118,10 +126,10 @@ def cluster(
     of range, rows that do not fit). KancompressError where no layer would shrink, where a target is
     out of reach, and where a file changes while it is read.
     """
-    if rows is None and (calibration or target or model):
+    if rows is None and (calibration or model or (target and target.error is not None)):
         raise UsageError(
-            "A calibration, a target and a module to run the layers in need rows to measure on;"
-            " give them with rows=."
+            "A calibration, a module to run the layers in, and a target that is an error of the"
+            " outputs need rows to measure on; give them with rows=."
         )
     hooks = hooks or Hooks()
     if report is not None:
@@ -137,7 +145,7 @@ def cluster(
         state=state,
     )
     if rows is None:
-        return work.plain(work.open(source, name))
+        return work.plain(work.open(source, name), target)
     return work.by_outputs(work.running(source, rows, model, name), target)
 
 
@@ -218,13 +226,20 @@ class Work:
         """The same for layers that are solved on rows, where a `Target` says how large to be."""
         return replace(self.settled(source), target_bytes=None)
 
-    def plain(self, source: NativeSource | ForeignSource) -> Compression:
+    def plain(
+        self, source: NativeSource | ForeignSource, target: Target | None = None
+    ) -> Compression:
         """Cluster without rows."""
         config = self.settled(source)
         if isinstance(source, ForeignSource):
             source = source.saying(self.options)
         clusterer, told = plain_clusterer(source, config, self.options)
-        packed = pack(source, clusterer, config, report=self.hooks.report)
+        report = self.hooks.report
+        if target is None:
+            packed = pack(source, clusterer, config, report=report)
+        else:
+            budget = target.bytes_of(source.file_bytes)
+            packed = pack_within(source, clusterer, config, budget, report=report)
         return replace(packed, notes=(*source.notes, *told))
 
     def by_outputs(self, running: Running, target: Target | None) -> Compression:

@@ -49,8 +49,6 @@ class Wishes:
             given = {
                 "--model": self.model is not None,
                 "--input-shape": self.input_shape is not None,
-                "--clusters auto": self.auto,
-                "--target-ratio": self.target_ratio is not None,
                 "--target-error": self.target_error is not None,
                 "--dry-run": self.dry_run,
                 "--report": self.report is not None,
@@ -62,7 +60,6 @@ class Wishes:
                 raise UsageError(
                     f"Plain k-means runs on the CPU; --device {self.device} goes with --calibrate."
                 )
-            return
         targets = (self.target_bytes, self.target_ratio, self.target_error)
         count = sum(target is not None for target in targets)
         if self.auto and count != 1:
@@ -70,7 +67,10 @@ class Wishes:
                 "--clusters auto needs one target: --target-bytes, --target-ratio or"
                 " --target-error."
             )
-        if not self.auto and count:
+        alone = self.calibrate is None and self.target_ratio is None  # the largest number that fits
+        if not self.auto and count and not alone:
+            if self.calibrate is None:
+                raise UsageError("--target-ratio goes with --clusters auto.")
             raise UsageError("With --calibrate, a target goes with --clusters auto.")
         if self.dry_run and not self.auto:
             raise UsageError("--dry-run tells what --clusters auto would choose; give both.")
@@ -173,6 +173,11 @@ def solved(name: str, layer: LayerSolution) -> None:
         f" ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
         f" {layer.plain:.3g}, {layer.plain_held_out:.3g}), index entropy"
         f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
+        + (
+            ""
+            if layer.slope is None
+            else f"; one more kilobyte takes {layer.slope:.0%} of the error"
+        )
     )
 
 
@@ -205,6 +210,7 @@ def record(found: Calibrated) -> dict[str, Any]:
                     "plain_held_out_error": layer.plain_held_out,
                     "iterations": layer.clustering.iterations,
                     "index_entropy": layer.index_entropy,
+                    "slope": layer.slope,
                     "seconds": layer.seconds,
                 }
                 for name, layer in found.solution.layers.items()

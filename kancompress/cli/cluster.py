@@ -59,7 +59,7 @@ class Clusters:
             metavar="K|NAME=K|auto",
             help=f"Centroids of every layer (default {CLUSTERS}, of convolutions {CONV_CLUSTERS}),"
             " or of one layer; repeatable."
-            " auto: chosen for each layer, with --calibrate and a target.",
+            " auto: chosen for a target, with --calibrate for each layer.",
             show_default=False,
         ),
     ] = None
@@ -73,6 +73,19 @@ class Clusters:
             show_default=False,
         ),
     ] = _CLUSTER.target_bytes
+    target_ratio: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="With -k auto: the source's bytes over the packed file's."),
+    ] = None
+    price: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="What a bit of an index costs, in squared errors of an edge: fewer bytes for more"
+            " error.",
+            show_default="0; searched with -k auto",
+        ),
+    ] = _CLUSTER.price
     max_iterations: Annotated[int, typer.Option(min=1, help="Most k-means iterations.")] = (
         _CLUSTER.max_iterations
     )
@@ -154,22 +167,9 @@ class ByOutputs:
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
     ] = _CALIBRATION.memory / _GIB
-    price: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="What a bit of an index costs, in squared errors of an edge: fewer bytes for more"
-            " error.",
-            show_default="0; searched with -k auto",
-        ),
-    ] = _CALIBRATION.price
     batch_size: Annotated[
         int, typer.Option(min=1, help="With --model: rows that run through it at a time.")
     ] = _CALIBRATION.batch_size
-    target_ratio: Annotated[
-        float | None,
-        typer.Option(min=1.0, help="With -k auto: the source's bytes over the packed file's."),
-    ] = None
     target_error: Annotated[
         float | None,
         typer.Option(min=0.0, help="With -k auto: most relative error of the network's outputs."),
@@ -196,7 +196,6 @@ class ByOutputs:
             sweeps=self.sweeps,
             memory=int(min(self.memory, 2**20) * _GIB),
             batch_size=self.batch_size,
-            price=self.price,
             max_iterations=clusters.max_iterations,
             seed=clusters.seed,
         )
@@ -258,7 +257,8 @@ def cluster(
     wishes.check_report(output, force=shown.force, inputs=kept)
     found = _files.given(source)
     use_threads(machine.threads)
-    config = _config(clusters, stored, common, layers, plain=wishes.calibrate is None)
+    largest = wishes.calibrate is None and not auto
+    config = _config(clusters, stored, common, layers, largest=largest)
     if by_outputs.dry_run:
         rows = wishes.rows(by_outputs.data_dir)
         _choose(found, rows, wishes, config, by_outputs.config(clusters), shown)
@@ -267,6 +267,7 @@ def cluster(
         packed = kancompress.cluster(
             found.source,
             config,
+            target=wishes.target(),
             options=wishes.options,
             keep_scaler=stored.keep_scaler,
             keep_extra=stored.keep_extra,
@@ -308,7 +309,7 @@ def _wishes(
         input_shape=by_outputs.input_shape,
         auto=auto,
         target_bytes=clusters.target_bytes,
-        target_ratio=by_outputs.target_ratio,
+        target_ratio=clusters.target_ratio,
         target_error=by_outputs.target_error,
         device=machine.device,
         dry_run=by_outputs.dry_run,
@@ -327,7 +328,6 @@ def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
         "--rounds": by_outputs.rounds is not None,
         "--sweeps": by_outputs.sweeps is not None,
         "--memory": by_outputs.memory != _CALIBRATION.memory / _GIB,
-        "--price": by_outputs.price is not None,
         "--batch-size": by_outputs.batch_size != _CALIBRATION.batch_size,
     }
     wishes.check(needing)
@@ -335,7 +335,7 @@ def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
 
 
 def _config(
-    clusters: Clusters, stored: Stored, common: int | None, layers: dict[str, int], *, plain: bool
+    clusters: Clusters, stored: Stored, common: int | None, layers: dict[str, int], *, largest: bool
 ) -> ClusterConfig:
     return ClusterConfig(
         clusters=common,
@@ -347,8 +347,9 @@ def _config(
         force_pack=stored.force_pack,
         metric=clusters.metric,
         kmeans=clusters.kmeans,
+        price=clusters.price,
         indices=stored.indices,
-        target_bytes=clusters.target_bytes if plain else None,
+        target_bytes=clusters.target_bytes if largest else None,
     )
 
 

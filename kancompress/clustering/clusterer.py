@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress.clustering import grid, kmeans
+from kancompress.clustering import grid, kmeans, prices
 from kancompress.clustering.layer import LayerSolution
 from kancompress.config import ClusterConfig, KMeans
+from kancompress.formats.packed.encodings import Indices
 from kancompress.layers.layer import EdgeLayer
 from kancompress.system import distributed
 
@@ -48,6 +49,9 @@ class Edges(Protocol):
     def vectors(self) -> Tensor:
         """The vectors, (edges, coefficients)."""
 
+    def claims(self, clusters: int) -> Sequence[Indices]:
+        """What a packed file says of the indices of its layers, in the order of the vectors."""
+
 
 class Clusterer(Protocol):
     """Who chooses centroids."""
@@ -64,6 +68,9 @@ class Clusterer(Protocol):
         Every process calls it with the same layers in the same order.
         """
 
+    def at(self, price: float) -> Clusterer:
+        """The same where a bit costs so much, as of `ClusterConfig`."""
+
 
 def shared(clusterer: Clusterer, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
     """A clusterer of which several processes share the work; itself in a single one."""
@@ -77,11 +84,26 @@ class ByCoefficients:
     seed: int = 0
     max_iterations: int = 100
     by: KMeans = KMeans.OWN
+    price: float = 0.0
+    layers: Sequence[Edges] = ()
 
     @classmethod
-    def of(cls, config: ClusterConfig) -> ByCoefficients:
-        """As a configuration wants it."""
-        return cls(seed=config.seed, max_iterations=config.max_iterations, by=config.kmeans)
+    def of(cls, config: ClusterConfig, layers: Sequence[Edges] = ()) -> ByCoefficients:
+        """As a configuration wants it.
+
+        layers : that it will be given, which tell the inputs of their edges where bits have a price
+        """
+        return cls(
+            seed=config.seed,
+            max_iterations=config.max_iterations,
+            by=config.kmeans,
+            price=config.price or 0.0,
+            layers=layers,
+        )
+
+    def at(self, price: float) -> ByCoefficients:
+        """As of `Clusterer`."""
+        return replace(self, price=price)
 
     def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered:
         """As of `Clusterer`; the name does not matter."""
@@ -92,7 +114,12 @@ class ByCoefficients:
             max_iterations=self.max_iterations,
             by=self.by,
         )
-        return Clustered(clustering=found)
+        if not self.price:
+            return Clustered(clustering=found)
+        layer = next(layer for layer in self.layers if layer.name == name)
+        inputs = prices.of_claims(layer.claims(clusters))
+        paid = prices.cluster(points(vectors), found, inputs, self.price)
+        return Clustered(clustering=paid, final=True)
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
         """As of `Clusterer`: each layer is one process's."""
@@ -103,8 +130,9 @@ class ByCoefficients:
             if layer.edges and number == distributed.number():
                 own = self.cluster(layer.name, layer.vectors(), config.of(layer.name))
                 found[layer.name] = own.clustering
+        final = bool(self.price)
         told = {
-            layer.name: Clustered(clustering=_told(found[layer.name], number))
+            layer.name: Clustered(clustering=_told(found[layer.name], number), final=final)
             for layer, number in zip(layers, owner, strict=True)
             if layer.edges
         }
@@ -125,6 +153,10 @@ class Known:
         """As of `Clusterer`: there is nothing to do."""
         return self
 
+    def at(self, price: float) -> Clusterer:
+        """As of `Clusterer`: it is done."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ByFunctions:
@@ -140,6 +172,7 @@ class ByFunctions:
     otherwise: Clusterer
     seed: int = 0
     max_iterations: int = 100
+    price: float = 0.0
 
     def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
         """As of `Clusterer`; the vectors are the layer's own coefficients."""
@@ -151,8 +184,13 @@ class ByFunctions:
             dtype=self.dtypes[name],
             seed=self.seed,
             max_iterations=self.max_iterations,
+            price=self.price,
         )
         return Clustered(clustering=found, final=True)
+
+    def at(self, price: float) -> Clusterer:
+        """As of `Clusterer`."""
+        return replace(self, price=price, otherwise=self.otherwise.at(price))
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
         """As of `Clusterer`: layers that are compared by coefficients are divided."""
@@ -184,6 +222,10 @@ class ByOutputs:
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
         """As of `Clusterer`: processes shared the work where rows were measured."""
         return self
+
+    def at(self, price: float) -> Clusterer:
+        """As of `Clusterer`: what is solved is done."""
+        return replace(self, otherwise=self.otherwise.at(price))
 
 
 def points(vectors: Tensor) -> np.ndarray:

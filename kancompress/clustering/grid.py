@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kancompress.clustering import kmeans, metric, scaling
+from kancompress.clustering import kmeans, metric, prices, scaling
 from kancompress.layers.layer import EdgeLayer
 
 _POINTS = 4096
@@ -22,12 +22,19 @@ _RIDGE = 1e-4
 
 @torch.no_grad()
 def cluster(
-    layer: EdgeLayer, clusters: int, *, dtype: torch.dtype, seed: int = 0, max_iterations: int = 100
+    layer: EdgeLayer,
+    clusters: int,
+    *,
+    dtype: torch.dtype,
+    seed: int = 0,
+    max_iterations: int = 100,
+    price: float = 0.0,
 ) -> kmeans.Clustering:
     """A clustering of a layer's edges by their functions.
 
     dtype : in which the centroids will be stored; edges take the centroid nearest to their
             function when it is rounded
+    price : of a bit, as of `ClusterConfig`
     """
     edges: Tensor = layer.edges()
     scaled, exponent = scaling.moderate(edges.detach())
@@ -45,8 +52,12 @@ def cluster(
     if own:
         found = metric.lloyd(weights, blocks, codebook, iterations=max_iterations)
         codebook, repaired, passes = found.codebook, found.repaired, passes + found.iterations
+    bits = None
+    if price:
+        labels = metric.assign(weights, blocks, codebook)
+        codebook, bits = prices.in_metric(weights, blocks, codebook, labels, price)
     codebook = _rounded(codebook, dtype, exponent)
-    labels = metric.assign(weights, blocks, codebook).reshape(-1)
+    labels = metric.assign(weights, blocks, codebook, bits).reshape(-1)
     used, labels = torch.unique(labels, return_inverse=True)
     return kmeans.canonical(
         scaling.times_two_to(codebook[used].double(), exponent).numpy(),

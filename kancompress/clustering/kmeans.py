@@ -103,6 +103,37 @@ def fit(
     )
 
 
+def comparable(vectors: npt.NDArray[np.floating]) -> F32:
+    """The vectors (n, d) moved to their mean and scaled to at most 1, as they are compared."""
+    points, _, _ = _normalised(moderate(vectors)[0])
+    return points
+
+
+def regrouped(
+    vectors: npt.NDArray[np.floating], labels: Labels, start: Clustering, iterations: int
+) -> Clustering:
+    """The vectors (n, d) with other labels (n,) than in `start`, each centroid their mean.
+
+    iterations : that led there, beyond those of the start
+    """
+    centroids, labels = _compact(vectors, labels, len(start.centroids))
+    return canonical(
+        centroids,
+        labels,
+        inertia=start.inertia,
+        iterations=start.iterations + iterations,
+        exact=False,
+        repaired=start.repaired,
+    )
+
+
+def column_means(points: F32, labels: Labels, centroids: F64) -> F64:
+    """Mean of each label's points, (k, d); centroids without points stay where they are."""
+    sums = _Sums(points, labels, len(centroids))
+    counts = sums.counts[:, None]
+    return np.where(counts > 0, sums.totals / np.maximum(counts, 1), centroids)
+
+
 def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> Labels:
     """Nearest centroid of each vector, ties to the lowest index (eq. 9). (n, d), (k, d) -> (n,)."""
     vectors, exponent = moderate(vectors)

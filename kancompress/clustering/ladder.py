@@ -14,6 +14,7 @@ from kancompress.clustering.moments import Moments
 from kancompress.clustering.prices import prices_of
 from kancompress.clustering.quadratic import Form
 from kancompress.config import CalibrationConfig, KMeans, Method
+from kancompress.formats.packed.encodings.rans import MOST_CLUSTERS
 from kancompress.system import devices
 
 
@@ -23,12 +24,15 @@ class Solution:
 
     iterations : passes over all edges, of k-means, feedback and sweeps
     repaired   : centroids that no edge used and that were moved to edges that were worst off
+    slope      : the share of its error that it would lose by one more kilobyte of indices; None
+                 where bits had no price
     """
 
     codebook: Tensor
     labels: Tensor
     iterations: int
     repaired: int
+    slope: float | None = None
 
 
 # What all starts of a layer may take together: outputs times coefficients of an output times these
@@ -38,8 +42,9 @@ _STARTS_CELLS = 1 << 28
 _WORTH, _MOST = 0.01, 8
 # Rounds of feedback with prices, and sweeps with the last of them.
 _PRICED, _PRICED_SWEEPS = 6, 4
-# Most centroids whose indices are entropy-coded.
-_MOST_PRICED = 1024
+# What a centroid at zero may cost, as a share of all that is paid.
+_ZERO = 0.01
+_KILOBYTE = 8000  # bits
 # Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
 
@@ -57,6 +62,16 @@ class _Trial:
     labels: list[Tensor]
     passes: int
     repaired: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Priced:
+    """A trial where indices had a price, their bits by input (inputs of all groups, k), and what a
+    bit cost in squared errors."""
+
+    trial: _Trial
+    bits: Tensor
+    scale: float
 
 
 class Problem:
@@ -137,25 +152,39 @@ class Problem:
         return aimed.to(weights.device).view_as(weights)
 
     def solve(
-        self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None = None
+        self,
+        clusters: int,
+        config: CalibrationConfig,
+        start: kmeans.Clustering | None = None,
+        *,
+        price: float = 0.0,
     ) -> Solution:
         """Cluster into at most `clusters` centroids by the method of `config`.
 
         Where that takes but a moment it starts several times, and the least error is kept; once
         more from `start`, a clustering of the layer's own numbers, where it is given.
+
+        price : of a bit, as of `ClusterConfig`
         """
-        if config.price and clusters <= _MOST_PRICED:
-            free = self._without_prices(clusters, config, start)
-            best, bits = self._priced(free, config)
+        slope = None
+        if price and clusters <= MOST_CLUSTERS:
+            priced = self._priced(self._without_prices(clusters, config, start), config, price)
+            best = priced.trial
             codebook, labels = best.codebook, self.all_labels(best.codebook, best.labels)
             # Inputs that never change share the centroid that costs least.
-            labels[:, self.moments.still] = int(bits.amin(0).argmin())
+            labels[:, self.moments.still] = int(priced.bits.amin(0).argmin())
+            error = self._error(best.codebook, best.labels)
+            slope = min(1.0, _KILOBYTE * priced.scale / error) if error > 0 else 0.0
         else:
             best = self._best(clusters, config, start)
             codebook = self._with_spare(best.codebook, clusters, config)
             labels = self.all_labels(codebook, best.labels)
         return Solution(
-            codebook=codebook, labels=labels, iterations=best.passes, repaired=best.repaired
+            codebook=codebook,
+            labels=labels,
+            iterations=best.passes,
+            repaired=best.repaired,
+            slope=slope,
         )
 
     def _best(
@@ -174,9 +203,11 @@ class Problem:
         self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None
     ) -> _Trial:
         """From where prices are paid; the same for all of them, so it is found once."""
-        key = (clusters, replace(config, price=0.0, sweeps=None, method=Method.SWEEPS))
+        follows = config.method in (Method.FEEDBACK, Method.SWEEPS)
+        free = replace(config, method=Method.FEEDBACK) if follows else config
+        key = (clusters, replace(free, sweeps=None))
         if key not in self._free:
-            self._free[key] = self._best(clusters, config, start)
+            self._free[key] = self._best(clusters, free, start)
         return self._free[key]
 
     def starts(self, clusters: int, most: int) -> int:
@@ -237,15 +268,25 @@ class Problem:
         """Feedback and sweeps on top of the metric, as far as the method goes."""
         if config.method in (Method.FEEDBACK, Method.SWEEPS):
             trial = self._alternate(trial, config.rounds)
-        if config.method is Method.SWEEPS and not config.price:
+        if config.method is Method.SWEEPS:
             trial = self._swept(trial, config.sweeps)
         return trial
 
-    def _priced(self, trial: _Trial, config: CalibrationConfig) -> tuple[_Trial, Tensor]:
-        """Feedback and sweeps with every index at its price, those of the labels before it; and the
-        bits of indices that are distributed as those are."""
-        edges = sum(labels.numel() for labels in trial.labels)
-        scale = (config.price or 0.0) * self._error(trial.codebook, trial.labels) / edges
+    def _priced(self, trial: _Trial, config: CalibrationConfig, price: float) -> _Priced:
+        """The method's passes with every index at its price, that of the labels before it."""
+        edges = self.out * len(self.order) if self.coding is None else self.coding.edges
+        alone = config.method in (Method.METRIC, Method.CENTRED)
+        least = self._alone(trial) if alone else self._error(trial.codebook, trial.labels)
+        scale = price * least / edges
+        climb = self._priced_alone if alone else self._priced_together
+        trial = climb(trial, config, scale)
+        bits = self._bits(trial.codebook, trial.labels)
+        if not alone:
+            trial, bits = self._with_zero(trial, bits, scale)
+        return _Priced(trial, bits, scale)
+
+    def _priced_together(self, trial: _Trial, config: CalibrationConfig, scale: float) -> _Trial:
+        """Feedback and sweeps."""
         codebook, labels, passes = trial.codebook, trial.labels, trial.passes
         for _ in range(_PRICED):
             passes += 1
@@ -264,8 +305,48 @@ class Problem:
                 for form, chosen, own in zip(self.forms, labels, price, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-        found = _Trial(codebook, labels, passes, trial.repaired)
-        return found, self._bits(codebook, labels)
+        return _Trial(codebook, labels, passes, trial.repaired)
+
+    def _with_zero(self, trial: _Trial, bits: Tensor, scale: float) -> tuple[_Trial, Tensor]:
+        """The same with the least centroid at exactly zero, where that costs next to nothing: edges
+        that have it compute nothing. With the bits of its indices."""
+        mean = torch.cat([form.blocks for form in self.forms]).mean(0)
+        sizes = torch.einsum("kd,de,ke->k", trial.codebook, mean, trial.codebook)
+        zero = int(sizes.argmin())
+        codebook = trial.codebook.clone()
+        codebook[zero] = 0
+        codebook = quadratic.refit(self.forms, codebook, trial.labels, fixed=zero)
+        price = list(torch.split((bits * scale).to(codebook.device), self._widths))
+        labels = [
+            quadratic.sweep(form, codebook, chosen, own)
+            for form, chosen, own in zip(self.forms, trial.labels, price, strict=True)
+        ]
+        codebook = quadratic.refit(self.forms, codebook, labels, fixed=zero)
+        moved = _Trial(codebook, labels, trial.passes + 1, trial.repaired)
+        own = self._bits(codebook, labels)
+        if self._paid(moved, own, scale) > (1 + _ZERO) * self._paid(trial, bits, scale):
+            return trial, bits
+        return moved, own
+
+    def _paid(self, trial: _Trial, bits: Tensor, scale: float) -> float:
+        """What is minimised: the error, and all indices at their prices."""
+        total = bits.gather(1, torch.cat(trial.labels, dim=1).T.cpu()).sum()
+        return self._error(trial.codebook, trial.labels) + scale * float(total)
+
+    def _priced_alone(self, trial: _Trial, config: CalibrationConfig, scale: float) -> _Trial:
+        """Assignment and update with the metric of each input alone."""
+        codebook, labels, passes = trial.codebook, torch.cat(trial.labels, dim=1), trial.passes
+        edges = self._edges()
+        for _ in range(_PRICED + _PRICED_SWEEPS):
+            passes += 1
+            price = self._scaled_prices(codebook, self._cut(labels), scale)
+            labels = metric.assign(*edges, codebook, torch.cat(price))
+            codebook = metric.update(*edges, codebook, labels)
+        return _Trial(codebook, self._cut(labels), passes, trial.repaired)
+
+    def _alone(self, trial: _Trial) -> float:
+        """The error in the metric of each input alone."""
+        return metric.error(*self._edges(), trial.codebook, torch.cat(trial.labels, dim=1))
 
     def _bits(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
         """What indices cost that are distributed as these are, (inputs of all groups, k)."""
@@ -277,7 +358,12 @@ class Problem:
     def _scaled_prices(self, codebook: Tensor, labels: list[Tensor], scale: float) -> list[Tensor]:
         """The same in squared errors, (m, k) by group."""
         bits = (self._bits(codebook, labels) * scale).to(codebook.device)
-        return list(torch.split(bits, [len(form.weights[0]) for form in self.forms]))
+        return list(torch.split(bits, self._widths))
+
+    @property
+    def _widths(self) -> list[int]:
+        """Inputs of each group."""
+        return [form.weights.shape[1] for form in self.forms]
 
     def _edges(self) -> tuple[Tensor, Tensor]:
         """Weights (out, m, d) and metrics (m, d, d) of the inputs of all groups."""
@@ -285,7 +371,7 @@ class Problem:
         return weights, torch.cat([form.blocks for form in self.forms])
 
     def _cut(self, labels: Tensor) -> list[Tensor]:
-        return list(torch.split(labels, [form.weights.shape[1] for form in self.forms], dim=1))
+        return list(torch.split(labels, self._widths, dim=1))
 
     def _error(self, codebook: Tensor, labels: list[Tensor]) -> float:
         return sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
@@ -401,6 +487,32 @@ class CodedProblem(Problem):
             if all(torch.equal(a, b) for a, b in zip(before, labels, strict=True)):
                 break
         return _Trial(codebook, labels, passes, found.repaired)
+
+    def _priced_alone(self, trial: _Trial, config: CalibrationConfig, scale: float) -> _Trial:
+        """As of `Problem`."""
+        codebook, labels, passes = trial.codebook, trial.labels, trial.passes
+        forms = [form.by_inputs() for form in self.forms]
+        for _ in range(_PRICED + _PRICED_SWEEPS):
+            passes += 1
+            price = self._scaled_prices(codebook, labels, scale)
+            labels = [
+                quadratic.sweep(form, codebook, chosen, own)
+                for form, chosen, own in zip(forms, labels, price, strict=True)
+            ]
+            codebook = quadratic.refit(forms, codebook, labels)
+        return _Trial(codebook, labels, passes, trial.repaired)
+
+    def _alone(self, trial: _Trial) -> float:
+        """As of `Problem`."""
+        forms = [form.by_inputs() for form in self.forms]
+        return sum(f.error(trial.codebook, c) for f, c in zip(forms, trial.labels, strict=True))
+
+    def _paid(self, trial: _Trial, bits: Tensor, scale: float) -> float:
+        """As of `Problem`, of the edges that have an index."""
+        assert self.coding is not None
+        labels, packed = torch.cat(trial.labels, dim=1), self.coding.packed[:, self.order.cpu()]
+        total = bits.gather(1, labels.T.cpu())[packed.T].sum()
+        return self._error(trial.codebook, trial.labels) + scale * float(total)
 
     def _repair(self, codebook: Tensor, labels: list[Tensor]) -> tuple[Tensor, int]:
         """Centroids that no edge uses stay where they are, and are left out in the end."""

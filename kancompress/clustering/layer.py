@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.clustering import coding, grid, kmeans, scaling
+from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
 from kancompress.clustering.ladder import CodedProblem, Problem, Solution
 from kancompress.clustering.moments import STEP, Batches, gaps, measure
@@ -120,6 +120,8 @@ class LayerSolution:
                       `plain_held_out` the same for plain k-means
     fallback        : the solution of plain k-means where this one is another
     seconds         : that it took, moments included
+    slope           : share of `error` that one more kilobyte of indices would take away; None where
+                      bits had no price
     coding          : how edges follow from the centroids, where they are not the centroids
     """
 
@@ -133,6 +135,7 @@ class LayerSolution:
     seconds: float
     fallback: LayerSolution | None = None
     coding: Coding | None = None
+    slope: float | None = None
 
     def coefficients(self, weights: Tensor) -> Tensor:
         """What stands for every edge, in the shape of the dense coefficients."""
@@ -242,11 +245,15 @@ def solve_layer(
     config: CalibrationConfig,
     place: Place,
     problem: Problem | None = None,
+    *,
+    price: float = 0.0,
 ) -> LayerSolution:
-    """Cluster one layer; never worse on the held-out rows than plain k-means with the same k.
+    """Cluster one layer; never worse on the held-out rows than plain k-means with the same k, where
+    bits have no price.
 
     streams : rows to calibrate on, and rows that are held out
     problem : what `pose` made of the same layer and rows, where it is at hand
+    price   : of a bit, as of `ClusterConfig`
     """
     begin = time.perf_counter()
     weights = flat_edges(layer)
@@ -254,14 +261,20 @@ def solve_layer(
     candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
     plain = _plain(weights, clusters, config, place)
     candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
-    start = None
+    start = slope = None
+    if price and config.method is Method.KMEANS:
+        inputs = _inputs(weights, place.coding)
+        paid = prices.cluster(coding.plain_vectors(weights, place.coding), plain, inputs, price)
+        candidates.append((Method.KMEANS, _rounded(paid, dtype), None))
     if place.grid:
         start = _on_grid(layer, clusters, config, place)
-        candidates.append((Method.KMEANS, start, None))
+        if not price:
+            candidates.append((Method.KMEANS, start, None))
     if config.method is not Method.KMEANS:
         problem = problem or pose(layer, streams[0], config, place)
         try:
-            found = problem.solve(clusters, config, start)
+            found = problem.solve(clusters, config, start, price=price)
+            slope = found.slope
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise _too_large(layer) from None
         codebook = _round(scaling.times_two_to(found.codebook, problem.exponent), dtype)
@@ -282,12 +295,15 @@ def solve_layer(
             plain_held_out=held_out[0],
             seconds=time.perf_counter() - begin,
             coding=place.coding,
+            slope=slope if number else None,
         )
         for number, (clustering, bias) in enumerate(tried)
     ]
     if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
         raise _too_large_outputs(layer)
     solutions = [one for one in solutions if math.isfinite(one.error + one.held_out)]
+    if price and len(solutions) > 1:  # the others' indices take more bytes
+        return solutions[1]
     best = min(solutions, key=lambda solution: solution.held_out)
     return best if best is solutions[0] else replace(best, fallback=solutions[0])
 
@@ -310,6 +326,13 @@ def _plain(
         max_iterations=config.max_iterations,
         by=place.kmeans,
     )
+
+
+def _inputs(weights: Tensor, how: Coding | None) -> np.ndarray:
+    """Number of the input of each packed edge, (n,)."""
+    out, inputs, _ = weights.shape
+    found = np.tile(np.arange(inputs), out)
+    return found if how is None else found[how.packed.reshape(-1).numpy()]
 
 
 def _on_grid(

@@ -46,8 +46,13 @@ def start(
     return result.float().to(weights.device), found.iterations
 
 
-def assign(weights: Tensor, blocks: Tensor, codebook: Tensor) -> Tensor:
-    """Best centroid of every edge in its input's metric, (out, in)."""
+def assign(
+    weights: Tensor, blocks: Tensor, codebook: Tensor, price: Tensor | None = None
+) -> Tensor:
+    """Best centroid of every edge in its input's metric, (out, in).
+
+    price : (in, k) to be added to the squared distances, by input
+    """
     out, inputs, _ = weights.shape
     roots = torch.linalg.cholesky(blocks)
     labels = torch.empty(out, inputs, dtype=torch.int64, device=weights.device)
@@ -57,6 +62,8 @@ def assign(weights: Tensor, blocks: Tensor, codebook: Tensor) -> Tensor:
         points = weights[:, first : first + step].transpose(0, 1) @ turn
         centroids = codebook @ turn
         scores = centroids.square().sum(2)[:, None] - 2 * points @ centroids.transpose(1, 2)
+        if price is not None:
+            scores += price[first : first + step, None]
         labels[:, first : first + step] = scores.argmin(2).T
     return labels
 
@@ -72,6 +79,12 @@ def update(weights: Tensor, blocks: Tensor, codebook: Tensor, labels: Tensor) ->
     gap = sums - (totals @ wide[:, :, None])[:, :, 0]
     moved: Tensor = wide + torch.linalg.solve(regular(totals), gap)
     return moved.float().to(codebook.device)
+
+
+def error(weights: Tensor, blocks: Tensor, codebook: Tensor, labels: Tensor) -> float:
+    """Sum of the edges' squared distances from their centroids, each in its input's metric."""
+    parts = zip(blocks, _gaps(weights, codebook, labels), strict=True)
+    return sum(float(devices.wide_sum((gap @ block) * gap)) for block, gap in parts)
 
 
 def metric_sums(blocks: Tensor, labels: Tensor, clusters: int) -> Tensor:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kancompress.clustering import allocation
+from kancompress.clustering import allocation, price_search
 from kancompress.clustering.allocation import Choice, Curve
 from kancompress.clustering.curves import TellProbe, measure_curves
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import LayerSolution, naming, solve_layer
+from kancompress.clustering.price_search import Solve, Tried
 from kancompress.config import CalibrationConfig, Method, Target
 from kancompress.errors import KancompressError, UsageError
 
@@ -46,7 +49,7 @@ class Calibrated:
     """Result of `calibrate`: clusters by layer, what was chosen from, and the solutions.
 
     predicted : error of the network's outputs that the curves promised, None without curves
-    price     : of a bit, as of `CalibrationConfig`
+    price     : of a bit, as of `ClusterConfig`
     solution  : None where only the choice was asked for
     """
 
@@ -82,15 +85,18 @@ def solve_network(
     clusters: Clusters,
     config: CalibrationConfig,
     *,
+    price: float = 0.0,
     first: Problem | None = None,
     tell: Tell | None = None,
 ) -> NetworkSolution:
     """Cluster layers one after another; those whose number of clusters is None stay dense.
 
     Where the network's outputs come nearer to the dense ones on held-out rows with plain k-means
-    in all layers, that is the result. Raises KancompressError where neither puts out numbers.
+    in all layers, that is the result, but where bits have a price: then it takes more bytes.
+    Raises KancompressError where neither puts out numbers.
 
     flow  : restarted first
+    price : of a bit, as of `ClusterConfig`
     first : the first layer's problem, where it is at hand
     """
     flow.restart()
@@ -101,7 +107,7 @@ def solve_network(
             own = first if number == 0 else None
             with naming(name):
                 solutions[name] = solve_layer(
-                    layer, flow.seen(name), k, config, flow.places[name], own
+                    layer, flow.seen(name), k, config, flow.places[name], own, price=price
                 )
             if tell:
                 tell(name, solutions[name])
@@ -131,15 +137,30 @@ def _measured(flow: Flow, solutions: Mapping[str, LayerSolution]) -> NetworkSolu
     return NetworkSolution(layers=solutions, error=error, held_out=held_out)
 
 
+class Files(Protocol):
+    """What is asked of the packed files that a choice leads to."""
+
+    def weigh(self, clusters: Clusters) -> int | None:
+        """Bytes with so many centroids, or no less than they will be; None where no layer would be
+        packed but one has to be."""
+
+    def measure(self, solutions: Mapping[str, LayerSolution]) -> int:
+        """Bytes with solutions, indices in the encodings that a price of bits gives them."""
+
+    def largest_plain(self, nbytes: int) -> Clusters | None:
+        """The largest common number of centroids with which the file has at most so many bytes,
+        indices of one width; None where there is none."""
+
+
 def calibrate(
     open_flow: Callable[[Tensor, Tensor], Flow],
     rows: Tensor,
     clusters: Clusters | None,
     config: CalibrationConfig,
     *,
+    files: Files,
+    price: float | None = 0.0,
     target: Target | None = None,
-    weigh: Callable[[Clusters], int | None] | None = None,
-    measured: Callable[[Mapping[str, LayerSolution]], int] | None = None,
     dry_run: bool = False,
     tell: Tell | None = None,
     tell_probe: TellProbe | None = None,
@@ -149,55 +170,114 @@ def calibrate(
     open_flow : makes the flow of rows to calibrate on and rows that are held out
     rows      : (n, ...) inputs of the network
     clusters  : centroids of each layer, None where it stays dense; or None to choose them for
-                `target`, with `weigh` telling the bytes of the file for any choice
-    measured  : tells the bytes of the file with solutions, indices in the encoding that is
-                smallest; with it a price of bits is searched, too, where `config` has none
+                `target`
+    price     : of a bit, as of `ClusterConfig`; None is searched for the target
     dry_run   : choose only
-    Raises UsageError for rows that do not fit, KancompressError for a target out of reach.
+    With a price the result is no worse on the held-out rows than plain k-means in a file of at most
+    as many bytes. Raises UsageError for rows that do not fit, KancompressError for a target out of
+    reach.
     """
-    check_price(config)
     flow = open_flow(*sample(rows, config.samples, config.seed))
     if clusters is not None:
-        solution = solve_network(flow, clusters, config, tell=tell)
-        return Calibrated(
-            clusters=clusters,
-            curves={},
-            predicted=None,
-            solution=solution,
-            price=config.price or 0.0,
+        solution = solve_network(flow, clusters, config, price=price or 0.0, tell=tell)
+        found = Calibrated(
+            clusters=clusters, curves={}, predicted=None, solution=solution, price=price or 0.0
         )
-    if target is None or weigh is None:
+        return _checked(found, flow, files, config)
+    if target is None:
         raise UsageError("To choose numbers of clusters, a target is needed: bytes or an error.")
     curves, first = measure_curves(flow, config, most_bytes=target.bytes, tell=tell_probe)
     choices = allocation.frontier(list(curves.values()))
     names = list(curves)
 
-    def solve(choice: Choice, price: float | None = config.price) -> Calibrated:
+    def solve(choice: Choice, price: float) -> Calibrated:
         chosen = dict(zip(names, choice.clusters, strict=True))
         solution = None
         if not dry_run or target.error is not None:  # an error is known when it is measured
-            own = replace(config, price=price)
-            solution = solve_network(flow, chosen, own, first=first, tell=tell)
+            solution = solve_network(flow, chosen, config, price=price, first=first, tell=tell)
         return Calibrated(
             clusters=chosen,
             curves=curves,
             predicted=choice.error,
             solution=solution,
-            price=price or 0.0,
+            price=price,
         )
 
-    if (budget := target.bytes) is not None:
+    search = _Search(choices, names, files, solve)
+    if target.bytes is not None:
+        found = search.within(target.bytes, price, dry_run=dry_run)
+    else:
+        assert target.error is not None
+        found = search.reaching(target.error, price)
+    return _checked(found, flow, files, config)
 
-        def within(share: float) -> Choice:
-            return _within(choices, names, int(share * budget), weigh)
 
-        found = solve(within(1.0))
-        if measured is None or dry_run or config.price is not None or not has_price(config):
+def _checked(found: Calibrated, flow: Flow, files: Files, config: CalibrationConfig) -> Calibrated:
+    """The result, where bits had a price no worse than plain k-means of as many bytes."""
+    if not found.price or found.solution is None:
+        return found
+    return no_worse(found, files.measure(found.solution.layers), flow, files, config)
+
+
+# Shares of a budget that indices of one width may take before they are priced down to it, and of an
+# error that centroids without a price may make.
+_RICHER, _FINER = (1.4, 2.0), (0.5, 0.25)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """For numbers of centroids, and a price, that meet a target.
+
+    choices : of the layers `names`, by rising bytes; solve : a choice at a price
+    """
+
+    choices: list[Choice]
+    names: list[str]
+    files: Files
+    solve: Callable[[Choice, float], Calibrated]
+
+    def within(self, budget: int, price: float | None, *, dry_run: bool) -> Calibrated:
+        """The least error in at most so many bytes."""
+
+        def sized(share: float) -> Choice:
+            return _within(self.choices, self.names, int(share * budget), self.files.weigh)
+
+        found = self.solve(sized(1.0), price or 0.0)
+        if price is not None or dry_run:
             return found
-        return best_price(found, budget, within, solve, measured)
-    assert target.error is not None
-    packable = [c for c in choices if weigh(dict(zip(names, c.clusters, strict=True))) is not None]
-    return reach(packable, target.error, lambda choice: solve(choice))
+        richer = self._others(found, [sized(share) for share in _RICHER])
+        return price_search.least_error(budget, self._tried(found), richer).found
+
+    def reaching(self, error: float, price: float | None) -> Calibrated:
+        """The fewest bytes with at most so much error."""
+        weigh = self.files.weigh
+        packable = [
+            choice
+            for choice in self.choices
+            if weigh(dict(zip(self.names, choice.clusters, strict=True))) is not None
+        ]
+        found = reach(packable, error, lambda choice: self.solve(choice, price or 0.0))
+        if price is not None:
+            return found
+        finer = [allocation.smallest(packable, share * error) for share in _FINER]
+        richer = self._others(found, [choice for choice in finer if choice is not None])
+        return price_search.fewest_bytes(error, self._tried(found), richer).found
+
+    def _others(self, found: Calibrated, choices: list[Choice]) -> list[Solve[Calibrated]]:
+        """Solves of choices that are not the one that was found, each once."""
+        own = tuple(found.clusters.values())
+        kept = {choice.clusters: choice for choice in choices if choice.clusters != own}
+        return [partial(self._priced, choice) for choice in kept.values()]
+
+    def _priced(self, choice: Choice, price: float) -> Tried[Calibrated]:
+        return self._tried(self.solve(choice, price))
+
+    def _tried(self, found: Calibrated) -> Tried[Calibrated]:
+        assert found.solution is not None
+        size = self.files.weigh(found.clusters)
+        if found.price or size is None:
+            size = self.files.measure(found.solution.layers)
+        return Tried(found, size, found.solution.held_out)
 
 
 def _within(
@@ -218,86 +298,29 @@ def _within(
     )
 
 
-def has_price(config: CalibrationConfig) -> bool:
-    """Whether the method can count bits: those that assign an edge by what others leave."""
-    return config.method in (Method.FEEDBACK, Method.SWEEPS)
+def plain_network(
+    flow: Flow, clusters: Clusters, config: CalibrationConfig, tell: Tell | None = None
+) -> NetworkSolution:
+    """The same by plain k-means of the edges."""
+    return solve_network(flow, clusters, replace(config, method=Method.KMEANS), tell=tell)
 
 
-def check_price(config: CalibrationConfig) -> None:
-    """Refuse a price that is none, or that the method does not count. Raises UsageError."""
-    if config.price is None:
-        return
-    if not 0 <= config.price < math.inf:
-        raise UsageError(
-            f"`price={config.price:g}` is no price; a finite number from 0 on was expected.",
-            fields=("price",),
-        )
-    if config.price and not has_price(config):
-        raise UsageError(
-            f"`method={config.method}` counts no bits; take `method=feedback` or `method=sweeps`,"
-            " or leave `price` out.",
-            fields=("price", "method"),
-        )
-
-
-# Shares of the budget that indices of one width may take before they are priced down to it; solves
-# for each; the share of the budget that a file should use.
-_RICHER, _PRICES, _FULL = (1.4, 2.0), 4, 0.98
-# How the logarithm of a file's bytes falls with that of the price: least, usual and most.
-_SLOPES = (-0.15, -0.33, -0.6)
-
-
-def best_price(
-    unpriced: Calibrated,
-    budget: int,
-    richer: Callable[[float], Choice],
-    solve: Callable[[Choice, float | None], Calibrated],
-    measured: Callable[[Mapping[str, LayerSolution]], int],
+def no_worse(
+    found: Calibrated, size: int, flow: Flow, files: Files, config: CalibrationConfig
 ) -> Calibrated:
-    """The best of what fits into so many bytes: more centroids, and bits at a price.
+    """What was found at a price, or plain k-means in a file of at most as many bytes, whichever
+    puts out less error on the held-out rows.
 
-    unpriced : the best that fits without a price
-    richer   : the best choice of centroids without a price in a share of the budget
+    size : bytes of what was found
     """
-    best, tried = unpriced, {tuple(unpriced.clusters.values())}
-    price = 1.0
-    for share in _RICHER:
-        choice = richer(share)
-        if choice.clusters in tried:
-            continue
-        tried.add(choice.clusters)
-        points: list[tuple[float, float]] = []
-        for _ in range(_PRICES):
-            found = solve(choice, price)
-            assert found.solution is not None
-            size = measured(found.solution.layers)
-            points.append((math.log(price), math.log(size / budget)))
-            if size <= budget and _held_out(found) < _held_out(best):
-                best = found
-            if _FULL * budget <= size <= budget:
-                break
-            price = _next_price(points)
-        if tuple(best.clusters.values()) != choice.clusters:
-            break  # still more centroids are no better
-    return best
-
-
-def _next_price(points: list[tuple[float, float]]) -> float:
-    """Where the bytes should meet the budget, a hair below it.
-
-    points : logarithms of prices, and of the bytes that they gave in budgets
-    """
-    aim = math.log((1 + _FULL) / 2)
-    above = [point for point in points if point[1] > aim]
-    below = [point for point in points if point[1] <= aim]
-    if above and below:  # between the two that are nearest
-        (x, y), (a, b) = min(above, key=lambda point: point[1]), max(below, key=lambda p: p[1])
-        return math.exp(x + (a - x) * (y - aim) / (y - b))
-    (x, y), (least, slope, most) = points[-1], _SLOPES
-    if len(points) > 1 and points[-2][0] != x:
-        a, b = points[-2]
-        slope = min(least, max(most, (y - b) / (x - a)))
-    return math.exp(x + (aim - y) / slope)
+    k = files.largest_plain(size)
+    if k is None:
+        return found
+    plain = plain_network(flow, k, config)
+    assert found.solution is not None
+    if not plain.held_out < found.solution.held_out:
+        return found
+    return replace(found, clusters=k, solution=plain, price=0.0)
 
 
 def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibrated]) -> Calibrated:

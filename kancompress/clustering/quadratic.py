@@ -220,11 +220,17 @@ def sweep(form: Form, codebook: Tensor, labels: Tensor, price: Tensor | None = N
 
 
 def refit(
-    forms: list[Form], codebook: Tensor, labels: list[Tensor], *, steps: int = CG_STEPS
+    forms: list[Form],
+    codebook: Tensor,
+    labels: list[Tensor],
+    *,
+    steps: int = CG_STEPS,
+    fixed: int | None = None,
 ) -> Tensor:
     """The codebook (k, d) of least error for fixed labels, by `steps` of conjugate gradients.
 
-    Preconditioned with the diagonal blocks; clusters without members stay where they are.
+    Preconditioned with the diagonal blocks; clusters without members stay where they are, and so
+    does the centroid `fixed`.
     """
     k, d = codebook.shape
     result = devices.wide(codebook)
@@ -238,6 +244,8 @@ def refit(
         total = torch.zeros_like(result)
         for chosen, value in zip(rows, values, strict=True):
             total.index_add_(0, chosen, devices.wide(value.reshape(-1, d)))
+        if fixed is not None:
+            total[fixed] = 0
         return total
 
     def product(direction: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from kancompress.config import (
     RUN_FIELDS,
     CalibrationConfig,
     ClusterConfig,
-    IndexCoding,
     Metric,
     StoredDtype,
     Target,
@@ -36,6 +35,7 @@ from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.native import NativeSource, stored_side
 from kancompress.packing.pack import Compression, Report, pack
 from kancompress.packing.source import Coded, Source, SourceLayer, blank, check, codebook_dtype
+from kancompress.specs import MAX_CLUSTERS
 from kancompress.system import devices
 
 _SHARED = "its edges share their centroids with another layer's"
@@ -82,11 +82,12 @@ class Runs(ABC):
     def clusters(self) -> Clusters:
         """Numbers of clusters as the configuration has them, None where layers do not shrink."""
         return {
-            name: None if name in self.apart else self._shrinking(name, self.config.of(name))
+            name: None if name in self.apart else self.shrinking(name, self.config.of(name))
             for name in self.layers
         }
 
-    def _shrinking(self, name: str, clusters: int) -> int | None:
+    def shrinking(self, name: str, clusters: int) -> int | None:
+        """So many centroids, None where the layer would be no smaller for them."""
         layer = self._packed[name]
         place = self.places[name]
         packed = layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
@@ -168,7 +169,7 @@ def native_runs(source: NativeSource, config: ClusterConfig, device: torch.devic
         layers=layers,
         places=places,
         device=device,
-        otherwise=ByCoefficients.of(config),
+        otherwise=ByCoefficients.of(config, source.layers),
         head=network.head,
     )
 
@@ -266,7 +267,7 @@ def _found(
     config: ClusterConfig,
 ) -> Known:
     """Clusterings of the layers that are not solved, found once."""
-    plain = ByCoefficients.of(config)
+    plain = ByCoefficients.of(config, source.layers)
     return Known(
         {
             layer.name: plain.cluster(layer.name, layer.vectors(), config.of(layer.name))
@@ -293,14 +294,9 @@ def pack_by_outputs(
     """
     found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False)
     assert found.solution is not None
-    config = _coded_at(runs.config, found.price)
+    config = replace(runs.config, price=found.price)
     made = pack(runs.source, runs.solved(found.solution.layers), config, report=hooks.report)
     return replace(made, notes=(*notes, *dict.fromkeys(runs.told)), calibrated=found)
-
-
-def _coded_at(config: ClusterConfig, price: float) -> ClusterConfig:
-    """The configuration with the smaller encoding of each layer where bits were paid for."""
-    return replace(config, indices=IndexCoding.AUTO) if price and not config.indices else config
 
 
 def choose(
@@ -345,11 +341,7 @@ def _calibrated(
             fields=("clusters", *RUN_FIELDS),
         )
     if target is not None and target.ratio is not None:
-        target = Target(bytes=int(runs.source.file_bytes / target.ratio))
-
-    def measured(solutions: Mapping[str, LayerSolution]) -> int:
-        config = _coded_at(runs.config, 1.0)
-        return sum(sizes(pack(runs.source, runs.solved(solutions), config).model))
+        target = Target(bytes=target.bytes_of(runs.source.file_bytes))
 
     with devices.repeatable(runs.device):
         return calibrate(
@@ -357,9 +349,9 @@ def _calibrated(
             rows,
             runs.clusters() if target is None else None,
             calibration,
+            files=_Scales(runs),
+            price=runs.config.price if runs.config.searches_price else runs.config.price or 0.0,
             target=target,
-            weigh=_Scales(runs).weigh,
-            measured=None if runs.config.indices is IndexCoding.BITS else measured,
             dry_run=dry_run,
             tell=hooks.solved,
             tell_probe=hooks.probed,
@@ -367,7 +359,7 @@ def _calibrated(
 
 
 class _Scales:
-    """Tells what files of many choices weigh."""
+    """Tells what files of many choices weigh; `Files` of `calibrate`."""
 
     def __init__(self, runs: Runs) -> None:
         self._outline = runs.source.outline()
@@ -380,6 +372,25 @@ class _Scales:
         chosen = {name: k for name, k in clusters.items() if k is not None}
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
         return None if model is None else sum(sizes(model))
+
+    def measure(self, solutions: Mapping[str, LayerSolution]) -> int:
+        """As of `Files`."""
+        config = replace(self._runs.config, price=1.0)
+        packed = pack(self._runs.source, self._runs.solved(solutions), config)
+        return sum(sizes(packed.model))
+
+    def largest_plain(self, nbytes: int) -> Clusters | None:
+        """As of `Files`."""
+        low, high = 0, MAX_CLUSTERS + 1  # the first fits, or is none; the second does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            size = self.weigh(self._common(middle))
+            low, high = (middle, high) if size is not None and size <= nbytes else (low, middle)
+        return self._common(low) if low else None
+
+    def _common(self, clusters: int) -> Clusters:
+        """So many centroids for each layer that is smaller for it; the others stay dense."""
+        return {name: self._runs.shrinking(name, clusters) for name in self._runs.layers}
 
     def _coded(self, name: str, clusters: int) -> Coded:
         place, layer = self._runs.places[name], self._layers[name]

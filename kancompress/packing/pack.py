@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.clustering import kmeans
+from kancompress.clustering import kmeans, price_search
 from kancompress.clustering.clusterer import (
     ByCoefficients,
     ByFunctions,
@@ -21,6 +22,7 @@ from kancompress.clustering.clusterer import (
 )
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
+from kancompress.clustering.price_search import Tried
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.safetensors import shown
@@ -123,6 +125,55 @@ def pack(
         k = largest_common(plan, config, below=k)
 
 
+# Shares of the bytes that indices of one width may take before they are priced down to them.
+_RICHER = (1.4, 2.0)
+
+
+def pack_within(
+    source: Source,
+    clusterer: Clusterer,
+    config: ClusterConfig,
+    budget: int,
+    *,
+    report: Report | None = None,
+) -> Compression:
+    """What `pack` finds in at most so many bytes, or, where it has less distortion, more centroids
+    whose indices have a price that brings them down to as many.
+
+    Where `config` has a price there is no search. Raises what `pack` does.
+    """
+    unpriced = replace(config, target_bytes=budget)
+    packed = pack(source, clusterer, unpriced)
+    if config.searches_price:
+        packed = _priced(source, clusterer, unpriced, budget, packed)
+    if report is not None:
+        for layer in packed.layers:
+            report(layer)
+    return packed
+
+
+def _priced(
+    source: Source, clusterer: Clusterer, config: ClusterConfig, budget: int, packed: Compression
+) -> Compression:
+    plan = Plan.of(source)
+    numbers = [
+        largest_common(plan, replace(config, target_bytes=int(share * budget))) for share in _RICHER
+    ]
+
+    def solve(clusters: int, price: float) -> Tried[Compression]:
+        own = replace(config, clusters=clusters, price=price)
+        return _tried(_pack(source, clusterer.at(price), own, None))
+
+    richer = [partial(solve, k) for k in dict.fromkeys(numbers)]
+    return price_search.least_error(budget, _tried(packed), richer).found
+
+
+def _tried(packed: Compression) -> Tried[Compression]:
+    """With its error: the distortions of all layers together."""
+    error = sum(layer.distortion for layer in packed.layers)
+    return Tried(packed, sum(sizes(packed.model)), error)
+
+
 def predict(source: Source, config: ClusterConfig) -> Size:
     """(header, payload) bytes of the file that plain k-means gives.
 
@@ -132,7 +183,7 @@ def predict(source: Source, config: ClusterConfig) -> Size:
     check(source, config)
     plan = Plan.of(source)
     size = plan.size(config) if plan.is_certain(config) else None
-    return size or sizes(pack(source, ByCoefficients.of(config), config).model)
+    return size or sizes(pack(source, ByCoefficients.of(config, source.layers), config).model)
 
 
 def plain_clusterer(
@@ -144,7 +195,7 @@ def plain_clusterer(
     are compared by coefficients. Where functions are to be compared, raises one error with all that
     is wrong with the source and with `config`, and UsageError when the basis of no layer is known.
     """
-    plain = ByCoefficients.of(config)
+    plain = ByCoefficients.of(config, source.layers)
     if config.metric is not Metric.GRID:
         return plain, ()
     check(source, config)
@@ -172,6 +223,7 @@ def plain_clusterer(
         otherwise=plain,
         seed=config.seed,
         max_iterations=config.max_iterations,
+        price=config.price or 0.0,
     )
     return clusterer, tuple(map(shortened, notes))
 

@@ -6,6 +6,7 @@ library's, from its file, its state dict or the live module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,7 +18,7 @@ from torch import Tensor
 from kancompress.clustering.clusterer import Edges
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
-from kancompress.formats.packed.encodings import USUAL, Indices, index_bytes, index_type
+from kancompress.formats.packed.encodings import USUAL, index_bytes, index_type
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.records import PackedModel
@@ -45,9 +46,6 @@ class SourceLayer(Edges, Protocol):
     @property
     def whole(self) -> bool:
         """Whether the vectors are all edges of one layer of the network."""
-
-    def claims(self, clusters: int) -> Sequence[Indices]:
-        """What a packed file says of the indices of its layers, in the order of the vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -144,10 +142,26 @@ def wrong_numbers(config: ClusterConfig, names: Sequence[str]) -> list[Kancompre
         for name in config.layers
         if name not in names
     ]
-    return wrong + [
-        UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
-        for k in (config.common, *config.layers.values())
-        if not 1 <= k <= MAX_CLUSTERS
+    return (
+        wrong
+        + [
+            UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
+            for k in (config.common, *config.layers.values())
+            if not 1 <= k <= MAX_CLUSTERS
+        ]
+        + _wrong_price(config)
+    )
+
+
+def _wrong_price(config: ClusterConfig) -> list[KancompressError]:
+    """What is wrong with the price of a bit."""
+    if config.price is None or 0 <= config.price < math.inf:
+        return []
+    return [
+        UsageError(
+            f"`price={config.price:g}` is no price; a finite number from 0 on was expected.",
+            fields=("price",),
+        )
     ]
 
 

@@ -10,10 +10,11 @@ on its test rows from the packed file. Whole files, header included.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import kancompress
-from kancompress import CalibrationConfig, ClusterConfig, DataOptions, StoredDtype
+from kancompress import ClusterConfig, DataOptions, StoredDtype
 
 # Centroids of the first and of the last layer, and prices.
 CHOICES = (
@@ -49,9 +50,7 @@ def main() -> None:
                 codebook_dtype=StoredDtype.FLOAT16,
                 side_dtype=StoredDtype.FLOAT16,
             )
-            found = kancompress.cluster(
-                path, config, rows=rows, calibration=CalibrationConfig(price=price)
-            )
+            found = kancompress.cluster(path, replace(config, price=price), rows=rows)
             raw = kancompress.encode(found.model)
             score = kancompress.evaluate(raw, where).score.accuracy
             bits = [

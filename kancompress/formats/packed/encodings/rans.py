@@ -117,6 +117,15 @@ def _counts(claim: Indices) -> tuple[int, int, int]:
     return claim.groups, out // claim.groups, math.prod(inputs)
 
 
+def inputs_of(claim: Indices) -> tuple[npt.NDArray[np.int64], int]:
+    """Number of the input of each index, (count,), and how many inputs the layer has."""
+    order = _Order.of(claim)
+    number = order.groups * order.inputs
+    each = order.outputs if order.lengths is None else order.lengths
+    found = order.indices(np.repeat(np.arange(number, dtype=np.int64), each))
+    return found.astype(np.int64, copy=False), number
+
+
 # --- lanes --------------------------------------------------------------------------------------
 
 

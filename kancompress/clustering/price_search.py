@@ -1,0 +1,107 @@
+"""Which price of a bit, and how many centroids, meet a target best.
+
+More centroids than fit into the target without a price are tried; the price that brings them down
+to it is searched where bytes and error are taken to be powers of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tried(Generic[T]):
+    """What was found at a price, the whole file's bytes, and the error."""
+
+    found: T
+    bytes: int
+    error: float
+
+
+# Solves at a price, of a number of centroids.
+Solve = Callable[[float], Tried[T]]
+
+# Most prices that are tried for the first number of centroids, and for each further one.
+_PRICES, _MORE = 5, 3
+# The share of a budget that a file should use, and of an error that is allowed.
+FULL, _NEAR = 0.98, 0.93
+# How the logarithm of a file's bytes falls with that of the price, and how that of the error rises:
+# least, usual and most.
+_FALLS, _RISES = (-0.15, -0.33, -0.6), (0.2, 0.6, 1.2)
+
+
+def least_error(budget: int, best: Tried[T], richer: Iterable[Solve[T]]) -> Tried[T]:
+    """The least error in at most so many bytes.
+
+    best   : without a price, within the budget
+    richer : of more and more centroids
+    """
+    price = 1.0
+    for number, solve in enumerate(richer):
+        before = best
+        known: list[tuple[float, float]] = []
+        for _ in range(_MORE if number else _PRICES):
+            tried = solve(price)
+            known.append((math.log(price), math.log(tried.bytes / budget)))
+            if tried.bytes <= budget and _error(tried) < _error(best):
+                best = tried
+            if FULL * budget <= tried.bytes <= budget:
+                break
+            price = next_price(known, math.log((1 + FULL) / 2), _FALLS)
+        if best is before:
+            break  # still more centroids are no better
+    return best
+
+
+def fewest_bytes(error: float, best: Tried[T], richer: Iterable[Solve[T]]) -> Tried[T]:
+    """The fewest bytes with at most so much error.
+
+    best   : without a price, within the error
+    richer : of more and more centroids
+    """
+    price = 1.0
+    for number, solve in enumerate(richer):
+        before = best
+        known: list[tuple[float, float]] = []
+        for _ in range(_MORE if number else _PRICES):
+            tried = solve(price)
+            reached = max(_error(tried), 1e-30)
+            known.append((math.log(price), math.log(min(reached, 1e30) / error)))
+            if reached <= error and tried.bytes < best.bytes:
+                best = tried
+            if _NEAR * error <= reached <= error:
+                break
+            price = next_price(known, math.log((1 + _NEAR) / 2), _RISES)
+        if best is before:
+            break
+    return best
+
+
+def _error(tried: Tried[T]) -> float:
+    return tried.error if math.isfinite(tried.error) else math.inf
+
+
+def next_price(
+    known: list[tuple[float, float]], aim: float, slopes: tuple[float, float, float]
+) -> float:
+    """The price at which a quantity should meet its aim.
+
+    known  : logarithms of prices and of the quantity, in what it should be at the most
+    slopes : of the one over the other: least, usual and most
+    """
+    above = [point for point in known if point[1] > aim]
+    below = [point for point in known if point[1] <= aim]
+    if above and below:  # between the two that are nearest
+        (x, y), (a, b) = min(above, key=lambda p: p[1]), max(below, key=lambda p: p[1])
+        return math.exp(x + (a - x) * (y - aim) / (y - b))
+    (x, y), (least, slope, most) = known[-1], slopes
+    if len(known) > 1 and known[-2][0] != x:
+        a, b = known[-2]
+        low, high = sorted((least, most))
+        slope = min(high, max(low, (y - b) / (x - a)))
+    return math.exp(x + (aim - y) / slope)
