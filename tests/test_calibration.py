@@ -3,6 +3,7 @@
 import itertools
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -591,23 +592,24 @@ def test_a_file_never_exceeds_its_target() -> None:
             for name, k in clusters.items()
         )
 
+    files = SimpleNamespace(weigh=weigh)
     for target in (1300, 2000, 4000, 50_000):
-        found = calibrate(flow, x, None, config, target=Target(bytes=target), weigh=weigh)
+        found = calibrate(flow, x, None, config, target=Target(bytes=target), files=files)
         assert weigh(found.clusters) <= target
     with pytest.raises(KancompressError, match="the smallest has"):
-        calibrate(flow, x, None, config, target=Target(bytes=750), weigh=weigh)
-    wanted = calibrate(flow, x, None, config, target=Target(error=0.05), weigh=weigh)
+        calibrate(flow, x, None, config, target=Target(bytes=750), files=files)
+    wanted = calibrate(flow, x, None, config, target=Target(error=0.05), files=files)
     assert wanted.solution is not None
     assert wanted.solution.held_out <= 0.05
     told = calibrate(
-        flow, x, None, config, target=Target(error=0.05), weigh=weigh,
+        flow, x, None, config, target=Target(error=0.05), files=files,
         dry_run=True,
     )  # fmt: skip
     assert told.clusters == wanted.clusters
     with pytest.raises(KancompressError, match="output error of at most 1e-12; the least has"):
         calibrate(
             flow, x, None, config, target=Target(error=1e-12),
-            weigh=lambda clusters: weigh(clusters) if any(clusters.values()) else None,
+            files=SimpleNamespace(weigh=lambda k: weigh(k) if any(k.values()) else None),
         )  # fmt: skip
 
 
@@ -639,8 +641,9 @@ def test_chosen_numbers_of_clusters_are_solved_as_if_they_were_asked_for() -> No
     flow = partial(Chain, layers, dict.fromkeys(layers, PLACE))
     config = CalibrationConfig(rounds=2, sweeps=2, starts=2)
     x, target = correlated(1200, 30), Target(bytes=2000)
-    chosen = calibrate(flow, x, None, config, target=target, weigh=lambda _: 2000)
-    asked = calibrate(flow, x, chosen.clusters, config)
+    files = SimpleNamespace(weigh=lambda _: 2000)
+    chosen = calibrate(flow, x, None, config, files=files, target=target)
+    asked = calibrate(flow, x, chosen.clusters, config, files=files)
     assert chosen.solution is not None
     assert asked.solution is not None
     for name in layers:

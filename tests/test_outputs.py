@@ -163,7 +163,9 @@ def test_an_array_file_needs_x_alone(dense: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["-k", "auto"], "needs rows to measure on"),
+        (["-k", "auto"], "needs one target"),
+        (["-k", "auto", "--target-error", "0.1"], "needs rows to measure on"),
+        (["--target-ratio", "12"], "--target-ratio goes with --clusters auto"),
         (["--report", "r.json"], "needs rows to measure on"),
         (["--base-activation", "gelu"], "belongs to other libraries' files"),
         (["--calibrate", "digits", "-k", "auto"], "needs one target"),

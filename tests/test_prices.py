@@ -10,8 +10,9 @@ from test_calibration import PLACE, correlated, spline_layer
 import kancompress
 from conftest import fresh
 from kancompress import CalibrationConfig, ClusterConfig, Target
+from kancompress.clustering import kmeans, prices
 from kancompress.clustering.layer import Streams, pose
-from kancompress.clustering.price_search import next_price
+from kancompress.clustering.price_search import Tried, fewest_bytes, least_error, next_price
 from kancompress.clustering.prices import prices_of
 
 
@@ -155,3 +156,74 @@ def test_a_price_that_is_none_is_refused(price: float, says: str) -> None:
     for rows in (None, uneven(100)):
         with pytest.raises(kancompress.UsageError, match=says):
             kancompress.cluster(fresh("kan", (200, 8, 10)), ClusterConfig(price=price), rows=rows)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [None, CalibrationConfig(method=kancompress.Method.METRIC, starts=1)],
+    ids=["coefficients", "metric"],
+)
+def test_a_price_counts_without_feedback_too(calibration) -> None:
+    """Fewer bytes for more error, and the labels are those of least distance and price."""
+    checkpoint = fresh("kan", (60, 48, 10))
+    rows = None if calibration is None else uneven(400)[:, :60]
+    plain, paid = (
+        kancompress.cluster(
+            checkpoint, ClusterConfig(clusters=8, price=price), rows=rows, calibration=calibration
+        )
+        for price in (0.0, 4.0)
+    )
+    sizes = [found.layers[0].packed_bytes for found in (plain, paid)]
+    assert sizes[1] < 0.93 * sizes[0]
+    assert paid.layers[0].distortion > plain.layers[0].distortion
+
+
+def test_prices_of_plain_k_means_are_those_of_brute_force() -> None:
+    """Two kinds of inputs: vectors take the centroid of least squared distance plus price."""
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((40 * 30, 3)).astype(np.float32)
+    inputs = np.tile(np.arange(30), 40)
+    vectors[inputs >= 10] *= 0.1
+    start = kmeans.fit(vectors, 6)
+    assert prices.cluster(vectors, start, inputs, 0.0) is start
+    found = prices.cluster(vectors, start, inputs, 3.0)
+    points = vectors.astype(np.float64)
+    labels = torch.from_numpy(found.labels.reshape(40, 30))
+    scale = 3.0 * np.square(points - start.centroids[start.labels]).sum() / len(points)
+    bits = scale * prices_of(labels, len(found.centroids)).numpy()[inputs]
+    costs = np.square(points[:, None] - found.centroids).sum(axis=2) + bits
+    same = costs.argmin(axis=1) == found.labels
+    assert same.mean() > 0.98  # the centroids have moved to their means since
+    assert bits_of(labels, 6) < 0.6 * bits_of(torch.from_numpy(start.labels.reshape(40, 30)), 6)
+
+
+def test_a_target_without_rows_is_met_with_a_price() -> None:
+    checkpoint = fresh("kan", (60, 32, 10))
+    source = len(kancompress.encode(checkpoint))
+    found, plain = (
+        kancompress.cluster(
+            checkpoint, ClusterConfig(price=price), target=Target(ratio=source / 2900)
+        )
+        for price in (None, 0.0)
+    )
+    sizes = [len(kancompress.encode(one.model)) for one in (found, plain)]
+    assert max(sizes) <= 2900
+    assert sum(x.distortion for x in found.layers) <= sum(x.distortion for x in plain.layers)
+
+
+@pytest.mark.parametrize("rises", [False, True])
+def test_a_search_ends_within_its_target(rises: bool) -> None:
+    """Bytes that are a power of the price, and an error that is another."""
+    tried = []
+
+    def solve(price: float) -> Tried[float]:
+        tried.append(price)
+        return Tried(price, int(20_000 * price**-0.4), 0.01 * price**0.7)
+
+    if rises:
+        found = fewest_bytes(0.03, Tried(0.0, 18_000, 0.029), [solve])
+        assert 0.93 * 0.03 <= found.error <= 0.03
+    else:
+        found = least_error(12_000, Tried(0.0, 11_900, 0.05), [solve])
+        assert 0.98 * 12_000 <= found.bytes <= 12_000
+    assert len(tried) <= 5

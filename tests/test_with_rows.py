@@ -314,7 +314,7 @@ def test_a_source_may_be_whatever_holds_the_tensors(tmp_path: Path) -> None:
     with pytest.raises(kancompress.UsageError, match="Only a torch file"):
         kancompress.cluster(state, keep_extra=True)
     with pytest.raises(kancompress.UsageError, match="need rows"):
-        kancompress.cluster(state, target=Target(bytes=100))
+        kancompress.cluster(state, target=Target(error=0.1))
 
 
 def test_rows_may_be_an_array() -> None:

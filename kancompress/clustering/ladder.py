@@ -40,10 +40,11 @@ class Solution:
 _STARTS_CELLS = 1 << 28
 # Without a number, passes go on while each lowers the error by this share, at most so often.
 _WORTH, _MOST = 0.01, 8
-# Rounds of feedback with prices, and sweeps with the last of them.
-_PRICED, _PRICED_SWEEPS = 6, 4
-# What a centroid at zero may cost, as a share of all that is paid.
-_ZERO = 0.01
+# Rounds of feedback with prices, and sweeps.
+_PRICED, _PRICED_SWEEPS = 3, 8
+# How many times as much may be paid with a centroid at zero, how many times as much before sweeps
+# that lower it, and those sweeps.
+_ZERO, _ZERO_HOPE, _ZERO_SWEEPS = 1.01, 1.2, 2
 _KILOBYTE = 8000  # bits
 # Between the seeds of a layer's starts, so that those of small seeds have none in common.
 _SEEDS_APART = 1 << 20
@@ -296,10 +297,10 @@ class Problem:
                 for form, factor, own in zip(self.forms, self.factors, price, strict=True)
             ]
             codebook = quadratic.refit(self.forms, codebook, labels)
-        price = self._scaled_prices(codebook, labels, scale)
         sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
         for _ in range(sweeps if config.method is Method.SWEEPS else 0):
             passes += 1
+            price = self._scaled_prices(codebook, labels, scale)
             labels = [
                 quadratic.sweep(form, codebook, chosen, own)
                 for form, chosen, own in zip(self.forms, labels, price, strict=True)
@@ -308,25 +309,27 @@ class Problem:
         return _Trial(codebook, labels, passes, trial.repaired)
 
     def _with_zero(self, trial: _Trial, bits: Tensor, scale: float) -> tuple[_Trial, Tensor]:
-        """The same with the least centroid at exactly zero, where that costs next to nothing: edges
-        that have it compute nothing. With the bits of its indices."""
-        mean = torch.cat([form.blocks for form in self.forms]).mean(0)
-        sizes = torch.einsum("kd,de,ke->k", trial.codebook, mean, trial.codebook)
-        zero = int(sizes.argmin())
+        """The same with the centroid that most edges have at exactly zero, where that costs next to
+        nothing: those edges then compute nothing. With the bits of its indices."""
+        labels = trial.labels
+        zero = int(torch.bincount(torch.cat(labels, dim=1).reshape(-1)).argmax())
         codebook = trial.codebook.clone()
         codebook[zero] = 0
-        codebook = quadratic.refit(self.forms, codebook, trial.labels, fixed=zero)
-        price = list(torch.split((bits * scale).to(codebook.device), self._widths))
-        labels = [
-            quadratic.sweep(form, codebook, chosen, own)
-            for form, chosen, own in zip(self.forms, trial.labels, price, strict=True)
-        ]
         codebook = quadratic.refit(self.forms, codebook, labels, fixed=zero)
-        moved = _Trial(codebook, labels, trial.passes + 1, trial.repaired)
-        own = self._bits(codebook, labels)
-        if self._paid(moved, own, scale) > (1 + _ZERO) * self._paid(trial, bits, scale):
+        own, paid = bits, self._paid(trial, bits, scale)
+        moved = _Trial(codebook, labels, trial.passes, trial.repaired)
+        if self._paid(moved, bits, scale) > _ZERO_HOPE * paid:
             return trial, bits
-        return moved, own
+        for _ in range(_ZERO_SWEEPS):
+            price = torch.split((own * scale).to(codebook.device), self._widths)
+            labels = [
+                quadratic.sweep(form, codebook, chosen, each)
+                for form, chosen, each in zip(self.forms, labels, price, strict=True)
+            ]
+            codebook = quadratic.refit(self.forms, codebook, labels, fixed=zero)
+            own = self._bits(codebook, labels)
+        moved = _Trial(codebook, labels, trial.passes + _ZERO_SWEEPS, trial.repaired)
+        return (trial, bits) if self._paid(moved, own, scale) > _ZERO * paid else (moved, own)
 
     def _paid(self, trial: _Trial, bits: Tensor, scale: float) -> float:
         """What is minimised: the error, and all indices at their prices."""
