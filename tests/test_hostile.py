@@ -496,7 +496,7 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
     ("exception-of-no-tensor", Flaw.BAD_VALUE, "'9.bias'",
      made(KAN, put("exceptions", {"9.bias": "int8"}))),
     ("exception-unknown", Flaw.UNKNOWN_ENCODING, "'0.codebook'",
-     made(KAN, put("exceptions", {"0.codebook": "int8"}))),
+     made(KAN, put("exceptions", {"0.codebook": "float16"}))),
     ("exception-null", Flaw.UNKNOWN_ENCODING, "None",
      made(KAN, put("exceptions", {"0.codebook": None}))),
     ("exception-that-is-none", Flaw.BAD_VALUE, "'0.codebook'",

@@ -12,7 +12,7 @@ from kancompress.errors import shortened
 from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
 from kancompress.formats.packed import LayerRecord, PackedRecord
-from kancompress.formats.packed.encodings import RANS, bits
+from kancompress.formats.packed.encodings import PLAIN, RANS, bits
 from kancompress.formats.packed.writer import claim_of
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
@@ -204,7 +204,7 @@ def _packed_layer(
         "index_bytes": index.size if index else 0,
         "bits_per_edge": 8 * index.size / layer.packed_edges if index else 0.0,
         "codebook_bytes": stored.size if stored else 0,
-        "codebook_dtype": DTYPES[codebook.dtype].torch,
+        "codebook_dtype": _stored_as(model.layer(layer.shares or layer.name), codebook),
         "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
         "index_entropy": bits.entropy(counts),
         "usage": {
@@ -222,6 +222,11 @@ def _packed_layer(
     if layer.kept_at is not None:
         record["kept_edges"] = layer.kept_edges
     return record
+
+
+def _stored_as(owner: LayerRecord[Array], codebook: Array) -> str:
+    encoding = owner.numbers.get("codebook", PLAIN.name)
+    return DTYPES[codebook.dtype].torch if encoding == PLAIN.name else encoding
 
 
 def _describe_checkpoint(container: Container, record: CheckpointRecord[Array]) -> dict[str, Any]:
