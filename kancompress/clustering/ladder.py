@@ -341,6 +341,29 @@ class Problem:
                     break
         return _Trial(codebook, labels, passes, repaired)
 
+    def swept(
+        self, codebook: Tensor, found: Solution, clusters: int, config: CalibrationConfig
+    ) -> Solution:
+        """A solution by `solve` with another codebook of its length, labels swept once more.
+
+        codebook : in the layer's own numbers
+        """
+        codebook = scaling.times_two_to(codebook, -self.exponent)
+        labels = self._cut(found.labels[:, self.order])
+        prices: list[Tensor | None] = [None] * len(labels)
+        if config.price and clusters <= _MOST_PRICED:
+            free = self._without_prices(clusters, config, None)
+            edges = sum(chosen.numel() for chosen in labels)
+            scale = config.price * self._error(free.codebook, free.labels) / edges
+            prices = [*self._scaled_prices(codebook, labels, scale)]
+        moved = [
+            quadratic.sweep(form, codebook, chosen, own)
+            for form, chosen, own in zip(self.forms, labels, prices, strict=True)
+        ]
+        whole = found.labels.clone()
+        whole[:, self.order] = torch.cat(moved, dim=1)
+        return replace(found, codebook=codebook, labels=whole, iterations=found.iterations + 1)
+
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred.
 

@@ -266,8 +266,11 @@ def solve_layer(
             found = problem.solve(clusters, config, start)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise _too_large(layer) from None
-        codebook = scaling.times_two_to(_in_use(found, place.coding), problem.exponent)
-        codebook = rounded(codebook, dtype).float()
+        codebook = _stored(found, problem, place)
+        if dtype == torch.int8 and config.method is Method.SWEEPS:
+            # The step of a byte is wide; all edges of a centroid share its error until they move.
+            found = problem.swept(codebook, found, clusters, config)
+            codebook = _stored(found, problem, place)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found, place.coding), bias))
     tried = [
@@ -342,13 +345,18 @@ def _rounded(found: kmeans.Clustering, dtype: torch.dtype) -> kmeans.Clustering:
     )
 
 
-def _in_use(found: Solution, how: Coding | None) -> Tensor:
-    """The codebook with zeros where no edge uses a centroid: what is left out of the file has no
-    say in the scales of what is stored."""
-    packed = found.labels if how is None else found.labels[how.packed.to(found.labels.device)]
-    unused = torch.ones(len(found.codebook), dtype=torch.bool, device=packed.device)
+def _stored(found: Solution, problem: Problem, place: Place) -> Tensor:
+    """The codebook in the layer's own numbers, rounded to its stored type.
+
+    Centroids that no edge uses are zeros: what is left out of the file has no say in the scales of
+    what is stored.
+    """
+    how, labels = place.coding, found.labels
+    packed = labels if how is None else labels[how.packed.to(labels.device)]
+    unused = torch.ones(len(found.codebook), dtype=torch.bool, device=labels.device)
     unused[packed.reshape(-1)] = False
-    return found.codebook.masked_fill(unused[:, None], 0.0)
+    codebook = found.codebook.masked_fill(unused[:, None], 0.0)
+    return rounded(scaling.times_two_to(codebook, problem.exponent), place.dtype).float()
 
 
 def _clustering(codebook: Tensor, found: Solution, how: Coding | None) -> kmeans.Clustering:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,9 +105,15 @@ def _frame(container: Container, kind: str, record: Record | None) -> dict[str, 
     }
 
 
-def _others(container: Container, layer_tensors: set[str]) -> list[dict[str, Any]]:
+def _others(
+    container: Container,
+    layer_tensors: set[str],
+    encoded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Tensors beside the edges; `encoded` has dtype and shape of those that are not as they are."""
     return [
         {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.size}
+        | dict(encoded.get(entry.name, {}))
         for entry in container.entries.values()
         if entry.name not in layer_tensors
     ]
@@ -143,6 +150,12 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         for layer in model.layers
         for role in ("codebook", "index", "kept_at", "kept", "coefficients")
     }
+    encoded = {
+        f"{layer.name}.{role}": {"dtype": encoding, "shape": list(layer.sides[role].shape)}
+        for layer in model.layers
+        for role, encoding in layer.numbers.items()
+        if role in layer.sides
+    }
     totals = _totals(layers, container)
     source = model.source
     packed = [layer for layer in layers if layer["clusters"] is not None]
@@ -162,7 +175,7 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         "source": source.to_json(),
         "layers": layers,
         **({} if model.restore is None else {"forms": forms}),
-        "other": _others(container, owned),
+        "other": _others(container, owned, encoded),
         "totals": totals,
         "ratios": ratios,
     }

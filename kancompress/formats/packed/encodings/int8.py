@@ -80,30 +80,36 @@ class Int8:
         """As of `TensorEncoding`."""
         rows = array.numpy()
         bits = np.ascontiguousarray(rows[..., :SCALE_BYTES]).view("<u2")
-        whole = np.ascontiguousarray(rows[..., SCALE_BYTES:]).view(np.int8).astype(np.float64)
+        whole = rows[..., SCALE_BYTES:].view(np.int8)
         wrong = _wrong(bits, whole)
         if wrong:
             flaw, what = wrong
             raise InvalidFileError(flaw, f"{where}: tensor {shown(name)} {what}.")
-        values = (SCALES[bits] * whole).astype(np.float32)
-        return from_numpy(np.ascontiguousarray(_transposed(values, name)))
+        values = np.empty(self.read(Outline(array.dtype, array.shape), _role(name)).shape, "f4")
+        np.multiply(whole, SCALES[bits].astype("f4"), out=_transposed(values, name))
+        return from_numpy(values)
+
+
+def _role(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _transposed(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """Rows of numbers as the file has them, or back."""
-    return values.T if name.rpartition(".")[2] == "codebook" else values
+    """Rows of numbers as the file has them, or back; the same memory."""
+    return values.T if _role(name) == "codebook" else values
 
 
-def _wrong(bits: npt.NDArray[np.uint16], whole: F64) -> tuple[Flaw, str] | None:
+def _wrong(bits: npt.NDArray[np.uint16], whole: npt.NDArray[np.int8]) -> tuple[Flaw, str] | None:
     """What is wrong with scales and whole numbers that are not the one form of some numbers."""
     if bool(((bits & 0x7C00) == 0x7C00).any()):
         return Flaw.NOT_FINITE, "has a scale that is NaN or infinite; a finite one was expected"
     if bool((bits >= 0x8000).any()):
         return Flaw.BAD_VALUE, "has a negative scale; 0 or more was expected"
-    if bool((whole < -MOST).any()):
+    least = whole.min(axis=-1, keepdims=True).astype(np.int64)
+    if bool((least < -MOST).any()):
         return Flaw.BAD_VALUE, f"has the number -128; -{MOST} to {MOST} were expected"
-    largest = np.abs(whole).max(axis=-1, keepdims=True)
-    least = np.searchsorted(REACHES, SCALES[bits] * largest)
-    if bool((least != bits).any()) or bool(((bits == 0) & (largest > 0)).any()):
+    largest = np.maximum(whole.max(axis=-1, keepdims=True), -least)
+    found = np.searchsorted(REACHES, SCALES[bits] * largest)
+    if bool((found != bits).any()) or bool(((bits == 0) & (largest > 0)).any()):
         return Flaw.BAD_VALUE, "has a scale that is not the smallest for the numbers of its row"
     return None
