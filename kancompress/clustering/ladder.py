@@ -36,6 +36,8 @@ class Solution:
 _STARTS_CELLS = 1 << 28
 # Without a number, passes go on while each lowers the error by this share, at most so often.
 _WORTH, _MOST = 0.01, 8
+# How often the coefficients that are not rounded yet take up what is lost, and in how many steps.
+_ROUNDED, _ROUNDED_STEPS = 8, 2
 # Rounds of feedback with prices, and sweeps with the last of them.
 _PRICED, _PRICED_SWEEPS = 6, 4
 # Most centroids whose indices are entropy-coded.
@@ -341,28 +343,25 @@ class Problem:
                     break
         return _Trial(codebook, labels, passes, repaired)
 
-    def swept(
-        self, codebook: Tensor, found: Solution, clusters: int, config: CalibrationConfig
-    ) -> Solution:
-        """A solution by `solve` with another codebook of its length, labels swept once more.
+    def rounded(self, found: Solution, to: Callable[[Tensor], Tensor]) -> Solution:
+        """A solution whose codebook is rounded a few coefficients at a time, the largest first; the
+        others take up what each rounding costs.
 
-        codebook : in the layer's own numbers
+        to : rounds every coefficient of a codebook by itself
         """
-        codebook = scaling.times_two_to(codebook, -self.exponent)
         labels = self._cut(found.labels[:, self.order])
-        prices: list[Tensor | None] = [None] * len(labels)
-        if config.price and clusters <= _MOST_PRICED:
-            free = self._without_prices(clusters, config, None)
-            edges = sum(chosen.numel() for chosen in labels)
-            scale = config.price * self._error(free.codebook, free.labels) / edges
-            prices = [*self._scaled_prices(codebook, labels, scale)]
-        moved = [
-            quadratic.sweep(form, codebook, chosen, own)
-            for form, chosen, own in zip(self.forms, labels, prices, strict=True)
-        ]
-        whole = found.labels.clone()
-        whole[:, self.order] = torch.cat(moved, dim=1)
-        return replace(found, codebook=codebook, labels=whole, iterations=found.iterations + 1)
+        codebook = found.codebook
+        free = torch.ones(self.d, dtype=torch.bool, device=codebook.device)
+        order = codebook.abs().amax(0).argsort(descending=True, stable=True)
+        for some in order.tensor_split(min(self.d, _ROUNDED)):
+            codebook = codebook.clone()
+            codebook[:, some] = to(codebook)[:, some]
+            free[some] = False
+            if free.any():
+                codebook = quadratic.refit(
+                    self.forms, codebook, labels, steps=_ROUNDED_STEPS, free=free
+                )
+        return replace(found, codebook=codebook)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred.

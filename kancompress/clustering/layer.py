@@ -266,11 +266,10 @@ def solve_layer(
             found = problem.solve(clusters, config, start)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise _too_large(layer) from None
-        codebook = _stored(found, problem, place)
-        if dtype == torch.int8 and config.method is Method.SWEEPS:
-            # The step of a byte is wide; all edges of a centroid share its error until they move.
-            found = problem.swept(codebook, found, clusters, config)
-            codebook = _stored(found, problem, place)
+        stored = partial(_stored, found.labels, problem, place)
+        if dtype == torch.int8:  # whose steps are wide, and all edges of a centroid err alike
+            found = problem.rounded(found, stored)
+        codebook = scaling.times_two_to(stored(found.codebook), problem.exponent)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found, place.coding), bias))
     tried = [
@@ -345,18 +344,17 @@ def _rounded(found: kmeans.Clustering, dtype: torch.dtype) -> kmeans.Clustering:
     )
 
 
-def _stored(found: Solution, problem: Problem, place: Place) -> Tensor:
-    """The codebook in the layer's own numbers, rounded to its stored type.
+def _stored(labels: Tensor, problem: Problem, place: Place, codebook: Tensor) -> Tensor:
+    """A codebook of the problem's numbers, rounded as the layer's own will be stored.
 
     Centroids that no edge uses are zeros: what is left out of the file has no say in the scales of
     what is stored.
     """
-    how, labels = place.coding, found.labels
-    packed = labels if how is None else labels[how.packed.to(labels.device)]
-    unused = torch.ones(len(found.codebook), dtype=torch.bool, device=labels.device)
+    packed = labels if place.coding is None else labels[place.coding.packed.to(labels.device)]
+    unused = torch.ones(len(codebook), dtype=torch.bool, device=labels.device)
     unused[packed.reshape(-1)] = False
-    codebook = found.codebook.masked_fill(unused[:, None], 0.0)
-    return rounded(scaling.times_two_to(codebook, problem.exponent), place.dtype).float()
+    own = scaling.times_two_to(codebook.masked_fill(unused[:, None], 0.0), problem.exponent)
+    return scaling.times_two_to(rounded(own, place.dtype).float(), -problem.exponent)
 
 
 def _clustering(codebook: Tensor, found: Solution, how: Coding | None) -> kmeans.Clustering:

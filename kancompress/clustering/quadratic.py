@@ -220,17 +220,29 @@ def sweep(form: Form, codebook: Tensor, labels: Tensor, price: Tensor | None = N
 
 
 def refit(
-    forms: list[Form], codebook: Tensor, labels: list[Tensor], *, steps: int = CG_STEPS
+    forms: list[Form],
+    codebook: Tensor,
+    labels: list[Tensor],
+    *,
+    steps: int = CG_STEPS,
+    free: Tensor | None = None,
 ) -> Tensor:
     """The codebook (k, d) of least error for fixed labels, by `steps` of conjugate gradients.
 
     Preconditioned with the diagonal blocks; clusters without members stay where they are.
+
+    free : (d,) which coefficients move, all when None
     """
     k, d = codebook.shape
     result = devices.wide(codebook)
     blocks = torch.zeros(k, d, d, dtype=torch.float64, device=result.device)
     for form, chosen in zip(forms, labels, strict=True):
         blocks += form.block_sums(chosen, k)
+    if free is not None:  # the others' blocks are the unit matrix, and their slopes zero
+        fixed = ~free.to(blocks.device)
+        blocks[:, fixed] = 0.0
+        blocks[:, :, fixed] = 0.0
+        blocks[:, fixed, fixed] = 1.0
     preconditioner = torch.linalg.inv(regular(blocks))
     rows = [chosen.reshape(-1).to(result.device) for chosen in labels]
 
@@ -238,7 +250,7 @@ def refit(
         total = torch.zeros_like(result)
         for chosen, value in zip(rows, values, strict=True):
             total.index_add_(0, chosen, devices.wide(value.reshape(-1, d)))
-        return total
+        return total if free is None else total * free.to(total)
 
     def product(direction: Tensor) -> Tensor:
         narrow = direction.float().to(codebook.device)
