@@ -239,7 +239,7 @@ def side_dtype_of(tensor: Tensor, role: str, stored: StoredDtype) -> torch.dtype
 
     Of what would be `int8`, biases are, and normalisations without running statistics.
     """
-    if stored is StoredDtype.INT8 and not (role == "bias" or (role, len(tensor)) == ("norm", 2)):
+    if stored == StoredDtype.INT8 and not (role == "bias" or (role, len(tensor)) == ("norm", 2)):
         return torch.float16
     return DTYPES.get(stored, tensor.dtype)
 
