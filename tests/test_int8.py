@@ -182,6 +182,15 @@ def test_learning_sees_what_will_be_stored() -> None:
         assert torch.allclose(one.grad, other.grad, atol=1e-6)
 
 
+def test_what_would_leave_the_sources_type_is_refused() -> None:
+    """127 times the scale is a little more than the largest float16."""
+    state = {name: tensor.half() for name, tensor in efficient_kan().items()}
+    state["layers.0.spline_weight"][0, 0, 0] = 65504
+    config = ClusterConfig(clusters=40, force_pack=True, codebook_dtype=StoredDtype.INT8)
+    with pytest.raises(kancompress.KancompressError, match=r"6\.55e\+04, too large for int8"):
+        kancompress.cluster(state, config)
+
+
 class Net(nn.Module):
     """A module of the user's own with efficient-kan's tensors."""
 

@@ -285,7 +285,8 @@ def _rounded(
     """The codebook rounded to its stored type. Raises KancompressError where that is too narrow."""
     codebook = rounded(torch.from_numpy(found.centroids), dtype)
     lost = dtype != source and bool(found.centroids.any()) and not codebook.any()
-    if lost or not torch.isfinite(codebook).all():
+    # What is rounded up may leave the range of the source, in which it has to come back.
+    if lost or not codebook.isfinite().all() or not codebook.to(source).isfinite().all():
         largest = float(np.abs(found.centroids).max())
         wider = "float32" if _LEAST < largest < torch.finfo(torch.float32).max else "source"
         raise KancompressError(
