@@ -24,12 +24,18 @@ CONV_DECAY = 0.975
 
 
 class StoredDtype(StrEnum):
-    """Type of stored numbers; `source` is the type that they have in the source."""
+    """Type of stored numbers; `source` is the type that they have in the source.
+
+    `int8` is a byte for every number, and a float16 scale for each coefficient of a codebook, for
+    a layer's biases, and for each row of a normalisation. Other sides, and normalisations with
+    running statistics, whose small variances a byte would lose, are float16 then.
+    """
 
     SOURCE = "source"
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class Device(StrEnum):

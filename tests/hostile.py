@@ -232,6 +232,22 @@ MLP = Draft(
 )
 
 
+# Numbers of a byte: the codebook of section 4.2, with a third coefficient that is zero everywhere.
+INT8 = Draft(
+    document(
+        model={"name": "gramkan", "degree": 1},
+        layers={"0": {"shape": [2, 2]}},
+        encodings={"bits": ["index"], "int8": ["bias", "codebook", "norm"], "plain": ["beta"]},
+    ),
+    {
+        "0.codebook": ("U8", [3, 5], bytes.fromhex("091c7fc119 0100ef0005 0000000000")),
+        "0.index": ("U8", [1], bytes([0b00100100])),  # 0 1 2 0
+        "0.norm": ("U8", [2, 4], bytes.fromhex("003c7f81 0038817f")),
+        "0.bias": ("U8", [4], bytes.fromhex("002c7f01")),
+        "0.beta": ("F32", [2], ramp(2)),
+    },
+)
+
 # The second example of the page, a layer of which edges are kept, and one of fixed width.
 RANS = Draft(
     document(

@@ -33,6 +33,7 @@ BITS = {
 }
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 OF_INDICES = ("bits", "rans")
+OF_NUMBERS = ("plain", "int8")
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE = {"I64": 2**63, "I32": 2**31}
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
@@ -44,10 +45,14 @@ CHUNK = 1 << 14
 
 
 class Tensor(NamedTuple):
+    """A tensor of the file; of one in `int8` the type and shape of its numbers, and its rows."""
+
     dtype: str
     shape: list[int]
     begin: int
     end: int
+    rows: int = 0
+    turned: bool = False
 
 
 class Layer:
@@ -239,6 +244,8 @@ class File:
         need(document.get("kind") == "packed", "2", "kind is not packed")
         self.check_layout()
         self.check_document()
+        self.read_layers()
+        self.read_int8()
         self.check_layers()
         self.check_encodings()
         for layer in self.layers.values():
@@ -360,12 +367,14 @@ class File:
         layer, dot, role = name.rpartition(".")
         return role if dot and role in ROLES and layer in self.layers else None
 
-    def check_layers(self) -> None:
-        records = self.document["layers"]
-        for name, record in records.items():
+    def read_layers(self) -> None:
+        for name, record in self.document["layers"].items():
             # Guess: letters and digits are those of ASCII.
             need(re.fullmatch(r"[A-Za-z0-9_.]+", name), "3.1", "a layer's name is no such name")
             self.layers[name] = read_layer(name, record)
+
+    def check_layers(self) -> None:
+        records = self.document["layers"]
         for name, layer in self.layers.items():
             self.check_form(layer, records[name].get("codebook"))
         for layer in self.layers.values():
@@ -444,33 +453,43 @@ class File:
 
     # Section 4
 
+    def read_int8(self) -> None:
+        """Find the numbers that tensors of bytes stand for; the rules of encodings come later."""
+        usual = self.document["encodings"].get("int8")
+        exceptions = self.document.get("exceptions")
+        for name, tensor in self.tensors.items():
+            role = self.role_of(name)
+            coded = isinstance(usual, list) and role in usual
+            if isinstance(exceptions, dict) and name in exceptions:
+                coded = exceptions[name] == "int8"
+            if coded and fits("int8", role):
+                self.tensors[name] = numbers_of(tensor, role)
+
     def check_encodings(self) -> None:
         present = {self.role_of(name) for name in self.tensors} - {None}
-        found: set[str] = set()
-        usual = ""
+        usual: dict[str | None, str] = {}
         for encoding, roles in self.document["encodings"].items():
-            need(encoding in ("plain", *OF_INDICES), "4", "an encoding is unknown")
+            need(encoding in (*OF_NUMBERS, *OF_INDICES), "4", "an encoding is unknown")
             good = isinstance(roles, list) and all(isinstance(role, str) for role in roles)
             need(good and roles == sorted(set(roles)), "4", "roles are no sorted list")
             for role in roles:
-                fits = (encoding in OF_INDICES) == (role == "index")
-                need(fits, "4", "a role has no such encoding")
-                need(role not in found, "4", "a role has two encodings")
-                found.add(role)
-                if role == "index":
-                    usual = encoding
-        need(found == present, "4", "encodings are not those of the roles that are present")
-        indices = [name for name in self.tensors if self.role_of(name) == "index"]
-        self.index_encodings = dict.fromkeys(indices, usual)
+                need(fits(encoding, role), "4", "a role has no such encoding")
+                need(role not in usual, "4", "a role has two encodings")
+                usual[role] = encoding
+        need(usual.keys() == present, "4", "encodings are not those of the roles that are present")
+        roles = {name: self.role_of(name) for name in self.tensors}
+        encodings = {name: usual[role] for name, role in roles.items() if role is not None}
         if "exceptions" in self.document:
             exceptions = self.document["exceptions"]
             need(isinstance(exceptions, dict) and exceptions, "4", "exceptions are no object")
             for name, encoding in exceptions.items():
-                # Guess: the other tensors' encodings have no other to differ by.
-                need(name in indices, "4", "an exception is no tensor of indices")
-                good = encoding in OF_INDICES and encoding != usual
+                need(name in encodings, "4", "an exception is no tensor of a layer")
+                good = isinstance(encoding, str) and fits(encoding, roles[name])
+                good = good and encoding != encodings[name]
                 need(good, "4", "an exception has no other encoding")
-            self.index_encodings |= exceptions
+            encodings |= exceptions
+        indices = [name for name in encodings if roles[name] == "index"]
+        self.index_encodings = {name: encodings[name] for name in indices}
 
     # Section 5
 
@@ -564,6 +583,9 @@ class File:
 
     def values(self, tensor: Tensor) -> np.ndarray:
         """The numbers as numpy has them; those of BF16 as their 16 bits."""
+        if tensor.rows:
+            values = int8_rows(self.raw[tensor.begin : tensor.end], tensor.rows)
+            return (values.T if tensor.turned else values).reshape(-1)
         dtype = np.dtype(NUMPY[tensor.dtype])
         if tensor.begin == tensor.end:
             return np.zeros(0, dtype)
@@ -678,6 +700,48 @@ class File:
         blob = memoryview(self.raw)[tensor.begin : tensor.end]
         module = restore["container"] == "torch-module"
         opaque_checker.check(blob, restore["path"], restore["tensors"], module)
+
+
+def fits(encoding: str, role: Any) -> bool:
+    """Whether a role may have an encoding."""
+    if encoding in OF_INDICES or role == "index":
+        return encoding in OF_INDICES and role == "index"
+    return encoding == "plain" or (encoding == "int8" and role in ("codebook", "bias", "norm"))
+
+
+def numbers_of(tensor: Tensor, role: str | None) -> Tensor:
+    """The numbers of a tensor in `int8`, as far as its type and shape tell (4.2.1)."""
+    need(tensor.dtype == "U8", "4.2.1", "a tensor in int8 is not U8")
+    good = len(tensor.shape) == (1 if role == "bias" else 2) and tensor.shape[-1] > 2
+    # Guess: there is a row, and a number in it.
+    need(good and tensor.shape[0] > 0, "4.2.1", "a tensor in int8 has another shape")
+    need(role != "norm" or tensor.shape[0] == 2, "4.2.1", "a norm in int8 has not two rows")
+    *rows, length = tensor.shape
+    shape, turned = [*rows, length - 2], role == "codebook"
+    count = rows[0] if rows else 1
+    return tensor._replace(
+        dtype="F32", shape=shape[::-1] if turned else shape, rows=count, turned=turned
+    )
+
+
+def int8_rows(data: bytes, rows: int) -> np.ndarray:
+    """Rows of numbers in `int8` (4.2), (rows, numbers) float32."""
+    found = []
+    length = len(data) // rows
+    for first in range(0, len(data), length):
+        row = data[first : first + length]
+        (bits,), (scale,) = struct.unpack("<H", row[:2]), struct.unpack("<e", row[:2])
+        need(bits < 0x7C00, "4.2.2", "a scale is not finite, or negative")
+        whole = struct.unpack(f"{length - 2}b", row[2:])
+        most = max(map(abs, whole))
+        need(most <= 127, "4.2.2", "a whole number is -128")
+        # What is below the smallest float16 is none, so nothing reaches less than 0.
+        below = struct.unpack("<e", struct.pack("<H", max(bits - 1, 0)))[0] if bits else -1.0
+        need(127 * below < most * scale, "4.2.2", "a scale is not the smallest")
+        need(most == 0 or scale > 0, "4.2.2", "a scale is 0 and a number is not")
+        need(most > 0 or scale == 0, "4.2.2", "a scale is not 0 where all numbers are")
+        found.append([scale * number for number in whole])
+    return np.array(found, "<f4")
 
 
 def read_layer(name: str, record: Any) -> Layer:

@@ -169,20 +169,27 @@ def test_a_sweep_chooses_the_best_centroid_for_each_edge_in_turn() -> None:
     assert torch.equal(swept, labels)
 
 
-def test_refit_is_the_least_squares_solution() -> None:
+@pytest.mark.parametrize("moving", [(0, 1, 2), (0, 2), (1,)])
+def test_refit_is_the_least_squares_solution(moving: tuple[int, ...]) -> None:
     form, codebook = small_form(4), small_codebook(5)
     labels = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(2))
-    found = quadratic.refit([form], codebook, [labels], steps=30)
+    free = torch.zeros(3, dtype=torch.bool).index_fill(0, torch.tensor(moving), True)
+    every = None if free.all() else free
+    found = quadratic.refit([form], codebook, [labels], steps=30, free=every)
+    assert torch.equal(found[:, ~free], codebook[:, ~free])
+    columns = np.flatnonzero(free.repeat(4).numpy())
+    still = (codebook * ~free).double().numpy().reshape(-1)
     root = np.linalg.cholesky(form.hessian.double().numpy())  # |gap root|^2
     design, targets = [], []
     for row in range(5):
         one_hot = np.zeros((21, 12))
         for q, a in itertools.product(range(7), range(3)):
             one_hot[3 * q + a, 3 * int(labels[row, q]) + a] = 1
-        design.append(root.T @ one_hot)
-        targets.append(root.T @ form.weights[row].double().numpy().reshape(-1))
+        design.append(root.T @ one_hot[:, columns])
+        wanted = form.weights[row].double().numpy().reshape(-1) - one_hot @ still
+        targets.append(root.T @ wanted)
     expected = np.linalg.lstsq(np.concatenate(design), np.concatenate(targets), rcond=None)[0]
-    assert np.allclose(found.double().numpy().reshape(-1), expected, atol=1e-3)
+    assert np.allclose(found.double().numpy().reshape(-1)[columns], expected, atol=1e-3)
 
 
 def test_metric_assignment_and_update_against_brute_force() -> None:

@@ -129,7 +129,7 @@ USAGE = {
     "cluster dense.st -k 0=3 -k 0=4 -o out": "twice",
     f"cluster dense.st -k {'9' * 5000} -o out": "no number",
     "cluster dense.st --max-iterations 0 -o out": "--max-iterations",
-    "cluster dense.st --codebook-dtype int8 -o out": "bfloat16",
+    "cluster dense.st --codebook-dtype int4 -o out": "bfloat16",
     "finetune packed.st --also slopes -o out": "norms",
     "finetune packed.st --lr inf -o out": "--lr",
     "finetune packed.st --epochs -1 -o out": "--epochs",

@@ -11,7 +11,7 @@ import torch
 import kancompress
 from conftest import fresh
 from kancompress.errors import Flaw, InvalidFileError
-from kancompress.formats.arrays import Array, from_numpy
+from kancompress.formats.arrays import Array, Outline, from_numpy
 from kancompress.formats.packed.encodings import (
     OF_INDICES,
     OF_NUMBERS,
@@ -22,7 +22,9 @@ from kancompress.formats.packed.encodings import (
 )
 from kancompress.formats.packed.encodings.bits import Bits
 from kancompress.formats.safetensors import Entry
+from kancompress.layers.stored import rounded
 from kancompress.models.records import sizes
+from kancompress.models.tensors import to_array
 from kancompress.packing.native import NativeSource
 from kancompress.packing.source import Coded
 
@@ -65,14 +67,20 @@ def test_what_cannot_be_right_is_refused_before_it_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OF_NUMBERS)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_numbers_come_back(name: str, dtype: type) -> None:
-    array = from_numpy(np.random.default_rng(0).normal(size=(16, 9)).astype(dtype))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("role", ["codebook", "bias", "norm"])
+def test_numbers_come_back(name: str, dtype: torch.dtype, role: str) -> None:
+    shape = {"codebook": (16, 9), "bias": (7,), "norm": (2, 5)}[role]
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     encoding = OF_NUMBERS[name]
-    written, size = encoding.encode(array), encoding.size(array)
-    assert written.nbytes == size.nbytes if size.exact else written.nbytes <= size.nbytes
-    again = encoding.decode(written)
-    assert np.array_equal(again.numpy(), array.numpy())
+    array = to_array(rounded(numbers, torch.int8 if name == "int8" else dtype, role))
+    claim = Outline(array.dtype, array.shape)
+    written = encoding.encode(array, f"0.{role}")
+    assert Outline(written.dtype, written.shape) == encoding.written(claim, role)
+    encoding.check(Entry(f"0.{role}", written.dtype, written.shape, 0, written.nbytes), role, "f")
+    assert encoding.read(Outline(written.dtype, written.shape), role) == claim
+    again = encoding.decode(written, f"0.{role}", "f")
+    assert np.array_equal(again.data, array.data)
 
 
 # --- an encoding beside the usual one -------------------------------------------------------

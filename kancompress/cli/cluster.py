@@ -103,12 +103,18 @@ class Clusters:
 class Stored:
     """What the packed file holds, and in which types."""
 
-    codebook_dtype: Annotated[StoredDtype, typer.Option(help="Type of the stored centroids.")] = (
-        _CLUSTER.codebook_dtype
-    )
+    codebook_dtype: Annotated[
+        StoredDtype,
+        typer.Option(
+            help="Type of the stored centroids; int8 has a float16 scale for each coefficient."
+        ),
+    ] = _CLUSTER.codebook_dtype
     side_dtype: Annotated[
         StoredDtype,
-        typer.Option(help="Type of stored biases, norms and recurrence weights (own networks)."),
+        typer.Option(
+            help="Type of stored biases, norms and recurrence weights (own networks); with int8"
+            " recurrence weights, slopes and norms with running statistics are float16."
+        ),
     ] = _CLUSTER.side_dtype
     indices: Annotated[
         IndexCoding | None,

@@ -10,6 +10,7 @@ from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import Place, Solvable, naming, pose, solve_layer
 from kancompress.config import CalibrationConfig, Method
+from kancompress.layers.stored import scale_bytes
 
 # Curves need no last polish: one start, fewer rounds, no sweeps.
 _ROUNDS = 2
@@ -61,6 +62,7 @@ def _curve(layer: Solvable, problem: Problem, place: Place) -> Curve:
         edges=edges,
         coefficients=problem.d,
         itemsize=place.dtype.itemsize,
+        scale=scale_bytes(place.dtype),
         dense_bytes=edges * problem.d * place.dense_itemsize,
         errors={},
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kancompress.clustering import kmeans, metric, prices, scaling
 from kancompress.layers.layer import EdgeLayer
+from kancompress.layers.stored import rounded
 
 _POINTS = 4096
 _RIDGE = 1e-4
@@ -32,8 +33,8 @@ def cluster(
 ) -> kmeans.Clustering:
     """A clustering of a layer's edges by their functions.
 
-    dtype : in which the centroids will be stored; edges take the centroid nearest to their
-            function when it is rounded
+    dtype : stored type of the centroids, as of `layers.stored`; edges take the centroid nearest to
+            their function when it is rounded
     price : of a bit, as of `ClusterConfig`
     """
     edges: Tensor = layer.edges()
@@ -71,7 +72,7 @@ def cluster(
 
 def _rounded(codebook: Tensor, dtype: torch.dtype, exponent: int) -> Tensor:
     """Centroids as they will be stored; as they are where that is refused later."""
-    stored = scaling.times_two_to(codebook.double(), exponent).to(dtype)
+    stored = rounded(scaling.times_two_to(codebook.double(), exponent), dtype)
     if not stored.isfinite().all() or not stored.any():
         return codebook
     return scaling.times_two_to(stored.double(), -exponent).float()

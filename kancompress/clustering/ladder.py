@@ -40,6 +40,8 @@ class Solution:
 _STARTS_CELLS = 1 << 28
 # Without a number, passes go on while each lowers the error by this share, at most so often.
 _WORTH, _MOST = 0.01, 8
+# How often the coefficients that are not rounded yet take up what is lost, and in how many steps.
+_ROUNDED, _ROUNDED_STEPS = 8, 2
 # Rounds of feedback with prices, and sweeps.
 _PRICED, _PRICED_SWEEPS = 3, 8
 # How many times as much may be paid with a centroid at zero, how many times as much before sweeps
@@ -315,7 +317,8 @@ class Problem:
         zero = int(torch.bincount(torch.cat(labels, dim=1).reshape(-1)).argmax())
         codebook = trial.codebook.clone()
         codebook[zero] = 0
-        codebook = quadratic.refit(self.forms, codebook, labels, fixed=zero)
+        others = (torch.arange(len(codebook), device=codebook.device) != zero)[:, None]
+        codebook = quadratic.refit(self.forms, codebook, labels, free=others)
         own, paid = bits, self._paid(trial, bits, scale)
         moved = _Trial(codebook, labels, trial.passes, trial.repaired)
         if self._paid(moved, bits, scale) > _ZERO_HOPE * paid:
@@ -326,7 +329,7 @@ class Problem:
                 quadratic.sweep(form, codebook, chosen, each)
                 for form, chosen, each in zip(self.forms, labels, price, strict=True)
             ]
-            codebook = quadratic.refit(self.forms, codebook, labels, fixed=zero)
+            codebook = quadratic.refit(self.forms, codebook, labels, free=others)
             own = self._bits(codebook, labels)
         moved = _Trial(codebook, labels, trial.passes + _ZERO_SWEEPS, trial.repaired)
         return (trial, bits) if self._paid(moved, own, scale) > _ZERO * paid else (moved, own)
@@ -429,6 +432,27 @@ class Problem:
                 if not error < enough:
                     break
         return _Trial(codebook, labels, passes, repaired)
+
+    def rounded(self, found: Solution, to: Callable[[Tensor], Tensor]) -> Solution:
+        """A solution whose codebook is rounded a few coefficients at a time, the largest first; the
+        others take up what each rounding costs.
+
+        to : rounds every coefficient of a codebook by itself
+        """
+        labels = self._cut(found.labels[:, self.order])
+        codebook = found.codebook
+        moves = codebook.any(dim=1, keepdim=True)  # a centroid at zero stays there
+        free = torch.ones(self.d, dtype=torch.bool, device=codebook.device)
+        order = codebook.abs().amax(0).argsort(descending=True, stable=True)
+        for some in order.tensor_split(min(self.d, _ROUNDED)):
+            codebook = codebook.clone()
+            codebook[:, some] = to(codebook)[:, some]
+            free[some] = False
+            if free.any():
+                codebook = quadratic.refit(
+                    self.forms, codebook, labels, steps=_ROUNDED_STEPS, free=moves & free
+                )
+        return replace(found, codebook=codebook)
 
     def bias(self, codebook: Tensor, labels: Tensor) -> Tensor | None:
         """What the mean of the outputs lacks, (out,); None where nothing was centred.

@@ -27,6 +27,7 @@ from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
+from kancompress.layers.stored import rounded
 
 # Images of convolutions that are looked at together, and the most sums of each of many.
 IMAGES = 64
@@ -153,14 +154,15 @@ class LayerSolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What a packed layer can hold: the type of its centroids, and whether it may have a bias.
+    """What a packed layer can hold: the stored type of its centroids, as of `layers.stored`, and
+    whether it may have a bias.
 
     dense_itemsize : bytes of a coefficient in the source
     coding         : which edges are packed and by what they are multiplied; None where an edge is
                      its centroid
     kmeans         : whose k-means runs, by itself and where solutions start
     grid           : whether to start from functions on their grid, too (`Metric.GRID`)
-    side_dtype     : type of the bias
+    side_dtype     : stored type of the bias
     rounded        : the layer with what is beside its edges as it will be stored, where that is
                      other than what it is
     """
@@ -277,7 +279,10 @@ def solve_layer(
             slope = found.slope
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise _too_large(layer) from None
-        codebook = _round(scaling.times_two_to(found.codebook, problem.exponent), dtype)
+        stored = partial(_stored, found.labels, problem, place)
+        if dtype == torch.int8:  # whose steps are wide, and all edges of a centroid err alike
+            found = problem.rounded(found, stored)
+        codebook = scaling.times_two_to(stored(found.codebook), problem.exponent)
         bias = problem.bias(codebook, found.labels)
         candidates.append((config.method, _clustering(codebook, found, place.coding), bias))
     tried = [
@@ -313,7 +318,7 @@ def _stored_bias(bias: Tensor | None, own: nn.Parameter | None, place: Place) ->
     bias = None if bias is None else bias.cpu()
     if own is not None:
         bias = own.detach().cpu().double() + (0.0 if bias is None else bias)
-    return None if bias is None else _round(bias, place.side_dtype)
+    return None if bias is None else rounded(bias, place.side_dtype, "bias").float()
 
 
 def _plain(
@@ -350,12 +355,8 @@ def _on_grid(
     return _rounded(found, place.dtype)
 
 
-def _round(codebook: Tensor, dtype: torch.dtype) -> Tensor:
-    return codebook.to(dtype).float()
-
-
 def _rounded(found: kmeans.Clustering, dtype: torch.dtype) -> kmeans.Clustering:
-    centroids = torch.from_numpy(found.centroids).to(dtype).double().numpy()
+    centroids = rounded(torch.from_numpy(found.centroids), dtype).double().numpy()
     return kmeans.canonical(
         centroids,
         found.labels,
@@ -364,6 +365,19 @@ def _rounded(found: kmeans.Clustering, dtype: torch.dtype) -> kmeans.Clustering:
         exact=found.exact,
         repaired=found.repaired,
     )
+
+
+def _stored(labels: Tensor, problem: Problem, place: Place, codebook: Tensor) -> Tensor:
+    """A codebook of the problem's numbers, rounded as the layer's own will be stored.
+
+    Centroids that no edge uses are zeros: what is left out of the file has no say in the scales of
+    what is stored.
+    """
+    packed = labels if place.coding is None else labels[place.coding.packed.to(labels.device)]
+    unused = torch.ones(len(codebook), dtype=torch.bool, device=labels.device)
+    unused[packed.reshape(-1)] = False
+    own = scaling.times_two_to(codebook.masked_fill(unused[:, None], 0.0), problem.exponent)
+    return scaling.times_two_to(rounded(own, place.dtype).float(), -problem.exponent)
 
 
 def _clustering(codebook: Tensor, found: Solution, how: Coding | None) -> kmeans.Clustering:

@@ -225,18 +225,23 @@ def refit(
     labels: list[Tensor],
     *,
     steps: int = CG_STEPS,
-    fixed: int | None = None,
+    free: Tensor | None = None,
 ) -> Tensor:
     """The codebook (k, d) of least error for fixed labels, by `steps` of conjugate gradients.
 
-    Preconditioned with the diagonal blocks; clusters without members stay where they are, and so
-    does the centroid `fixed`.
+    Preconditioned with the diagonal blocks; clusters without members stay where they are.
+
+    free : which numbers move, one for each coefficient (d,) or centroid (k, 1); all when None
     """
     k, d = codebook.shape
     result = devices.wide(codebook)
     blocks = torch.zeros(k, d, d, dtype=torch.float64, device=result.device)
     for form, chosen in zip(forms, labels, strict=True):
         blocks += form.block_sums(chosen, k)
+    if free is not None:  # the others' blocks are the unit matrix, and their slopes zero
+        moves = free.to(blocks).expand(k, d)
+        blocks *= moves[:, :, None] * moves[:, None, :]
+        blocks += torch.diag_embed(1 - moves)
     preconditioner = torch.linalg.inv(regular(blocks))
     rows = [chosen.reshape(-1).to(result.device) for chosen in labels]
 
@@ -244,9 +249,7 @@ def refit(
         total = torch.zeros_like(result)
         for chosen, value in zip(rows, values, strict=True):
             total.index_add_(0, chosen, devices.wide(value.reshape(-1, d)))
-        if fixed is not None:
-            total[fixed] = 0
-        return total
+        return total if free is None else total * free.to(total)
 
     def product(direction: Tensor) -> Tensor:
         narrow = direction.float().to(codebook.device)

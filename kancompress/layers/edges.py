@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kancompress.layers.stored import straight_through
+
 
 def _planes(coefficients: Tensor) -> Tensor:
     """A view of coefficients with its axes as they lie in memory."""
@@ -88,11 +90,21 @@ class MetaEdges(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Centroids (k, coefficient) that one or more layers point into."""
+    """Centroids (k, coefficient) that one or more layers point into.
+
+    stored : the type in which they will be stored (`layers.stored`), where they learn rounded to it
+    """
 
     def __init__(self, centroids: Tensor) -> None:
         super().__init__()
         self.centroids = nn.Parameter(centroids)
+        self.stored: torch.dtype | None = None
+
+    def forward(self) -> Tensor:
+        """The centroids as edges have them."""
+        if self.stored is None:
+            return self.centroids
+        return straight_through(self.centroids, self.stored)
 
 
 class CodebookEdges(nn.Module):
@@ -140,7 +152,7 @@ class CodebookEdges(nn.Module):
         return products.gather(1, self.index.T.long()).sum(0, keepdim=True, dtype=table.dtype)
 
     def _table(self) -> Tensor:
-        table: Tensor = self.codebook.centroids
+        table: Tensor = self.codebook()
         return table if self.kept is None else torch.cat([table, self.kept.to(table.dtype)])
 
 

@@ -13,6 +13,7 @@ from kancompress.layers import forms
 from kancompress.layers.edges import CodebookEdges
 from kancompress.layers.expansions import ACTIVATIONS, INVERSES, expansion_of, roles_of
 from kancompress.layers.forms import LayerForm, Points, Step
+from kancompress.layers.stored import straight_through
 from kancompress.layers.window import expand_map
 
 # What a batch adds to the running statistics of a normalisation; torch's default.
@@ -35,7 +36,8 @@ class EdgeLayer(nn.Module):
     seen    : a module in place of the steps before the basis
     names   : of another library's layer: the file's names of the roles that learn
 
-    `drops` says whether dropout takes place in training.
+    `drops` says whether dropout takes place in training. `stored` has the types (`layers.stored`)
+    of the bias and of a normalisation's rows, by role, where they learn rounded to these.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class EdgeLayer(nn.Module):
         self.expansion = expansion_of(form.basis, there)
         self._names = None if names is None else dict(names)
         self._momentum, self.drops = MOMENTUM, True
+        self.stored: Mapping[str, torch.dtype] = {}
 
     def features(self, x: Tensor) -> Tensor:
         """Input to what the coefficients multiply: (batch, in) -> (batch, coefficient, in).
@@ -195,10 +198,11 @@ class EdgeLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out), or (batch, in, rows, columns) -> (batch, out, ...)."""
         edges, linear = self.edges, self.window is None
+        bias = None if self.bias is None else self._as_stored(self.bias, "bias")
         if linear and isinstance(edges, CodebookEdges) and edges.prefers_products(len(x)):
             y = edges.row_sums(self.features(x))
-            return self.finish(y if self.bias is None else y + self.bias)
-        return self.run(x, edges(), self.bias)
+            return self.finish(y if bias is None else y + bias)
+        return self.run(x, edges(), bias)
 
     @contextmanager
     def renewing(self) -> Iterator[None]:
@@ -209,6 +213,11 @@ class EdgeLayer(nn.Module):
             yield
         finally:
             self.drops, self._momentum = before
+
+    def _as_stored(self, tensor: Tensor, role: str) -> Tensor:
+        """A side as it is, or as it will be stored."""
+        dtype = self.stored.get(role)
+        return tensor if dtype is None else straight_through(tensor, dtype, role)
 
     def _learnt(self) -> Tensor | None:
         """What learns with the basis."""
@@ -239,7 +248,8 @@ class EdgeLayer(nn.Module):
             case forms.Act(name):
                 return ACTIVATIONS[name](y)
             case forms.Norm(rows, running):
-                return self._normalised(y, getattr(self, rows), getattr(self, running, None))
+                weights = self._as_stored(getattr(self, rows), rows)
+                return self._normalised(y, weights, getattr(self, running, None))
             case forms.LayerNorm(weight, bias):
                 shift = getattr(self, bias, None) if bias else None
                 return functional.layer_norm(y, y.shape[-1:], getattr(self, weight), shift)

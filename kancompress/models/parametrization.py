@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize as torch_parametrize
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.safetensors import shown
+from kancompress.layers import stored
 from kancompress.layers.edges import Codebook
 from kancompress.models.records import PackedLayer, PackedModel
 from kancompress.models.remainder import rebuilt
@@ -45,7 +46,7 @@ class PackedEdges(nn.Module):
 
     def columns(self, first: int, last: int) -> Tensor:
         """Coefficients `first ... last - 1` of every edge, (edges, last - first)."""
-        table = self.kept if self.codebook is None else self.codebook.centroids
+        table = self.kept if self.codebook is None else self.codebook()
         assert table is not None
         table = table[:, first:last].to(self.index.device)  # a codebook may serve several devices
         if self.codebook is not None and self.kept is not None:
@@ -163,15 +164,15 @@ class Parametrization:
         """The codebooks rounded to their stored types for a while, and the module's `tensors`,
         which are named as in the packed file."""
         assert self.packed.restore is not None
-        stored = {one.name: DTYPES[one.dtype] for one in self.packed.restore.tensors}
+        narrow = {one.name: DTYPES[one.dtype] for one in self.packed.restore.tensors}
         types: list[tuple[Tensor, torch.dtype]] = [
-            (p, self._stored_codebook(name).dtype) for name, p in self.codebooks.items()
+            (p, self.packed.layer(name).stored("codebook")) for name, p in self.codebooks.items()
         ]
-        types += [(tensor, stored[name]) for name, tensor in tensors.items()]
+        types += [(tensor, narrow[name]) for name, tensor in tensors.items()]
         masters = [tensor.detach().clone() for tensor, _ in types]
         with torch.no_grad():
             for tensor, dtype in types:
-                tensor.copy_(tensor.to(dtype))
+                tensor.copy_(stored.rounded(tensor, dtype))
         try:
             yield
         finally:
@@ -190,7 +191,7 @@ class Parametrization:
             if layer.name not in self._codebooks
             else replace(
                 layer,
-                codebook=rounded(self.codebooks[layer.name], self._stored_codebook(layer.name)),
+                codebook=rounded(self.codebooks[layer.name], layer.stored("codebook")),
             )
             for layer in self.packed.layers
         ]
@@ -246,7 +247,9 @@ class Parametrization:
                 store = layer.shares or name
                 if store not in self._codebooks:
                     master = _master(self._stored_codebook(store))
-                    self._codebooks[store] = Codebook(master.to(device, copy=True))
+                    made = self._codebooks[store] = Codebook(master.to(device, copy=True))
+                    dtype = self.packed.layer(store).stored("codebook")
+                    made.stored = dtype if dtype == torch.int8 else None
                 codebook = self._codebooks[store]
             index, kept = _rows(self.packed, layer)
             self._edges[name] = PackedEdges(
@@ -264,12 +267,15 @@ def parametrize(model: nn.Module, packed: PackedModel) -> Parametrization:
     return Parametrization(model, packed)
 
 
-def rounded(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of `value` on the CPU in the stored type. Raises KancompressError beyond its range."""
-    result = value.detach().to("cpu", like.dtype, copy=True)
+def rounded(value: Tensor, dtype: torch.dtype, role: str = "codebook") -> Tensor:
+    """A copy of `value` on the CPU, rounded to a stored type as of `layers.stored`.
+
+    Raises KancompressError beyond its range.
+    """
+    result = stored.rounded(value.detach().to("cpu", copy=True), dtype, role)
     if result.is_floating_point() and not result.isfinite().all():
         raise KancompressError(
-            f"Fine-tuning left the range of {str(like.dtype).removeprefix('torch.')};"
+            f"Fine-tuning left the range of {str(dtype).removeprefix('torch.')};"
             " try a lower learning rate (`lr`).",
             fields=("lr",),
         )
@@ -299,8 +305,7 @@ def with_tensors(model: PackedModel, values: Mapping[str, Tensor]) -> PackedMode
     changes: dict[str, Tensor] = {}
     for entry in entries:
         if entry.name in values:
-            like = torch.empty(0, dtype=DTYPES[entry.dtype])
-            changes[entry.owner] = rounded(values[entry.name], like)
+            changes[entry.owner] = rounded(values[entry.name], DTYPES[entry.dtype])
     for number, entry in enumerate(entries):
         if entry.name not in changes:
             continue

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from kancompress.formats import checkpoint as checkpoints
@@ -15,7 +16,9 @@ from kancompress.formats.checkpoint import CheckpointRecord
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import ForeignRecord
 from kancompress.formats.packed import LayerRecord, PackedRecord, state, writer
+from kancompress.formats.packed.encodings import PLAIN
 from kancompress.formats.packed.record import with_layer_tensors, with_tensors
+from kancompress.layers.stored import dtype_of
 from kancompress.models.tensors import (
     all_to_arrays,
     all_to_torch,
@@ -67,10 +70,16 @@ class PackedLayer(LayerRecord[Tensor]):
     index        : (packed_edges,) numpy array, the centroid of each packed edge, uint8 where k is
                    at most 256, else uint16; None will do where k is 1
     encoding     : name of the way in which `index` is written to a file
+    numbers      : the same of tensors that are not written as they are, by role
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
     coefficients : (*shape, d) of a layer that stays dense
     sides        : `bias`, `norm`, `beta`, `slope`, where the layer has them
     """
+
+    def stored(self, role: str) -> torch.dtype:
+        """The stored type of one of its tensors, as of `layers.stored`."""
+        encoding = self.numbers.get(role, PLAIN.name)
+        return dtype_of(self.tensors()[role], encoding)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -28,11 +28,12 @@ from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
+from kancompress.layers.stored import encoding_of, in_memory, scale_bytes
 from kancompress.models.native import build
 from kancompress.models.records import sizes
 from kancompress.packing.encoded import bounding
 from kancompress.packing.foreign import ForeignSource
-from kancompress.packing.native import NativeSource, stored_side
+from kancompress.packing.native import NativeSource, side_dtype_of
 from kancompress.packing.pack import Compression, Report, pack
 from kancompress.packing.source import Coded, Source, SourceLayer, blank, check, codebook_dtype
 from kancompress.specs import MAX_CLUSTERS
@@ -90,7 +91,13 @@ class Runs(ABC):
         """So many centroids, None where the layer would be no smaller for them."""
         layer = self._packed[name]
         place = self.places[name]
-        packed = layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
+        packed = layer_bytes(
+            layer.edges,
+            layer.coefficients,
+            place.dtype.itemsize,
+            clusters,
+            scale_bytes(place.dtype),
+        )
         dense = layer.edges * layer.coefficients * place.dense_itemsize
         shrinks = packed < dense or (self.config.force_pack and layer.edges > 0)
         return clusters if shrinks else None
@@ -161,7 +168,7 @@ def native_runs(source: NativeSource, config: ClusterConfig, device: torch.devic
         rounded = build(source.with_stored_sides()).eval()
         devices.put(rounded, device)
         for name, layer in zip(layers, rounded.kan_layers(), strict=True):
-            side_dtype = stored_side(torch.zeros(()), name, config.side_dtype).dtype
+            side_dtype = side_dtype_of(torch.zeros(1), "bias", config.side_dtype)
             places[name] = replace(places[name], side_dtype=side_dtype, rounded=layer)
     return ChainRuns(
         source=source,
@@ -396,8 +403,9 @@ class _Scales:
         place, layer = self._runs.places[name], self._layers[name]
         outputs = self._runs.layers[name].edges().shape[0]
         return Coded(
-            codebook=blank((clusters, layer.coefficients), place.dtype),
+            codebook=blank((clusters, layer.coefficients), in_memory(place.dtype)),
             labels=None,
             bias=blank((outputs,), torch.float32) if place.biased else None,
             encoding=bounding(self._runs.config.coding),
+            numbers=encoding_of(place.dtype),
         )

@@ -49,7 +49,15 @@ from kancompress.models.tensors import DTYPES, NAMES
 from kancompress.models.told import Forms
 from kancompress.models.vectors import gain_factors, gather, mask_factors, packable, scatter
 from kancompress.packing.generated import twin_sizes, write_out
-from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
+from kancompress.packing.source import (
+    Coded,
+    Computed,
+    blank,
+    index_of,
+    like,
+    with_codebook,
+    wrong_numbers,
+)
 from kancompress.specs import SourceSizes
 
 _MAX_LINES = 20
@@ -491,7 +499,7 @@ class PackedGroup:
         for layer in self.layers:
             packed = replace(layer, index=self._index(layer, coded), encoding=coded.encoding)
             if layer is first:
-                yield replace(packed, codebook=coded.codebook)
+                yield with_codebook(packed, coded.codebook, coded.numbers)
             else:
                 yield replace(packed, shares=first.name)
 

@@ -14,12 +14,22 @@ from kancompress.clustering.nearest import one_thread
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError
 from kancompress.formats.checkpoint import side_shapes
-from kancompress.formats.packed.encodings import Indices
+from kancompress.formats.packed.encodings import PLAIN, Indices
 from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.network import Network
+from kancompress.layers.stored import encoding_of, rounded
 from kancompress.models.native import build
 from kancompress.models.records import Checkpoint, PackedLayer, PackedModel, dense_twin_sizes
-from kancompress.packing.source import DTYPES, Coded, Computed, blank, index_of, like, wrong_numbers
+from kancompress.packing.source import (
+    DTYPES,
+    Coded,
+    Computed,
+    blank,
+    index_of,
+    like,
+    with_codebook,
+    wrong_numbers,
+)
 from kancompress.specs import SourceSizes
 
 
@@ -108,15 +118,20 @@ class NativeSource:
             own = coded.get(layer.name)
             if own is not None and own.bias is not None:
                 sides["bias"] = stored_side(own.bias, f"{layer.name}.bias", self.side_dtype)
-            made = PackedLayer(name=layer.name, shape=layer.shape, sides=sides)
+            numbers = {
+                role: encoding
+                for role, side in sides.items()
+                if (encoding := encoding_of(side_dtype_of(side, role, self.side_dtype)))
+                != PLAIN.name
+            }
+            made = PackedLayer(name=layer.name, shape=layer.shape, sides=sides, numbers=numbers)
             if own is None:
                 dense = self.coefficients(layer.number).clone()
                 layers.append(replace(made, coefficients=dense))
             else:
                 index = index_of(len(own.codebook), own.labels)
-                layers.append(
-                    replace(made, codebook=own.codebook, index=index, encoding=own.encoding)
-                )
+                made = with_codebook(made, own.codebook, own.numbers)
+                layers.append(replace(made, index=index, encoding=own.encoding))
         return self._model(layers)
 
     def outline(self) -> NativeSource:
@@ -219,12 +234,23 @@ class _Outline(NativeSource):
         return {name: like(tensor) for name, tensor in self.checkpoint.beside.items()}
 
 
+def side_dtype_of(tensor: Tensor, role: str, stored: StoredDtype) -> torch.dtype:
+    """The stored type of a tensor beside the edges, as of `layers.stored`.
+
+    Of what would be `int8`, biases are, and normalisations without running statistics.
+    """
+    if stored == StoredDtype.INT8 and not (role == "bias" or (role, len(tensor)) == ("norm", 2)):
+        return torch.float16
+    return DTYPES.get(stored, tensor.dtype)
+
+
 def stored_side(tensor: Tensor, name: str, stored: StoredDtype) -> Tensor:
     """A copy of a tensor beside the edges in its stored type.
 
     Raises KancompressError where that is too narrow.
     """
-    narrow = tensor.to(DTYPES.get(stored, tensor.dtype), copy=True)
+    role = name.rpartition(".")[2]
+    narrow = rounded(tensor.clone(), side_dtype_of(tensor, role, stored), role)
     if not narrow.is_meta and not narrow.isfinite().all():
         raise KancompressError(
             f"{name} has numbers up to {float(tensor.abs().max()):.3g}, too large for {stored};"

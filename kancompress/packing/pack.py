@@ -26,6 +26,7 @@ from kancompress.clustering.price_search import Tried
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.safetensors import shown
+from kancompress.layers.stored import encoding_of, rounded
 from kancompress.models import files
 from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel, sizes
@@ -270,12 +271,13 @@ def _pack_layer(
         return _dense(
             layer, clusters, layer.edges * layer.coefficients * layer.dtype.itemsize
         ), None
-    codebook, labels = _stored(found, vectors, layer, codebook_dtype(config, layer.stored_dtype))
-    coded = Coded(codebook=codebook, labels=labels, bias=found.bias)
+    dtype = codebook_dtype(config, layer.stored_dtype)
+    codebook, labels = _stored(found, vectors, layer, dtype)
+    coded = Coded(codebook=codebook, labels=labels, bias=found.bias, numbers=encoding_of(dtype))
     packed_bytes = coded.nbytes(len(vectors))
     if config.coding is not IndexCoding.BITS:
         claims = layer.claims(len(codebook))
-        packed_bytes = codebook.nbytes + index_bytes(labels, claims, config.coding)
+        packed_bytes = coded.codebook_bytes + index_bytes(labels, claims, config.coding)
     stays = packed_bytes >= vectors.nbytes and not config.force_pack
     result = LayerClustering(
         name=layer.name,
@@ -322,16 +324,21 @@ def _stored(
         return codebook, clustering.labels
     labels = kmeans.assign(points(vectors), codebook.double().numpy())
     used, labels = np.unique(labels, return_inverse=True)
+    if dtype == torch.int8 and len(used) < len(codebook):
+        # What is left out may have set a scale of those that stay.
+        fewer = replace(clustering, centroids=clustering.centroids[used])
+        return _stored(replace(found, clustering=fewer), vectors, layer, dtype)
     return codebook[torch.from_numpy(used)], labels
 
 
 def _rounded(
     found: kmeans.Clustering, dtype: torch.dtype, name: str, source: torch.dtype
 ) -> Tensor:
-    """The codebook in its stored type. Raises KancompressError where that is too narrow."""
-    codebook = torch.from_numpy(found.centroids).to(dtype)
+    """The codebook rounded to its stored type. Raises KancompressError where that is too narrow."""
+    codebook = rounded(torch.from_numpy(found.centroids), dtype)
     lost = dtype != source and bool(found.centroids.any()) and not codebook.any()
-    if lost or not torch.isfinite(codebook).all():
+    # What is rounded up may leave the range of the source, in which it has to come back.
+    if lost or not codebook.isfinite().all() or not codebook.to(source).isfinite().all():
         largest = float(np.abs(found.centroids).max())
         wider = "float32" if _LEAST < largest < torch.finfo(torch.float32).max else "source"
         raise KancompressError(

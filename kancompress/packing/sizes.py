@@ -17,6 +17,7 @@ from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.packed.encodings import layer_bytes
+from kancompress.layers.stored import encoding_of, in_memory, scale_bytes
 from kancompress.models.records import sizes
 from kancompress.packing.encoded import bounding
 from kancompress.packing.source import (
@@ -58,7 +59,7 @@ class Vectors:
     def packed_bytes(self, clusters: int, dtype: torch.dtype) -> int:
         """Bytes of codebook and indices; never less for more clusters."""
         used = min(clusters, self.distinct)
-        return layer_bytes(self.edges, self.coefficients, dtype.itemsize, used)
+        return layer_bytes(self.edges, self.coefficients, dtype.itemsize, used, scale_bytes(dtype))
 
     def stored(self, clusters: int, config: ClusterConfig) -> int | None:
         """Centroids that are stored, None where the vectors stay as they are."""
@@ -98,9 +99,12 @@ class Plan:
             k = vectors.stored(config.of(name), config)
             if k is not None:
                 dtype = codebook_dtype(config, vectors.default)
-                codebook = blank((k, vectors.coefficients), dtype)
-                encoding = bounding(config.coding)
-                coded[name] = Coded(codebook=codebook, labels=None, encoding=encoding)
+                coded[name] = Coded(
+                    codebook=blank((k, vectors.coefficients), in_memory(dtype)),
+                    labels=None,
+                    encoding=bounding(config.coding),
+                    numbers=encoding_of(dtype),
+                )
         model = self.outline.assemble(coded)
         return None if model is None else sizes(model)
 

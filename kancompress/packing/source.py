@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +18,17 @@ from torch import Tensor
 from kancompress.clustering.clusterer import Edges
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
-from kancompress.formats.packed.encodings import USUAL, index_bytes, index_type
+from kancompress.formats.packed.encodings import (
+    PLAIN,
+    USUAL,
+    index_bytes,
+    index_type,
+    number_bytes,
+)
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
-from kancompress.models.records import PackedModel
+from kancompress.models.records import PackedLayer, PackedModel
+from kancompress.models.tensors import outline_of
 from kancompress.specs import MAX_CLUSTERS
 
 
@@ -53,6 +60,7 @@ class Coded:
     """A layer's codebook (k, d) as it is stored, the labels (n,) of its vectors, and its bias.
 
     encoding : name of the way in which the labels are written
+    numbers  : the same of the codebook
 
     Of a file that is only weighed the codebook and the bias have no numbers, and labels are None.
     """
@@ -61,10 +69,16 @@ class Coded:
     labels: np.ndarray | None
     bias: Tensor | None = None
     encoding: str = USUAL.name
+    numbers: str = PLAIN.name
 
     def nbytes(self, edges: int) -> int:
         """Bytes of codebook and labels, of so many vectors."""
-        return self.codebook.nbytes + index_bytes(edges, len(self.codebook), self.encoding)
+        return self.codebook_bytes + index_bytes(edges, len(self.codebook), self.encoding)
+
+    @property
+    def codebook_bytes(self) -> int:
+        """Bytes of the codebook in the file."""
+        return number_bytes(outline_of(self.codebook), "codebook", self.numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -184,12 +198,24 @@ DTYPES = {
     StoredDtype.FLOAT32: torch.float32,
     StoredDtype.FLOAT16: torch.float16,
     StoredDtype.BFLOAT16: torch.bfloat16,
+    StoredDtype.INT8: torch.int8,
 }
 
 
 def codebook_dtype(config: ClusterConfig, source: torch.dtype) -> torch.dtype:
-    """The type of stored centroids; `source` is what StoredDtype.SOURCE (the default) means."""
+    """The stored type of centroids, as of `layers.stored`.
+
+    source : what StoredDtype.SOURCE (the default) means
+    """
     return DTYPES.get(config.codebook_dtype, source)
+
+
+def with_codebook(layer: PackedLayer, codebook: Tensor, encoding: str) -> PackedLayer:
+    """A layer that stores a codebook, whose numbers are written so."""
+    numbers = {role: name for role, name in layer.numbers.items() if role != "codebook"}
+    if encoding != PLAIN.name:
+        numbers["codebook"] = encoding
+    return replace(layer, codebook=codebook, numbers=numbers)
 
 
 def blank(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

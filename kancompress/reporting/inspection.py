@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from kancompress.errors import shortened
 from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
 from kancompress.formats.packed import LayerRecord, PackedRecord
-from kancompress.formats.packed.encodings import RANS, bits
+from kancompress.formats.packed.encodings import PLAIN, RANS, bits
 from kancompress.formats.packed.writer import claim_of
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
@@ -104,9 +105,15 @@ def _frame(container: Container, kind: str, record: Record | None) -> dict[str, 
     }
 
 
-def _others(container: Container, layer_tensors: set[str]) -> list[dict[str, Any]]:
+def _others(
+    container: Container,
+    layer_tensors: set[str],
+    encoded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Tensors beside the edges; `encoded` has dtype and shape of those that are not as they are."""
     return [
         {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.size}
+        | dict(encoded.get(entry.name, {}))
         for entry in container.entries.values()
         if entry.name not in layer_tensors
     ]
@@ -143,6 +150,12 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         for layer in model.layers
         for role in ("codebook", "index", "kept_at", "kept", "coefficients")
     }
+    encoded = {
+        f"{layer.name}.{role}": {"dtype": encoding, "shape": list(layer.sides[role].shape)}
+        for layer in model.layers
+        for role, encoding in layer.numbers.items()
+        if role in layer.sides
+    }
     totals = _totals(layers, container)
     source = model.source
     packed = [layer for layer in layers if layer["clusters"] is not None]
@@ -162,7 +175,7 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         "source": source.to_json(),
         "layers": layers,
         **({} if model.restore is None else {"forms": forms}),
-        "other": _others(container, owned),
+        "other": _others(container, owned, encoded),
         "totals": totals,
         "ratios": ratios,
     }
@@ -204,7 +217,7 @@ def _packed_layer(
         "index_bytes": index.size if index else 0,
         "bits_per_edge": 8 * index.size / layer.packed_edges if index else 0.0,
         "codebook_bytes": stored.size if stored else 0,
-        "codebook_dtype": DTYPES[codebook.dtype].torch,
+        "codebook_dtype": _stored_as(model.layer(layer.shares or layer.name), codebook),
         "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
         "index_entropy": bits.entropy(counts),
         "usage": {
@@ -222,6 +235,11 @@ def _packed_layer(
     if layer.kept_at is not None:
         record["kept_edges"] = layer.kept_edges
     return record
+
+
+def _stored_as(owner: LayerRecord[Array], codebook: Array) -> str:
+    encoding = owner.numbers.get("codebook", PLAIN.name)
+    return DTYPES[codebook.dtype].torch if encoding == PLAIN.name else encoding
 
 
 def _describe_checkpoint(container: Container, record: CheckpointRecord[Array]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from kancompress.layers.network import Network
 from kancompress.models import runnable as running
 from kancompress.models.files import encode
 from kancompress.models.parametrization import rounded, with_tensors
-from kancompress.models.records import PackedModel
+from kancompress.models.records import PackedLayer, PackedModel
 from kancompress.system import devices
 from kancompress.system.compilation import compiled
 from kancompress.training import loop as fitting
@@ -221,6 +221,7 @@ class _Running:
         self._network = network
         self._options = options
         self.parameters = _select(network, also)
+        _round_straight_through(model, network)
 
     def stored(self) -> PackedModel:
         """As `Tunable.stored`."""
@@ -263,12 +264,13 @@ def _stored(model: PackedModel, network: Network) -> PackedModel:
     sides = network.sides()
     layers = []
     for packed in model.layers:
-        changes: dict[str, Any] = {"sides": _rounded(packed.sides, packed.name, sides)}
+        changes: dict[str, Any] = {"sides": _rounded(packed, sides)}
         if packed.codebook is not None:
             book = network.codebooks[packed.name]
-            changes["codebook"] = rounded(book.centroids, packed.codebook)
+            changes["codebook"] = rounded(book.centroids, packed.stored("codebook"))
         layers.append(replace(packed, **changes))
-    beside = {name: rounded(sides[name], t) for name, t in model.tensors.items() if name in HEAD}
+    head = {name: tensor for name, tensor in model.tensors.items() if name in HEAD}
+    beside = {name: rounded(sides[name], tensor.dtype) for name, tensor in head.items()}
     tuned = replace(model, layers=tuple(layers), tensors=dict(model.tensors) | beside)
     return tuned if model.restore is None else with_tensors(tuned, _changed(model, sides))
 
@@ -277,13 +279,28 @@ def _changed(model: PackedModel, sides: Mapping[str, Tensor]) -> dict[str, Tenso
     """Tensors beside the edges of another library's file that are not what the file has."""
     beside = model.outline()
     values = {
-        name: rounded(side, beside[name]).reshape(beside[name].shape)
+        name: rounded(side, beside[name].dtype).reshape(beside[name].shape)
         for name, side in sides.items()
     }
     return {name: t for name, t in values.items() if not torch.equal(t, beside[name])}
 
 
-def _rounded(
-    stored: Mapping[str, Tensor], layer: str, current: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    return {role: rounded(current[f"{layer}.{role}"], tensor) for role, tensor in stored.items()}
+def _rounded(layer: PackedLayer, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        role: rounded(current[f"{layer.name}.{role}"], layer.stored(role), role)
+        for role in layer.sides
+    }
+
+
+def _round_straight_through(model: PackedModel, network: Network) -> None:
+    """Let codebooks and sides of bytes learn as they will be stored; the step of a byte is too wide
+    to be left to the end."""
+    for packed in model.layers:
+        if packed.codebook is not None and packed.stored("codebook") == torch.int8:
+            network.codebooks[packed.name].stored = torch.int8
+    if model.restore is not None:
+        return
+    for packed, layer in zip(model.layers, network.kan_layers(), strict=True):
+        layer.stored = {
+            role: torch.int8 for role in packed.sides if packed.stored(role) == torch.int8
+        }

@@ -288,8 +288,14 @@ def _saved(content: object) -> bytes:
     return file.getvalue()
 
 
-def _packed(source: Any, clusters: int, *, indices: str = "bits", **options: Any) -> bytes:
+def _packed(
+    source: Any, clusters: int, *, indices: str = "bits", numbers: str = "source", **options: Any
+) -> bytes:
+    dtype = kancompress.StoredDtype(numbers)
+    sides = dtype if isinstance(source, kancompress.Checkpoint) else kancompress.StoredDtype.SOURCE
     config = kancompress.ClusterConfig(
+        codebook_dtype=dtype,
+        side_dtype=sides,
         clusters=clusters,
         force_pack=True,
         max_iterations=3,
@@ -303,6 +309,8 @@ def by_library() -> Iterator[tuple[str, Draft]]:
     for name, widths in NETWORKS:
         dense = fresh(name, widths)
         yield name, take_apart(_packed(dense, 3))
+        if name in ("gramkan", "kanconv", "mlp"):
+            yield f"{name}-int8", take_apart(_packed(dense, 3, numbers="int8"))
         if name == "kan":
             yield "kan-1", take_apart(_packed(dense, 1))
         if name.startswith("meta"):
@@ -311,6 +319,8 @@ def by_library() -> Iterator[tuple[str, Draft]]:
         tensors = _case(name)
         yield name, take_apart(_packed(_saved(tensors), 4))
         yield f"{name}-rans", take_apart(_packed(_saved(tensors), 4, indices="rans"))
+        coded = _packed(_saved(tensors), 4, indices="rans", numbers="int8")
+        yield f"{name}-int8", take_apart(coded)
     scaled = _saved({"model": _case("efficient_kan_default"), "epoch": 3, "opt": torch.ones(2)})
     yield "kept-scaler", take_apart(_packed(scaled, 2, keep_scaler=True))
     yield "kept-extra", take_apart(_packed(scaled, 2, keep_extra=True))

@@ -662,11 +662,14 @@ def _indices(draft: Draft, name: str, layer: str) -> Any:
     usual = "rans" if "index" in document["encodings"].get("rans", ()) else "bits"
     if document.get("exceptions", {}).get(name, usual) != "rans":
         return draft.tensors[name]
-    _, shape, _ = draft.tensors[f"{record.get('codebook', layer)}.codebook"]
+    codebook = f"{record.get('codebook', layer)}.codebook"
+    _, shape, _ = draft.tensors[codebook]
+    usual = "int8" if "codebook" in document["encodings"].get("int8", ()) else "plain"
+    coded = document.get("exceptions", {}).get(codebook, usual) == "int8"
     _, kept, places = draft.tensors.get(f"{layer}.kept_at", ("I64", [0], b""))
     return rans_reader.read(
         draft.tensors[name][2],
-        shape[0],
+        shape[1] - 2 if coded else shape[0],
         record["shape"],
         record.get("groups", 1),
         struct.unpack(f"<{kept[0]}q", places),

@@ -10,7 +10,7 @@ from typing import Any
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
-from kancompress.formats.arrays import DTYPES, element_count
+from kancompress.formats.arrays import DTYPES, Outline, element_count
 from kancompress.formats.checkpoint import (
     HEAD,
     chain_shapes,
@@ -20,7 +20,7 @@ from kancompress.formats.checkpoint import (
     side_shapes,
     width_of,
 )
-from kancompress.formats.packed.encodings import BITS, OF_INDICES, RANS, Indices
+from kancompress.formats.packed.encodings import BITS, OF_INDICES, OF_NUMBERS, RANS, Indices
 from kancompress.formats.packed.encodings.claims import read_encodings
 from kancompress.formats.packed.encodings.rans import EACH, FREE
 from kancompress.formats.packed.forms import FormRecord, read_forms
@@ -82,9 +82,17 @@ class Header:
         return InvalidFileError(flaw, f"{self.where}: {message}")
 
     def shape(self, name: str) -> Shape | None:
-        """Shape of a tensor, None where it is not there."""
+        """Shape of a tensor's numbers, None where it is not there."""
+        found = self.outline(name)
+        return None if found is None else found.shape
+
+    def outline(self, name: str) -> Outline | None:
+        """Type and shape of a tensor's numbers, None where it is not there."""
         entry = self.entries.get(name)
-        return None if entry is None else entry.shape
+        if entry is None:
+            return None
+        claim, encoding = Outline(entry.dtype, entry.shape), OF_NUMBERS.get(self.encodings[name])
+        return claim if encoding is None else encoding.read(claim, name.rpartition(".")[2])
 
     def codebook_shape(self, name: str) -> tuple[int, int]:
         """(k, d) of the codebook that a packed layer uses, its own or another layer's."""
@@ -164,6 +172,8 @@ def read_header(
         restore=restore,
         forms=forms,
     )
+    for name in layers:
+        _check_numbers(header, name)
     for name in layers:
         _check_layer(header, name)
     if model is not None:
@@ -340,11 +350,17 @@ def _expect(header: Header, name: str, shape: Shape) -> None:
         )
 
 
+def _check_numbers(header: Header, name: str) -> None:
+    """Refuse tensors that do not fit their encoding, before anything asks for their shapes."""
+    for role in sorted(role for role in ROLES if role != "index"):
+        entry = header.entries.get(f"{name}.{role}")
+        if entry is not None:
+            OF_NUMBERS[header.encodings[entry.name]].check(entry, role, header.where)
+
+
 def _check_layer(header: Header, name: str) -> None:
     layer = header.layers[name]
     roles = {role for role in ROLES if f"{name}.{role}" in header.entries}
-    for role in sorted(roles - {"index", "kept_at"}):
-        check_floats(header.container, f"{name}.{role}")
     packed = "codebook" in roles or layer.shares is not None
     if "coefficients" in roles:
         if packed or roles & set(CODEBOOK_ROLES):
@@ -426,9 +442,10 @@ def _check_rans(header: Header) -> None:
 
 def _written_as(header: Header, name: str) -> str:
     """Type of a layer's coefficients when they are written out."""
-    dense = header.entries.get(f"{name}.coefficients")
-    entry = dense or header.entries[f"{header.layers[name].shares or name}.codebook"]
-    return "F32" if header.model is not None and entry.dtype != "F64" else entry.dtype
+    dense = header.outline(f"{name}.coefficients")
+    found = dense or header.outline(f"{header.layers[name].shares or name}.codebook")
+    assert found is not None
+    return "F32" if header.model is not None and found.dtype != "F64" else found.dtype
 
 
 def _check_native(header: Header, shapes: tuple[Shape, ...], model: ModelSpec) -> None:

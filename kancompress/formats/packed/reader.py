@@ -25,7 +25,7 @@ from kancompress.formats.arrays import (
     promoted,
 )
 from kancompress.formats.checkpoint import check_finite, check_variance
-from kancompress.formats.packed.encodings import BITS, OF_INDICES, OF_NUMBERS
+from kancompress.formats.packed.encodings import BITS, OF_INDICES, OF_NUMBERS, PLAIN
 from kancompress.formats.packed.header import Header, read_header
 from kancompress.formats.packed.record import ROLES, SIDE_ROLES, LayerRecord, PackedRecord
 from kancompress.formats.packed.restore import Restore
@@ -153,7 +153,7 @@ def _read_tensors(name: str, header: Header, held: Container) -> dict[str, Array
         if full in header.entries:
             array = held.array(full)
             if role != "index":
-                array = OF_NUMBERS[header.encodings[full]].decode(array)
+                array = OF_NUMBERS[header.encodings[full]].decode(array, full, header.where)
             check_finite(array, full, header.where)
             if header.model is not None:
                 check_variance(array, full, header.where)
@@ -180,6 +180,11 @@ def _layer(name: str, tensors: Mapping[str, Array], header: Header) -> LayerReco
         groups=header.layers[name].groups,
         index=index,
         encoding=encoding,
+        numbers={
+            role: header.encodings[f"{name}.{role}"]
+            for role in tensors
+            if role != "index" and header.encodings[f"{name}.{role}"] != PLAIN.name
+        },
         kept_at=tensors.get("kept_at"),
         kept=tensors.get("kept"),
         coefficients=tensors.get("coefficients"),

@@ -37,6 +37,7 @@ class LayerRecord(Generic[T_co]):
     index        : (packed_edges,) the centroid of each packed edge, uint8 where k is at most 256,
                    else uint16; None will do where k is 1
     encoding     : name of the way in which `index` is written to a file
+    numbers      : the same of tensors that are not written as they are, by role
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
     coefficients : (*shape, d) of a layer that stays dense
     sides        : `bias`, `norm`, `beta`, `slope`, where the layer has them
@@ -49,6 +50,7 @@ class LayerRecord(Generic[T_co]):
     groups: int = 1
     index: npt.NDArray[np.integer[Any]] | None = None
     encoding: str = encodings.USUAL.name
+    numbers: Mapping[str, str] = field(default_factory=dict)
     kept_at: T_co | None = None
     kept: T_co | None = None
     coefficients: T_co | None = None

@@ -11,7 +11,13 @@ from typing import Any
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import Array, Outline
-from kancompress.formats.packed.encodings import OF_INDICES, PLAIN, Indices, measured
+from kancompress.formats.packed.encodings import (
+    OF_INDICES,
+    OF_NUMBERS,
+    PLAIN,
+    Indices,
+    measured,
+)
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
 
 CHECKSUM_PREFIX = "sha256-"
@@ -32,6 +38,7 @@ def document(
             described["groups"] = layer.groups
         layers[layer.name] = described
         encoding[f"{layer.name}.index"] = layer.encoding
+        encoding |= {f"{layer.name}.{role}": name for role, name in layer.numbers.items()}
     own = [
         name for name in names if name.rpartition(".")[0] in layers and name not in record.tensors
     ]
@@ -78,6 +85,8 @@ def tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     named: dict[str, Array] = dict(record.tensors)
     for layer in record.layers:
         beside = layer.tensors()
+        for role, encoding in layer.numbers.items():
+            beside[role] = OF_NUMBERS[encoding].encode(beside[role], f"{layer.name}.{role}")
         if claim := claim_of(record, layer):
             encoded = OF_INDICES[layer.encoding].encode(layer.indices(), claim)
             if encoded is not None:
@@ -95,6 +104,8 @@ def outlines(record: PackedRecord[Outline]) -> dict[str, Outline]:
     named: dict[str, Outline] = dict(record.tensors)
     for layer in record.layers:
         beside: dict[str, Outline] = layer.tensors()
+        for role, encoding in layer.numbers.items():
+            beside[role] = OF_NUMBERS[encoding].written(beside[role], role)
         if claim := claim_of(record, layer):
             if layer.index is None:
                 size = OF_INDICES[layer.encoding].size(claim).nbytes

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.formats.arrays import Outline
 from kancompress.formats.packed.encodings.bits import Bits
+from kancompress.formats.packed.encodings.int8 import Int8
 from kancompress.formats.packed.encodings.plain import Plain
 from kancompress.formats.packed.encodings.protocol import (
     IndexEncoding,
@@ -23,11 +25,12 @@ from kancompress.formats.packed.encodings.protocol import (
 from kancompress.formats.packed.encodings.rans import Rans
 
 BITS = Bits()
+INT8 = Int8()
 PLAIN = Plain()
 RANS = Rans()
 
 OF_INDICES: Mapping[str, IndexEncoding] = {one.name: one for one in (BITS, RANS)}
-OF_NUMBERS: Mapping[str, TensorEncoding] = {one.name: one for one in (PLAIN,)}
+OF_NUMBERS: Mapping[str, TensorEncoding] = {one.name: one for one in (PLAIN, INT8)}
 
 
 # What indices are written in where nothing else is chosen (`LayerRecord.encoding`).
@@ -55,18 +58,29 @@ def smallest(indices: npt.NDArray[np.integer[Any]], claim: Indices) -> str:
     return min(fitting, key=lambda name: measured(name, indices, claim))
 
 
-def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> int:
-    """Bytes of a packed layer: the indices of its edges, and a codebook of its own."""
-    return index_bytes(edges, clusters) + clusters * coefficients * itemsize
+def number_bytes(claim: Outline, role: str, encoding: str) -> int:
+    """Bytes of numbers in the encoding of this name, exactly."""
+    return OF_NUMBERS[encoding].written(claim, role).nbytes
+
+
+def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int, scale: int = 0) -> int:
+    """Bytes of a packed layer: the indices of its edges, and a codebook of its own.
+
+    scale : bytes that each coefficient has beside its numbers
+    """
+    return index_bytes(edges, clusters) + (clusters * itemsize + scale) * coefficients
 
 
 def names_for(role: str) -> tuple[str, ...]:
     """Names of the encodings that tensors of a role may have, the usual one first."""
-    return tuple(OF_INDICES if role == "index" else OF_NUMBERS)
+    if role == "index":
+        return tuple(OF_INDICES)
+    return tuple(one.name for one in OF_NUMBERS.values() if role in one.roles)
 
 
 __all__ = [
     "BITS",
+    "INT8",
     "OF_INDICES",
     "OF_NUMBERS",
     "PLAIN",
@@ -81,5 +95,6 @@ __all__ = [
     "layer_bytes",
     "measured",
     "names_for",
+    "number_bytes",
     "smallest",
 ]

@@ -73,14 +73,27 @@ class TensorEncoding(Protocol):
     def name(self) -> str:
         """As the document calls it."""
 
-    def size(self, claim: Outline) -> Size:
-        """Bytes of numbers of a type and shape."""
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of the tensors that may be written so."""
 
-    def encode(self, array: Array) -> Array:
-        """The tensor that is written."""
+    def written(self, claim: Outline, role: str) -> Outline:
+        """Type and shape of the tensor in the file, of numbers with a type and shape."""
 
-    def decode(self, array: Array) -> Array:
-        """The numbers of a tensor."""
+    def read(self, claim: Outline, role: str) -> Outline:
+        """Type and shape of the numbers, of a tensor in the file that `check` has let pass."""
+
+    def check(self, entry: Entry, role: str, where: str) -> None:
+        """Refuse what cannot be right, before anything is allocated. Raises InvalidFileError."""
+
+    def encode(self, array: Array, name: str) -> Array:
+        """The tensor that is written under a name, `<layer>.<role>`."""
+
+    def decode(self, array: Array, name: str, where: str) -> Array:
+        """The numbers of a tensor.
+
+        Raises InvalidFileError for bytes that are not the one form of some numbers.
+        """
 
 
 def index_type(clusters: int) -> np.dtype[np.integer[Any]]:
