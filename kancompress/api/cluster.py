@@ -115,8 +115,8 @@ def cluster(
     Raises one error for all that is wrong, before any work: InvalidFileError where a file is
     damaged or its layers hold NaN or infinity, else UsageError (packed already, no layer
     recognised, layouts that fit nothing or have to be chosen, unknown names of layers, numbers out
-    of range, rows that do not fit). KancompressError where no layer would shrink, where a target is
-    out of reach, and where a file changes while it is read.
+    of range, rows that do not fit). KancompressError where every layer and the whole file would
+    grow, where a target is out of reach, and where a file changes while it is read.
     """
     if rows is None and (calibration or target or model):
         raise UsageError(
@@ -207,6 +207,7 @@ class Work:
             self.options.layouts,
             keep_scaler=self.keep_scaler,
             keep_extra=self.keep_extra,
+            keep_masked=self.config.keep_masked,
         )
 
     def settled(self, source: NativeSource | ForeignSource) -> ClusterConfig:
@@ -225,7 +226,7 @@ class Work:
             source = source.saying(self.options)
         clusterer, told = plain_clusterer(source, config, self.options)
         packed = pack(source, clusterer, config, report=self.hooks.report)
-        return replace(packed, notes=(*source.notes, *told))
+        return replace(packed, notes=(*source.notes, *told, *packed.notes))
 
     def by_outputs(self, running: Running, target: Target | None) -> Compression:
         """Cluster by what layers put out; `config.target_bytes` is a target, too."""

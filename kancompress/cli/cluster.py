@@ -101,12 +101,22 @@ class Stored:
         IndexCoding | None,
         typer.Option(
             help="How indices are written: one width, entropy-coded, or the smaller.",
-            show_default="auto where a price of bits is paid, else bits",
+            show_default="auto where a price of bits is paid or edges are masked, else bits",
         ),
     ] = _CLUSTER.indices
     force_pack: Annotated[
-        bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
+        bool,
+        typer.Option(
+            "--force-pack",
+            help="Pack layers that would grow exactly as asked, not without loss.",
+        ),
     ] = _CLUSTER.force_pack
+    keep_masked: Annotated[
+        bool,
+        typer.Option(
+            "--keep-masked", help="Keep coefficients of masked edges, which else become zeros."
+        ),
+    ] = _CLUSTER.keep_masked
     keep_scaler: Annotated[
         bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
     ] = False
@@ -345,6 +355,7 @@ def _config(
         seed=clusters.seed,
         max_iterations=clusters.max_iterations,
         force_pack=stored.force_pack,
+        keep_masked=stored.keep_masked,
         metric=clusters.metric,
         kmeans=clusters.kmeans,
         indices=stored.indices,

@@ -24,6 +24,7 @@ class Curve:
     """Error at the network's output against k for one layer.
 
     edges, coefficients, itemsize : of the layer and its stored centroids
+    masked       : how many of the edges point to a centroid of their own, which is zero
     dense_bytes  : what the layer weighs unpacked
     errors       : k to relative error, for some k
     """
@@ -33,10 +34,12 @@ class Curve:
     itemsize: int
     dense_bytes: int
     errors: Mapping[int, float]
+    masked: int = 0
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
-        return layer_bytes(self.edges, self.coefficients, self.itemsize, k)
+        rows = k + (1 if self.masked else 0)
+        return layer_bytes(self.edges, self.coefficients, self.itemsize, rows)
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""

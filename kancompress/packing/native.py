@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -187,9 +188,28 @@ class NativeLayer:
         """As of `SourceLayer`."""
         return True
 
+    @property
+    def masked(self) -> int:
+        """As of `SourceLayer`."""
+        return 0
+
+    @property
+    def kept(self) -> int:
+        """As of `SourceLayer`."""
+        return 0
+
+    @property
+    def scattered(self) -> bool:
+        """As of `SourceLayer`: they are one tensor."""
+        return False
+
     def claims(self, clusters: int) -> Sequence[Indices]:
         """As of `SourceLayer`."""
         return [Indices(f"{self.name}.index", self.edges, clusters, self.shape)]
+
+    def with_masked(self, labels: np.ndarray) -> np.ndarray:
+        """As of `SourceLayer`."""
+        return labels
 
     def vectors(self) -> Tensor:
         """As of `Edges`."""

@@ -7,7 +7,7 @@ library's, from its file, its state dict or the live module.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering.clusterer import Edges
-from kancompress.config import ClusterConfig, RunOptions, StoredDtype
+from kancompress.config import ClusterConfig, IndexCoding, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
 from kancompress.formats.packed.encodings import USUAL, Indices, index_bytes, index_type
 from kancompress.formats.safetensors import shown
@@ -25,10 +25,18 @@ from kancompress.specs import MAX_CLUSTERS
 
 
 class SourceLayer(Edges, Protocol):
-    """Edges that share a codebook; those that stay as they are do not count.
+    """Edges that share a codebook; those that stay as they are, or are masked, do not count.
 
     `edges` and `coefficients` are known before any vector is read.
     """
+
+    @property
+    def masked(self) -> int:
+        """Edges that compute nothing, whose coefficients come back as zeros."""
+
+    @property
+    def kept(self) -> int:
+        """Edges that stay as they are."""
 
     @property
     def coefficients(self) -> int:
@@ -46,8 +54,18 @@ class SourceLayer(Edges, Protocol):
     def whole(self) -> bool:
         """Whether the vectors are all edges of one layer of the network."""
 
+    @property
+    def scattered(self) -> bool:
+        """Whether what stays dense is several tensors, or has factors beside it."""
+
     def claims(self, clusters: int) -> Sequence[Indices]:
-        """What a packed file says of the indices of its layers, in the order of the vectors."""
+        """What a packed file says of the indices of its layers, in the order of the vectors.
+
+        clusters : of the whole codebook, with what masked edges have
+        """
+
+    def with_masked(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of all edges with an index, 0 of masked ones, from those of the vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -55,6 +73,7 @@ class Coded:
     """A layer's codebook (k, d) as it is stored, the labels (n,) of its vectors, and its bias.
 
     encoding : name of the way in which the labels are written
+    plain    : the codebook is the vectors themselves (n, d), and there are no labels
 
     Of a file that is only weighed the codebook and the bias have no numbers, and labels are None.
     """
@@ -63,10 +82,16 @@ class Coded:
     labels: np.ndarray | None
     bias: Tensor | None = None
     encoding: str = USUAL.name
+    plain: bool = False
 
     def nbytes(self, edges: int) -> int:
-        """Bytes of codebook and labels, of so many vectors."""
+        """Bytes of codebook and labels, of so many edges with an index."""
         return self.codebook.nbytes + index_bytes(edges, len(self.codebook), self.encoding)
+
+    def like(self) -> Coded:
+        """The same without numbers."""
+        bias = None if self.bias is None else like(self.bias)
+        return replace(self, codebook=like(self.codebook), labels=None, bias=bias)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -131,6 +156,30 @@ def check(source: Source, config: ClusterConfig) -> None:
     """Refuse what cannot be packed so, with all reasons in one error."""
     if wrong := source.problems(config):
         raise together(wrong)
+
+
+def most_clusters(layer: SourceLayer) -> int:
+    """Most centroids that the vectors of a layer can have; masked edges have one more."""
+    return MAX_CLUSTERS - (1 if layer.masked else 0)
+
+
+def coded_of(
+    layer: SourceLayer, codebook: Tensor, labels: np.ndarray, bias: Tensor | None = None
+) -> Coded:
+    """A layer with these centroids and labels of its vectors; masked edges point to zeros, which
+    are the first row of the codebook then."""
+    if layer.masked:
+        codebook = torch.cat([codebook.new_zeros(1, layer.coefficients), codebook])
+        labels = layer.with_masked(labels)
+    return Coded(codebook=codebook, labels=labels, bias=bias)
+
+
+def coded_for(source: Source, config: ClusterConfig) -> ClusterConfig:
+    """The configuration with the encoding of indices that a source has where none is asked for: the
+    smaller of each layer where edges are masked."""
+    if config.indices is None and any(layer.masked for layer in source.layers):
+        return replace(config, indices=IndexCoding.AUTO)
+    return config
 
 
 def wrong_numbers(config: ClusterConfig, names: Sequence[str]) -> list[KancompressError]:
