@@ -436,7 +436,8 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
 
 
 def _tell(layer: LayerClustering) -> None:
-    line = f"layer {layer.name}: {_output.size(layer.edges)} edges"
+    masked = f" and {_output.size(layer.masked)} masked ones" if layer.masked else ""
+    line = f"layer {layer.name}: {_output.size(layer.edges)} edges{masked}"
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
