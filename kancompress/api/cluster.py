@@ -184,9 +184,11 @@ class Work:
         opened, name = once(source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
             return self._foreign(read_foreign(opened, name, state=self.state))
-        if self.options.layouts or self.keep_scaler or self.keep_extra:
+        beside = self.keep_scaler or self.keep_extra or self.config.keep_masked
+        if self.options.layouts or beside:
             raise UsageError(
-                "Layouts, scalers and extras belong to other libraries' files; this one is ours."
+                "Layouts, scalers, masks and extras belong to other libraries' files; this one is"
+                " ours."
             )
         refuse_options(self.options)
         refuse_state(self.state, called(opened, name))

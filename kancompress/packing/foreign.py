@@ -353,7 +353,8 @@ class ForeignSource:
             return group
         own = self.checkpoint.tensors[name]
         stored = bias.to(own.dtype).reshape(own.shape)
-        return replace(group, replaced={**group.replaced, name: stored})
+        by_edge = {other: origin for other, origin in group.by_edge.items() if other != name}
+        return replace(group, replaced={**group.replaced, name: stored}, by_edge=by_edge)
 
     def _with_extra(self, model: PackedModel) -> PackedModel:
         """The packed model with the rest of its source (docs/packed-format.md, section 8).

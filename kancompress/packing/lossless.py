@@ -27,7 +27,7 @@ from kancompress.packing.source import (
 # A way to store a layer; None leaves its tensors as they are.
 Way = Coded | None
 # Most layers that are looked at one by one.
-_EACH = 16
+_EACH = 4
 
 
 def ways(layer: SourceLayer, distinct: int | None = None) -> list[Way]:

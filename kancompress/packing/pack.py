@@ -246,6 +246,13 @@ def _pack(
             packed.append(found)
             if report and not found.grows:
                 report(found.result)
+    if not packed:
+        raise KancompressError(
+            f"{source.where}: all edges of its KAN layers are masked or symbolic and keep their"
+            " coefficients, so there is nothing to pack.",
+            where=source.where,
+            fields=("keep_masked",),
+        )
     packed = _without_loss(source, packed, config, report)
     coded = {one.layer.name: one.coded for one in packed if one.coded is not None}
     model = source.assemble(coded)
@@ -255,7 +262,7 @@ def _pack(
     return Compression(
         model=model,
         layers=[one.result for one in packed],
-        notes=_notes(source, model, packed),
+        notes=_notes(source, model, packed, config),
     )
 
 
@@ -359,7 +366,9 @@ def would_grow(source: Source, size: int | None) -> KancompressError:
     )
 
 
-def _notes(source: Source, model: PackedModel, packed: list[_Packed]) -> tuple[str, ...]:
+def _notes(
+    source: Source, model: PackedModel, packed: list[_Packed], config: ClusterConfig
+) -> tuple[str, ...]:
     """What to know of edges that are not clustered, and of layers that are kept without loss."""
     notes: list[str] = []
     if masked := sum(one.layer.masked for one in packed if one.coded is not None):
@@ -368,7 +377,8 @@ def _notes(source: Source, model: PackedModel, packed: list[_Packed]) -> tuple[s
             " them"
         )
     if kept := sum(one.layer.kept for one in packed if one.coded is not None):
-        notes.append(f"{kept:,} edges that are not clustered keep their coefficients")
+        which = "masked or symbolic" if config.keep_masked else "symbolic"
+        notes.append(f"{kept:,} {which} edges keep their coefficients")
     growing = [one.layer.name for one in packed if one.grows]
     if growing and len(growing) < len(packed):
         notes.append(f"lossless, as they would grow else: {listed(growing)}")
