@@ -152,15 +152,18 @@ class ClusterConfig:
                    kancompress's own 256 (Tables 4 to 7)
     layers       : layer name to its own number of centroids
     side_dtype   : of biases, normalisations and recurrence weights of kancompress's own networks
-    force_pack   : pack layers that would grow, too
+    force_pack   : pack layers that would grow exactly as they were asked for; without it they are
+                   packed without loss, in the way with which the file is smallest
     target_bytes : take the largest number of clusters with which the whole file has at most so many
                    bytes; `clusters` is then not used
     price        : what a bit of an index costs, in mean squared errors of an edge: fewer bytes for
                    more error. None is searched where numbers of clusters are chosen for a target,
                    else 0, which counts no bits
-    indices      : how indices are written; None is `auto` where a price of bits was paid, else
-                   `bits`. Other sizes than those of `bits` are known only once all is clustered;
-                   before that they are bounds
+    indices      : how indices are written; None is `auto` where a price of bits was paid or edges
+                   are masked, else `bits`. Other sizes than those of `bits` are known only once all
+                   is clustered; before that they are bounds
+    keep_masked  : keep the coefficients of edges behind a mask of 0 (pruned ones), which compute
+                   nothing; without it they come back as zeros
     """
 
     clusters: int | None = None
@@ -175,6 +178,7 @@ class ClusterConfig:
     kmeans: KMeans = KMeans.OWN
     price: float | None = None
     indices: IndexCoding | None = None
+    keep_masked: bool = False
 
     @property
     def common(self) -> int:

@@ -377,6 +377,35 @@ FORMS = Draft(
     },
 )  # fmt: skip
 
+# A layer of six edges: two clustered, two masked, two kept as they are.
+MASKED = Draft(
+    document(
+        layers={"a": {"shape": [3, 2]}},
+        encodings={"bits": ["index"], "plain": ["codebook", "kept", "kept_at"]},
+        restore={
+            "container": "torch-zip",
+            "path": [],
+            "tensors": [
+                ["w", "F32", [2, 3], {"layer": "a", "axes": "in out", "from": 0, "to": 1}],
+                ["mask", "F32", [2, 3], {
+                    "layer": "a", "axes": "in out", "live": 1, "silent": 0, "kept": 0.5,
+                }],
+                ["affine", "F16", [3, 2, 2], {
+                    "layer": "a", "axes": "out in coef",
+                    "live": 0.0, "silent": -1.0, "kept": "rows",
+                }],
+            ],
+        },
+    ),
+    {
+        "a.codebook": ("F32", [3, 1], floats(0, 5, 6)),
+        "a.index": ("U8", [1], bytes([0b10000100])),
+        "a.kept_at": ("I64", [2], struct.pack("<2q", 1, 4)),
+        "a.kept": ("F32", [2, 1], ramp(2)),
+        "rows": ("F16", [2, 2], struct.pack("<4e", 1, 2, 3, 4)),
+    },
+)  # fmt: skip
+
 DENSE = Draft(
     {
         "version": 1,
@@ -408,6 +437,7 @@ HONEST = {
     "rans": RANS,
     "foreign": FOREIGN,
     "forms": FORMS,
+    "masked": MASKED,
     "dense": DENSE,
     "meta": META,
 }

@@ -953,6 +953,9 @@ class Restore:
             need(tensor[:2] == (dtype, shape), "8.3", "a stored tensor has another type or shape")
             return
         need(isinstance(origin, dict), "8.2", "an origin is neither null nor an object")
+        if "live" in origin:
+            self.check_by_edge(dtype, shape, origin)
+            return
         if "layer" in origin:
             self.check_pieces(dtype, shape, [origin], False)
             return
@@ -984,6 +987,25 @@ class Restore:
             self.check_pieces(dtype, shape, value, True)
         else:
             fail("8.2", "an origin is of no known kind")
+
+    def check_by_edge(self, dtype: str, shape: list[int], origin: dict[str, Any]) -> None:
+        good = {"layer", "axes"} <= origin.keys() <= {"layer", "axes", "live", "silent", "kept"}
+        need(good, "8.2", "an origin by edges has other keys than those")
+        name, pattern, kept = origin["layer"], origin["axes"], origin.get("kept")
+        known = isinstance(name, str) and name in self.file.layers
+        need(known and isinstance(pattern, str), "8.3", "an origin by edges names no layer")
+        layer = self.file.layers[name]
+        need(layer.k > 0, "8.3", "an origin by edges is of a dense layer")
+        for key in ("live", "silent", "kept"):
+            if key in origin and not (key == "kept" and isinstance(kept, str)):
+                check_fill(dtype, origin[key])
+        need(("kept" in origin) == (layer.kept > 0), "8.3", "kept is not there as kept_at is")
+        width = product(shape, 2**63) // layer.edges
+        need(width > 0, "8.3", "a tensor has no number for each edge")
+        check_pattern(layer, pattern, shape, width, False)
+        if isinstance(kept, str):
+            expected = (dtype, [layer.kept, width])
+            need(self.stored(kept, "8.3")[:2] == expected, "8.3", "kept has another type or shape")
 
     def check_pieces(
         self, dtype: str, shape: list[int], pieces: list[dict[str, Any]], parts: bool

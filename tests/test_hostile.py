@@ -27,6 +27,7 @@ from hostile import (
     GRAM,
     INT8,
     KAN,
+    MASKED,
     META,
     MLP,
     RANS,
@@ -103,6 +104,10 @@ def positions(*values: int) -> bytes:
 
 def origin(number: int, value: object) -> hostile.Edit:
     return put(f"restore/tensors/#{number}/#3", value)
+
+
+# The origin of the mask.
+MASKED_ORIGIN = {"layer": "a", "axes": "in out", "live": 1, "silent": 0, "kept": 0.5}
 
 
 def piece(**changes: object) -> dict[str, object]:
@@ -851,6 +856,38 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
             ("of-bools", "BOOL", [0, 1, 0, 3]),
         )
     ),
+    *(
+        (f"by-edge-{name}", flaw, says, made(MASKED, origin(number, MASKED_ORIGIN | value)))
+        for name, flaw, says, number, value in (
+            ("string", Flaw.BAD_VALUE, "origin of 'mask'", 1, {"live": "1"}),
+            ("silent-bool", Flaw.BAD_VALUE, "origin of 'mask'", 1, {"silent": True}),
+            ("kept-null", Flaw.BAD_VALUE, "origin of 'mask'", 1, {"kept": None}),
+            ("more-keys", Flaw.BAD_VALUE, "origin of 'mask'", 1, {"from": 0}),
+            ("no-layer", Flaw.UNKNOWN_LAYER, "'z'", 1, {"layer": "z"}),
+            ("other-order", Flaw.WRONG_SHAPE, "'mask'", 1, {"axes": "out in"}),
+            ("no-axis", Flaw.WRONG_SHAPE, "lack in", 1, {"axes": "out"}),
+            ("rows-twice", Flaw.BAD_VALUE, "twice", 1, {"kept": "rows"}),
+        )
+    ),
+    ("by-edge-rows-of-another-type", Flaw.WRONG_DTYPE, "'rows'",
+     made(MASKED, put("restore/tensors/#2/#1", "F32"))),
+    ("by-edge-beyond-float16", Flaw.BAD_VALUE, "none of this type",
+     made(MASKED, put("restore/tensors/#2/#3/silent", 1e5))),
+    ("by-edge-without-coef", Flaw.WRONG_SHAPE, "lack coef",
+     made(MASKED, put("restore/tensors/#2/#3/axes", "out in"))),
+    ("by-edge-rows-missing", Flaw.MISSING_TENSOR, "'rows'", made(MASKED, without("rows"))),
+    ("by-edge-rows-of-a-layer", Flaw.BAD_VALUE, "belongs to a layer",
+     made(MASKED, put("restore/tensors/#2/#3/kept", "a.kept"), without("rows"))),
+    ("by-edge-without-kept", Flaw.WRONG_SHAPE, "2 edges of the layer are not packed",
+     made(MASKED, origin(1, {"layer": "a", "axes": "in out", "live": 1}))),
+    ("by-edge-with-rows-of-another-shape", Flaw.WRONG_SHAPE, "'rows' has the shape",
+     made(MASKED, tensor("rows", "F16", [4, 1]))),
+    ("by-edge-of-other-edges", Flaw.WRONG_SHAPE, "6 edges",
+     made(MASKED, put("restore/tensors/#1/#2", [2, 4]))),
+    ("by-edge-of-bools", Flaw.BAD_VALUE, "none of this type",
+     made(MASKED, put("restore/tensors/#1/#1", "BOOL"))),
+    ("by-edge-of-a-dense-layer", Flaw.WRONG_SHAPE, "stays dense",
+     made(FOREIGN, origin(2, {"layer": "c", "axes": "out in", "live": 1}))),
     ("repeat-of-other-rows", Flaw.WRONG_SHAPE, "'grid'",
      made(FOREIGN, put("restore/tensors/#3/#2", [3, 2]))),
     ("repeat-of-nothing", Flaw.WRONG_SHAPE, "'grid'",

@@ -331,7 +331,8 @@ def test_golden_tensors_in_place_equal_the_restored(case: str) -> None:
     words = [word for word in ("kaln", "kajn", "kabn") if word in case]
     layouts = {"": f"{words[0]}-conv"} if words else None
     model = module_of(state)
-    packed = kancompress.compress(model, clusters=8, force_pack=True, layouts=layouts).model
+    settings = {"clusters": 8, "force_pack": True, "keep_masked": True}
+    packed = kancompress.compress(model, layouts=layouts, **settings).model
     wanted = packed.state_dict()
     found = recognise(state, layouts).layers
     gains = {gain.tensor for layer in found for gain in layer.gains}

@@ -13,7 +13,7 @@ from test_repacking import CASES, choices, efficient_kan
 import kancompress
 from command import call, done, only_line
 from conftest import fresh
-from kancompress import ClusterConfig, RunOptions, StoredDtype
+from kancompress import ClusterConfig, IndexCoding, RunOptions, StoredDtype
 from kancompress.clustering.kmeans import count_distinct
 from kancompress.models.files import read_foreign
 from kancompress.models.records import Checkpoint
@@ -64,10 +64,10 @@ def test_size_of_a_foreign_file_is_known_to_the_byte(path: Path) -> None:
     plan = of_foreign(path)
     layouts = choices(path.parent.name)
     for k, force in [(1, False), (3, False), (5, True), (8, False), (17, True), (129, True)]:
-        config = ClusterConfig(clusters=k, force_pack=force)
+        config = ClusterConfig(clusters=k, force_pack=force, indices=IndexCoding.BITS)
         assert plan.is_certain(config)
         assert total(plan.size(config)) == written(path, config, layouts=layouts), k
-    half = ClusterConfig(clusters=4, codebook_dtype=StoredDtype.FLOAT16, force_pack=True)
+    half = replace(config, clusters=4, codebook_dtype=StoredDtype.FLOAT16)
     assert total(plan.size(half)) == written(path, half, layouts=layouts)
 
 

@@ -123,8 +123,8 @@ def cluster(
     Raises one error for all that is wrong, before any work: InvalidFileError where a file is
     damaged or its layers hold NaN or infinity, else UsageError (packed already, no layer
     recognised, layouts that fit nothing or have to be chosen, unknown names of layers, numbers out
-    of range, rows that do not fit). KancompressError where no layer would shrink, where a target is
-    out of reach, and where a file changes while it is read.
+    of range, rows that do not fit). KancompressError where every layer and the whole file would
+    grow, where a target is out of reach, and where a file changes while it is read.
     """
     if rows is None and (calibration or model or (target and target.error is not None)):
         raise UsageError(
@@ -192,9 +192,11 @@ class Work:
         opened, name = once(source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
             return self._foreign(read_foreign(opened, name, state=self.state))
-        if self.options.layouts or self.keep_scaler or self.keep_extra:
+        beside = self.keep_scaler or self.keep_extra or self.config.keep_masked
+        if self.options.layouts or beside:
             raise UsageError(
-                "Layouts, scalers and extras belong to other libraries' files; this one is ours."
+                "Layouts, scalers, masks and extras belong to other libraries' files; this one is"
+                " ours."
             )
         refuse_options(self.options)
         refuse_state(self.state, called(opened, name))
@@ -215,6 +217,7 @@ class Work:
             self.options.layouts,
             keep_scaler=self.keep_scaler,
             keep_extra=self.keep_extra,
+            keep_masked=self.config.keep_masked,
         )
 
     def settled(self, source: NativeSource | ForeignSource) -> ClusterConfig:
@@ -240,7 +243,7 @@ class Work:
         else:
             budget = target.bytes_of(source.file_bytes)
             packed = pack_within(source, clusterer, config, budget, report=report)
-        return replace(packed, notes=(*source.notes, *told))
+        return replace(packed, notes=(*source.notes, *told, *packed.notes))
 
     def by_outputs(self, running: Running, target: Target | None) -> Compression:
         """Cluster by what layers put out; `config.target_bytes` is a target, too."""

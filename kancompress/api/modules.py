@@ -35,7 +35,7 @@ def compress(
     The rest is as for `cluster`. The packed model restores as a torch file; its source's file size
     is what `torch.save` of the state dict would weigh.
     Raises UsageError when no KAN layer is recognised or a tensor cannot be stored,
-    KancompressError when no layer would shrink.
+    KancompressError when every layer and the whole file would grow.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(

@@ -39,5 +39,7 @@ def of_foreign(
     layouts: Mapping[str, str],
 ) -> tuple[int, int]:
     """(header, payload) bytes of the file that `cluster` makes of another library's checkpoint."""
-    source = ForeignSource(checkpoint=foreign_of(record), found=found)
+    source = ForeignSource(
+        checkpoint=foreign_of(record), found=found, keep_masked=config.keep_masked
+    )
     return predict(source.saying(RunOptions(layouts=layouts)), config)

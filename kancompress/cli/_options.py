@@ -296,7 +296,7 @@ class Compute:
 # --- what the options mean -----------------------------------------------------------------
 
 # Parameters that notes and warnings speak of.
-_NOTED = (*RUN_FIELDS, "compile", "keep_extra", "state")
+_NOTED = (*RUN_FIELDS, "compile", "keep_extra", "keep_masked", "state")
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",

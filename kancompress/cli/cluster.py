@@ -120,12 +120,22 @@ class Stored:
         IndexCoding | None,
         typer.Option(
             help="How indices are written: one width, entropy-coded, or the smaller.",
-            show_default="auto where a price of bits is paid, else bits",
+            show_default="auto where a price of bits is paid or edges are masked, else bits",
         ),
     ] = _CLUSTER.indices
     force_pack: Annotated[
-        bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
+        bool,
+        typer.Option(
+            "--force-pack",
+            help="Pack layers that would grow exactly as asked, not without loss.",
+        ),
     ] = _CLUSTER.force_pack
+    keep_masked: Annotated[
+        bool,
+        typer.Option(
+            "--keep-masked", help="Keep coefficients of masked edges, which else become zeros."
+        ),
+    ] = _CLUSTER.keep_masked
     keep_scaler: Annotated[
         bool, typer.Option("--keep-scaler", help="Do not fold factors of edges into them.")
     ] = False
@@ -351,6 +361,7 @@ def _config(
         seed=clusters.seed,
         max_iterations=clusters.max_iterations,
         force_pack=stored.force_pack,
+        keep_masked=stored.keep_masked,
         metric=clusters.metric,
         kmeans=clusters.kmeans,
         price=clusters.price,
@@ -432,7 +443,8 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
 
 
 def _tell(layer: LayerClustering) -> None:
-    line = f"layer {layer.name}: {_output.size(layer.edges)} edges"
+    masked = f" and {_output.size(layer.masked)} masked ones" if layer.masked else ""
+    line = f"layer {layer.name}: {_output.size(layer.edges)} edges{masked}"
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"

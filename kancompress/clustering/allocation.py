@@ -25,6 +25,7 @@ class Curve:
 
     edges, coefficients, itemsize : of the layer and its stored centroids
     scale        : bytes that each coefficient of the codebook has beside its numbers
+    masked       : how many of the edges point to a centroid of their own, which is zero
     dense_bytes  : what the layer weighs unpacked
     errors       : k to relative error, for some k
     """
@@ -35,10 +36,12 @@ class Curve:
     dense_bytes: int
     errors: Mapping[int, float]
     scale: int = 0
+    masked: int = 0
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
-        return layer_bytes(self.edges, self.coefficients, self.itemsize, k, self.scale)
+        rows = k + (1 if self.masked else 0)
+        return layer_bytes(self.edges, self.coefficients, self.itemsize, rows, self.scale)
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from kancompress.clustering import grid, kmeans, prices
 from kancompress.clustering.layer import LayerSolution
 from kancompress.config import ClusterConfig, KMeans
-from kancompress.formats.packed.encodings import Indices
 from kancompress.layers.layer import EdgeLayer
 from kancompress.system import distributed
 
@@ -49,8 +48,9 @@ class Edges(Protocol):
     def vectors(self) -> Tensor:
         """The vectors, (edges, coefficients)."""
 
-    def claims(self, clusters: int) -> Sequence[Indices]:
-        """What a packed file says of the indices of its layers, in the order of the vectors."""
+    def inputs(self) -> np.ndarray:
+        """Number of the input of each vector, (edges,); layers that share a codebook have inputs of
+        their own."""
 
 
 class Clusterer(Protocol):
@@ -117,8 +117,7 @@ class ByCoefficients:
         if not self.price:
             return Clustered(clustering=found)
         layer = next(layer for layer in self.layers if layer.name == name)
-        inputs = prices.of_claims(layer.claims(clusters))
-        paid = prices.cluster(points(vectors), found, inputs, self.price)
+        paid = prices.cluster(points(vectors), found, layer.inputs(), self.price)
         return Clustered(clustering=paid, final=True)
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:

@@ -22,11 +22,13 @@ class Coding:
     packed  : (out, m) edges that have one; m counts inputs, of a convolution inputs and taps
     factors : (out, m, d) float32 of the packed edges' coefficients, zero elsewhere
     vectors : (n, d) of the packed edges as the file has them, without factors
+    masked  : how many other edges have an index, that of a centroid which is zero
     """
 
     packed: Tensor
     factors: Tensor
     vectors: Tensor
+    masked: int = 0
 
     @property
     def edges(self) -> int:

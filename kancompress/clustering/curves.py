@@ -57,9 +57,11 @@ def measure_curves(
 
 
 def _curve(layer: Solvable, problem: Problem, place: Place) -> Curve:
-    edges = problem.out * problem.inputs if place.coding is None else place.coding.edges
+    coding = place.coding
+    edges = problem.out * problem.inputs if coding is None else coding.edges + coding.masked
     return Curve(
         edges=edges,
+        masked=0 if coding is None else coding.masked,
         coefficients=problem.d,
         itemsize=place.dtype.itemsize,
         scale=scale_bytes(place.dtype),
@@ -70,7 +72,11 @@ def _curve(layer: Solvable, problem: Problem, place: Place) -> Curve:
 
 def _probes(curve: Curve, most_bytes: int | None) -> list[int]:
     """Numbers of centroids to try: below the edges, smaller than dense, within the budget."""
-    found = [k for k in PROBES if k < curve.edges and curve.bytes_at(k) < curve.dense_bytes]
+    found = [
+        k
+        for k in PROBES
+        if k < curve.edges - curve.masked and curve.bytes_at(k) < curve.dense_bytes
+    ]
     if most_bytes is not None:
         # the fewest stay, so that a budget out of reach is told the smallest file there is
         found = [k for k in found if k == found[0] or curve.bytes_at(k) <= most_bytes]

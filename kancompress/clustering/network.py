@@ -290,7 +290,13 @@ def _within(
         if size is not None and size <= budget:
             return choice
     sizes = (weigh(dict(zip(names, choice.clusters, strict=True))) for choice in choices)
-    least = next(size for size in sizes if size is not None)
+    least = next((size for size in sizes if size is not None), None)
+    if least is None:
+        raise KancompressError(
+            "Every layer would grow at any number of clusters, and so would the whole file without"
+            " loss, so no packed file can be made.",
+            fields=("target.bytes", "target.ratio"),
+        )
     raise KancompressError(
         f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
         " Raise `target.bytes` to that, or lower `target.ratio`.",

@@ -9,7 +9,8 @@ notation; axes in one pair of parentheses give the order in memory whatever the 
                  tensors have different numbers of them, or several axes, these axes have names
                  that begin with coef_: `coef=W1:in out coef_h coef_f; coef=B1:in out coef_h`
     scale        multiplies the coefficients
-    mask, skip   edges with 0 (mask) or another number (skip) are left alone
+    mask         edges with 0 compute nothing; their coefficients come back as zeros
+    skip         edges with another number are left alone
     with         a tensor beside; its axes, if given, help to tell sizes: `with=rbf.grid:coef`
     pool         no tensor, but a name: layers below it (`pool=convs`) share one codebook
 

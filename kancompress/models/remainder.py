@@ -30,7 +30,7 @@ def store(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]
 
 def rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[str]) -> Origin:
     """The cheapest origin that gives the tensor back bit for bit."""
-    if tensor.numel() > 1 and tensor.dtype in _NUMBERS:
+    if tensor.numel() > 1 and is_number(tensor.dtype):
         flat = tensor.contiguous().reshape(-1)
         if _same_bits(flat, flat[:1].expand_as(flat)) and flat[0].isfinite():
             return Fill(flat[0].item())
@@ -47,6 +47,11 @@ def rebuilt(name: str, tensor: Tensor, stored: dict[str, Tensor], layers: set[st
         ):
             return Repeat(store(name, tensor[0], stored, layers).name or name)
     return store(name, tensor, stored, layers)
+
+
+def is_number(dtype: torch.dtype) -> bool:
+    """Whether an origin may name numbers of a type (docs/packed-format.md, 8.3)."""
+    return dtype in _NUMBERS
 
 
 _NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)

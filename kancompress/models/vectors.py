@@ -102,6 +102,19 @@ def packable(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
+def silent(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Which edges compute nothing, whatever their coefficients are, (edges,) of bool: those behind
+    a mask of 0 that are not symbolic."""
+    result = torch.zeros(layer.edges, dtype=torch.bool)
+    for mask in layer.masks:
+        if mask.live:
+            result |= _mask_values(layer, mask, tensors) == 0
+    for mask in layer.masks:
+        if not mask.live:
+            result &= _mask_values(layer, mask, tensors) == 0
+    return result
+
+
 def gain_factors(layer: FoundLayer, gain: Gain, tensors: Mapping[str, Tensor]) -> Tensor:
     """The factor of every edge, (edges,)."""
     tensor = tensors[gain.tensor].detach()

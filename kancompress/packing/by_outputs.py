@@ -33,9 +33,19 @@ from kancompress.models.native import build
 from kancompress.models.records import sizes
 from kancompress.packing.encoded import bounding
 from kancompress.packing.foreign import ForeignSource
+from kancompress.packing.lossless import smallest, ways
 from kancompress.packing.native import NativeSource, side_dtype_of
-from kancompress.packing.pack import Compression, Report, pack
-from kancompress.packing.source import Coded, Source, SourceLayer, blank, check, codebook_dtype
+from kancompress.packing.pack import Compression, Report, pack, so_far
+from kancompress.packing.source import (
+    Coded,
+    Source,
+    SourceLayer,
+    blank,
+    check,
+    codebook_dtype,
+    coded_for,
+    most_clusters,
+)
 from kancompress.specs import MAX_CLUSTERS
 from kancompress.system import devices
 
@@ -87,20 +97,26 @@ class Runs(ABC):
             for name in self.layers
         }
 
+    def growing(self) -> frozenset[str]:
+        """Names of the layers that do not shrink so, of those that run."""
+        return frozenset(
+            name
+            for name, clusters in self.clusters().items()
+            if clusters is None and name not in self.apart and self._packed[name].edges
+        )
+
     def shrinking(self, name: str, clusters: int) -> int | None:
         """So many centroids, None where the layer would be no smaller for them."""
         layer = self._packed[name]
         place = self.places[name]
+        clusters = min(clusters, most_clusters(layer))
+        edges, rows = layer.edges + layer.masked, clusters + (1 if layer.masked else 0)
         packed = layer_bytes(
-            layer.edges,
-            layer.coefficients,
-            place.dtype.itemsize,
-            clusters,
-            scale_bytes(place.dtype),
+            edges, layer.coefficients, place.dtype.itemsize, rows, scale_bytes(place.dtype)
         )
-        dense = layer.edges * layer.coefficients * place.dense_itemsize
-        shrinks = packed < dense or (self.config.force_pack and layer.edges > 0)
-        return clusters if shrinks else None
+        dense = edges * layer.coefficients * place.dense_itemsize
+        shrinks = packed < dense or self.config.force_pack
+        return clusters if shrinks and layer.edges else None
 
     @property
     def _packed(self) -> Mapping[str, SourceLayer]:
@@ -151,9 +167,8 @@ class ModelRuns(Runs):
 
     def state(self, solutions: Mapping[str, LayerSolution]) -> Mapping[str, Tensor]:
         """The state dict of the packed model with some layers solved, else the dense one."""
-        if not solutions and not self.otherwise.found:
-            return self.source.checkpoint.tensors
-        return pack(self.source, self.solved(solutions), self.config).state_dict()
+        model = so_far(self.source, self.solved(solutions), self.config)
+        return self.source.checkpoint.tensors if model is None else model.state_dict()
 
 
 def native_runs(source: NativeSource, config: ClusterConfig, device: torch.device) -> ChainRuns:
@@ -188,6 +203,7 @@ def foreign_runs(
     device: torch.device,
 ) -> ChainRuns:
     """Another library's checkpoint whose layers, all of them, feed each other on `device`."""
+    config = coded_for(source, config)
     apart = {name: _SHARED for name in layers if name not in source.alone}
     source, places = _placed(source, layers, apart, config)
     return ChainRuns(
@@ -217,6 +233,7 @@ def model_runs(
     layers, modules : that can be solved, on `device`, in the order in which they run
     apart           : other layers, to why they cannot
     """
+    config = coded_for(source, config)
     apart = {**apart, **{name: _SHARED for name in layers if name not in source.alone}}
     solved = {name: layer for name, layer in layers.items() if name not in apart}
     source, places = _placed(source, solved, {}, config)
@@ -302,8 +319,15 @@ def pack_by_outputs(
     found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False)
     assert found.solution is not None
     config = replace(runs.config, price=found.price)
-    made = pack(runs.source, runs.solved(found.solution.layers), config, report=hooks.report)
-    return replace(made, notes=(*notes, *dict.fromkeys(runs.told)), calibrated=found)
+    made = pack(
+        runs.source,
+        runs.solved(found.solution.layers),
+        config,
+        report=hooks.report,
+        growing=runs.growing() if target is None else (),
+    )
+    told = (*notes, *dict.fromkeys(runs.told), *made.notes)
+    return replace(made, notes=told, calibrated=found)
 
 
 def choose(
@@ -372,13 +396,23 @@ class _Scales:
         self._outline = runs.source.outline()
         self._layers = {layer.name: layer for layer in runs.source.layers}
         self._runs = runs
+        self._lossless: int | None = None
 
     def weigh(self, clusters: Clusters) -> int | None:
         """Bytes of the packed file, or no less than they will be where indices are entropy-coded;
-        None where no layer would be packed but one has to be."""
+        None where no layer would be packed and the file would be larger than the source."""
         chosen = {name: k for name, k in clusters.items() if k is not None}
+        chosen |= {n: 0 for n, layer in self._layers.items() if layer.masked and not layer.edges}
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
-        return None if model is None else sum(sizes(model))
+        return self._whole() if model is None else sum(sizes(model))
+
+    def _whole(self) -> int | None:
+        """Bytes of the file of which no layer is packed as it could be chosen."""
+        if self._lossless is None:
+            found = smallest(self._outline, {}, {n: ways(x) for n, x in self._layers.items()})
+            self._lossless = -1 if found is None else found[1]
+        fits = 0 <= self._lossless <= self._runs.source.file_bytes
+        return self._lossless if fits else None
 
     def measure(self, solutions: Mapping[str, LayerSolution]) -> int:
         """As of `Files`."""
@@ -400,10 +434,16 @@ class _Scales:
         return {name: self._runs.shrinking(name, clusters) for name in self._runs.layers}
 
     def _coded(self, name: str, clusters: int) -> Coded:
-        place, layer = self._runs.places[name], self._layers[name]
+        layer = self._layers[name]
+        rows = clusters + (1 if layer.masked else 0)
+        if not clusters:
+            return Coded(
+                codebook=blank((rows, layer.coefficients), layer.stored_dtype), labels=None
+            )
+        place = self._runs.places[name]
         outputs = self._runs.layers[name].edges().shape[0]
         return Coded(
-            codebook=blank((clusters, layer.coefficients), in_memory(place.dtype)),
+            codebook=blank((rows, layer.coefficients), in_memory(place.dtype)),
             labels=None,
             bias=blank((outputs,), torch.float32) if place.biased else None,
             encoding=bounding(self._runs.config.coding),

@@ -31,6 +31,7 @@ from kancompress.formats.packed.restore import (
     Edges,
     Fill,
     Origin,
+    PerEdge,
     Piece,
     Restore,
     SourceTensor,
@@ -41,19 +42,28 @@ from kancompress.layers.edges import DenseEdges
 from kancompress.libraries import Recognition, recognise, way_on
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.matching import fold_notes
+from kancompress.models.by_edge import Fates
 from kancompress.models.convolutions import FindModule
 from kancompress.models.foreign import KnownLayers, known_forms, known_layers
 from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
 from kancompress.models.remainder import rebuilt, store
 from kancompress.models.tensors import DTYPES, NAMES
 from kancompress.models.told import Forms
-from kancompress.models.vectors import gain_factors, gather, mask_factors, packable, scatter
+from kancompress.models.vectors import (
+    gain_factors,
+    gather,
+    mask_factors,
+    packable,
+    scatter,
+    silent,
+)
 from kancompress.packing.generated import twin_sizes, write_out
 from kancompress.packing.source import (
     Coded,
     Computed,
     blank,
     index_of,
+    inputs_of,
     like,
     with_codebook,
     wrong_numbers,
@@ -72,6 +82,7 @@ def open_foreign(
     *,
     keep_scaler: bool = False,
     keep_extra: bool = False,
+    keep_masked: bool = False,
 ) -> ForeignSource:
     """A checkpoint whose layers are recognised, with what is to be kept beside them.
 
@@ -84,6 +95,7 @@ def open_foreign(
         checkpoint=checkpoint,
         found=found,
         keep_scaler=keep_scaler,
+        keep_masked=keep_masked,
         extra=extra,
         unfit=tuple(unfit),
     )
@@ -94,6 +106,7 @@ class ForeignSource:
     """Another library's checkpoint, as a `Source`; `restore` gives it back.
 
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
+    keep_masked : keep coefficients of masked edges, which else come back as zeros
     extra       : what the file holds beside the model, where that is to be kept
     unfit       : what is wrong with the layouts that the user chose, and with what is to be kept
     bias_names  : tensors that take the biases of layers that get one, by layer name
@@ -103,6 +116,7 @@ class ForeignSource:
     checkpoint: ForeignCheckpoint
     found: Recognition
     keep_scaler: bool = False
+    keep_masked: bool = False
     extra: Skeleton | None = None
     unfit: tuple[UsageError, ...] = ()
     bias_names: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +160,7 @@ class ForeignSource:
                 source,
                 [replace(layer, gains=()) if self.keep_scaler else layer for layer in group],
                 names,
+                {} if self.keep_masked else {x.name: _silent(x, found, source) for x in group},
             )
             for group in _groups(untied)
         ]
@@ -212,6 +227,7 @@ class ForeignSource:
             packed=mask.view(out, -1),
             factors=factors.view(out, -1, layer.coefficients),
             vectors=group.vectors(),
+            masked=group.masked,
         )
 
     def dense_edges(self, name: str) -> DenseEdges | None:
@@ -346,7 +362,8 @@ class ForeignSource:
             return group
         own = self.checkpoint.tensors[name]
         stored = bias.to(own.dtype).reshape(own.shape)
-        return replace(group, replaced={**group.replaced, name: stored})
+        by_edge = {other: origin for other, origin in group.by_edge.items() if other != name}
+        return replace(group, replaced={**group.replaced, name: stored}, by_edge=by_edge)
 
     def _with_extra(self, model: PackedModel) -> PackedModel:
         """The packed model with the rest of its source (docs/packed-format.md, section 8).
@@ -445,6 +462,24 @@ def _not_kept(foreign: ForeignCheckpoint, why: str) -> UsageError:
     return UsageError(f"{where} {why}", where=where, fields=("keep_extra",))
 
 
+def _silent(layer: FoundLayer, found: Recognition, source: ForeignCheckpoint) -> Tensor | None:
+    """Which edges compute nothing, in no layer that shares tensors with this one; None if none."""
+    if not layer.masks:
+        return None
+    result = silent(layer, source.tensors)
+    own = _owners(layer, source)
+    for other in found.layers:
+        if other is not layer and own & _owners(other, source):
+            same = other.shape == layer.shape and other.groups == layer.groups
+            result &= silent(other, source.tensors) if same else torch.zeros_like(result)
+    return result if result.any() else None
+
+
+def _owners(layer: FoundLayer, source: ForeignCheckpoint) -> set[str]:
+    """Names of the tensors whose storage holds the edges of a layer."""
+    return {source.ties.get(part.tensor, part.tensor) for part in layer.parts}
+
+
 def _is_tied(layer: FoundLayer, source: ForeignCheckpoint) -> bool:
     """Whether the layer is an earlier one once more, with all its tensors tied to those."""
     return bool(layer.parts) and all(part.tensor in source.ties for part in layer.parts)
@@ -486,16 +521,24 @@ class PackedGroup:
 
     origins  : of the tensors that the layers' edges give back, and of folded factors
     replaced : factors that are stored because they are folded into some edges only
+    by_edge  : tensors whose numbers follow from what becomes of edges, each with the numbers of
+               edges that are kept, where they are stored
     """
 
     name: str
     layers: tuple[PackedLayer, ...]
     origins: Mapping[str, Origin]
     replaced: Mapping[str, Tensor]
+    by_edge: Mapping[str, tuple[PerEdge, Tensor | None]] = field(default_factory=dict)
 
     def filled(self, coded: Coded) -> Iterator[PackedLayer]:
-        """The layers with a codebook, the first one's, and their indices."""
+        """The layers with a codebook, the first one's, and their indices; or with all vectors."""
         first = self.layers[0]
+        if coded.plain:
+            parts = torch.split(coded.codebook, [layer.edges for layer in self.layers])
+            for layer, vectors in zip(self.layers, parts, strict=True):
+                yield replace(layer, coefficients=vectors.reshape(*layer.shape, -1))
+            return
         for layer in self.layers:
             packed = replace(layer, index=self._index(layer, coded), encoding=coded.encoding)
             if layer is first:
@@ -513,11 +556,15 @@ class PackedGroup:
 
 @dataclass(frozen=True, eq=False)
 class LayerGroup:
-    """Layers that share a codebook, in their source; a `SourceLayer`."""
+    """Layers that share a codebook, in their source; a `SourceLayer`.
+
+    silent : by name, which edges of a layer are masked, (edges,) of bool; no key, or None: none
+    """
 
     source: ForeignCheckpoint
     layers: list[FoundLayer]
     names: Mapping[str, str]
+    silent: Mapping[str, Tensor | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -526,8 +573,29 @@ class LayerGroup:
 
     @cached_property
     def edges(self) -> int:
-        """As of `Edges`: those that can be packed."""
+        """As of `Edges`: those that can be clustered."""
         return sum(int(packable(layer, self.source.tensors).sum()) for layer in self.layers)
+
+    @cached_property
+    def masked(self) -> int:
+        """As of `SourceLayer`."""
+        return sum(int(mask.sum()) for mask in self.silent.values() if mask is not None)
+
+    @property
+    def kept(self) -> int:
+        """As of `SourceLayer`."""
+        return sum(layer.edges for layer in self.layers) - self.edges - self.masked
+
+    @property
+    def scattered(self) -> bool:
+        """As of `SourceLayer`."""
+        return True
+
+    def _indexed(self, layer: FoundLayer) -> tuple[Tensor, Tensor]:
+        """Which edges of a layer have an index, and which of them are clustered."""
+        live = packable(layer, self.source.tensors)
+        masked = self.silent.get(layer.name)
+        return (live if masked is None else live | masked), live
 
     @property
     def coefficients(self) -> int:
@@ -551,15 +619,28 @@ class LayerGroup:
         """As of `SourceLayer`."""
         return len(self.layers) == 1 and self.edges == self.layers[0].edges
 
+    def inputs(self) -> np.ndarray:
+        """As of `Edges`."""
+        return inputs_of(self)
+
     def claims(self, clusters: int) -> Sequence[Indices]:
         """As of `SourceLayer`."""
         found: list[Indices] = []
         for layer in self.layers:
-            kept_at = torch.nonzero(~packable(layer, self.source.tensors)).reshape(-1).numpy()
+            kept_at = torch.nonzero(~self._indexed(layer)[0]).reshape(-1).numpy()
             name = f"{self.names[layer.name]}.index"
             count = layer.edges - len(kept_at)
             found.append(Indices(name, count, clusters, layer.shape, layer.groups, kept_at))
         return found
+
+    def with_masked(self, labels: np.ndarray) -> np.ndarray:
+        """As of `SourceLayer`."""
+        if not self.masked:
+            return labels
+        live = torch.cat([own[indexed] for indexed, own in map(self._indexed, self.layers)]).numpy()
+        whole = np.zeros(len(live), labels.dtype)
+        whole[live] = labels + 1
+        return whole
 
     def vectors(self) -> Tensor:
         """Vectors of all edges that can be packed, layer after layer, (edges, coefficients)."""
@@ -584,8 +665,9 @@ class LayerGroup:
         layers: list[PackedLayer] = []
         replaced: dict[str, Tensor] = {}
         origins: dict[str, Origin] = {}
+        by_edge: dict[str, tuple[PerEdge, Tensor | None]] = {}
         for layer in self.layers:
-            mask = packable(layer, self.source.tensors)
+            mask, live = self._indexed(layer)
             kept_at = torch.nonzero(~mask).reshape(-1)
             layers.append(
                 PackedLayer(
@@ -597,9 +679,17 @@ class LayerGroup:
                 )
             )
             origins |= _origins(layer, self.names[layer.name])
+            if not torch.equal(mask, live):
+                by_edge |= _by_edge(layer, self.names[layer.name], self.source, live, mask)
             if layer.gains and len(kept_at):
                 replaced |= _partly_folded(layer, self.source, mask)
-        return PackedGroup(name=self.name, layers=tuple(layers), origins=origins, replaced=replaced)
+        return PackedGroup(
+            name=self.name,
+            layers=tuple(layers),
+            origins=origins,
+            replaced=replaced,
+            by_edge=by_edge,
+        )
 
 
 def _without_numbers(group: PackedGroup) -> PackedGroup:
@@ -610,7 +700,11 @@ def _without_numbers(group: PackedGroup) -> PackedGroup:
         for layer in group.layers
     ]
     replaced = {name: like(tensor) for name, tensor in group.replaced.items()}
-    return replace(group, layers=tuple(layers), replaced=replaced)
+    by_edge = {
+        name: (origin, None if kept is None else like(kept))
+        for name, (origin, kept) in group.by_edge.items()
+    }
+    return replace(group, layers=tuple(layers), replaced=replaced, by_edge=by_edge)
 
 
 def _unfolded(layer: FoundLayer, source: ForeignCheckpoint) -> Tensor:
@@ -637,6 +731,28 @@ def _partly_folded(layer: FoundLayer, source: ForeignCheckpoint, mask: Tensor) -
     return result
 
 
+def _by_edge(
+    layer: FoundLayer, name: str, source: ForeignCheckpoint, live: Tensor, indexed: Tensor
+) -> dict[str, tuple[PerEdge, Tensor | None]]:
+    """Tensors of a layer whose numbers follow from what becomes of its edges, masks first of all.
+
+    name : of the layer in the packed file
+    """
+    fates = Fates(name=name, layer=layer, live=live, silent=indexed & ~live, kept=~indexed)
+    found: dict[str, tuple[PerEdge, Tensor | None]] = {}
+    for tensor in layer.untouched:
+        origin = fates.origin(source.tensors[tensor].detach().cpu())
+        if origin is not None:
+            found[tensor] = origin
+    if fates.kept.any():
+        for gain in layer.gains:
+            factors = source.tensors[gain.tensor].detach().cpu()
+            origin = fates.factors(factors, gain.axes)
+            if origin is not None:
+                found[gain.tensor] = origin
+    return found
+
+
 def _origins(layer: FoundLayer, name: str) -> dict[str, Origin]:
     """Origins of the tensors that a layer's edges give back, and of its folded factors."""
     pieces: dict[str, list[Piece]] = {}
@@ -661,8 +777,10 @@ def _rest(source: ForeignCheckpoint, groups: Iterable[PackedGroup]) -> Rest:
     """Tensors to store beside the packed groups, and the entry of every tensor of the source."""
     origins: dict[str, Origin] = {}
     replaced: dict[str, Tensor] = {}
+    by_edge: dict[str, tuple[PerEdge, Tensor | None]] = {}
     layers: set[str] = set()
     for group in groups:
+        by_edge |= group.by_edge
         origins |= group.origins
         replaced |= group.replaced
         layers |= {layer.name for layer in group.layers}
@@ -672,6 +790,10 @@ def _rest(source: ForeignCheckpoint, groups: Iterable[PackedGroup]) -> Rest:
         origin: Origin
         if name in source.ties:
             origin = Tie(source.ties[name])
+        elif name in by_edge:
+            origin, kept = by_edge[name]
+            if kept is not None:
+                origin = replace(origin, kept=store(name, kept, stored, layers).name or name)
         elif name in replaced:
             origin = store(name, replaced[name], stored, layers)
         elif name in origins:

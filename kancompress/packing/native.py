@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from kancompress.packing.source import (
     Computed,
     blank,
     index_of,
+    inputs_of,
     like,
     with_codebook,
     wrong_numbers,
@@ -202,9 +204,32 @@ class NativeLayer:
         """As of `SourceLayer`."""
         return True
 
+    @property
+    def masked(self) -> int:
+        """As of `SourceLayer`."""
+        return 0
+
+    @property
+    def kept(self) -> int:
+        """As of `SourceLayer`."""
+        return 0
+
+    @property
+    def scattered(self) -> bool:
+        """As of `SourceLayer`: they are one tensor."""
+        return False
+
+    def inputs(self) -> np.ndarray:
+        """As of `Edges`."""
+        return inputs_of(self)
+
     def claims(self, clusters: int) -> Sequence[Indices]:
         """As of `SourceLayer`."""
         return [Indices(f"{self.name}.index", self.edges, clusters, self.shape)]
+
+    def with_masked(self, labels: np.ndarray) -> np.ndarray:
+        """As of `SourceLayer`."""
+        return labels
 
     def vectors(self) -> Tensor:
         """As of `Edges`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -32,14 +32,26 @@ from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel, sizes
 from kancompress.models.user_module import load_into
 from kancompress.packing.encoded import encoded, index_bytes
+from kancompress.packing.lossless import made, smallest, ways
 from kancompress.packing.sizes import Plan, Size, largest_common
-from kancompress.packing.source import Coded, Source, SourceLayer, check, codebook_dtype
+from kancompress.packing.source import (
+    Coded,
+    Source,
+    SourceLayer,
+    check,
+    codebook_dtype,
+    coded_for,
+    coded_of,
+    listed,
+    most_clusters,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerClustering:
     """What clustering did to one layer; `clusters` is None where it stays dense.
 
+    edges      : those that are clustered; `masked` are beside them and come back as zeros
     distortion : squared distance of the edge vectors to their centroids, relative to their
                  squared distance to the layer's mean vector
     """
@@ -55,6 +67,7 @@ class LayerClustering:
     distortion: float
     packed_bytes: int
     dense_bytes: int
+    masked: int = 0
 
 
 Report = Callable[[LayerClustering], None]
@@ -103,23 +116,33 @@ class Compression:
 
 
 def pack(
-    source: Source, clusterer: Clusterer, config: ClusterConfig, *, report: Report | None = None
+    source: Source,
+    clusterer: Clusterer,
+    config: ClusterConfig,
+    *,
+    report: Report | None = None,
+    growing: Collection[str] = (),
 ) -> Compression:
     """Cluster every layer and pack the result.
 
     With `config.target_bytes` the largest common number of clusters is taken whose file has at
     most so many bytes.
 
+    A layer that would grow is packed without loss, in the way with which the file is smallest.
+
+    growing : layers for which the clusterer has nothing because they would grow
     Raises one error with all that is wrong with the source and with `config`, before any work;
-    UsageError when no number of clusters fits; and KancompressError when no layer would shrink.
+    UsageError when no number of clusters fits; and KancompressError when every layer would grow and
+    the whole file would, too.
     """
     check(source, config)
+    config = coded_for(source, config)
     if config.target_bytes is None:
-        return _pack(source, clusterer, config, report)
+        return _pack(source, clusterer, config, report, growing)
     plan = Plan.of(source)
     k = largest_common(plan, config)
     while True:
-        packed = _pack(source, clusterer, replace(config, clusters=k), report)
+        packed = _pack(source, clusterer, replace(config, clusters=k), report, growing)
         if sum(sizes(packed.model)) <= config.target_bytes:
             return packed
         # k-means left centroids unused, which as a rule makes the file smaller
@@ -162,8 +185,8 @@ def _priced(
     ]
 
     def solve(clusters: int, price: float) -> Tried[Compression]:
-        own = replace(config, clusters=clusters, price=price)
-        return _tried(_pack(source, clusterer.at(price), own, None))
+        own = coded_for(source, replace(config, clusters=clusters, price=price))
+        return _tried(_pack(source, clusterer.at(price), own, None, ()))
 
     richer = [partial(solve, k) for k in dict.fromkeys(numbers)]
     return price_search.least_error(budget, _tried(packed), richer).found
@@ -175,13 +198,22 @@ def _tried(packed: Compression) -> Tried[Compression]:
     return Tried(packed, sum(sizes(packed.model)), error)
 
 
+def so_far(source: Source, clusterer: Clusterer, config: ClusterConfig) -> PackedModel | None:
+    """The packed model of layers that are clustered already, the others as they are; None where it
+    would have none."""
+    config = coded_for(source, config)
+    found = (_pack_layer(layer, clusterer, config) for layer in source.layers if _counts(layer))
+    return source.assemble({one.result.name: one.coded for one in found if one.coded is not None})
+
+
 def predict(source: Source, config: ClusterConfig) -> Size:
     """(header, payload) bytes of the file that plain k-means gives.
 
     What cannot be known is packed to see. Raises one error with all that is wrong with the source
-    and with `config`; KancompressError when no layer would shrink.
+    and with `config`; KancompressError where the file would be larger than the source.
     """
     check(source, config)
+    config = coded_for(source, config)
     plan = Plan.of(source)
     size = plan.size(config) if plan.is_certain(config) else None
     return size or sizes(pack(source, ByCoefficients.of(config, source.layers), config).model)
@@ -229,72 +261,185 @@ def plain_clusterer(
     return clusterer, tuple(map(shortened, notes))
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Packed:
+    """What was done to a layer, and how it is coded; None where it stays as it is, or grows."""
+
+    layer: SourceLayer
+    result: LayerClustering
+    coded: Coded | None = None
+    grows: bool = False
+
+
+def _within_limits(source: Source, config: ClusterConfig) -> ClusterConfig:
+    """The configuration with no more centroids than a codebook has room for beside a zero one."""
+    most = {layer.name: most_clusters(layer) for layer in source.layers}
+    beyond = {name: k for name, k in most.items() if k < config.of(name)}
+    return replace(config, layers={**config.layers, **beyond})
+
+
+def _counts(layer: SourceLayer) -> bool:
+    """Whether there is anything to pack."""
+    return layer.edges + layer.masked > 0
+
+
 def _pack(
-    source: Source, clusterer: Clusterer, config: ClusterConfig, report: Report | None
+    source: Source,
+    clusterer: Clusterer,
+    config: ClusterConfig,
+    report: Report | None,
+    growing: Collection[str],
 ) -> Compression:
-    clusterer = shared(clusterer, source.layers, config)
-    coded: dict[str, Coded] = {}
-    results: list[LayerClustering] = []
+    clusterer = shared(clusterer, source.layers, _within_limits(source, config))
+    packed: list[_Packed] = []
     for layer in source.layers:
-        if not layer.edges:
-            continue
-        result, own = _pack_layer(layer, clusterer, config)
-        if own is not None:
-            coded[layer.name] = own
-        results.append(result)
-        if report:
-            report(result)
-    model = source.assemble(coded)
-    if model is None:
+        if _counts(layer):
+            found = _pack_layer(layer, clusterer, config)
+            found = replace(found, grows=found.grows or layer.name in growing)
+            packed.append(found)
+            if report and not found.grows:
+                report(found.result)
+    if not packed:
         raise KancompressError(
-            f"{source.where}: every KAN layer would grow at this number of clusters, so nothing was"
-            " packed. Take fewer clusters, or pack all the same with `force_pack`.",
+            f"{source.where}: all edges of its KAN layers are masked or symbolic and keep their"
+            " coefficients, so there is nothing to pack.",
             where=source.where,
-            fields=("force_pack",),
+            fields=("keep_masked",),
         )
+    packed = _without_loss(source, packed, config, report)
+    coded = {one.layer.name: one.coded for one in packed if one.coded is not None}
+    model = source.assemble(coded)
+    assert model is not None
     if config.coding is not IndexCoding.BITS:
         model = encoded(model, config.coding)
-    return Compression(model=model, layers=results)
+    return Compression(
+        model=model,
+        layers=[one.result for one in packed],
+        notes=_notes(source, model, packed, config),
+    )
 
 
-def _pack_layer(
-    layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig
-) -> tuple[LayerClustering, Coded | None]:
-    """What was done to a layer, and its codebook and labels; None where it stays dense.
-
-    It does where that was chosen, and where its packed form would be no smaller.
-    """
+def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig) -> _Packed:
+    """A layer as it was asked for; it stays dense where that was chosen."""
     clusters = config.of(layer.name)
+    dense = (layer.edges + layer.masked) * layer.coefficients * layer.dtype.itemsize
+    if not layer.edges:
+        nothing = torch.zeros(0, layer.coefficients, dtype=layer.stored_dtype)
+        coded = coded_of(layer, nothing, np.zeros(0, np.int64))
+        size = coded.nbytes(layer.masked)
+        result = replace(_dense(layer, clusters, dense), clusters=0, exact=True, packed_bytes=size)
+        return _Packed(layer=layer, result=result, coded=coded)
     vectors = layer.vectors()
-    found = clusterer.cluster(layer.name, vectors, clusters)
+    found = clusterer.cluster(layer.name, vectors, min(clusters, most_clusters(layer)))
     if found is None:
-        return _dense(
-            layer, clusters, layer.edges * layer.coefficients * layer.dtype.itemsize
-        ), None
+        return _Packed(layer=layer, result=_dense(layer, clusters, dense))
     dtype = codebook_dtype(config, layer.stored_dtype)
     codebook, labels = _stored(found, vectors, layer, dtype)
-    coded = Coded(codebook=codebook, labels=labels, bias=found.bias, numbers=encoding_of(dtype))
-    packed_bytes = coded.nbytes(len(vectors))
+    coded = coded_of(layer, codebook, labels, found.bias, numbers=encoding_of(dtype))
+    assert coded.labels is not None
+    packed_bytes = coded.nbytes(len(coded.labels))
     if config.coding is not IndexCoding.BITS:
-        claims = layer.claims(len(codebook))
-        packed_bytes = coded.codebook_bytes + index_bytes(labels, claims, config.coding)
-    stays = packed_bytes >= vectors.nbytes and not config.force_pack
+        claims = layer.claims(len(coded.codebook))
+        packed_bytes = coded.codebook_bytes + index_bytes(coded.labels, claims, config.coding)
+    grows = packed_bytes >= dense and not config.force_pack
     result = LayerClustering(
         name=layer.name,
         edges=len(vectors),
+        masked=layer.masked,
         coefficients=vectors.shape[1],
-        clusters=None if stays else len(codebook),
+        clusters=None if grows else len(codebook),
         requested=clusters,
         iterations=found.clustering.iterations,
         repaired=found.clustering.repaired,
         exact=found.clustering.exact,
         distortion=0.0
-        if stays
+        if grows
         else relative_distortion(points(vectors), codebook.double().numpy(), labels),
         packed_bytes=packed_bytes,
-        dense_bytes=vectors.nbytes,
+        dense_bytes=dense,
     )
-    return result, None if stays else coded
+    return _Packed(layer=layer, result=result, coded=None if grows else coded, grows=grows)
+
+
+def _without_loss(
+    source: Source, packed: list[_Packed], config: ClusterConfig, report: Report | None
+) -> list[_Packed]:
+    """The same with layers that grow in the way without loss with which the file is smallest.
+
+    Raises KancompressError where all grow, and so does the whole file.
+    """
+    asked = {one.layer.name: one.coded.like() for one in packed if one.coded is not None}
+    if asked and not any(one.grows for one in packed):
+        return packed
+    outline = source.outline()
+    nothing = not asked and outline.assemble({}) is None
+    growing = [one for one in packed if one.grows or nothing]
+    choices = {one.layer.name: ways(one.layer) for one in growing}
+    found = smallest(outline, asked, choices)
+    if found is None or (nothing and found[1] > source.file_bytes):
+        raise would_grow(source, None if found is None else found[1])
+    result: list[_Packed] = []
+    for one in packed:
+        way = found[0].get(one.layer.name)
+        if one in growing:
+            one = replace(one, grows=True)
+            if way is not None:
+                coded = made(one.layer, way, config)
+                one = replace(one, coded=coded, result=_kept_whole(one, coded))
+            if report:
+                report(one.result)
+        result.append(one)
+    return result
+
+
+def _kept_whole(one: _Packed, coded: Coded) -> LayerClustering:
+    """What is told of a layer that is packed without loss."""
+    if coded.plain or coded.labels is None:
+        return one.result
+    rows = len(coded.codebook) - (1 if one.layer.masked else 0)
+    size = coded.nbytes(len(coded.labels))
+    return replace(one.result, clusters=rows, exact=True, packed_bytes=size)
+
+
+def would_grow(source: Source, size: int | None) -> KancompressError:
+    """The error for a file that would be larger than its source."""
+    whole = (
+        ""
+        if size is None
+        else (
+            f", and kept without loss the whole file would have {size:,} bytes where the source has"
+            f" {source.file_bytes:,}"
+        )
+    )
+    return KancompressError(
+        f"{source.where}: every KAN layer would grow at this number of clusters{whole}, so nothing"
+        " was packed. Take fewer clusters, or pack all the same with `force_pack`.",
+        where=source.where,
+        fields=("force_pack",),
+    )
+
+
+def _notes(
+    source: Source, model: PackedModel, packed: list[_Packed], config: ClusterConfig
+) -> tuple[str, ...]:
+    """What to know of edges that are not clustered, and of layers that are kept without loss."""
+    notes: list[str] = []
+    if masked := sum(one.layer.masked for one in packed if one.coded is not None):
+        notes.append(
+            f"the coefficients of {masked:,} masked edges come back as zeros; `keep_masked` keeps"
+            " them"
+        )
+    if kept := sum(one.layer.kept for one in packed if one.coded is not None):
+        which = "masked or symbolic" if config.keep_masked else "symbolic"
+        notes.append(f"{kept:,} {which} edges keep their coefficients")
+    growing = [one.layer.name for one in packed if one.grows]
+    if growing and len(growing) < len(packed):
+        notes.append(f"lossless, as they would grow else: {listed(growing)}")
+    elif growing:
+        times = source.file_bytes / sum(sizes(model))
+        how = f"{times:.3g} times smaller" if times >= 1 else f"{1 / times:.3g} times larger"
+        notes.append(f"lossless, {how}: as it was asked for every layer would grow")
+    return tuple(map(shortened, notes))
 
 
 def _dense(layer: SourceLayer, clusters: int, size: int) -> LayerClustering:
@@ -311,6 +456,7 @@ def _dense(layer: SourceLayer, clusters: int, size: int) -> LayerClustering:
         distortion=0.0,
         packed_bytes=size,
         dense_bytes=size,
+        masked=layer.masked,
     )
 
 

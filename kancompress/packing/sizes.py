@@ -7,7 +7,7 @@ clusters, to the byte, header included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +20,7 @@ from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.layers.stored import encoding_of, in_memory, scale_bytes
 from kancompress.models.records import sizes
 from kancompress.packing.encoded import bounding
+from kancompress.packing.lossless import Way, smallest, ways
 from kancompress.packing.source import (
     Assembly,
     Coded,
@@ -37,36 +38,48 @@ Size = tuple[int, int]
 class Vectors:
     """What the size of a codebook and of its indices depends on.
 
-    edges, coefficients : of all layers that share the codebook, edges that are packed
+    edges, coefficients : of all layers that share the codebook, edges that are clustered
+    masked   : edges beside them that point to a centroid of their own, which is zero
     source   : type of the vectors
     default  : type of the codebook where the configuration names none
     distinct : number of distinct vectors, at most 65,537
     separate : those of them that k-means tells apart in float32
+    ways     : to store the layer without loss, where it would grow
     """
 
     edges: int
+    masked: int
     coefficients: int
     source: torch.dtype
     default: torch.dtype
     distinct: int
     separate: int
+    ways: Sequence[Way]
 
     @property
     def dense_bytes(self) -> int:
         """Bytes of the vectors written out."""
-        return self.edges * self.coefficients * self.source.itemsize
+        return (self.edges + self.masked) * self.coefficients * self.source.itemsize
+
+    def rows(self, clusters: int) -> int:
+        """Centroids that are stored, with the one of masked edges."""
+        zero = 1 if self.masked else 0
+        return min(clusters, self.distinct, MAX_CLUSTERS - zero) + zero
 
     def packed_bytes(self, clusters: int, dtype: torch.dtype) -> int:
         """Bytes of codebook and indices; never less for more clusters."""
-        used = min(clusters, self.distinct)
-        return layer_bytes(self.edges, self.coefficients, dtype.itemsize, used, scale_bytes(dtype))
+        edges, rows = self.edges + self.masked, self.rows(clusters)
+        return layer_bytes(edges, self.coefficients, dtype.itemsize, rows, scale_bytes(dtype))
 
-    def stored(self, clusters: int, config: ClusterConfig) -> int | None:
-        """Centroids that are stored, None where the vectors stay as they are."""
-        size = self.packed_bytes(clusters, codebook_dtype(config, self.default))
-        if not self.edges or (size >= self.dense_bytes and not config.force_pack):
-            return None
-        return min(clusters, self.distinct)
+    def grows(self, clusters: int, config: ClusterConfig) -> bool:
+        """Whether the vectors would take more bytes so than as they are."""
+        if not self.edges or config.force_pack:
+            return False
+        return self.packed_bytes(clusters, self.dtype(config)) >= self.dense_bytes
+
+    def dtype(self, config: ClusterConfig) -> torch.dtype:
+        """Type of the codebook."""
+        return codebook_dtype(config, self.default) if self.edges else self.default
 
     def is_certain(self, clusters: int, config: ClusterConfig) -> bool:
         """Whether k-means is bound to use every centroid: it may merge what rounds to the same."""
@@ -80,32 +93,44 @@ class Plan:
 
     vectors : by the name under which the user gives the layer its own number of clusters
     outline : makes the packed model without numbers
+    source  : bytes of the source's file
     """
 
     vectors: Mapping[str, Vectors]
     outline: Assembly
+    source: int
 
     @classmethod
     def of(cls, source: Source) -> Plan:
         """The plan of a source, each layer of which is read once."""
-        vectors = {layer.name: _measured(layer) for layer in source.layers}
-        return cls(vectors=vectors, outline=source.outline())
+        vectors = {
+            layer.name: _measured(layer) for layer in source.layers if layer.edges + layer.masked
+        }
+        return cls(vectors=vectors, outline=source.outline(), source=source.file_bytes)
 
     def size(self, config: ClusterConfig) -> Size | None:
         """(header, payload) bytes of the file that `cluster` writes, or no less than they will be
         (`is_certain`); None where it refuses."""
         coded: dict[str, Coded] = {}
+        growing: dict[str, Sequence[Way]] = {}
         for name, vectors in self.vectors.items():
-            k = vectors.stored(config.of(name), config)
-            if k is not None:
-                dtype = codebook_dtype(config, vectors.default)
-                coded[name] = Coded(
-                    codebook=blank((k, vectors.coefficients), in_memory(dtype)),
-                    labels=None,
-                    encoding=bounding(config.coding),
-                    numbers=encoding_of(dtype),
-                )
+            if vectors.grows(config.of(name), config):
+                growing[name] = vectors.ways
+                continue
+            rows, dtype = vectors.rows(config.of(name)), vectors.dtype(config)
+            coded[name] = Coded(
+                codebook=blank((rows, vectors.coefficients), in_memory(dtype)),
+                labels=None,
+                encoding=bounding(config.coding),
+                numbers=encoding_of(dtype),
+            )
         model = self.outline.assemble(coded)
+        if growing:
+            found = smallest(self.outline, coded, growing)
+            if found is None or (model is None and found[1] > self.source):
+                return None
+            ways = {name: way for name, way in found[0].items() if way is not None}
+            model = self.outline.assemble(coded | ways)
         return None if model is None else sizes(model)
 
     def is_certain(self, config: ClusterConfig) -> bool:
@@ -117,13 +142,16 @@ class Plan:
 
 def _measured(layer: SourceLayer) -> Vectors:
     vectors = points(layer.vectors())
+    distinct = count_distinct(vectors, MAX_CLUSTERS)
     return Vectors(
         edges=len(vectors),
+        masked=layer.masked,
         coefficients=layer.coefficients,
         source=layer.dtype,
         default=layer.stored_dtype,
-        distinct=count_distinct(vectors, MAX_CLUSTERS),
+        distinct=distinct,
         separate=count_separate(vectors, MAX_CLUSTERS),
+        ways=ways(layer, distinct),
     )
 
 
@@ -183,11 +211,11 @@ def _turning_points(free: list[Vectors], config: ClusterConfig) -> list[int]:
     points = {1} | {(1 << width) + 1 for width in range(16)}
     for vectors in free:
         low, high = 0, min(MAX_CLUSTERS, vectors.distinct)
-        if vectors.stored(high, config) is not None:
+        if not vectors.grows(high, config):
             continue
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if vectors.stored(middle, config) is None else (middle, high)
+            low, high = (low, middle) if vectors.grows(middle, config) else (middle, high)
         points.add(high)
     return sorted(points)
 
@@ -197,17 +225,17 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
     target = search.config.target_bytes
     if not found:
         return KancompressError(
-            "Every layer would grow at any number of clusters, so no packed file can be made."
-            " Pack all the same with `force_pack`.",
+            "Every layer would grow at any number of clusters, and so would the whole file without"
+            " loss, so no packed file can be made. Pack all the same with `force_pack`.",
             fields=("force_pack",),
         )
     k = min(found, key=lambda number: (sum(found[number]), number))
     header, payload = found[k]
     config = replace(search.config, clusters=k)
     edges = sum(
-        vectors.packed_bytes(own, codebook_dtype(config, vectors.default))
-        if vectors.stored(own, config)
-        else vectors.dense_bytes
+        vectors.dense_bytes
+        if vectors.grows(own, config)
+        else vectors.packed_bytes(own, vectors.dtype(config))
         for name, vectors in search.plan.vectors.items()
         for own in [config.layers.get(name, k)]
     )

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering.clusterer import Edges
-from kancompress.config import ClusterConfig, RunOptions, StoredDtype
+from kancompress.clustering.prices import of_claims
+from kancompress.config import ClusterConfig, IndexCoding, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
 from kancompress.formats.packed.encodings import (
     PLAIN,
     USUAL,
+    Indices,
     index_bytes,
     index_type,
     number_bytes,
@@ -33,10 +35,18 @@ from kancompress.specs import MAX_CLUSTERS
 
 
 class SourceLayer(Edges, Protocol):
-    """Edges that share a codebook; those that stay as they are do not count.
+    """Edges that share a codebook; those that stay as they are, or are masked, do not count.
 
     `edges` and `coefficients` are known before any vector is read.
     """
+
+    @property
+    def masked(self) -> int:
+        """Edges that compute nothing, whose coefficients come back as zeros."""
+
+    @property
+    def kept(self) -> int:
+        """Edges that stay as they are."""
 
     @property
     def coefficients(self) -> int:
@@ -54,6 +64,19 @@ class SourceLayer(Edges, Protocol):
     def whole(self) -> bool:
         """Whether the vectors are all edges of one layer of the network."""
 
+    @property
+    def scattered(self) -> bool:
+        """Whether what stays dense is several tensors, or has factors beside it."""
+
+    def claims(self, clusters: int) -> Sequence[Indices]:
+        """What a packed file says of the indices of its layers, in the order of the vectors.
+
+        clusters : of the whole codebook, with what masked edges have
+        """
+
+    def with_masked(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of all edges with an index, 0 of masked ones, from those of the vectors."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Coded:
@@ -61,6 +84,7 @@ class Coded:
 
     encoding : name of the way in which the labels are written
     numbers  : the same of the codebook
+    plain    : the codebook is the vectors themselves (n, d), and there are no labels
 
     Of a file that is only weighed the codebook and the bias have no numbers, and labels are None.
     """
@@ -70,15 +94,21 @@ class Coded:
     bias: Tensor | None = None
     encoding: str = USUAL.name
     numbers: str = PLAIN.name
+    plain: bool = False
 
     def nbytes(self, edges: int) -> int:
-        """Bytes of codebook and labels, of so many vectors."""
+        """Bytes of codebook and labels, of so many edges with an index."""
         return self.codebook_bytes + index_bytes(edges, len(self.codebook), self.encoding)
 
     @property
     def codebook_bytes(self) -> int:
         """Bytes of the codebook in the file."""
         return number_bytes(outline_of(self.codebook), "codebook", self.numbers)
+
+    def like(self) -> Coded:
+        """The same without numbers."""
+        bias = None if self.bias is None else like(self.bias)
+        return replace(self, codebook=like(self.codebook), labels=None, bias=bias)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -143,6 +173,46 @@ def check(source: Source, config: ClusterConfig) -> None:
     """Refuse what cannot be packed so, with all reasons in one error."""
     if wrong := source.problems(config):
         raise together(wrong)
+
+
+def most_clusters(layer: SourceLayer) -> int:
+    """Most centroids that the vectors of a layer can have; masked edges have one more."""
+    return MAX_CLUSTERS - (1 if layer.masked else 0)
+
+
+def coded_of(
+    layer: SourceLayer,
+    codebook: Tensor,
+    labels: np.ndarray,
+    bias: Tensor | None = None,
+    *,
+    numbers: str = PLAIN.name,
+) -> Coded:
+    """A layer with these centroids and labels of its vectors; masked edges point to zeros, which
+    are the first row of the codebook then.
+
+    numbers : name of the way in which the codebook is written
+    """
+    if layer.masked:
+        codebook = torch.cat([codebook.new_zeros(1, layer.coefficients), codebook])
+        labels = layer.with_masked(labels)
+    return Coded(codebook=codebook, labels=labels, bias=bias, numbers=numbers)
+
+
+def inputs_of(layer: SourceLayer) -> np.ndarray:
+    """Number of the input of each vector of a layer, (n,)."""
+    inputs = of_claims(layer.claims(2))
+    if layer.masked:
+        return inputs[layer.with_masked(np.zeros(layer.edges, np.int64)) > 0]
+    return inputs
+
+
+def coded_for(source: Source, config: ClusterConfig) -> ClusterConfig:
+    """The configuration with the encoding of indices that a source has where none is asked for: the
+    smaller of each layer where edges are masked."""
+    if config.indices is None and any(layer.masked for layer in source.layers):
+        return replace(config, indices=IndexCoding.AUTO)
+    return config
 
 
 def wrong_numbers(config: ClusterConfig, names: Sequence[str]) -> list[KancompressError]:

@@ -234,6 +234,9 @@ def _packed_layer(
         record["rans"] = RANS.parts(array, claim, container.where)
     if layer.kept_at is not None:
         record["kept_edges"] = layer.kept_edges
+    zero = ~codebook.flat.reshape(k, d).astype(np.bool_).any(axis=1)
+    if zero_edges := int(counts[zero].sum()):
+        record["zero_edges"] = zero_edges
     return record
 
 

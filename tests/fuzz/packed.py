@@ -37,8 +37,9 @@ KEYS = (
     "version", "kind", "checksum", "layers", "encodings", "exceptions", "source", "model", "data",
     "restore", "shape", "groups", "codebook", "container", "path", "tensors", "metadata", "opaque",
     "layer", "axes", "from", "to", "group", "columns", "parts", "fill", "repeat", "arange", "tie",
-    "as", "name", "grid", "degree", "strides", "padding", "dropout", "classes", "targets", "mean",
-    "std", "seed", "validation", "test", "file", "dense", "bits", "plain", "0", "1",
+    "as", "live", "silent", "kept", "name", "grid", "degree", "strides", "padding", "dropout",
+    "classes", "targets", "mean", "std", "seed", "validation", "test", "file", "dense", "bits",
+    "plain", "0", "1",
 )  # fmt: skip
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
 DTYPES = (*drafts.SIZES, "F4", "f32", "")
@@ -257,6 +258,10 @@ def _origin(work: _Work) -> None:
         {"repeat": draw.choice(names)}, {"fill": draw.choice(fills)},
         {"arange": [draw.choice((0, -1.5, 1e308, 2**62)), draw.choice((1, 0.1, 1e308, 2**62)),
                     draw.choice((0, -1, 2**62, -(2**63))), length]},
+        {key: value for key, value in (
+            ("layer", layer), ("axes", piece["axes"]), ("live", draw.choice(fills)),
+            ("silent", draw.choice((0, 1.5))), ("kept", draw.choice((0, 1, *names))),
+        ) if key == "layer" or draw.random() < 0.8},
         piece, piece | {"columns": [0, draw.choice((1, 2, 99))]}, piece | {"group": 0},
         {"parts": [piece | {"columns": [0, 1]}, piece | {"columns": [1, 2]}]},
     ))  # fmt: skip

@@ -409,7 +409,11 @@ def _check_kept(header: Header, name: str, roles: set[str], d: int) -> None:
 def _check_restored(header: Header, *, any_size: bool) -> None:
     claims = {
         name: LayerClaim(
-            shape=layer.shape, coefficients=header.coefficients(name), groups=layer.groups
+            shape=layer.shape,
+            coefficients=header.coefficients(name),
+            groups=layer.groups,
+            packed=f"{name}.coefficients" not in header.entries,
+            kept=(header.shape(f"{name}.kept_at") or (0,))[0],
         )
         for name, layer in header.layers.items()
     }

@@ -20,6 +20,7 @@ from kancompress.formats.packed.restore import (
     Arange,
     Edges,
     Fill,
+    PerEdge,
     Piece,
     Repeat,
     Restore,
@@ -33,11 +34,16 @@ from kancompress.formats.safetensors import Entry, shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerClaim:
-    """A layer as the header claims it; `shape` counts the outputs of all groups."""
+    """A layer as the header claims it; `shape` counts the outputs of all groups.
+
+    packed : whether its edges have indices; kept : how many of them have none
+    """
 
     shape: tuple[int, ...]
     coefficients: int
     groups: int
+    packed: bool = True
+    kept: int = 0
 
     @property
     def edges(self) -> int:
@@ -105,6 +111,8 @@ def _fits(
     match tensor.origin:
         case Edges(pieces):
             _check_pieces(tensor, pieces, layers, where)
+        case PerEdge() as origin:
+            _check_per_edge(tensor, origin, entries, layers[origin.layer], where)
         case Fill(number):
             _check_number(is_number_of(number, dtype), tensor, where)
         case Arange(base, step, first, count):
@@ -131,6 +139,43 @@ def _check_number(is_right: bool, tensor: SourceTensor, where: str) -> None:
         )
 
 
+def _check_per_edge(
+    tensor: SourceTensor,
+    origin: PerEdge,
+    entries: Mapping[str, Entry],
+    layer: LayerClaim,
+    where: str,
+) -> None:
+    """Refuse a tensor that does not have a number, or as many for each, of a layer's edges."""
+    right = all(is_number_of(number, tensor.dtype) for number in origin.numbers)
+    _check_number(right, tensor, where)
+    width, rest = divmod(element_count(tensor.shape), layer.edges)
+    if rest or not width:
+        reason = f"the layer has {layer.edges} edges"
+    elif not layer.packed:
+        reason = "the layer stays dense"
+    elif (origin.kept is None) is (layer.kept > 0):
+        reason = f"{layer.kept} edges of the layer are not packed"
+    else:
+        piece = Piece(layer=origin.layer, axes=origin.axes, first=0, last=width)
+        reason = _axes_or_shape_misfit(piece, layer, tensor.shape)
+    if isinstance(origin.kept, str) and not reason:
+        entry, expected = entries[origin.kept], (layer.kept, width)
+        _check_dtype(entry, tensor.dtype, tensor.name, where)
+        if entry.shape != expected:
+            reason = f"{shown(entry.name)} has the shape {shown(list(entry.shape))}"
+    if reason:
+        raise _misfit(tensor, reason, where)
+
+
+def _misfit(tensor: SourceTensor, reason: str, where: str) -> InvalidFileError:
+    return InvalidFileError(
+        Flaw.WRONG_SHAPE,
+        f"{where}: restore gives {shown(tensor.name)} the shape {shown(list(tensor.shape))}, which"
+        f" its origin {shown(tensor.origin.to_json())} has not: {reason}.",
+    )
+
+
 def _check_pieces(
     tensor: SourceTensor,
     pieces: Sequence[Piece],
@@ -152,11 +197,7 @@ def _check_pieces(
             part = (*shape[:-1], piece.columns[1] - piece.columns[0])
         reason = reason or _piece_misfit(piece, layers[piece.layer], part)
     if reason:
-        raise InvalidFileError(
-            Flaw.WRONG_SHAPE,
-            f"{where}: restore gives {shown(tensor.name)} the shape {shown(list(shape))}, which its"
-            f" origin {shown(tensor.origin.to_json())} has not: {reason}.",
-        )
+        raise _misfit(tensor, reason, where)
 
 
 def _columns_misfit(pieces: Sequence[Piece], shape: tuple[int, ...]) -> str:
@@ -174,11 +215,16 @@ def _columns_misfit(pieces: Sequence[Piece], shape: tuple[int, ...]) -> str:
 
 def _piece_misfit(piece: Piece, layer: LayerClaim, shape: tuple[int, ...]) -> str:
     """Why a range of a layer's coefficients does not have this shape; "" where it has."""
-    width = piece.last - piece.first
     if piece.last > layer.coefficients:
         return f"the layer has {layer.coefficients} coefficients an edge"
     if piece.group is not None and (layer.groups < 2 or piece.group >= layer.groups):
         return f"the layer has {layer.groups} groups"
+    return _axes_or_shape_misfit(piece, layer, shape)
+
+
+def _axes_or_shape_misfit(piece: Piece, layer: LayerClaim, shape: tuple[int, ...]) -> str:
+    """Why so many numbers of each edge do not lie so in a tensor of this shape."""
+    width = piece.last - piece.first
     try:
         axes = parse_axes(piece.axes, only=NAMES)
     except UsageError as error:

@@ -121,7 +121,39 @@ class Edges:
         return {"parts": [piece.to_json() for piece in self.pieces]}
 
 
-Origin = Stored | Fill | Repeat | Arange | Tie | Edges
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerEdge:
+    """One number for each edge of a packed layer, or several, by what becomes of the edge.
+
+    axes   : how the edges lie in the tensor, an einops pattern
+    live   : of edges that are packed
+    silent : of those of them whose index is 0; None where these are live, too
+    kept   : of edges that are not packed, or the stored tensor of their numbers; None where all are
+    """
+
+    layer: str
+    axes: str
+    live: int | float
+    silent: int | float | None = None
+    kept: int | float | str | None = None
+
+    @property
+    def numbers(self) -> list[int | float]:
+        """All numbers that it names."""
+        given = (self.live, self.silent, self.kept)
+        return [one for one in given if one is not None and not isinstance(one, str)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the document has it."""
+        record: dict[str, Any] = {"axes": self.axes, "layer": self.layer, "live": self.live}
+        if self.kept is not None:
+            record["kept"] = self.kept
+        if self.silent is not None:
+            record["silent"] = self.silent
+        return record
+
+
+Origin = Stored | Fill | Repeat | Arange | Tie | Edges | PerEdge
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +177,8 @@ class SourceTensor:
             case Stored(None):
                 return self.name
             case Stored(name) | Repeat(name):
+                return name
+            case PerEdge(kept=str(name)):
                 return name
         return None
 
@@ -268,12 +302,13 @@ def _tensors(record: object, layers: Collection[str], where: str) -> Iterator[So
                 f"{shown(name)} is tied to {shown(origin.name)}, which is no tensor that has"
                 " storage of its own",
             )
-        for piece in tensor.pieces:
-            if piece.layer not in layers:
+        needed = [piece.layer for piece in tensor.pieces]
+        needed += [origin.layer] if isinstance(origin, PerEdge) else []
+        for layer in needed:
+            if layer not in layers:
                 raise InvalidFileError(
                     Flaw.UNKNOWN_LAYER,
-                    f"{where}: {shown(name)} comes from layer {shown(piece.layer)}, which is not"
-                    " there.",
+                    f"{where}: {shown(name)} comes from layer {shown(layer)}, which is not there.",
                 )
         yield tensor
 
@@ -308,6 +343,8 @@ def _origin(record: Any) -> Origin | None:
         return Stored()
     if not isinstance(record, dict):
         return None
+    if "live" in record:
+        return _per_edge(record)
     if len(record) > 1:
         piece = _piece(record)
         return None if piece is None else Edges((piece,))
@@ -327,6 +364,24 @@ def _origin(record: Any) -> Origin | None:
         case {"parts": [_, _, *_] as parts}:
             pieces = tuple(piece for part in parts if (piece := _piece(part)) is not None)
             return Edges(pieces) if len(pieces) == len(parts) else None
+    return None
+
+
+def _per_edge(record: Any) -> PerEdge | None:
+    """`{"layer", "axes", "live"}`, perhaps with `silent` and `kept`; None for any other."""
+    match record:
+        case {"layer": str(layer), "axes": str(axes), "live": live} if _is_number(live):
+            silent, kept = record.get("silent", 0), record.get("kept", 0)
+            extra = record.keys() - {"layer", "axes", "live", "silent", "kept"}
+            if extra or not _is_number(silent) or not (_is_number(kept) or isinstance(kept, str)):
+                return None
+            return PerEdge(
+                layer=layer,
+                axes=axes,
+                live=live,
+                silent=record.get("silent"),
+                kept=record.get("kept"),
+            )
     return None
 
 

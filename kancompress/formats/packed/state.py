@@ -17,6 +17,7 @@ from kancompress.formats.arrays import (
     Outline,
     array_of,
     converted,
+    element_count,
     filled,
     promoted,
     repeated,
@@ -25,7 +26,7 @@ from kancompress.formats.arrays import (
 from kancompress.formats.edges.found import FoundLayer, Part
 from kancompress.formats.edges.places import scatter
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
-from kancompress.formats.packed.restore import Arange, Fill, Repeat, SourceTensor, Tie
+from kancompress.formats.packed.restore import Arange, Fill, PerEdge, Repeat, SourceTensor, Tie
 
 _BLOCK = 1 << 16  # edges whose vectors are gathered at a time
 
@@ -114,21 +115,67 @@ def _tied(record: PackedRecord[Array], edges: Mapping[str, Any]) -> dict[str, An
         if tensor.pieces:
             result[tensor.name] = edges[tensor.name]
         elif not isinstance(tensor.origin, Tie):
-            result[tensor.name] = _given_back(tensor, record.tensors)
+            result[tensor.name] = _given_back(tensor, record)
     return {tensor.name: result[tensor.owner] for tensor in record.restore.tensors}
 
 
-def _given_back(tensor: SourceTensor, stored: Mapping[str, Array]) -> Array:
+def _given_back(tensor: SourceTensor, record: PackedRecord[Array]) -> Array:
     """A tensor that holds no edges, with storage of its own."""
+    stored = record.tensors
     match tensor.origin:
         case Fill(number):
             return filled(number, tensor.dtype, tensor.shape)
         case Repeat(name):
             return repeated(stored[name].flat, tensor.dtype, tensor.shape)
+        case PerEdge() as numbers:
+            return _by_edge(tensor, numbers, record)
         case Arange() as arange:
             return repeated(arange_row(arange, tensor.dtype), tensor.dtype, tensor.shape)
     assert tensor.stored is not None
     return stored[tensor.stored]
+
+
+def _by_edge(tensor: SourceTensor, numbers: PerEdge, record: PackedRecord[Array]) -> Array:
+    """A tensor of numbers that follow from what becomes of a layer's edges."""
+    layer = record.layer(numbers.layer)
+    width = element_count(tensor.shape) // layer.edges
+
+    def block(number: float, rows: int) -> Numbers:
+        return filled(number, tensor.dtype, (rows, width)).flat.reshape(rows, width)
+
+    rows = np.array(block(numbers.live, layer.edges))
+    packed = np.ones(layer.edges, np.bool_)
+    if layer.kept_at is not None and numbers.kept is not None:
+        packed[layer.kept_at.numpy()] = False
+        kept = numbers.kept
+        rows[~packed] = (
+            record.tensors[kept].flat.reshape(-1, width)
+            if isinstance(kept, str)
+            else block(kept, 1)
+        )
+    if numbers.silent is not None:
+        silent = packed.copy()
+        silent[packed] = layer.indices() == 0
+        rows[silent] = block(numbers.silent, 1)
+    part = Part(
+        tensor=tensor.name,
+        axes=numbers.axes,
+        first=0,
+        last=width,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+    )
+    found = FoundLayer(
+        name=layer.name,
+        layout="",
+        shape=layer.shape,
+        coefficients=width,
+        parts=(part,),
+        groups=layer.groups,
+    )
+    made: dict[str, Array] = {}
+    scatter(found, array_of(rows.reshape(-1), tensor.dtype, (layer.edges, width)), made)
+    return made[tensor.name]
 
 
 def arange_row(arange: Arange, dtype: str) -> Numbers:
