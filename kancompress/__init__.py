@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ClusterConfig,
         Device,
         FinetuneConfig,
+        HeaderForm,
         IndexCoding,
         KMeans,
         Machine,
@@ -103,8 +104,8 @@ _HOMES = {
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
-        "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig", "Precision",
-        "Projection", "RunOptions", "StoredDtype", "Target", "TrainConfig",
+        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig",
+        "Precision", "Projection", "RunOptions", "StoredDtype", "Target", "TrainConfig",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -134,6 +135,7 @@ __all__ = [
     "Finetuning",
     "Flaw",
     "FormRecord",
+    "HeaderForm",
     "Hooks",
     "IndexCoding",
     "InvalidFileError",

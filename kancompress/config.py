@@ -138,6 +138,15 @@ class IndexCoding(StrEnum):
     AUTO = "auto"
 
 
+class HeaderForm(StrEnum):
+    """How the header of a packed file is written: `plain`, with a record for each tensor; `short`,
+    with one for all; or the short one where any index is entropy-coded."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    SHORT = "short"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -152,6 +161,7 @@ class ClusterConfig:
     indices      : how indices are written; None is `auto` where a price of bits was paid, else
                    `bits`. Other sizes than those of `bits` are known only once all is clustered;
                    before that they are bounds
+    header       : how the header of the file is written
     """
 
     clusters: int | None = None
@@ -165,6 +175,7 @@ class ClusterConfig:
     metric: Metric = Metric.COEFFICIENTS
     kmeans: KMeans = KMeans.OWN
     indices: IndexCoding | None = None
+    header: HeaderForm = HeaderForm.AUTO
 
     @property
     def common(self) -> int:

@@ -31,6 +31,7 @@ from kancompress.config import (
     CalibrationConfig,
     ClusterConfig,
     Device,
+    HeaderForm,
     IndexCoding,
     KMeans,
     Method,
@@ -104,6 +105,12 @@ class Stored:
             show_default="auto where a price of bits is paid, else bits",
         ),
     ] = _CLUSTER.indices
+    header: Annotated[
+        HeaderForm,
+        typer.Option(
+            help="Form of the file's header; auto: the short one where indices are entropy-coded."
+        ),
+    ] = _CLUSTER.header
     force_pack: Annotated[
         bool, typer.Option("--force-pack", help="Pack layers that would grow, too.")
     ] = _CLUSTER.force_pack
@@ -348,6 +355,7 @@ def _config(
         metric=clusters.metric,
         kmeans=clusters.kmeans,
         indices=stored.indices,
+        header=stored.header,
         target_bytes=clusters.target_bytes if plain else None,
     )
 

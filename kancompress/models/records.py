@@ -83,6 +83,7 @@ class PackedModel(PackedRecord[Tensor]):
     restore     : what the tensors of another library's checkpoint come from, or None
     conv        : of a native network of convolutions, whose head is in `tensors`
     forms       : what another library's layers compute, by their names in the source
+    header      : how the header of the file is written; one that is read keeps its own
     """
 
     layers: tuple[PackedLayer, ...]

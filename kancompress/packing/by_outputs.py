@@ -379,7 +379,9 @@ class _Scales:
         None where no layer would be packed but one has to be."""
         chosen = {name: k for name, k in clusters.items() if k is not None}
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
-        return None if model is None else sum(sizes(model))
+        if model is None:
+            return None
+        return sum(sizes(replace(model, header=self._runs.config.header)))
 
     def _coded(self, name: str, clusters: int) -> Coded:
         place, layer = self._runs.places[name], self._layers[name]

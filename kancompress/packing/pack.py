@@ -199,6 +199,7 @@ def _pack(
             where=source.where,
             fields=("force_pack",),
         )
+    model = replace(model, header=config.header)
     if config.coding is not IndexCoding.BITS:
         model = encoded(model, config.coding)
     return Compression(model=model, layers=results)

@@ -102,7 +102,7 @@ class Plan:
                 encoding = bounding(config.coding)
                 coded[name] = Coded(codebook=codebook, labels=None, encoding=encoding)
         model = self.outline.assemble(coded)
-        return None if model is None else sizes(model)
+        return None if model is None else sizes(replace(model, header=config.header))
 
     def is_certain(self, config: ClusterConfig) -> bool:
         """Whether `size` is bound to be what clustering gives."""

@@ -38,7 +38,8 @@ KEYS = (
     "restore", "shape", "groups", "codebook", "container", "path", "tensors", "metadata", "opaque",
     "layer", "axes", "from", "to", "group", "columns", "parts", "fill", "repeat", "arange", "tie",
     "as", "name", "grid", "degree", "strides", "padding", "dropout", "classes", "targets", "mean",
-    "std", "seed", "validation", "test", "file", "dense", "bits", "plain", "0", "1",
+    "std", "seed", "validation", "test", "file", "dense", "bits", "plain", "0", "1", "clusters", "rans",
+    "kept", "coefficients", "head", "F16", "F32",
 )  # fmt: skip
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
 DTYPES = (*drafts.SIZES, "F4", "f32", "")
@@ -647,7 +648,7 @@ def _write_again(
 def _content(raw: bytes) -> tuple[Any, dict[str, Any]]:
     """What a file says; a real number may be written as a whole one, and entropy-coded indices by
     tables of the writer's choice."""
-    draft = drafts.take_apart(raw)
+    draft = drafts.ordinary(drafts.take_apart(raw))
     for name in [*draft.tensors]:
         layer, _, role = name.rpartition(".")
         if role == "index" and layer in draft.document.get("layers", {}):
@@ -674,7 +675,7 @@ def _indices(draft: Draft, name: str, layer: str) -> Any:
 
 
 def _document(raw: bytes) -> str:
-    draft = drafts.take_apart(raw)
+    draft = drafts.ordinary(drafts.take_apart(raw))
     draft.document.pop("checksum", None)
     return json.dumps(draft.document, sort_keys=True)
 
