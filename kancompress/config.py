@@ -198,6 +198,20 @@ class ClusterConfig:
         return replace(self, clusters=CONV_CLUSTERS if conv else CLUSTERS)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepackConfig:
+    """Options of repacking: how a packed file is written anew.
+
+    header, indices : as of `ClusterConfig`
+    codebook_dtype, side_dtype : as there; numbers whose type is no wider stay as they are
+    """
+
+    header: HeaderForm = HeaderForm.SHORT
+    indices: IndexCoding = IndexCoding.AUTO
+    codebook_dtype: StoredDtype = StoredDtype.SOURCE
+    side_dtype: StoredDtype = StoredDtype.SOURCE
+
+
 def default_training(model: ModelName) -> TrainConfig:
     """The paper's recipe for `model`."""
     rates = FAMILIES[model.family].rates

@@ -186,8 +186,17 @@ def sizes(model: PackedModel) -> tuple[int, int]:
 
     Where it has none, and their encoding cannot tell their size before, it is the most they take.
     """
+    return writer.sizes(_record_outline(model))
+
+
+def outlines_of(model: PackedModel) -> dict[str, Outline]:
+    """Type and shape of all tensors of a packed model's file, by name, as `sizes` counts them."""
+    return writer.outlines(_record_outline(model))
+
+
+def _record_outline(model: PackedModel) -> PackedRecord[Outline]:
     layers = tuple(map(_layer_outline, model.layers))
-    return writer.sizes(with_tensors(model, layers, PackedRecord, outline_of))
+    return with_tensors(model, layers, PackedRecord, outline_of)
 
 
 def _layer_outline(layer: PackedLayer) -> LayerRecord[Outline]:
@@ -218,6 +227,7 @@ __all__ = [
     "checkpoint_of",
     "dense_twin_sizes",
     "foreign_of",
+    "outlines_of",
     "packed_of",
     "sizes",
 ]

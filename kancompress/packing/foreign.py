@@ -49,7 +49,15 @@ from kancompress.models.tensors import DTYPES, NAMES
 from kancompress.models.told import Forms
 from kancompress.models.vectors import gain_factors, gather, mask_factors, packable, scatter
 from kancompress.packing.generated import twin_sizes, write_out
-from kancompress.packing.source import Coded, Computed, blank, index_of, like, wrong_numbers
+from kancompress.packing.source import (
+    Coded,
+    Computed,
+    blank,
+    index_of,
+    like,
+    own_types_only,
+    wrong_numbers,
+)
 from kancompress.specs import SourceSizes
 
 _MAX_LINES = 20
@@ -230,14 +238,7 @@ class ForeignSource:
         untied = [x.name for x in self.found.layers if not _is_tied(x, self.checkpoint)]
         wrong += wrong_numbers(replace(config, layers=numbers), untied)
         if config.side_dtype is not StoredDtype.SOURCE:
-            wrong.append(
-                UsageError(
-                    f"`side_dtype={config.side_dtype}` is for networks of kancompress's own;"
-                    " another library's tensors come back in their own types. Leave it out.",
-                    where=self.where,
-                    fields=("side_dtype",),
-                )
-            )
+            wrong.append(own_types_only(config.side_dtype, self.where))
         if self.keep_scaler and config.metric is Metric.GRID:
             wrong.append(
                 UsageError(

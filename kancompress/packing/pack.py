@@ -266,7 +266,7 @@ def _stored(
 ) -> tuple[Tensor, np.ndarray]:
     """The codebook in its stored type, and the labels nearest to what is stored."""
     clustering = found.clustering
-    codebook = _rounded(clustering, dtype, layer.name, vectors.dtype)
+    codebook = rounded(clustering.centroids, dtype, layer.name, source=vectors.dtype)
     if found.final or clustering.exact or dtype in (torch.float32, torch.float64):
         return codebook, clustering.labels
     labels = kmeans.assign(points(vectors), codebook.double().numpy())
@@ -274,14 +274,17 @@ def _stored(
     return codebook[torch.from_numpy(used)], labels
 
 
-def _rounded(
-    found: kmeans.Clustering, dtype: torch.dtype, name: str, source: torch.dtype
-) -> Tensor:
-    """The codebook in its stored type. Raises KancompressError where that is too narrow."""
-    codebook = torch.from_numpy(found.centroids).to(dtype)
-    lost = dtype != source and bool(found.centroids.any()) and not codebook.any()
+def rounded(centroids: np.ndarray, dtype: torch.dtype, name: str, *, source: torch.dtype) -> Tensor:
+    """A layer's codebook in its stored type.
+
+    name   : of the layer
+    source : type of the numbers that the centroids stand for
+    Raises KancompressError where the stored type is too narrow.
+    """
+    codebook = torch.from_numpy(centroids).to(dtype)
+    lost = dtype != source and bool(centroids.any()) and not codebook.any()
     if lost or not torch.isfinite(codebook).all():
-        largest = float(np.abs(found.centroids).max())
+        largest = float(np.abs(centroids).max())
         wider = "float32" if _LEAST < largest < torch.finfo(torch.float32).max else "source"
         raise KancompressError(
             f"Layer {shown(name)} has coefficients of {'at most' if lost else 'up to'}"

@@ -38,8 +38,8 @@ KEYS = (
     "restore", "shape", "groups", "codebook", "container", "path", "tensors", "metadata", "opaque",
     "layer", "axes", "from", "to", "group", "columns", "parts", "fill", "repeat", "arange", "tie",
     "as", "name", "grid", "degree", "strides", "padding", "dropout", "classes", "targets", "mean",
-    "std", "seed", "validation", "test", "file", "dense", "bits", "plain", "0", "1", "clusters", "rans",
-    "kept", "coefficients", "head", "F16", "F32",
+    "std", "seed", "validation", "test", "file", "dense", "bits", "plain", "0", "1", "clusters",
+    "rans", "kept", "coefficients", "head", "F16", "F32",
 )  # fmt: skip
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
 DTYPES = (*drafts.SIZES, "F4", "f32", "")
@@ -69,7 +69,7 @@ def _base(name: str, draft: Draft) -> Base:
     raw = drafts.build(draft)
     base = Base(name, json.dumps(draft.document), draft, raw)
     opaque = draft.document.get("restore", {}).get("opaque")
-    if opaque is not None:
+    if opaque in draft.tensors:  # not within the one tensor of a short header
         base.archive = zips.archive_of(draft.tensors[opaque][2])
         base.archive.aligned = True
         main = next(r for r in base.archive.records if r.name.endswith("data.pkl"))
