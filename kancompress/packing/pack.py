@@ -266,7 +266,7 @@ def _stored(
 ) -> tuple[Tensor, np.ndarray]:
     """The codebook in its stored type, and the labels nearest to what is stored."""
     clustering = found.clustering
-    codebook = rounded(clustering.centroids, dtype, layer.name, source=vectors.dtype)
+    codebook = rounded_codebook(clustering.centroids, dtype, layer.name, source=vectors.dtype)
     if found.final or clustering.exact or dtype in (torch.float32, torch.float64):
         return codebook, clustering.labels
     labels = kmeans.assign(points(vectors), codebook.double().numpy())
@@ -274,7 +274,9 @@ def _stored(
     return codebook[torch.from_numpy(used)], labels
 
 
-def rounded(centroids: np.ndarray, dtype: torch.dtype, name: str, *, source: torch.dtype) -> Tensor:
+def rounded_codebook(
+    centroids: np.ndarray, dtype: torch.dtype, name: str, *, source: torch.dtype
+) -> Tensor:
     """A layer's codebook in its stored type.
 
     name   : of the layer

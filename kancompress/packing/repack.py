@@ -13,7 +13,7 @@ from kancompress.formats.arrays import Outline
 from kancompress.models.records import PackedLayer, PackedModel, outlines_of, sizes
 from kancompress.packing.encoded import encoded
 from kancompress.packing.native import stored_side
-from kancompress.packing.pack import rounded
+from kancompress.packing.pack import rounded_codebook
 from kancompress.packing.source import DTYPES, own_types_only
 
 
@@ -72,7 +72,7 @@ def _narrowed(layer: PackedLayer, config: RepackConfig) -> PackedLayer:
     codebook = layer.codebook
     if codebook is not None and (dtype := _narrower(codebook, config.codebook_dtype)):
         centroids = codebook.double().numpy()
-        codebook = rounded(centroids, dtype, layer.name, source=codebook.dtype)
+        codebook = rounded_codebook(centroids, dtype, layer.name, source=codebook.dtype)
     sides = {
         role: stored_side(tensor, f"{layer.name}.{role}", config.side_dtype)
         if _narrower(tensor, config.side_dtype)
