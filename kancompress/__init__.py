@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
+    from kancompress.api.repack import Repacked, repack
     from kancompress.api.train import train
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         ClusterConfig,
         Device,
         FinetuneConfig,
+        HeaderForm,
         IndexCoding,
         KMeans,
         Machine,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         PlotConfig,
         Precision,
         Projection,
+        RepackConfig,
         RunOptions,
         StoredDtype,
         Target,
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from kancompress.models.user_module import build_module
     from kancompress.packing.by_outputs import Hooks
     from kancompress.packing.pack import Compression, LayerClustering
+    from kancompress.packing.repack import PartBytes
     from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
     from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
@@ -81,9 +85,11 @@ _HOMES = {
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
+    "kancompress.api.repack": ("Repacked", "repack"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.packing.pack": ("Compression", "LayerClustering"),
+    "kancompress.packing.repack": ("PartBytes",),
     "kancompress.clustering.layer": ("LayerSolution",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.system.devices": ("use_threads",),
@@ -103,8 +109,9 @@ _HOMES = {
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
-        "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig", "Precision",
-        "Projection", "RunOptions", "StoredDtype", "Target", "TrainConfig",
+        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig",
+        "Precision", "Projection", "RepackConfig", "RunOptions", "StoredDtype", "Target",
+        "TrainConfig",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -134,6 +141,7 @@ __all__ = [
     "Finetuning",
     "Flaw",
     "FormRecord",
+    "HeaderForm",
     "Hooks",
     "IndexCoding",
     "InvalidFileError",
@@ -150,9 +158,12 @@ __all__ = [
     "PackedLayer",
     "PackedModel",
     "Parametrization",
+    "PartBytes",
     "PlotConfig",
     "Precision",
     "Projection",
+    "RepackConfig",
+    "Repacked",
     "Restored",
     "RunOptions",
     "Score",
@@ -184,6 +195,7 @@ __all__ = [
     "plot_pictures",
     "print_layouts",
     "read_layouts",
+    "repack",
     "save",
     "save_predictions",
     "train",

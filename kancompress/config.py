@@ -144,6 +144,15 @@ class IndexCoding(StrEnum):
     AUTO = "auto"
 
 
+class HeaderForm(StrEnum):
+    """How the header of a packed file is written: `plain`, with a record for each tensor; `short`,
+    with one for all; or the short one where any index is entropy-coded."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    SHORT = "short"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -164,6 +173,7 @@ class ClusterConfig:
                    is clustered; before that they are bounds
     keep_masked  : keep the coefficients of edges behind a mask of 0 (pruned ones), which compute
                    nothing; without it they come back as zeros
+    header       : how the header of the file is written
     """
 
     clusters: int | None = None
@@ -179,6 +189,7 @@ class ClusterConfig:
     price: float | None = None
     indices: IndexCoding | None = None
     keep_masked: bool = False
+    header: HeaderForm = HeaderForm.AUTO
 
     @property
     def common(self) -> int:
@@ -204,6 +215,20 @@ class ClusterConfig:
         if self.clusters is not None:
             return self
         return replace(self, clusters=CONV_CLUSTERS if conv else CLUSTERS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepackConfig:
+    """Options of repacking: how a packed file is written anew.
+
+    header, indices : as of `ClusterConfig`
+    codebook_dtype, side_dtype : as there; numbers whose type is no wider stay as they are
+    """
+
+    header: HeaderForm = HeaderForm.SHORT
+    indices: IndexCoding = IndexCoding.AUTO
+    codebook_dtype: StoredDtype = StoredDtype.SOURCE
+    side_dtype: StoredDtype = StoredDtype.SOURCE
 
 
 def default_training(model: ModelName) -> TrainConfig:

@@ -406,6 +406,67 @@ MASKED = Draft(
     },
 )  # fmt: skip
 
+
+def behind_one_another(tensors: dict[str, tuple[str, list[int], bytes]]) -> dict[str, Any]:
+    """The one tensor of a short header (section 12) that holds the bytes of these."""
+    names = sorted(tensors, key=lambda n: (-SIZES[tensors[n][0]], n.encode()))
+    data = b"".join(tensors[name][2] for name in names)
+    return {"packed": ("U8", [len(data)], data)}
+
+
+# RANS with a short header.
+SHORT = Draft(
+    document(
+        model={"name": "mlp"},
+        data={"name": "mnist", "seed": 0, "classes": 1},
+        source=[144, 600],
+        layers=[[8, 6], [2, 8], [1, 2]],
+        clusters=[4, 3, 2],
+        kept=[0, 3, 0],
+        rans=[16, 10, 0],
+        F32=["codebook", "kept"],
+    ),
+    behind_one_another(RANS.tensors),
+)
+
+# CONV with a short header, and a norm in float16.
+SHORT_CONV = Draft(
+    document(
+        model=CONV.document["model"],
+        source=[144, 600, 288, 900],
+        layers=[[2, 1, 1, 2]],
+        clusters=2,
+        head=3,
+        F16=["norm"],
+        F32=["codebook", "head.bias", "head.weight", "slope"],
+    ),
+    behind_one_another(CONV.tensors | {"0.norm": ("F16", [4, 2], bytes(16))}),
+)
+
+# Layers of another library that share a codebook, a dense one, and tensors that are stored.
+SHORT_FOREIGN = Draft(
+    document(
+        source=[144, 600],
+        layers={"a": [2, 1, 2, 2], "b": {"shape": [2, 2], "codebook": "a"}, "c": [1, 2]},
+        clusters=[2, 0, 0],
+        coefficients=2,
+        F32=["codebook", "coefficients"],
+        restore={
+            "container": "safetensors",
+            "path": [],
+            "tensors": [
+                FOREIGN.document["restore"]["tensors"][0],
+                ["grid", "F32", [2, 3], {"repeat": "row"}],
+                ["count", "I64", [], None],
+            ],
+        },
+    ),
+    behind_one_another({
+        name: FOREIGN.tensors[name]
+        for name in ("a.codebook", "a.index", "b.index", "c.coefficients", "row", "count")
+    }),
+)  # fmt: skip
+
 DENSE = Draft(
     {
         "version": 1,
@@ -438,6 +499,9 @@ HONEST = {
     "foreign": FOREIGN,
     "forms": FORMS,
     "masked": MASKED,
+    "short": SHORT,
+    "short-conv": SHORT_CONV,
+    "short-foreign": SHORT_FOREIGN,
     "dense": DENSE,
     "meta": META,
 }

@@ -20,6 +20,7 @@ import numpy as np
 
 import opaque_checker
 import rans_reader
+import short_reader
 from opaque_checker import Fault, fail, need
 
 BITS = {
@@ -243,6 +244,8 @@ class File:
         # Files of the kinds dense and meta are not this page's business.
         need(document.get("kind") == "packed", "2", "kind is not packed")
         self.check_layout()
+        if short_reader.is_short(document):
+            self.expand()
         self.check_document()
         self.read_layers()
         self.read_int8()
@@ -314,6 +317,34 @@ class File:
             need(tensor.begin == place, "1.2", "tensors are not in their order without holes")
             place = tensor.end
         need(place == len(self.raw), "1.2", "bytes trail behind the tensors")
+
+    # Section 12
+
+    def expand(self) -> None:
+        """Put the ordinary document and its tensors in the place of those of a short header."""
+        need(self.tensors.keys() == {"packed"}, "12.1", "there are other tensors than packed")
+        whole = self.tensors["packed"]
+        good = whole.dtype == "U8" and len(whole.shape) == 1
+        need(good, "12.1", "packed is no row of bytes")
+        self.document, found = short_reader.ordinary(self.document)
+        self.tensors = {}
+        place = whole.begin
+
+        def order(name: str) -> tuple[int, bytes]:
+            return -BITS.get(found[name][0], 0), name.encode("utf-8", "surrogatepass")
+
+        for name in sorted(found, key=order):
+            dtype, shape = found[name]
+            need(dtype in BITS, "8.2", "a dtype is unknown")
+            bits = product(shape, 8 * len(self.raw)) * BITS[dtype]
+            need(bits % 8 == 0, "1.1", "a tensor has no whole bytes")
+            info = {"dtype": dtype, "shape": shape}
+            begin = place - self.start
+            info["data_offsets"] = [begin, begin + bits // 8]
+            need(place + bits // 8 <= whole.end, "12.6", "tensors need more bytes than packed has")
+            self.tensors[name] = self.read_tensor(name, info, len(self.raw) - self.start)
+            place += bits // 8
+        need(place == whole.end, "12.6", "tensors need fewer bytes than packed has")
 
     def read_tensor(self, name: str, info: Any, size: int) -> Tensor:
         need(name != "", "1.6", "a tensor has an empty name")

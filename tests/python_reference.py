@@ -17,7 +17,7 @@ import kancompress
 
 SECTIONS = {
     "Commands": (
-        "train", "cluster", "finetune", "evaluate", "inspect", "expand",
+        "train", "cluster", "finetune", "evaluate", "inspect", "expand", "repack",
     ),
     "Clustering by outputs": (
         "cluster_by_outputs", "choose_clusters",
@@ -37,21 +37,21 @@ SECTIONS = {
     ),
     "Results": (
         "Training", "Compression", "Compressed", "Calibrated", "Finetuning", "Evaluation",
-        "Parametrization", "Hooks",
+        "Parametrization", "Hooks", "Repacked", "PartBytes",
     ),
     "Files as records": (
         "PackedModel", "PackedLayer", "Checkpoint",
     ),
     "Settings": (
         "TrainConfig", "ClusterConfig", "CalibrationConfig", "FinetuneConfig", "RunOptions",
-        "PlotConfig", "StateFile", "Machine",
+        "RepackConfig", "PlotConfig", "StateFile", "Machine",
     ),
     "Networks and data": (
         "ModelName", "ModelSpec", "BasisSpec", "ConvSpec", "MetaSpec", "DataSpec", "DataOptions",
     ),
     "Choices": (
-        "Activation", "Device", "IndexCoding", "KMeans", "Method", "Metric", "Precision",
-        "Projection", "StoredDtype", "Target",
+        "Activation", "Device", "HeaderForm", "IndexCoding", "KMeans", "Method", "Metric",
+        "Precision", "Projection", "StoredDtype", "Target",
     ),
     "Errors": (
         "KancompressError", "UsageError", "InvalidFileError", "Flaw",

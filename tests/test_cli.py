@@ -16,7 +16,7 @@ from conftest import fresh
 from kancompress.cli import _output
 from kancompress.reporting import inspection
 
-COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand")
+COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand", "repack")
 TINY = ("--hidden", "4", "--epochs", "1")
 
 
@@ -138,11 +138,14 @@ USAGE = {
     "finetune dense.st -o out": "dense.st is a dense checkpoint",
     "finetune meta.st -o out": "kancompress cluster",
     "expand dense.st -o out": "dense.st is a dense checkpoint",
+    "repack meta.st -o out": "kancompress cluster FILE",
+    "repack packed.st -o out --header long": "--header",
     # data that does not fit the network
     "eval packed.st --data classes.npz": "64 inputs",
     "finetune packed.st --data classes.npz -o out": "5 features",
     # outputs
     "expand packed.st -o packed.st": "input itself",
+    "repack packed.st -o packed.st --force": "input itself",
     "expand packed.st -o dense.st": "--force",
     "expand packed.st -o directory": "is a directory",
     "expand packed.st -o no/such/out": "is not a directory",

@@ -31,6 +31,9 @@ from hostile import (
     META,
     MLP,
     RANS,
+    SHORT,
+    SHORT_CONV,
+    SHORT_FOREIGN,
     SKELETON,
     Draft,
     attribute,
@@ -48,6 +51,7 @@ from kancompress.data import datasets
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.safetensors import Container, parse
 from kancompress.specs import DataOptions
+from packed_checker import checker
 
 VALID = made(KAN)
 NAN, INFINITY = (struct.pack("<f", float(text)) for text in ("nan", "inf"))
@@ -965,6 +969,105 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      unsigned(b'\\"seed\\":0', b'\\"seed\\":1')),
     ("tensors-renamed", Flaw.CHECKSUM_MISMATCH, "edited",
      made(FOREIGN).replace(b"conv.w", b"cone.w")),
+    # --- short headers ---
+    ("short-two-tensors", Flaw.UNEXPLAINED_TENSOR, "'0.bias' stands beside 'packed'",
+     made(SHORT, tensor("0.bias", "F32", [2]))),
+    ("short-without-its-tensor", Flaw.MISSING_TENSOR, "'packed' is missing",
+     made(SHORT, renamed("packed", "Packed"))),
+    ("short-of-signed-bytes", Flaw.WRONG_DTYPE, "I8, not U8",
+     made(SHORT, attribute("tensors", {"packed": ("I8", *SHORT.tensors["packed"][1:])}))),
+    ("short-of-two-axes", Flaw.WRONG_SHAPE, "[bytes]",
+     made(SHORT, record("packed/shape", [1, *SHORT.tensors["packed"][1]]))),
+    ("short-key-of-the-ordinary", Flaw.UNKNOWN_KEY, "'encodings'",
+     made(SHORT, put("encodings", RANS.document["encodings"]))),
+    ("short-with-clusters-alone", Flaw.MISSING_TENSOR, "'packed'",
+     made(KAN, put("clusters", 4))),
+    ("short-bytes-too-few", Flaw.SIZE_MISMATCH, "need 100 bytes, and the tensor 'packed' has 99",
+     made(SHORT, put("rans/#0", 17))),
+    ("short-bytes-too-many", Flaw.SIZE_MISMATCH, "need 98 bytes",
+     made(SHORT, put("rans/#0", 15))),
+    ("short-petabytes", Flaw.SIZE_MISMATCH, "need 9223372036854775890 bytes",
+     made(SHORT, put("rans/#0", 2**63 - 1))),
+    ("short-count-too-large", Flaw.BAD_VALUE, "rans is",
+     made(SHORT, put("rans/#0", 2**63))),
+    ("short-clusters-too-large", Flaw.BAD_VALUE, "clusters is",
+     made(SHORT, put("clusters", 2**31))),
+    ("short-clusters-too-many", Flaw.TOO_MANY_CENTROIDS, "70000 centroids",
+     made(SHORT, put("clusters/#0", 70_000),
+          tensor("packed", "U8", [280_083]))),
+    ("short-clusters-negative", Flaw.BAD_VALUE, "clusters is", made(SHORT, put("clusters", -1))),
+    ("short-clusters-true", Flaw.BAD_VALUE, "clusters is", made(SHORT, put("clusters/#0", True))),
+    ("short-clusters-of-two-layers", Flaw.BAD_VALUE, "each of 3 layers",
+     made(SHORT, put("clusters", [4, 3]))),
+    ("short-equal-counts", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT_CONV, put("clusters", [2]))),
+    ("short-zero-counts", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT_CONV, put("kept", 0))),
+    ("short-rans-of-no-index", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT, put("clusters/#2", 1), put("rans/#2", 5),
+          tensor("packed", "U8", [94]))),
+    ("short-kept-too-many", Flaw.WRONG_SHAPE, "'1.kept_at'",
+     made(SHORT, put("kept/#1", 17), tensor("packed", "U8", [267]))),
+    ("short-type-of-an-unknown-role", Flaw.UNKNOWN_ROLE, "'scale'",
+     made(SHORT, put("F16", ["scale"]))),
+    ("short-type-of-an-unknown-tensor", Flaw.UNEXPLAINED_TENSOR, "'3.bias'",
+     made(SHORT, put("F16", ["3.bias"]))),
+    ("short-type-of-a-role-that-it-has-not", Flaw.UNKNOWN_ROLE, "'beta'",
+     made(SHORT, put("F16", ["beta"]))),
+    ("short-two-types", Flaw.BAD_VALUE, "'1.codebook' has two types",
+     made(SHORT, put("F16", ["1.codebook"]))),
+    ("short-types-no-list", Flaw.BAD_VALUE, "F32 should be a list", made(SHORT, put("F32", "a"))),
+    ("short-types-unsorted", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT, put("F32", ["kept", "codebook"]))),
+    ("short-types-of-nothing", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT, put("F16", []))),
+    ("short-role-by-its-tensors", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT, put("F32", ["codebook", "1.kept"]))),
+    ("short-without-a-codebook", Flaw.MISSING_TENSOR, "'2.codebook'",
+     made(SHORT, put("F32", ["0.codebook", "1.codebook", "kept"]), tensor("packed", "U8", [91]))),
+    ("short-layers-by-name", Flaw.BAD_VALUE, "layers should be a list",
+     made(SHORT, put("layers", {"0": [8, 6], "1": [2, 8], "2": [1, 2]}))),
+    ("short-layers-of-a-library-listed", Flaw.BAD_VALUE, "layers should be an object",
+     made(SHORT_FOREIGN, put("layers", [[2, 1, 2, 2]]))),
+    ("short-no-layers", Flaw.BAD_VALUE, "should not be empty", made(SHORT, put("layers", []))),
+    ("short-record-in-place-of-a-shape", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT, put("layers/#0", {"shape": [8, 6]}))),
+    ("short-shape-of-three", Flaw.BAD_VALUE, "layer '0' has the shape",
+     made(SHORT, put("layers/#0", [8, 6, 1]))),
+    ("short-source-by-name", Flaw.BAD_VALUE, "source is",
+     made(SHORT, put("source", {"tensors": 144, "file": 600}))),
+    ("short-source-of-three", Flaw.BAD_VALUE, "source is",
+     made(SHORT, put("source", [1, 2, 3]))),
+    ("short-source-negative", Flaw.BAD_VALUE, "source.file",
+     made(SHORT, put("source", [1, -2]))),
+    ("short-mean-of-its-name", Flaw.DOCUMENT_NOT_CANONICAL, "section 12",
+     made(SHORT, put("data/mean", [0.1307]), put("data/std", [0.3081]))),
+    ("short-mean-alone", Flaw.BAD_VALUE, "data.mean and data.std",
+     made(SHORT, put("data/mean", [0.1307]))),
+    ("short-coefficients-of-a-model", Flaw.BAD_VALUE, "coefficients follow",
+     made(SHORT, put("coefficients", 1))),
+    ("short-numbers-beyond-counting", Flaw.BAD_SHAPE, "2^63 numbers",
+     made(SHORT_FOREIGN, put("layers/c", [2**30, 2**30]), put("coefficients", 2**30))),
+    ("short-without-coefficients", Flaw.WRONG_SHAPE, "[clusters, coefficients]",
+     made(SHORT_FOREIGN, drop("coefficients"), tensor("packed", "U8", [22]))),
+    ("short-without-head", Flaw.MISSING_KEY, "'head'", made(SHORT_CONV, drop("head"))),
+    ("short-head-of-nothing", Flaw.BAD_VALUE, "head is 0", made(SHORT_CONV, put("head", 0))),
+    ("short-head-of-no-convolutions", Flaw.BAD_VALUE, "head goes with",
+     made(SHORT, put("head", 1))),
+    ("short-opaque-of-nothing", Flaw.BAD_VALUE, "opaque goes with",
+     made(SHORT, put("opaque", 1))),
+    ("short-opaque-not-in-restore", Flaw.BAD_VALUE, "opaque goes with",
+     made(SHORT_FOREIGN, put("opaque", 1))),
+    ("short-opaque-without-bytes", Flaw.MISSING_KEY, "'opaque'",
+     made(SHORT_FOREIGN, put("restore/container", "torch-zip"), put("restore/opaque", "rest"))),
+    ("short-stored-under-a-role", Flaw.BAD_VALUE, "'a.index', which belongs to a layer",
+     made(SHORT_FOREIGN, put("restore/tensors/#2/#3", {"as": "a.index"}))),
+    ("short-stored-under-no-name", Flaw.BAD_TENSOR_NAME, "__metadata__",
+     made(SHORT_FOREIGN, put("restore/tensors/#2/#3", {"as": "__metadata__"}))),
+    ("short-stored-under-control-characters", Flaw.BAD_TENSOR_NAME, "not printable",
+     made(SHORT_FOREIGN, put("restore/tensors/#2/#3", {"as": "\x07"}))),
+    ("short-codebook-of-no-layer", Flaw.BAD_CODEBOOK_REFERENCE, "'x'",
+     made(SHORT_FOREIGN, put("layers/b/codebook", "x"), tensor("packed", "U8", [53]))),
     # --- dense and meta checkpoints ---
     ("dense-without-coefficients", Flaw.MISSING_TENSOR, "'0.coefficients'",
      made(DENSE, without("0.coefficients"))),
@@ -1017,6 +1120,15 @@ def test_lie_is_named(flaw: Flaw, says: str, raw: bytes) -> None:
     assert message.isprintable()
     assert len(message) < 600
     assert message.startswith("the input")
+
+
+@pytest.mark.parametrize(
+    "raw", [pytest.param(raw, id=name) for name, _, _, raw in CORPUS if name.startswith("short-")]
+)
+def test_lie_of_a_short_header_breaks_a_rule_of_the_page(raw: bytes) -> None:
+    told = checker(raw)
+    assert told is not None
+    assert not told.startswith("unknown"), told
 
 
 # Flaws that need a path; the tests below reach each of them.
@@ -1099,7 +1211,7 @@ def test_every_prefix_is_refused(name: str) -> None:
     assert {Flaw.EMPTY, Flaw.TOO_SHORT, Flaw.HEADER_TRUNCATED, Flaw.TRUNCATED} <= flaws
 
 
-@pytest.mark.parametrize("name", ["kan", "gramkan", "foreign", "rans"])
+@pytest.mark.parametrize("name", ["kan", "gramkan", "foreign", "rans", "short"])
 def test_every_flipped_bit_is_refused(name: str) -> None:
     raw = made(hostile.HONEST[name])
     draw = random.Random(name)
@@ -1209,6 +1321,9 @@ def test_any_strange_tensor(name: str) -> None:
                                      "data_offsets": [202, 202 + 2**52]})),
         made(KAN, record("0.bias/shape", [2**50])),
         made(FOREIGN, put("layers/a/shape", [2**30, 2**30, 1, 1])),
+        made(SHORT, put("rans/#0", 2**62)),
+        made(SHORT_FOREIGN, put("layers/c", [2**30, 2**30])),
+        made(SHORT, put("layers", [[2**30, 6]] * 3), put("clusters", [2**30, 3, 2])),
         struct.pack("<Q", 2**62) + VALID[8:],
     ],
 )  # fmt: skip

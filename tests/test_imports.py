@@ -48,8 +48,8 @@ def test_writing_files_needs_no_torch() -> None:
 
 LIGHT = [
     "--help", "-h", "--version", "", "nonsense", "train", "train --help", "cluster --help",
-    "finetune --help", "eval --help", "inspect --help", "expand --help", "train --epochs -1 -o x",
-    "cluster x -o x -k x",
+    "finetune --help", "eval --help", "inspect --help", "expand --help", "repack --help",
+    "train --epochs -1 -o x", "cluster x -o x -k x",
 ]  # fmt: skip
 
 

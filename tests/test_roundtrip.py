@@ -20,8 +20,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 import kancompress
+import short_reader
 from hostile import stripped
-from kancompress import specs
+from kancompress import HeaderForm, specs
 from kancompress.data.images import IMAGE_SETS
 from kancompress.formats.checkpoint import side_shapes
 from kancompress.formats.packed.encodings import index_type
@@ -177,6 +178,7 @@ def native_models(draw: st.DrawFn) -> PackedModel:
             for name, shape in beside.items()
         },
         conv=conv,
+        header=draw(st.sampled_from(HeaderForm)),
     )
 
 
@@ -253,6 +255,7 @@ def foreign_models(draw: st.DrawFn) -> PackedModel:
         source=draw(source_sizes),
         tensors=tensors,
         restore=read_restore(restore, {layer.name for layer in layers}, "the model"),
+        header=draw(st.sampled_from(HeaderForm)),
     )
 
 
@@ -277,11 +280,27 @@ class MiniReader:
         blank = raw.replace(stated, b"A" * 44, 1)
         assert base64.b64encode(hashlib.sha256(blank).digest()) == stated
         self.tensors: dict[str, np.ndarray] = {}
+        self.short = short_reader.is_short(self.document)
+        if self.short:
+            header = self.table(header)
         for name, record in header.items():
             begin, end = record["data_offsets"]
             data = raw[8 + length + begin : 8 + length + end]
             self.tensors[name] = self.numbers(data, record["dtype"]).reshape(record["shape"])
         self.layers = self.document["layers"]
+
+    def table(self, header: dict[str, Any]) -> dict[str, Any]:
+        """The records of the tensors that lie in the one of a short header."""
+        assert list(header) == ["packed"]
+        self.document, tensors = short_reader.ordinary(self.document)
+        found, end = {}, 0
+        sizes = short_reader.SIZES | {"I32": 4, "BOOL": 1}
+        for name in sorted(tensors, key=lambda n: (-sizes[tensors[n][0]], n.encode())):
+            dtype, shape = tensors[name]
+            begin, end = end, end + math.prod(shape) * sizes[dtype]
+            found[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        assert header["packed"] == {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}
+        return found
 
     @staticmethod
     def numbers(data: bytes, dtype: str) -> np.ndarray:
@@ -341,6 +360,7 @@ def test_every_field_comes_back(model: PackedModel) -> None:
     assert again.conv == model.conv
     assert again.data == model.data
     assert again.restore == model.restore
+    assert again.header is (HeaderForm.SHORT if b'\\"clusters\\"' in raw else HeaderForm.PLAIN)
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
     assert [layer.shape for layer in again.layers] == [layer.shape for layer in model.layers]
     assert [layer.shares for layer in again.layers] == [layer.shares for layer in model.layers]
@@ -352,11 +372,24 @@ def test_every_field_comes_back(model: PackedModel) -> None:
     assert kancompress.encode(again) == raw
 
 
+def can_be_short(model: PackedModel) -> bool:
+    """Whether the page's section 12 can tell this one: see 12.6."""
+    if (
+        model.data is not None
+        and model.data.name in short_reader.STATISTICS
+        and not model.data.mean
+    ):
+        return False
+    return model.restore is None or not any(layer.sides for layer in model.layers)
+
+
 @pytest.mark.slow
 @fast
 @given(models)
 def test_an_independent_reader_agrees(model: PackedModel) -> None:
     reader = MiniReader(kancompress.encode(model))
+    if model.header is HeaderForm.SHORT:
+        assert reader.short == can_be_short(model)
     assert reader.layers.keys() == {layer.name for layer in model.layers}
     for layer in model.layers:
         ours = model.coefficients_of(layer).double().numpy()
@@ -366,7 +399,7 @@ def test_an_independent_reader_agrees(model: PackedModel) -> None:
 @fast
 @given(models)
 def test_safetensors_opens_it(model: PackedModel) -> None:
-    raw = kancompress.encode(model)
+    raw = kancompress.encode(replace(model, header=HeaderForm.PLAIN))
     theirs, ours = safetensors.torch.load(raw), model.named_tensors()
     assert theirs.keys() == ours.keys()
     assert all(same_bits(theirs[name], ours[name]) for name in ours)

@@ -31,6 +31,7 @@ from kancompress.config import (
     CalibrationConfig,
     ClusterConfig,
     Device,
+    HeaderForm,
     IndexCoding,
     KMeans,
     Method,
@@ -123,6 +124,12 @@ class Stored:
             show_default="auto where a price of bits is paid or edges are masked, else bits",
         ),
     ] = _CLUSTER.indices
+    header: Annotated[
+        HeaderForm,
+        typer.Option(
+            help="Form of the file's header; auto: the short one where indices are entropy-coded."
+        ),
+    ] = _CLUSTER.header
     force_pack: Annotated[
         bool,
         typer.Option(
@@ -366,6 +373,7 @@ def _config(
         kmeans=clusters.kmeans,
         price=clusters.price,
         indices=stored.indices,
+        header=stored.header,
         target_bytes=clusters.target_bytes if largest else None,
     )
 

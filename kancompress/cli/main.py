@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": "evaluate",
     "inspect": "inspect",
     "expand": "expand",
+    "repack": "repack",
 }
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,

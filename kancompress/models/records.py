@@ -92,6 +92,7 @@ class PackedModel(PackedRecord[Tensor]):
     restore     : what the tensors of another library's checkpoint come from, or None
     conv        : of a native network of convolutions, whose head is in `tensors`
     forms       : what another library's layers compute, by their names in the source
+    header      : how the header of the file is written; one that is read keeps its own
     """
 
     layers: tuple[PackedLayer, ...]
@@ -194,8 +195,17 @@ def sizes(model: PackedModel) -> tuple[int, int]:
 
     Where it has none, and their encoding cannot tell their size before, it is the most they take.
     """
+    return writer.sizes(_record_outline(model))
+
+
+def outlines_of(model: PackedModel) -> dict[str, Outline]:
+    """Type and shape of all tensors of a packed model's file, by name, as `sizes` counts them."""
+    return writer.outlines(_record_outline(model))
+
+
+def _record_outline(model: PackedModel) -> PackedRecord[Outline]:
     layers = tuple(map(_layer_outline, model.layers))
-    return writer.sizes(with_tensors(model, layers, PackedRecord, outline_of))
+    return with_tensors(model, layers, PackedRecord, outline_of)
 
 
 def _layer_outline(layer: PackedLayer) -> LayerRecord[Outline]:
@@ -226,6 +236,7 @@ __all__ = [
     "checkpoint_of",
     "dense_twin_sizes",
     "foreign_of",
+    "outlines_of",
     "packed_of",
     "sizes",
 ]

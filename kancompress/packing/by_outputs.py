@@ -404,7 +404,9 @@ class _Scales:
         chosen = {name: k for name, k in clusters.items() if k is not None}
         chosen |= {n: 0 for n, layer in self._layers.items() if layer.masked and not layer.edges}
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
-        return self._whole() if model is None else sum(sizes(model))
+        if model is None:
+            return self._whole()
+        return sum(sizes(replace(model, header=self._runs.config.header)))
 
     def _whole(self) -> int | None:
         """Bytes of the file of which no layer is packed as it could be chosen."""

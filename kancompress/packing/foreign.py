@@ -65,6 +65,7 @@ from kancompress.packing.source import (
     index_of,
     inputs_of,
     like,
+    own_types_only,
     with_codebook,
     wrong_numbers,
 )
@@ -254,14 +255,7 @@ class ForeignSource:
         untied = [x.name for x in self.found.layers if not _is_tied(x, self.checkpoint)]
         wrong += wrong_numbers(replace(config, layers=numbers), untied)
         if config.side_dtype is not StoredDtype.SOURCE:
-            wrong.append(
-                UsageError(
-                    f"`side_dtype={config.side_dtype}` is for networks of kancompress's own;"
-                    " another library's tensors come back in their own types. Leave it out.",
-                    where=self.where,
-                    fields=("side_dtype",),
-                )
-            )
+            wrong.append(own_types_only(config.side_dtype, self.where))
         if self.keep_scaler and config.metric is Metric.GRID:
             wrong.append(
                 UsageError(

@@ -310,6 +310,7 @@ def _pack(
     coded = {one.layer.name: one.coded for one in packed if one.coded is not None}
     model = source.assemble(coded)
     assert model is not None
+    model = replace(model, header=config.header)
     if config.coding is not IndexCoding.BITS:
         model = encoded(model, config.coding)
     return Compression(
@@ -465,7 +466,7 @@ def _stored(
 ) -> tuple[Tensor, np.ndarray]:
     """The codebook in its stored type, and the labels nearest to what is stored."""
     clustering = found.clustering
-    codebook = _rounded(clustering, dtype, layer.name, vectors.dtype)
+    codebook = rounded_codebook(clustering.centroids, dtype, layer.name, source=vectors.dtype)
     if found.final or clustering.exact or dtype in (torch.float32, torch.float64):
         return codebook, clustering.labels
     labels = kmeans.assign(points(vectors), codebook.double().numpy())
@@ -477,15 +478,20 @@ def _stored(
     return codebook[torch.from_numpy(used)], labels
 
 
-def _rounded(
-    found: kmeans.Clustering, dtype: torch.dtype, name: str, source: torch.dtype
+def rounded_codebook(
+    centroids: np.ndarray, dtype: torch.dtype, name: str, *, source: torch.dtype
 ) -> Tensor:
-    """The codebook rounded to its stored type. Raises KancompressError where that is too narrow."""
-    codebook = rounded(torch.from_numpy(found.centroids), dtype)
-    lost = dtype != source and bool(found.centroids.any()) and not codebook.any()
+    """A layer's codebook rounded to its stored type.
+
+    name   : of the layer
+    source : type of the numbers that the centroids stand for
+    Raises KancompressError where the stored type is too narrow.
+    """
+    codebook = rounded(torch.from_numpy(centroids), dtype)
+    lost = dtype != source and bool(centroids.any()) and not codebook.any()
     # What is rounded up may leave the range of the source, in which it has to come back.
     if lost or not codebook.isfinite().all() or not codebook.to(source).isfinite().all():
-        largest = float(np.abs(found.centroids).max())
+        largest = float(np.abs(centroids).max())
         wider = "float32" if _LEAST < largest < torch.finfo(torch.float32).max else "source"
         raise KancompressError(
             f"Layer {shown(name)} has coefficients of {'at most' if lost else 'up to'}"

@@ -272,6 +272,16 @@ DTYPES = {
 }
 
 
+def own_types_only(stored: StoredDtype, where: str) -> UsageError:
+    """The error for a type of sides where they are another library's."""
+    return UsageError(
+        f"`side_dtype={stored}` is for networks of kancompress's own; another library's tensors"
+        " come back in their own types. Leave it out.",
+        where=where,
+        fields=("side_dtype",),
+    )
+
+
 def codebook_dtype(config: ClusterConfig, source: torch.dtype) -> torch.dtype:
     """The stored type of centroids, as of `layers.stored`.
 

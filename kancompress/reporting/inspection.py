@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kancompress.errors import shortened
+from kancompress.formats import document as documents
 from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
-from kancompress.formats.packed import LayerRecord, PackedRecord
+from kancompress.formats.packed import LayerRecord, PackedRecord, ordinary
 from kancompress.formats.packed.encodings import PLAIN, RANS, bits
 from kancompress.formats.packed.writer import claim_of
 from kancompress.formats.safetensors import Container
@@ -33,7 +34,7 @@ def describe(container: Container, predicted: Sizes | None = None) -> dict[str, 
     """
     record = read_record(container)
     if isinstance(record, PackedRecord):
-        return _describe_packed(container, record)
+        return _describe_packed(ordinary(container, documents.read(container)), record)
     return _describe_checkpoint(container, record) | {"predicted": _predicted(predicted)}
 
 

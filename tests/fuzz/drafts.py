@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import kancompress
-from tests import hostile
+from tests import hostile, short_reader
 from tests.conftest import fresh
 from tests.fuzz import zips
 from tests.hostile import BLANK, Draft, document, ramp
@@ -79,6 +80,19 @@ def take_apart(raw: bytes) -> Draft:
     if "checksum" in document:
         document["checksum"] = BLANK
     return Draft(document, tensors, metadata)
+
+
+def ordinary(draft: Draft) -> Draft:
+    """A sound file with a short header as one with an ordinary header; others as they are."""
+    if not short_reader.is_short(draft.document):
+        return draft
+    document, told = short_reader.ordinary(draft.document)
+    data, tensors, end = draft.tensors["packed"][2], {}, 0
+    for name in sorted(told, key=lambda n: (-SIZES[told[n][0]], n.encode())):
+        dtype, shape = told[name]
+        begin, end = end, end + SIZES[dtype] * math.prod(shape)
+        tensors[name] = (dtype, shape, data[begin:end])
+    return Draft(document, tensors, draft.metadata)
 
 
 # --- drafts --------------------------------------------------------------------------------
@@ -289,7 +303,13 @@ def _saved(content: object) -> bytes:
 
 
 def _packed(
-    source: Any, clusters: int, *, indices: str = "bits", numbers: str = "source", **options: Any
+    source: Any,
+    clusters: int,
+    *,
+    indices: str = "bits",
+    numbers: str = "source",
+    header: str = "auto",
+    **options: Any,
 ) -> bytes:
     dtype = kancompress.StoredDtype(numbers)
     sides = dtype if isinstance(source, kancompress.Checkpoint) else kancompress.StoredDtype.SOURCE
@@ -300,6 +320,7 @@ def _packed(
         force_pack=True,
         max_iterations=3,
         indices=kancompress.IndexCoding(indices),
+        header=kancompress.HeaderForm(header),
     )
     return kancompress.encode(kancompress.cluster(source, config, **options).model)
 
@@ -318,12 +339,16 @@ def by_library() -> Iterator[tuple[str, Draft]]:
     for name in ("efficient_kan_default", "fast_kan_default", "tck_fc_kagn"):
         tensors = _case(name)
         yield name, take_apart(_packed(_saved(tensors), 4))
-        yield f"{name}-rans", take_apart(_packed(_saved(tensors), 4, indices="rans"))
+        for header in ("plain", "short"):
+            raw = _packed(_saved(tensors), 4, indices="rans", header=header)
+            yield f"{name}-rans-{header}", take_apart(raw)
         coded = _packed(_saved(tensors), 4, indices="rans", numbers="int8")
         yield f"{name}-int8", take_apart(coded)
     scaled = _saved({"model": _case("efficient_kan_default"), "epoch": 3, "opt": torch.ones(2)})
     yield "kept-scaler", take_apart(_packed(scaled, 2, keep_scaler=True))
-    yield "kept-extra", take_apart(_packed(scaled, 2, keep_extra=True))
+    for header in ("plain", "short"):
+        raw = _packed(scaled, 2, header=header, keep_extra=True)
+        yield f"kept-extra-{header}", take_apart(raw)
     legacy = io.BytesIO()
     torch.save(_case("fast_kan_default"), legacy, _use_new_zipfile_serialization=False)
     yield "legacy", take_apart(_packed(legacy.getvalue(), 2))

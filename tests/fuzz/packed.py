@@ -39,7 +39,7 @@ KEYS = (
     "layer", "axes", "from", "to", "group", "columns", "parts", "fill", "repeat", "arange", "tie",
     "as", "live", "silent", "kept", "name", "grid", "degree", "strides", "padding", "dropout",
     "classes", "targets", "mean", "std", "seed", "validation", "test", "file", "dense", "bits",
-    "plain", "0", "1",
+    "plain", "0", "1", "clusters", "rans", "coefficients", "head", "F16", "F32",
 )  # fmt: skip
 ROLES = ("codebook", "index", "kept_at", "kept", "coefficients", "bias", "norm", "beta", "slope")
 DTYPES = (*drafts.SIZES, "F4", "f32", "")
@@ -69,7 +69,7 @@ def _base(name: str, draft: Draft) -> Base:
     raw = drafts.build(draft)
     base = Base(name, json.dumps(draft.document), draft, raw)
     opaque = draft.document.get("restore", {}).get("opaque")
-    if opaque is not None:
+    if opaque in draft.tensors:  # not within the one tensor of a short header
         base.archive = zips.archive_of(draft.tensors[opaque][2])
         base.archive.aligned = True
         main = next(r for r in base.archive.records if r.name.endswith("data.pkl"))
@@ -652,7 +652,7 @@ def _write_again(
 def _content(raw: bytes) -> tuple[Any, dict[str, Any]]:
     """What a file says; a real number may be written as a whole one, and entropy-coded indices by
     tables of the writer's choice."""
-    draft = drafts.take_apart(raw)
+    draft = drafts.ordinary(drafts.take_apart(raw))
     for name in [*draft.tensors]:
         layer, _, role = name.rpartition(".")
         if role == "index" and layer in draft.document.get("layers", {}):
@@ -682,7 +682,7 @@ def _indices(draft: Draft, name: str, layer: str) -> Any:
 
 
 def _document(raw: bytes) -> str:
-    draft = drafts.take_apart(raw)
+    draft = drafts.ordinary(drafts.take_apart(raw))
     draft.document.pop("checksum", None)
     return json.dumps(draft.document, sort_keys=True)
 

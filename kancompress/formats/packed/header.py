@@ -147,7 +147,7 @@ def read_header(
         raise _fail(where, Flaw.BAD_CHECKSUM_FORM, "the checksum should be a string.")
     _check_container(container)
     source = documents.spec(SourceSizes.from_json, document["source"], where)
-    model = _model(document, where)
+    model = model_of(document, where)
     data = documents.data(document, where)
     layers = _layers(document["layers"], container)
     restore = None
@@ -226,7 +226,8 @@ def _check_container(container: Container) -> None:
             )
 
 
-def _model(document: Mapping[str, Any], where: str) -> ModelSpec | None:
+def model_of(document: Mapping[str, Any], where: str) -> ModelSpec | None:
+    """What a native network computes; None where the document has `restore` in its place."""
     if "model" in document:
         model = documents.spec(ModelSpec.from_json, document["model"], where)
         for key in ("restore", "forms"):
@@ -250,7 +251,7 @@ def _layers(records: object, container: Container) -> dict[str, LayerHeader]:
         raise _fail(where, Flaw.BAD_VALUE, "layers should be a non-empty object.")
     layers: dict[str, LayerHeader] = {}
     for name, record in records.items():
-        layers[name] = _layer(name, record, where)
+        layers[name] = layer_claim(name, record, where)
     for name, record in records.items():
         target = record.get("codebook")
         if "codebook" in record and (
@@ -259,16 +260,21 @@ def _layers(records: object, container: Container) -> dict[str, LayerHeader]:
             or target not in layers
             or "codebook" in records[target]
         ):
-            raise _fail(
-                where,
-                Flaw.BAD_CODEBOOK_REFERENCE,
-                f"layer {shown(name)} uses the codebook of {shown(target)}, which has none of"
-                " its own.",
-            )
+            raise without_codebook(name, target, where)
     return layers
 
 
-def _layer(name: str, record: object, where: str) -> LayerHeader:
+def without_codebook(name: str, target: object, where: str) -> InvalidFileError:
+    """The error for a layer that uses the codebook of a layer which has none."""
+    return _fail(
+        where,
+        Flaw.BAD_CODEBOOK_REFERENCE,
+        f"layer {shown(name)} uses the codebook of {shown(target)}, which has none of its own.",
+    )
+
+
+def layer_claim(name: str, record: object, where: str) -> LayerHeader:
+    """A layer's record, checked as far as it goes alone. Raises InvalidFileError."""
     what = f"layer {shown(name)}"
     if not _LAYER_NAME.fullmatch(name):
         raise _fail(where, Flaw.BAD_VALUE, f"{shown(name)} is not a layer name.")

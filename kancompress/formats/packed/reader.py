@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.config import HeaderForm
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.arrays import (
     DTYPES,
@@ -25,6 +26,7 @@ from kancompress.formats.arrays import (
     promoted,
 )
 from kancompress.formats.checkpoint import check_finite, check_variance
+from kancompress.formats.packed import short
 from kancompress.formats.packed.encodings import BITS, OF_INDICES, OF_NUMBERS, PLAIN
 from kancompress.formats.packed.header import Header, read_header
 from kancompress.formats.packed.record import ROLES, SIDE_ROLES, LayerRecord, PackedRecord
@@ -43,6 +45,9 @@ def decode(
 
     any_size : read a file that stands for more bytes than docs/packed-format.md, 8.3, allows
     """
+    is_short = short.is_short(document)
+    if is_short:
+        container, document = short.unfolded(container, document)
     header = read_header(container, document, any_size=any_size)
     held = container.held()
     check_checksum(held, header.checksum)
@@ -61,6 +66,7 @@ def decode(
         restore=header.restore,
         forms=header.forms,
         conv=None if header.model is None else header.model.conv,
+        header=HeaderForm.SHORT if is_short else HeaderForm.PLAIN,
     )
     if record.restore is not None:
         _check_types(record, record.restore, header)
@@ -113,6 +119,11 @@ def _check_opaque(record: PackedRecord[Array], restore: Restore, where: str) -> 
     skeletons = import_module("kancompress.formats.foreign.skeletons")
     data = Data(record.tensors[restore.opaque].data.data)
     skeletons.check(data, claims, restore.path, where)
+
+
+def ordinary(container: Container, document: Mapping[str, Any]) -> Container:
+    """The file with its tensors as an ordinary header has them. Raises InvalidFileError."""
+    return short.unfolded(container, document)[0] if short.is_short(document) else container
 
 
 def check_checksum(container: Container, checksum: str) -> None:

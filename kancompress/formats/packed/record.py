@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.config import HeaderForm
 from kancompress.errors import UsageError
 from kancompress.formats.packed import encodings
 from kancompress.formats.packed.forms import FormRecord
@@ -94,6 +95,7 @@ class PackedRecord(Generic[T_co]):
     restore     : what the tensors of another library's checkpoint come from, or None
     conv        : of a native network of convolutions, whose head is in `tensors`
     forms       : what another library's layers compute, by their names in the source
+    header      : how the header of the file is written
     """
 
     layers: tuple[LayerRecord[T_co], ...]
@@ -104,6 +106,7 @@ class PackedRecord(Generic[T_co]):
     restore: Restore | None = None
     conv: ConvSpec | None = None
     forms: Mapping[str, FormRecord] = field(default_factory=dict)
+    header: HeaderForm = HeaderForm.AUTO
     _by_name: Mapping[str, LayerRecord[T_co]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

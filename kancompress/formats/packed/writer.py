@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from kancompress.config import HeaderForm
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import Array, Outline
+from kancompress.formats.packed import short
 from kancompress.formats.packed.encodings import (
     OF_INDICES,
     OF_NUMBERS,
     PLAIN,
+    RANS,
     Indices,
     measured,
 )
+from kancompress.formats.packed.encodings.claims import told_encodings
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
 
 CHECKSUM_PREFIX = "sha256-"
@@ -27,7 +30,7 @@ BLANK = "A" * 44
 def document(
     record: PackedRecord[Any], names: Mapping[str, object], checksum: str
 ) -> dict[str, Any]:
-    """The file's document for tensors with these names."""
+    """The document of an ordinary header for tensors with these names."""
     layers: dict[str, Any] = {}
     encoding: dict[str, str] = {}
     for layer in record.layers:
@@ -47,7 +50,7 @@ def document(
         "kind": "packed",
         "checksum": CHECKSUM_PREFIX + checksum,
         "layers": layers,
-        **_encodings({name: encoding.get(name, PLAIN.name) for name in own}),
+        **told_encodings({name: encoding.get(name, PLAIN.name) for name in own}),
         "source": record.source.to_json(),
     }
     if record.model is not None:
@@ -59,25 +62,6 @@ def document(
     if record.forms:
         result["forms"] = {name: form.to_json() for name, form in record.forms.items()}
     return result
-
-
-def _encodings(chosen: Mapping[str, str]) -> dict[str, Any]:
-    """The document's `encodings` and `exceptions`, of tensors by name: of each role the encoding
-    that most of its tensors have, and the tensors that have another."""
-    counts: dict[str, Counter[str]] = {}
-    for name, encoding in chosen.items():
-        counts.setdefault(name.rpartition(".")[2], Counter())[encoding] += 1
-    usual = {role: min(found, key=lambda e: (-found[e], e)) for role, found in counts.items()}
-    roles = {
-        encoding: sorted(role for role in usual if usual[role] == encoding)
-        for encoding in usual.values()
-    }
-    exceptions = {
-        name: encoding
-        for name, encoding in chosen.items()
-        if encoding != usual[name.rpartition(".")[2]]
-    }
-    return {"encodings": roles} | ({"exceptions": exceptions} if exceptions else {})
 
 
 def tensors(record: PackedRecord[Array]) -> dict[str, Array]:
@@ -135,7 +119,7 @@ def claim_of(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | No
 def encode(record: PackedRecord[Array]) -> bytes:
     """The whole packed file; equal records give equal bytes."""
     arrays = tensors(record)
-    header = containers.encode_header(arrays, documents.metadata(document(record, arrays, BLANK)))
+    header = _header(record, {name: Outline(a.dtype, a.shape) for name, a in arrays.items()})
     whole = hashlib.sha256(header)
     for chunk in containers.payload_chunks(arrays):
         whole.update(chunk)
@@ -148,5 +132,16 @@ def encode(record: PackedRecord[Array]) -> bytes:
 def sizes(record: PackedRecord[Outline]) -> tuple[int, int]:
     """(header, payload) bytes of the file that `encode` gives, without making it."""
     named = outlines(record)
-    header = containers.encode_header(named, documents.metadata(document(record, named, BLANK)))
-    return len(header), sum(one.nbytes for one in named.values())
+    return len(_header(record, named)), sum(one.nbytes for one in named.values())
+
+
+def _header(record: PackedRecord[Any], named: Mapping[str, Outline]) -> bytes:
+    """The header of the file with these tensors, in the form that the record asks for, with a
+    blank checksum. The ordinary form is taken where the short one cannot tell all."""
+    written = document(record, named, BLANK)
+    wanted = record.header is HeaderForm.SHORT
+    if record.header is HeaderForm.AUTO:
+        wanted = RANS.name in {*written["encodings"], *written.get("exceptions", {}).values()}
+    if wanted and (told := short.folded(written, named)) is not None:
+        return containers.encode_header(short.container_of(named), documents.metadata(told))
+    return containers.encode_header(named, documents.metadata(written))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -59,6 +60,25 @@ def read_encodings(
             )
         found[name] = encoding
     return found
+
+
+def told_encodings(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The document's `encodings` and `exceptions`, of tensors by name: of each role the encoding
+    that most of its tensors have, and the tensors that have another."""
+    counts: dict[str, Counter[str]] = {}
+    for name, encoding in chosen.items():
+        counts.setdefault(name.rpartition(".")[2], Counter())[encoding] += 1
+    usual = {role: min(found, key=lambda e: (-found[e], e)) for role, found in counts.items()}
+    roles = {
+        encoding: sorted(role for role in usual if usual[role] == encoding)
+        for encoding in usual.values()
+    }
+    exceptions = {
+        name: encoding
+        for name, encoding in chosen.items()
+        if encoding != usual[name.rpartition(".")[2]]
+    }
+    return {"encodings": roles} | ({"exceptions": exceptions} if exceptions else {})
 
 
 def _encoding_of_role(
