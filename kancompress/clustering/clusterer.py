@@ -55,6 +55,9 @@ class Clusterer(Protocol):
     def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
         """The clustering of a layer's vectors (n, d), n >= 1, into at most so many centroids.
 
+        Of edges that are cut into parts the vectors are those of the parts.
+
+
         None where the layer stays dense.
         """
 
@@ -101,7 +104,8 @@ class ByCoefficients:
         for layer, number in zip(layers, owner, strict=True):
             found[layer.name] = None
             if layer.edges and number == distributed.number():
-                own = self.cluster(layer.name, layer.vectors(), config.of(layer.name))
+                vectors = cut(layer.vectors(), config.parts_of(layer.name))
+                own = self.cluster(layer.name, vectors, config.of(layer.name))
                 found[layer.name] = own.clustering
         told = {
             layer.name: Clustered(clustering=_told(found[layer.name], number))
@@ -184,6 +188,11 @@ class ByOutputs:
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
         """As of `Clusterer`: processes shared the work where rows were measured."""
         return self
+
+
+def cut(vectors: Tensor, parts: int) -> Tensor:
+    """Edge vectors (n, d) as the vectors of their parts, (n * parts, d / parts)."""
+    return vectors.reshape(-1, vectors.shape[1] // parts)
 
 
 def points(vectors: Tensor) -> np.ndarray:

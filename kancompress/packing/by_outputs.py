@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.clustering import scaling
-from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
+from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known, cut
 from kancompress.clustering.curves import TellProbe
 from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
@@ -269,7 +269,11 @@ def _found(
     plain = ByCoefficients.of(config)
     return Known(
         {
-            layer.name: plain.cluster(layer.name, layer.vectors(), config.of(layer.name))
+            layer.name: plain.cluster(
+                layer.name,
+                cut(layer.vectors(), config.parts_of(layer.name)),
+                config.of(layer.name),
+            )
             for layer in source.layers
             if layer.edges and (layer.name in apart or layer.name not in layers)
         }

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -224,11 +223,15 @@ class ForeignSource:
         wrong: list[KancompressError] = [*self.unfit, *self.found.ambiguous]
         # the number of a layer that is still open is not wrong
         still_open = {*self.found.undecided, *(problem.layer for problem in self.unfit)}
-        numbers = {name: k for name, k in config.layers.items() if name not in still_open}
+        config = replace(
+            config,
+            layers={name: k for name, k in config.layers.items() if name not in still_open},
+            layer_parts={n: s for n, s in config.layer_parts.items() if n not in still_open},
+        )
         if not self.found.layers and not wrong:
             wrong.append(self._nothing_found())
-        untied = [x.name for x in self.found.layers if not _is_tied(x, self.checkpoint)]
-        wrong += wrong_numbers(replace(config, layers=numbers), untied)
+        untied = [x for x in self.found.layers if not _is_tied(x, self.checkpoint)]
+        wrong += wrong_numbers(config, {layer.name: layer.coefficients for layer in untied})
         if config.side_dtype is not StoredDtype.SOURCE:
             wrong.append(
                 UsageError(
@@ -476,11 +479,13 @@ def _groups(layers: tuple[FoundLayer, ...]) -> Iterator[list[FoundLayer]]:
 class PackedGroup:
     """Layers that share a codebook as the packed file describes them, but for codebook and index.
 
-    origins  : of the tensors that the layers' edges give back, and of folded factors
-    replaced : factors that are stored because they are folded into some edges only
+    coefficients : of each edge
+    origins      : of the tensors that the layers' edges give back, and of folded factors
+    replaced     : factors that are stored because they are folded into some edges only
     """
 
     name: str
+    coefficients: int
     layers: tuple[PackedLayer, ...]
     origins: Mapping[str, Origin]
     replaced: Mapping[str, Tensor]
@@ -488,19 +493,17 @@ class PackedGroup:
     def filled(self, coded: Coded) -> Iterator[PackedLayer]:
         """The layers with a codebook, the first one's, and their indices."""
         first = self.layers[0]
+        parts = self.coefficients // coded.codebook.shape[1]
+        end = 0
         for layer in self.layers:
-            packed = replace(layer, index=self._index(layer, coded), encoding=coded.encoding)
+            packed = replace(layer, encoding=coded.encoding, parts=parts)
+            begin, end = end, end + packed.index_count
+            own = None if coded.labels is None else coded.labels[begin:end]
+            packed = replace(packed, index=index_of(len(coded.codebook), own))
             if layer is first:
                 yield replace(packed, codebook=coded.codebook)
             else:
                 yield replace(packed, shares=first.name)
-
-    def _index(self, layer: PackedLayer, coded: Coded) -> np.ndarray | None:
-        ends = np.cumsum([other.packed_edges for other in self.layers])
-        end = int(ends[self.layers.index(layer)])
-        labels = coded.labels
-        own = None if labels is None else labels[end - layer.packed_edges : end]
-        return index_of(len(coded.codebook), own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -591,7 +594,13 @@ class LayerGroup:
             origins |= _origins(layer, self.names[layer.name])
             if layer.gains and len(kept_at):
                 replaced |= _partly_folded(layer, self.source, mask)
-        return PackedGroup(name=self.name, layers=tuple(layers), origins=origins, replaced=replaced)
+        return PackedGroup(
+            name=self.name,
+            coefficients=self.coefficients,
+            layers=tuple(layers),
+            origins=origins,
+            replaced=replaced,
+        )
 
 
 def _without_numbers(group: PackedGroup) -> PackedGroup:

@@ -53,7 +53,7 @@ class NativeSource:
 
     def problems(self, config: ClusterConfig) -> list[KancompressError]:
         """As of `Source`."""
-        return wrong_numbers(config, self.names)
+        return wrong_numbers(config, {layer.name: layer.coefficients for layer in self.layers})
 
     def known(self, options: RunOptions) -> Computed:
         """As of `Source`; the checkpoint tells all that there is to know."""
@@ -115,7 +115,13 @@ class NativeSource:
             else:
                 index = index_of(len(own.codebook), own.labels)
                 layers.append(
-                    replace(made, codebook=own.codebook, index=index, encoding=own.encoding)
+                    replace(
+                        made,
+                        codebook=own.codebook,
+                        index=index,
+                        encoding=own.encoding,
+                        parts=layer.coefficients // own.codebook.shape[1],
+                    )
                 )
         return self._model(layers)
 

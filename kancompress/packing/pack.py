@@ -16,6 +16,7 @@ from kancompress.clustering.clusterer import (
     ByFunctions,
     Clustered,
     Clusterer,
+    cut,
     points,
     shared,
 )
@@ -38,7 +39,8 @@ class LayerClustering:
     """What clustering did to one layer; `clusters` is None where it stays dense.
 
     distortion : squared distance of the edge vectors to their centroids, relative to their
-                 squared distance to the layer's mean vector
+                 squared distance to the layer's mean vector; of their parts, where they are cut
+    parts      : vectors that the coefficients of an edge are cut into
     """
 
     name: str
@@ -52,6 +54,7 @@ class LayerClustering:
     distortion: float
     packed_bytes: int
     dense_bytes: int
+    parts: int = 1
 
 
 Report = Callable[[LayerClustering], None]
@@ -113,7 +116,7 @@ def pack(
     check(source, config)
     if config.target_bytes is None:
         return _pack(source, clusterer, config, report)
-    plan = Plan.of(source)
+    plan = Plan.of(source, config)
     k = largest_common(plan, config)
     while True:
         packed = _pack(source, clusterer, replace(config, clusters=k), report)
@@ -130,7 +133,7 @@ def predict(source: Source, config: ClusterConfig) -> Size:
     and with `config`; KancompressError when no layer would shrink.
     """
     check(source, config)
-    plan = Plan.of(source)
+    plan = Plan.of(source, config)
     size = plan.size(config) if plan.is_certain(config) else None
     return size or sizes(pack(source, ByCoefficients.of(config), config).model)
 
@@ -140,9 +143,10 @@ def plain_clusterer(
 ) -> tuple[Clusterer, tuple[str, ...]]:
     """What clusters without rows, as `config.metric` says, and what to say of it.
 
-    Layers whose basis is not known, and those that keep some of their edges or share a codebook,
-    are compared by coefficients. Where functions are to be compared, raises one error with all that
-    is wrong with the source and with `config`, and UsageError when the basis of no layer is known.
+    Layers whose basis is not known, those that keep some of their edges or share a codebook, and
+    those whose edges are cut into parts, are compared by coefficients. Where functions are to be
+    compared, raises one error with all that is wrong with the source and with `config`, and
+    UsageError when the basis of no layer is known.
     """
     plain = ByCoefficients.of(config)
     if config.metric is not Metric.GRID:
@@ -158,7 +162,11 @@ def plain_clusterer(
             fields=("metric", *RUN_FIELDS),
         )
     dtypes = {layer.name: layer.stored_dtype for layer in source.layers if layer.whole}
-    layers = {name: layer for name, layer in known.layers.items() if name in dtypes}
+    layers = {
+        name: layer
+        for name, layer in known.layers.items()
+        if name in dtypes and config.parts_of(name) == 1
+    }
     notes = [f"assumed {note}" for note in known.notes]
     notes += [
         f"compared by coefficients: {name}"
@@ -213,22 +221,24 @@ def _pack_layer(
     """
     clusters = config.of(layer.name)
     vectors = layer.vectors()
-    found = clusterer.cluster(layer.name, vectors, clusters)
+    found = clusterer.cluster(layer.name, cut(vectors, config.parts_of(layer.name)), clusters)
     if found is None:
         return _dense(
             layer, clusters, layer.edges * layer.coefficients * layer.dtype.itemsize
         ), None
+    parts = layer.coefficients // found.clustering.centroids.shape[1]
+    vectors = cut(vectors, parts)
     codebook, labels = _stored(found, vectors, layer, codebook_dtype(config, layer.stored_dtype))
     coded = Coded(codebook=codebook, labels=labels, bias=found.bias)
     packed_bytes = coded.nbytes(len(vectors))
     if config.coding is not IndexCoding.BITS:
-        claims = layer.claims(len(codebook))
+        claims = [claim.cut(parts) for claim in layer.claims(len(codebook))]
         packed_bytes = codebook.nbytes + index_bytes(labels, claims, config.coding)
     stays = packed_bytes >= vectors.nbytes and not config.force_pack
     result = LayerClustering(
         name=layer.name,
-        edges=len(vectors),
-        coefficients=vectors.shape[1],
+        edges=layer.edges,
+        coefficients=layer.coefficients,
         clusters=None if stays else len(codebook),
         requested=clusters,
         iterations=found.clustering.iterations,
@@ -239,6 +249,7 @@ def _pack_layer(
         else relative_distortion(points(vectors), codebook.double().numpy(), labels),
         packed_bytes=packed_bytes,
         dense_bytes=vectors.nbytes,
+        parts=parts,
     )
     return result, None if stays else coded
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from kancompress.clustering.clusterer import points
+from kancompress.clustering.clusterer import cut, points
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
 from kancompress.errors import KancompressError, UsageError
@@ -36,7 +36,8 @@ Size = tuple[int, int]
 class Vectors:
     """What the size of a codebook and of its indices depends on.
 
-    edges, coefficients : of all layers that share the codebook, edges that are packed
+    edges, coefficients : of all layers that share the codebook, edges that are packed; where edges
+               are cut into parts, those and their coefficients
     source   : type of the vectors
     default  : type of the codebook where the configuration names none
     distinct : number of distinct vectors, at most 65,537
@@ -85,9 +86,15 @@ class Plan:
     outline: Assembly
 
     @classmethod
-    def of(cls, source: Source) -> Plan:
-        """The plan of a source, each layer of which is read once."""
-        vectors = {layer.name: _measured(layer) for layer in source.layers}
+    def of(cls, source: Source, config: ClusterConfig | None = None) -> Plan:
+        """The plan of a source, each layer of which is read once.
+
+        config : says into how many parts edges are cut
+        """
+        config = config or ClusterConfig()
+        vectors = {
+            layer.name: _measured(layer, config.parts_of(layer.name)) for layer in source.layers
+        }
         return cls(vectors=vectors, outline=source.outline())
 
     def size(self, config: ClusterConfig) -> Size | None:
@@ -111,11 +118,11 @@ class Plan:
         )
 
 
-def _measured(layer: SourceLayer) -> Vectors:
-    vectors = points(layer.vectors())
+def _measured(layer: SourceLayer, parts: int) -> Vectors:
+    vectors = points(cut(layer.vectors(), parts))
     return Vectors(
         edges=len(vectors),
-        coefficients=layer.coefficients,
+        coefficients=layer.coefficients // parts,
         source=layer.dtype,
         default=layer.stored_dtype,
         distinct=count_distinct(vectors, MAX_CLUSTERS),

@@ -47,13 +47,15 @@ class SourceLayer(Edges, Protocol):
         """Whether the vectors are all edges of one layer of the network."""
 
     def claims(self, clusters: int) -> Sequence[Indices]:
-        """What a packed file says of the indices of its layers, in the order of the vectors."""
+        """What a packed file says of the indices of its layers, in the order of the vectors, where
+        edges have one part."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Coded:
-    """A layer's codebook (k, d) as it is stored, the labels (n,) of its vectors, and its bias.
+    """A layer's codebook (k, c) as it is stored, the labels (n,) of its vectors, and its bias.
 
+    The vectors are the edges, or their parts where they are cut into vectors of c coefficients.
     encoding : name of the way in which the labels are written
 
     Of a file that is only weighed the codebook and the bias have no numbers, and labels are None.
@@ -133,22 +135,41 @@ def check(source: Source, config: ClusterConfig) -> None:
         raise together(wrong)
 
 
-def wrong_numbers(config: ClusterConfig, names: Sequence[str]) -> list[KancompressError]:
-    """What is wrong with the numbers of clusters for layers of these names."""
+def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> list[KancompressError]:
+    """What is wrong with the numbers of clusters and of parts.
+
+    coefficients : of each edge of the layers, by their names
+    """
     wrong: list[KancompressError] = [
         UsageError(
-            f"There is no layer {shown(name)} to give a number of clusters; the layers are"
-            f" {listed(names)}.",
+            f"There is no layer {shown(name)} to give a number of {what}; the layers are"
+            f" {listed(list(coefficients))}.",
             layer=name,
         )
-        for name in config.layers
-        if name not in names
+        for what, given in (("clusters", config.layers), ("parts", config.layer_parts))
+        for name in given
+        if name not in coefficients
     ]
-    return wrong + [
+    wrong += [
         UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
         for k in (config.common, *config.layers.values())
         if not 1 <= k <= MAX_CLUSTERS
     ]
+    return wrong + [
+        UsageError(
+            f"Layer {shown(name)} has edges of {d} coefficients, which cannot be cut into {parts}"
+            f" parts of one size. Possible numbers: {listed(list(map(str, divisors(d))))}.",
+            layer=name,
+            fields=("parts", "layer_parts"),
+        )
+        for name, d in coefficients.items()
+        if (parts := config.given_parts(name)) is not None and (parts < 1 or d % parts)
+    ]
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors of a number, ascending."""
+    return [part for part in range(1, number + 1) if number % part == 0]
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

@@ -123,6 +123,7 @@ def _layer(
         "edges": edges,
         "coefficients": coefficients,
         "clusters": None,
+        "parts": None,
         "index_encoding": None,
         "index_bits": None,
         "index_bytes": 0,
@@ -192,20 +193,21 @@ def _packed_layer(
     if codebook is None:
         assert layer.coefficients is not None
         return _layer(layer.name, model.basis, layer.shape, layer.coefficients.shape[-1])
-    k, d = codebook.shape
-    record = _layer(layer.name, model.basis, layer.shape, d)
+    k, width = codebook.shape
+    record = _layer(layer.name, model.basis, layer.shape, width * layer.parts)
     counts = np.bincount(model.indices_of(layer), minlength=k)
     stored = container.entries.get(f"{layer.name}.codebook")
     index = container.entries.get(f"{layer.name}.index")
     record |= {
         "clusters": k,
+        "parts": layer.parts,
         "index_encoding": layer.encoding if index else None,
         "index_bits": bits.width_of(k),
         "index_bytes": index.size if index else 0,
         "bits_per_edge": 8 * index.size / layer.packed_edges if index else 0.0,
         "codebook_bytes": stored.size if stored else 0,
         "codebook_dtype": DTYPES[codebook.dtype].torch,
-        "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
+        "formula_bytes": layer.index_count * math.log2(k) / 8 + (k * width * 4 if stored else 0),
         "index_entropy": bits.entropy(counts),
         "usage": {
             "largest": int(counts.max()),

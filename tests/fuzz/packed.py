@@ -662,14 +662,20 @@ def _indices(draft: Draft, name: str, layer: str) -> Any:
     usual = "rans" if "index" in document["encodings"].get("rans", ()) else "bits"
     if document.get("exceptions", {}).get(name, usual) != "rans":
         return draft.tensors[name]
-    _, shape, _ = draft.tensors[f"{record.get('codebook', layer)}.codebook"]
+    owner = record.get("codebook", layer)
+    _, shape, _ = draft.tensors[f"{owner}.codebook"]
+    parts = document["layers"][owner].get("parts", 1)
     _, kept, places = draft.tensors.get(f"{layer}.kept_at", ("I64", [0], b""))
     return rans_reader.read(
         draft.tensors[name][2],
         shape[0],
-        record["shape"],
+        [*record["shape"], parts],
         record.get("groups", 1),
-        struct.unpack(f"<{kept[0]}q", places),
+        tuple(
+            edge * parts + part
+            for edge in struct.unpack(f"<{kept[0]}q", places)
+            for part in range(parts)
+        ),
     )
 
 

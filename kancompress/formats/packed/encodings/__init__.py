@@ -55,9 +55,11 @@ def smallest(indices: npt.NDArray[np.integer[Any]], claim: Indices) -> str:
     return min(fitting, key=lambda name: measured(name, indices, claim))
 
 
-def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int) -> int:
-    """Bytes of a packed layer: the indices of its edges, and a codebook of its own."""
-    return index_bytes(edges, clusters) + clusters * coefficients * itemsize
+def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int, parts: int = 1) -> int:
+    """Bytes of a packed layer: the indices of its edges, each in so many parts, and a codebook of
+    its own."""
+    vector = coefficients // parts * itemsize
+    return index_bytes(edges * parts, clusters) + clusters * vector
 
 
 def names_for(role: str) -> tuple[str, ...]:
