@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kancompress.clustering.cuts import Number, number_of
 from kancompress.formats.packed.encodings import layer_bytes
 
 # Numbers of centroids at which curves are measured.
@@ -26,6 +27,8 @@ class Curve:
     edges, coefficients, itemsize : of the layer and its stored centroids
     dense_bytes  : what the layer weighs unpacked
     errors       : k to relative error, for some k
+    parts        : of an edge, each with its own index
+    shorter      : the layer's curves with other numbers of parts
     """
 
     edges: int
@@ -33,10 +36,12 @@ class Curve:
     itemsize: int
     dense_bytes: int
     errors: Mapping[int, float]
+    parts: int = 1
+    shorter: tuple[Curve, ...] = ()
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
-        return layer_bytes(self.edges, self.coefficients, self.itemsize, k)
+        return layer_bytes(self.edges, self.coefficients, self.itemsize, k, self.parts)
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""
@@ -53,18 +58,26 @@ class Curve:
 
     def choices(self) -> list[Choice]:
         """Numbers of centroids worth considering, and staying dense."""
+        found = self._packed()
+        for curve in self.shorter:
+            found = _undominated([*found, *curve._packed()])
+        return [*found, Choice((None,), self.dense_bytes, 0.0)]
+
+    def _packed(self) -> list[Choice]:
+        """Numbers of centroids with which the layer is smaller than dense."""
         known = sorted(self.errors)
         numbers = [k for k in _numbers(known[-1]) if k >= known[0]] if known else []
-        found = [Choice((k,), self.bytes_at(k), self.error_at(k)) for k in numbers]
-        found = [choice for choice in found if choice.bytes < self.dense_bytes]
-        return [*found, Choice((None,), self.dense_bytes, 0.0)]
+        found = [
+            Choice((number_of(k, self.parts),), self.bytes_at(k), self.error_at(k)) for k in numbers
+        ]
+        return [choice for choice in found if choice.bytes < self.dense_bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Number of centroids of one or more layers (None: dense), their bytes and their error."""
 
-    clusters: tuple[int | None, ...]
+    clusters: tuple[Number | None, ...]
     bytes: int
     error: float
 

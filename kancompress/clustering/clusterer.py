@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import grid, kmeans
+from kancompress.clustering.cuts import cut
 from kancompress.clustering.layer import LayerSolution
 from kancompress.config import ClusterConfig, KMeans
 from kancompress.layers.layer import EdgeLayer
@@ -188,11 +189,6 @@ class ByOutputs:
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
         """As of `Clusterer`: processes shared the work where rows were measured."""
         return self
-
-
-def cut(vectors: Tensor, parts: int) -> Tensor:
-    """Edge vectors (n, d) as the vectors of their parts, (n * parts, d / parts)."""
-    return vectors.reshape(-1, vectors.shape[1] // parts)
 
 
 def points(vectors: Tensor) -> np.ndarray:

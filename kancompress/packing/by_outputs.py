@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.clustering import scaling
-from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known, cut
+from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
 from kancompress.clustering.curves import TellProbe
+from kancompress.clustering.cuts import Number, cut, number_of, split
 from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
@@ -86,13 +87,14 @@ class Runs(ABC):
             for name in self.layers
         }
 
-    def _shrinking(self, name: str, clusters: int) -> int | None:
+    def _shrinking(self, name: str, clusters: int) -> Number | None:
         layer = self._packed[name]
         place = self.places[name]
-        packed = layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters)
+        parts = place.parts or 1
+        packed = layer_bytes(layer.edges, layer.coefficients, place.dtype.itemsize, clusters, parts)
         dense = layer.edges * layer.coefficients * place.dense_itemsize
         shrinks = packed < dense or (self.config.force_pack and layer.edges > 0)
-        return clusters if shrinks else None
+        return number_of(clusters, parts) if shrinks else None
 
     @property
     def _packed(self) -> Mapping[str, SourceLayer]:
@@ -155,7 +157,7 @@ def native_runs(source: NativeSource, config: ClusterConfig, device: torch.devic
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     dtype = codebook_dtype(config, torch.float32)
     place = Place(dtype=dtype, biased=True, kmeans=config.kmeans, grid=config.metric is Metric.GRID)
-    places = dict.fromkeys(layers, place)
+    places = {name: replace(place, parts=config.given_parts(name)) for name in layers}
     if config.side_dtype is not StoredDtype.SOURCE:
         rounded = build(source.with_stored_sides()).eval()
         devices.put(rounded, device)
@@ -250,6 +252,7 @@ def _placed(
             dense_itemsize=dtype.itemsize,
             coding=source.coding(name) if name in source.alone else None,
             kmeans=config.kmeans,
+            parts=config.given_parts(name),
             grid=config.metric is Metric.GRID
             and name in whole
             and isinstance(layers[name], EdgeLayer),
@@ -385,11 +388,12 @@ class _Scales:
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
         return None if model is None else sum(sizes(model))
 
-    def _coded(self, name: str, clusters: int) -> Coded:
+    def _coded(self, name: str, number: Number) -> Coded:
+        clusters, parts = split(number)
         place, layer = self._runs.places[name], self._layers[name]
         outputs = self._runs.layers[name].edges().shape[0]
         return Coded(
-            codebook=blank((clusters, layer.coefficients), place.dtype),
+            codebook=blank((clusters, layer.coefficients // parts), place.dtype),
             labels=None,
             bias=blank((outputs,), torch.float32) if place.biased else None,
             encoding=bounding(self._runs.config.coding),

@@ -16,10 +16,10 @@ from kancompress.clustering.clusterer import (
     ByFunctions,
     Clustered,
     Clusterer,
-    cut,
     points,
     shared,
 )
+from kancompress.clustering.cuts import cut
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions

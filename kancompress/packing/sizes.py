@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from kancompress.clustering.clusterer import cut, points
+from kancompress.clustering.clusterer import points
+from kancompress.clustering.cuts import cut
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
 from kancompress.errors import KancompressError, UsageError

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering.clusterer import Edges
+from kancompress.clustering.cuts import divisors
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
 from kancompress.formats.packed.encodings import USUAL, Indices, index_bytes, index_type
@@ -165,11 +166,6 @@ def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> lis
         for name, d in coefficients.items()
         if (parts := config.given_parts(name)) is not None and (parts < 1 or d % parts)
     ]
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors of a number, ascending."""
-    return [part for part in range(1, number + 1) if number % part == 0]
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
