@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.train import train
+    from kancompress.clustering.cuts import Cut
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.config import (
@@ -84,6 +85,7 @@ _HOMES = {
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.packing.pack": ("Compression", "LayerClustering"),
+    "kancompress.clustering.cuts": ("Cut",),
     "kancompress.clustering.layer": ("LayerSolution",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.system.devices": ("use_threads",),
@@ -125,6 +127,7 @@ __all__ = [
     "Compressed",
     "Compression",
     "ConvSpec",
+    "Cut",
     "DataOptions",
     "DataSpec",
     "Device",

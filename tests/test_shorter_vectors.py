@@ -1,19 +1,24 @@
 """Edges that are cut into parts: codebooks of shorter vectors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_calibration import PLACE, correlated, spline_layer, start
 from torch import Tensor
 
 import hostile
 import kancompress
 from command import done, refused
 from hostile import made
-from kancompress.clustering import kmeans
+from kancompress.clustering import allocation, kmeans
+from kancompress.clustering.coding import Coding, coefficients
+from kancompress.clustering.layer import solve_layer
 from kancompress.config import PlotConfig
+from kancompress.layers.layer import EdgeLayer
 from kancompress.models import runnable
 from kancompress.reporting.plotting.clouds import edge_clouds
 from kancompress.reporting.plotting.curves import centroid_curves
@@ -127,6 +132,91 @@ def test_gradients_of_centroids_are_sums_over_the_parts_that_use_them() -> None:
     assert codebook.grad is not None
     assert np.allclose(codebook.grad.numpy(), wanted, atol=1e-5)
     place.remove()
+
+
+class Reshaped:
+    """A layer of `test_calibration` with three times as many inputs of three features each, made
+    by hand; what `solve_layer` asks of a layer."""
+
+    maps, name = False, None
+
+    def __init__(self, layer: EdgeLayer) -> None:
+        self._layer, self.bias = layer, layer.bias
+
+    def edges(self) -> Tensor:
+        return self._layer.edges().reshape(len(self._layer.edges()), -1, 3)
+
+    def places(self, x: Tensor) -> int:
+        return 1
+
+    def columns(self, x: Tensor, places: Tensor) -> Tensor:
+        whole = self._layer.features(x).numpy()
+        parts = [whole[:, first : first + 3] for first in (0, 3, 6)]  # (rows, 3, in) of each
+        return torch.from_numpy(np.stack(parts, 3).reshape(len(x), 3, -1))
+
+    def beside(self, x: Tensor, places: Tensor) -> Tensor | None:
+        return None
+
+    def sides(self) -> dict[str, Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize("price", [None, 1.0])
+def test_a_layer_is_solved_as_one_reshaped_by_hand(price: float | None) -> None:
+    layer, x = spline_layer(6, 5), correlated(900, 5)
+    streams = start(x[:800], x[800:])
+    config = kancompress.CalibrationConfig(starts=1, price=price)
+    with torch.no_grad():
+        wanted = solve_layer(Reshaped(layer), streams, 6, config, PLACE)
+    found = solve_layer(layer, streams, kancompress.Cut(6, 3), config, PLACE)
+    assert found.method == wanted.method == "sweeps"
+    assert np.array_equal(found.clustering.centroids, wanted.clustering.centroids)
+    assert np.array_equal(found.clustering.labels, wanted.clustering.labels)
+    assert found.held_out == pytest.approx(wanted.held_out)
+    edges = found.coefficients(layer.edges().detach())
+    table, labels = found.clustering.centroids, found.clustering.labels
+    assert np.allclose(edges.numpy(), table[labels].reshape(6, 5, 9), atol=1e-6)
+    whole = solve_layer(layer, streams, 6, config, PLACE)
+    assert found.held_out < whole.held_out
+
+
+def test_edges_that_are_kept_stay_where_others_are_cut() -> None:
+    packed = torch.tensor([[True, False], [True, True]])
+    factors = torch.rand(2, 2, 6) * packed[..., None]
+    weights = torch.randn(2, 2, 6)
+    how = Coding(packed=packed, factors=factors, vectors=weights[packed]).cut(2)
+    labels = np.array([0, 1, 2, 0, 1, 1])
+    found = kmeans.canonical(
+        np.arange(9.0).reshape(3, 3), labels, inertia=0, iterations=0, exact=False, repaired=0
+    )
+    got = coefficients(found, weights, how).numpy()
+    wanted = weights.numpy().copy()
+    by_hand = found.centroids[found.labels].reshape(3, 6)
+    wanted[packed.numpy()] = by_hand * factors[packed].numpy()
+    assert np.allclose(got, wanted)
+    assert how.edges == 6
+
+
+def test_a_target_cuts_edges_where_that_is_better() -> None:
+    source = CASES / "efficient_kan_default" / "state.safetensors"
+    quick = kancompress.CalibrationConfig(rounds=1, sweeps=0, starts=1, price=0)
+    made = kancompress.cluster(
+        source, rows=correlated(200, 7), calibration=quick, target=kancompress.Target(bytes=3300)
+    )
+    found = made.calibrated
+    assert found is not None
+    assert found.solution is not None
+    raw = kancompress.encode(made.model)
+    assert len(raw) <= 3300
+    again = kancompress.load(raw)
+    assert isinstance(again, kancompress.PackedModel)
+    chosen = [number for number in found.clusters.values() if isinstance(number, kancompress.Cut)]
+    assert [number.parts for number in chosen] == [layer.parts for layer in again.layers]
+    least = allocation.frontier([replace(c, shorter=()) for c in found.curves.values()])
+    whole = allocation.within(least, sum(layer.packed_bytes for layer in made.layers))
+    assert whole is not None
+    assert found.predicted is not None
+    assert found.predicted < 0.5 * whole.error
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import kancompress
 from kancompress.cli import _files, _model, _output
-from kancompress.clustering.cuts import Number, split
 from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
 from kancompress.errors import UsageError
 from kancompress.specs import DataOptions, DatasetName
@@ -18,6 +17,7 @@ from kancompress.system import files
 if TYPE_CHECKING:
     from kancompress.cli._files import Given
     from kancompress.clustering.allocation import Curve
+    from kancompress.clustering.cuts import Cut, Number
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.packing.pack import Compression, Report
@@ -185,19 +185,23 @@ def probed(name: str, number: Number, error: float) -> None:
 
 def _told(number: Number) -> str:
     """A number of centroids, and of the parts of edges that they stand for."""
-    clusters, parts = split(number)
+    clusters, parts = _split(number)
     return str(clusters) if parts == 1 else f"{clusters} in {parts} parts"
+
+
+def _split(number: Number) -> Cut:
+    return number if isinstance(number, kancompress.Cut) else kancompress.Cut(number, 1)
 
 
 def record(found: Calibrated) -> dict[str, Any]:
     """What was chosen and measured, as docs/json.md lists it."""
     result: dict[str, Any] = {
         "clusters": {
-            name: None if number is None else split(number).clusters
+            name: None if number is None else _split(number).clusters
             for name, number in found.clusters.items()
         },
         "parts": {
-            name: None if number is None else split(number).parts
+            name: None if number is None else _split(number).parts
             for name, number in found.clusters.items()
         },
         "predicted_error": found.predicted,

@@ -92,10 +92,11 @@ def frontier(curves: Sequence[Curve]) -> list[Choice]:
     """All choices that no other beats in bytes and error, by rising bytes."""
     found = [Choice((), 0, 0.0)]
     for curve in curves:
+        own = curve.choices()
         sums = [
             Choice(a.clusters + b.clusters, a.bytes + b.bytes, a.error + b.error)
             for a in found
-            for b in curve.choices()
+            for b in own
         ]
         found = _undominated(sums)
     return found

@@ -9,7 +9,7 @@ from kancompress.clustering.allocation import PROBES, Curve
 from kancompress.clustering.cuts import Number, divisors, number_of
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
-from kancompress.clustering.layer import Place, Solvable, naming, pose, solve_layer
+from kancompress.clustering.layer import Place, Solvable, is_small, naming, pose, solve_layer
 from kancompress.config import CalibrationConfig, Method
 from kancompress.formats.packed.encodings import index_bytes
 
@@ -60,7 +60,7 @@ def measure_curves(
         return replace(curve, errors=errors)
 
     for name, layer in flow.layers.items():
-        given, *others = _cuts(_curve(layer, flow.places[name], 1), flow.places[name])
+        given, *others = _cuts(layer, flow.places[name])
         whole = measured(name, layer, given)
         shorter = tuple(measured(name, layer, parts) for parts in others)
         curves[name] = replace(whole, shorter=shorter)
@@ -83,13 +83,14 @@ def _curve(layer: Solvable, place: Place, parts: int) -> Curve:
     )
 
 
-def _cuts(whole: Curve, place: Place) -> list[int]:
+def _cuts(layer: Solvable, place: Place) -> list[int]:
     """Numbers of parts to try: those that were asked for, or whole edges and some more where the
-    codebook of those would outweigh the indices."""
+    codebook of those would outweigh the indices and a solution takes but a moment."""
     if place.parts is not None:
         return [place.parts]
+    whole = _curve(layer, place, 1)
     indices = index_bytes(whole.edges, _USUAL)
-    if whole.bytes_at(_USUAL) - indices < indices:
+    if whole.bytes_at(_USUAL) - indices < indices or not is_small(layer):
         return [1]
     found = divisors(whole.coefficients)[1:]
     step = max(1, -(-len(found) // _MOST_CUTS))
