@@ -288,9 +288,12 @@ def _saved(content: object) -> bytes:
     return file.getvalue()
 
 
-def _packed(source: Any, clusters: int, *, indices: str = "bits", **options: Any) -> bytes:
+def _packed(
+    source: Any, clusters: int, *, indices: str = "bits", parts: int | None = None, **options: Any
+) -> bytes:
     config = kancompress.ClusterConfig(
         clusters=clusters,
+        parts=parts,
         force_pack=True,
         max_iterations=3,
         indices=kancompress.IndexCoding(indices),
@@ -311,6 +314,9 @@ def by_library() -> Iterator[tuple[str, Draft]]:
         tensors = _case(name)
         yield name, take_apart(_packed(_saved(tensors), 4))
         yield f"{name}-rans", take_apart(_packed(_saved(tensors), 4, indices="rans"))
+    cut = _saved(_case("efficient_kan_default"))
+    yield "parts-bits", take_apart(_packed(cut, 5, parts=3))
+    yield "parts-rans", take_apart(_packed(cut, 5, parts=9, indices="rans"))
     scaled = _saved({"model": _case("efficient_kan_default"), "epoch": 3, "opt": torch.ones(2)})
     yield "kept-scaler", take_apart(_packed(scaled, 2, keep_scaler=True))
     yield "kept-extra", take_apart(_packed(scaled, 2, keep_extra=True))
