@@ -224,7 +224,7 @@ def test_the_command(tmp_path: Path) -> None:
     source, packed = CASES / "v0.1" / "gramkan.safetensors", tmp_path / "packed.st"
     told = done("cluster", source, "-k", "4", "--parts", "5", "--parts", "0=1", "-o", packed)
     assert "layer 1: " in told.stderr
-    assert "edges in 5 parts of 1 coefficients, k = 4" in told.stderr
+    assert "edges in 5 parts of 1 coefficient, k = 4" in told.stderr
     assert "5 = 5 x 1" in done("inspect", packed).stdout
     report = json.loads(done("inspect", packed, "--json").stdout)
     assert [layer["parts"] for layer in report["layers"]] == [1, 5]

@@ -452,7 +452,8 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
 def _tell(layer: LayerClustering) -> None:
     line = f"layer {layer.name}: {_output.size(layer.edges)} edges"
     if layer.parts > 1:
-        line += f" in {layer.parts} parts of {layer.coefficients // layer.parts} coefficients"
+        width = layer.coefficients // layer.parts
+        line += f" in {layer.parts} parts of {width} coefficient{'s' if width > 1 else ''}"
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
