@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.repack import Repacked, repack
     from kancompress.api.train import train
+    from kancompress.clustering.cuts import Cut
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.config import (
@@ -90,6 +91,7 @@ _HOMES = {
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.packing.pack": ("Compression", "LayerClustering"),
     "kancompress.packing.repack": ("PartBytes",),
+    "kancompress.clustering.cuts": ("Cut",),
     "kancompress.clustering.layer": ("LayerSolution",),
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.system.devices": ("use_threads",),
@@ -132,6 +134,7 @@ __all__ = [
     "Compressed",
     "Compression",
     "ConvSpec",
+    "Cut",
     "DataOptions",
     "DataSpec",
     "Device",

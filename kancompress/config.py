@@ -160,6 +160,11 @@ class ClusterConfig:
     clusters     : centroids of every layer, 1 to 65,536; None is 16, for convolutions of
                    kancompress's own 256 (Tables 4 to 7)
     layers       : layer name to its own number of centroids
+    parts        : vectors that the coefficients of an edge are cut into, each with its own index
+                   into a codebook of vectors that are so much shorter; divides the number of
+                   coefficients. None is 1, and chosen where numbers of clusters are chosen by
+                   outputs
+    layer_parts  : layer name to its own number of parts
     side_dtype   : of biases, normalisations and recurrence weights of kancompress's own networks
     force_pack   : pack layers that would grow exactly as they were asked for; without it they are
                    packed without loss, in the way with which the file is smallest
@@ -178,6 +183,8 @@ class ClusterConfig:
 
     clusters: int | None = None
     layers: Mapping[str, int] = field(default_factory=dict)
+    parts: int | None = None
+    layer_parts: Mapping[str, int] = field(default_factory=dict)
     codebook_dtype: StoredDtype = StoredDtype.SOURCE
     side_dtype: StoredDtype = StoredDtype.SOURCE
     seed: int = 0
@@ -209,6 +216,14 @@ class ClusterConfig:
     def of(self, layer: str) -> int:
         """Centroids of the layer of this name."""
         return self.layers.get(layer, self.common)
+
+    def given_parts(self, layer: str) -> int | None:
+        """Parts that edges of the layer of this name should have; None where nothing is said."""
+        return self.layer_parts.get(layer, self.parts)
+
+    def parts_of(self, layer: str) -> int:
+        """The same, whole edges where nothing is said."""
+        return self.given_parts(layer) or 1
 
     def settled(self, *, conv: bool) -> ClusterConfig:
         """The same with the default number of clusters of our own networks filled in."""

@@ -269,6 +269,25 @@ RANS = Draft(
 )
 
 
+# Edges in three parts of one number: in `bits` with a kept edge, and in `rans`.
+CUT = Draft(
+    document(
+        model={"name": "kan", "grid": [-1.0, 1.0, 1], "degree": 1},
+        layers={"0": {"shape": [3, 2], "parts": 3}, "1": {"shape": [2, 3], "parts": 3}},
+        encodings={"bits": ["index"], "plain": ["codebook", "kept", "kept_at"]},
+        exceptions={"1.index": "rans"},
+    ),
+    {
+        "0.codebook": ("F32", [2, 1], ramp(2)),
+        "0.index": ("U8", [2], bytes([0b01101001, 0b01110010])),  # 1 0 0 1 0 1 1 0 0 1 0 0 1 1 1
+        "0.kept_at": ("I64", [1], struct.pack("<q", 4)),
+        "0.kept": ("F32", [1, 3], ramp(3)),
+        "1.codebook": ("F32", [3, 1], ramp(3)),
+        "1.index": ("U8", [10], bytes.fromhex("0000ac0250b2450000fe")),
+    },
+)
+
+
 def stripped(content: object) -> bytes:
     """The torch file of `content` without the storages of its tensors."""
     whole, rest = io.BytesIO(), io.BytesIO()
@@ -496,6 +515,7 @@ HONEST = {
     "kanconv": CONV,
     "mlp": MLP,
     "rans": RANS,
+    "cut": CUT,
     "foreign": FOREIGN,
     "forms": FORMS,
     "masked": MASKED,

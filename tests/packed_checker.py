@@ -59,8 +59,8 @@ class Tensor(NamedTuple):
 class Layer:
     """What the file's header says of one layer."""
 
-    def __init__(self, name: str, shape: list[int], groups: int) -> None:
-        self.name, self.shape, self.groups = name, shape, groups
+    def __init__(self, name: str, shape: list[int], groups: int, parts: int) -> None:
+        self.name, self.shape, self.groups, self.parts = name, shape, groups, parts
         self.edges = math.prod(shape)
         self.d = 0
         self.k = 0
@@ -423,10 +423,13 @@ class File:
             need(codebook is None, "3.5", "a layer has its own and another layer's codebook")
             codebook = self.tensors.get(f"{shared}.codebook")
             need(codebook is not None, "3.2", "the layer whose codebook is shared has none")
+            need(layer.parts == 1, "3.2", "a layer without a codebook of its own has parts")
+            layer.parts = self.layers[shared].parts
         if dense is not None:
             packed = [self.tensor(layer, role) for role in ROLES[:4]]
             need(packed == [None] * 4, "3.3", "a dense layer has roles of a packed one")
             need(shared is None, "3.5", "a dense layer uses a codebook")
+            need(layer.parts == 1, "3.2", "a layer without a codebook of its own has parts")
             good = len(dense.shape) == len(layer.shape) + 1 and dense.shape[:-1] == layer.shape
             need(good, "3.3", "coefficients have another shape")
             layer.d, layer.dtype, layer.tables = dense.shape[-1], dense.dtype, [dense]
@@ -434,7 +437,7 @@ class File:
         need(codebook is not None, "3.5", "a layer has neither coefficients nor a codebook")
         assert codebook is not None
         need(len(codebook.shape) == 2, "3.3", "a codebook's shape is not (k, d)")
-        layer.k, layer.d = codebook.shape
+        layer.k, layer.d = codebook.shape[0], codebook.shape[1] * layer.parts
         need(1 <= layer.k <= 65_536, "3.3", "k is not from 1 to 65,536")
         layer.dtype, layer.tables = codebook.dtype, [codebook]
 
@@ -477,9 +480,10 @@ class File:
         assert index is not None
         if self.index_encodings[f"{layer.name}.index"] == "rans":
             need(layer.k <= 1024, "4.1.5", "k is above 1,024")
-            need(layer.edges <= 8192 << 16, "4.1.5", "there are more edges than lanes may have")
+            most = 8192 << 16
+            need(layer.edges * layer.parts <= most, "4.1.5", "more edges than lanes may have")
             return
-        bits = (layer.edges - layer.kept) * (layer.k - 1).bit_length()
+        bits = (layer.edges - layer.kept) * layer.parts * (layer.k - 1).bit_length()
         need(index.shape[0] == -(-bits // 8), "4", "an index has not exactly its bytes")
 
     # Section 4
@@ -603,7 +607,7 @@ class File:
         limit = 10_000 * len(self.raw) + 1_000_000_000
         need(total <= limit, "8.3", "the layers written out are too large for the file")
         coded = [
-            (layer.edges, self.tensors[f"{layer.name}.index"].shape[0])
+            (layer.edges * layer.parts, self.tensors[f"{layer.name}.index"].shape[0])
             for layer in self.layers.values()
             if self.index_encodings.get(f"{layer.name}.index") == "rans"
         ]
@@ -655,7 +659,7 @@ class File:
 
     def check_index(self, layer: Layer) -> None:
         tensor = self.tensor(layer, "index")
-        edges = layer.edges - layer.kept
+        edges = (layer.edges - layer.kept) * layer.parts
         if tensor is None or not edges:
             return
         if self.index_encodings[f"{layer.name}.index"] == "rans":
@@ -681,8 +685,10 @@ class File:
         at = self.tensor(layer, "kept_at")
         kept = () if at is None else tuple(map(int, self.values(at)))
         data = bytes(self.raw[tensor.begin : tensor.end])
+        shape = [*layer.shape, layer.parts]
+        kept = tuple(edge * layer.parts + part for edge in kept for part in range(layer.parts))
         try:
-            rans_reader.read(data, layer.k, layer.shape, layer.groups, kept)
+            rans_reader.read(data, layer.k, shape, layer.groups, kept)
         except rans_reader.RansError as error:
             raise Fault(str(error)) from None
 
@@ -709,7 +715,8 @@ class File:
     def largest(self, layer: Layer, first: int, last: int) -> float:
         """The largest absolute coefficient of the columns `first ... last - 1`."""
         tables = [table for table in layer.tables if table.end > table.begin]
-        return max((float(self.columns_of(t)[first:last].max()) for t in tables), default=0.0)
+        columns = [np.tile(self.columns_of(t), layer.d // t.shape[-1]) for t in tables]
+        return max((float(own[first:last].max()) for own in columns), default=0.0)
 
     # Section 7
 
@@ -778,7 +785,7 @@ def int8_rows(data: bytes, rows: int) -> np.ndarray:
 def read_layer(name: str, record: Any) -> Layer:
     need(isinstance(record, dict), "3.2", "a layer record is no object")
     # Guess: the table is complete.
-    good = record.keys() <= {"shape", "groups", "codebook"}
+    good = record.keys() <= {"shape", "groups", "codebook", "parts"}
     need(good, "3.2", "a layer record has an unknown key")
     shape = record.get("shape")
     # Guess: a length may be 0.
@@ -793,7 +800,11 @@ def read_layer(name: str, record: Any) -> Layer:
     need(shape[0] % groups == 0, "3.2", "groups do not divide the outputs")
     good = "codebook" not in record or isinstance(record["codebook"], str)
     need(good, "3.2", "codebook is no name")
-    return Layer(name, shape, groups)
+    parts = record.get("parts", 1)
+    good = "parts" not in record or (is_whole(parts) and parts >= 2)
+    need(good, "3.2", "parts is not 2 or more")
+    need(product([*shape, parts], 2**63) < 2**63, "3.2", "a layer has 2^63 parts or more")
+    return Layer(name, shape, groups, parts)
 
 
 # Section 9

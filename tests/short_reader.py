@@ -11,7 +11,9 @@ from opaque_checker import Fault, fail, need
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 REQUIRED = {"version", "kind", "checksum", "layers", "source", "clusters"}
-OPTIONAL = {"rans", "kept", "coefficients", "head", "opaque", "model", "restore", "data", "forms"}
+KINDS = (*FLOATS, "int8")
+OPTIONAL = {"rans", "kept", "coefficients", "head", "opaque", "model", "restore", "data"}
+OPTIONAL |= {"forms", "parts"}
 SIZES = {"F64": 8, "I64": 8, "F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 STATISTICS: dict[str, tuple[list[float], list[float]]] = {
     "digits": ([0], [1]),
@@ -35,13 +37,14 @@ def is_whole(value: Any, least: int, limit: int) -> bool:
 
 
 def counts(document: dict[str, Any], key: str, layers: int) -> list[int]:
+    usual = 1 if key == "parts" else 0
     if key not in document:
-        return [0] * layers
+        return [usual] * layers
     value = document[key]
     limit = 2**63 if key == "rans" else 2**31
     if type(value) is int:
         need(is_whole(value, 0, limit), "12.2", f"{key} is no count")
-        need(value != 0 or key == "clusters", "12.2", f"{key} is there, and is 0")
+        need(value != usual or key == "clusters", "12.2", f"{key} is there, and is the usual")
         return [value] * layers
     good = isinstance(value, list) and len(value) == layers
     need(good and all(is_whole(one, 0, limit) for one in value), "12.2", f"{key} is no counts")
@@ -102,13 +105,14 @@ def sides(model: dict[str, Any], shape: Shape) -> dict[str, Shape]:
 def ordinary(document: dict[str, Any]) -> tuple[dict[str, Any], Tensors]:
     """The ordinary document, and the tensors of the file. Raises Fault."""
     need(document.keys() >= REQUIRED, "12.2", "the document lacks a key")
-    need(document.keys() <= REQUIRED | OPTIONAL | {*FLOATS}, "12.2", "there is an unknown key")
+    need(document.keys() <= REQUIRED | OPTIONAL | {*KINDS}, "12.2", "there is an unknown key")
     one = ("model" in document) != ("restore" in document)
     need(one, "2", "the document has not exactly one of model and restore")
     model = document.get("model")
     need(model is None or isinstance(model, dict), "5.1", "model is no object")
     records = layer_records(document)
     rans, kept = (counts(document, key, len(records)) for key in ("rans", "kept"))
+    parts = dict(zip(records, counts(document, "parts", len(records)), strict=True))
     clusters = dict(zip(records, counts(document, "clusters", len(records)), strict=True))
     if model is None:
         widths = counts(document, "coefficients", len(records))
@@ -121,8 +125,10 @@ def ordinary(document: dict[str, Any]) -> tuple[dict[str, Any], Tensors]:
     for at, (name, record) in enumerate(records.items()):
         shape, share = record["shape"], record.get("codebook")
         may_be: dict[str, Shape] = {}
+        cut = parts.get(share, 1) if isinstance(share, str) else parts[name]
+        need(cut > 0, "3.2", "edges have no parts")
         if clusters[name]:
-            may_be["codebook"] = [clusters[name], widths[at]]
+            may_be["codebook"] = [clusters[name], widths[at] // cut]
         elif share is None:
             may_be["coefficients"] = [*shape, widths[at]]
         if kept[at]:
@@ -138,7 +144,7 @@ def ordinary(document: dict[str, Any]) -> tuple[dict[str, Any], Tensors]:
         if k < 2:
             need(rans[at] == 0, "12.2", "rans is not 0 where there is no index")
             continue
-        bits = max(math.prod(shape) - kept[at], 0) * (k - 1).bit_length()
+        bits = max(math.prod(shape) - kept[at], 0) * cut * (k - 1).bit_length()
         fixed[f"{name}.index"] = ("U8", [rans[at] or -(-bits // 8)])
         encodings[f"{name}.index"] = "rans" if rans[at] else "bits"
     conv = model is not None and str(model.get("name")).endswith("conv")
@@ -149,11 +155,27 @@ def ordinary(document: dict[str, Any]) -> tuple[dict[str, Any], Tensors]:
         numbers["head.weight"] = {"head.weight": [outputs, channels]}
         numbers["head.bias"] = {"head.bias": [outputs]}
     found = typed(document, numbers)
-    for name in found:
+    for name, (kind, shape) in found.items():
         if not name.startswith("head."):
-            encodings[name] = "plain"
+            encodings[name] = "int8" if kind == "int8" else "plain"
+        if kind == "int8":
+            found[name] = ("U8", in_bytes(name, shape))
+    for name, own in parts.items():
+        need("parts" not in records[name], "12.2", "parts stand in a record")
+        records[name] = records[name] | ({"parts": own} if own != 1 else {})
     tensors = merged(found | fixed, stored(document))
     return made(document, records, encodings), tensors
+
+
+def fits_int8(name: str) -> bool:
+    return name.rpartition(".")[2] in ("codebook", "bias", "norm")
+
+
+def in_bytes(name: str, shape: Shape) -> Shape:
+    """The shape of the U8 of numbers with the encoding `int8`, section 4.2."""
+    if name.endswith(".codebook"):
+        return [shape[1], 2 + shape[0]]
+    return [*shape[:-1], 2 + shape[-1]]
 
 
 def typed(document: dict[str, Any], numbers: dict[str, dict[str, Shape]]) -> Tensors:
@@ -161,7 +183,7 @@ def typed(document: dict[str, Any], numbers: dict[str, dict[str, Shape]]) -> Ten
     alone = {name: shape for of_role in numbers.values() for name, shape in of_role.items()}
     found: Tensors = {}
     by_role: set[str] = set()
-    for dtype in FLOATS:
+    for dtype in KINDS:
         names = document.get(dtype, [None])
         if dtype not in document:
             continue
@@ -176,6 +198,7 @@ def typed(document: dict[str, Any], numbers: dict[str, dict[str, Shape]]) -> Ten
             for tensor, shape in of_name.items():
                 need(tensor not in found, "12.4", "a tensor is named twice")
                 found[tensor] = (dtype, shape)
+                need(dtype != "int8" or fits_int8(tensor), "4", "a role has no such encoding")
     for role, of_role in numbers.items():
         types = {found[name][0] if name in found else None for name in of_role}
         whole = len(types) == 1 and None not in types
@@ -226,7 +249,7 @@ def made(
     document: dict[str, Any], records: dict[str, dict[str, Any]], encodings: dict[str, str]
 ) -> dict[str, Any]:
     """The ordinary document."""
-    own = {*OPTIONAL} - {"model", "restore", "data", "forms"} | {"clusters", *FLOATS}
+    own = {*OPTIONAL} - {"model", "restore", "data", "forms"} | {"clusters", *KINDS}
     result = {key: value for key, value in document.items() if key not in own}
     result["layers"] = records
     source = document["source"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kancompress.clustering import allocation, grid, kmeans, metric, moments, quadratic
 from kancompress.clustering import flow as flow_module
 from kancompress.clustering.allocation import Choice, Curve
+from kancompress.clustering.cuts import split
 from kancompress.clustering.flow import Chain
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import Place, Streams, pose, relative, solve_layer
@@ -592,12 +593,14 @@ def test_a_file_never_exceeds_its_target() -> None:
 
     def weigh(clusters) -> int:
         sizes = {"0": 480, "1": 64}
-        return 700 + sum(
-            sizes[name] * 36
-            if k is None
-            else k * 36 + math.ceil(sizes[name] * math.ceil(math.log2(k)) / 8)
-            for name, k in clusters.items()
-        )
+        total = 700
+        for name, number in clusters.items():
+            if number is None:
+                total += sizes[name] * 36
+                continue
+            k, parts = split(number)
+            total += k * 36 // parts + math.ceil(sizes[name] * parts * math.ceil(math.log2(k)) / 8)
+        return total
 
     files = SimpleNamespace(weigh=weigh)
     for target in (1300, 2000, 4000, 50_000):

@@ -163,7 +163,7 @@ def keys_of(document: object) -> Iterator[str]:
     elif isinstance(document, dict):
         for key, value in document.items():
             yield key
-            if key not in ("model", "data", "clusters", "curves"):
+            if key not in ("model", "data", "clusters", "parts", "curves", "curves_of_parts"):
                 by_name = isinstance(value, dict) and key == "layers"
                 yield from keys_of(list(value.values()) if by_name else value)
 

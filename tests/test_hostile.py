@@ -21,6 +21,7 @@ import hostile
 import kancompress
 from hostile import (
     CONV,
+    CUT,
     DENSE,
     FOREIGN,
     FORMS,
@@ -585,6 +586,26 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(KAN, tensor("1.index", "U8", [3], bytes([0xA0, 0, 0])))),
     ("index-padding", Flaw.INDEX_PADDING, "'0.index'",
      made(KAN, tensor("0.index", "U8", [2], bytes([0, 0x10])))),
+    # --- edges in parts ---
+    ("parts-1", Flaw.BAD_VALUE, "1 parts; 2 or more", made(CUT, put("layers/0/parts", 1))),
+    ("parts-beyond-counting", Flaw.BAD_VALUE, "fewer than 2^63",
+     made(CUT, put("layers/0/parts", 2**61))),
+    ("parts-beside-anothers-codebook", Flaw.BAD_VALUE, "layer 'b' uses another",
+     made(FOREIGN, put("layers/b/parts", 2))),
+    ("parts-of-a-dense-layer", Flaw.CONFLICTING_TENSORS, "layer 'c' is both",
+     made(FOREIGN, put("layers/c/parts", 2))),
+    ("parts-left-out", Flaw.WRONG_SHAPE, "[1, 1] was expected", made(CUT, drop("layers/0/parts"))),
+    ("parts-without-their-indices", Flaw.INDEX_LENGTH, "18 indices of 2 bits",
+     made(KAN, put("layers/0/parts", 3))),
+    ("parts-that-are-kept", Flaw.WRONG_SHAPE, "[1, 3] was expected",
+     made(CUT, tensor("0.kept", "F32", [3, 1]))),
+    ("parts-of-other-coefficients", Flaw.WRONG_SHAPE, "9 coefficients an edge", made(
+        CUT, tensor("1.codebook", "F32", [3, 3]))),
+    ("parts-without-measure", Flaw.TOO_LARGE, "its layers' coefficients", made(
+        FORMS, put("layers/w/parts", 2**50), tensor("w.codebook", "F32", [1, 1]),
+        without("w.index"))),
+    ("parts-with-few-lanes", Flaw.TOO_LARGE, "stands for 49152 edges",
+     made(CUT, put("layers/1/parts", 8192))),
     # --- indices in rans: bytes 0 and 1, tables from 2, the state from 6, words from 10 ---
     ("rans-missing", Flaw.MISSING_TENSOR, "'0.index'", made(RANS, without("0.index"))),
     ("rans-i8", Flaw.WRONG_DTYPE, "I8", made(RANS, tensor("0.index", "I8", [16]))),

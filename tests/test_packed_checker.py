@@ -130,7 +130,7 @@ STEPS = "restore/tensors/#4"
 # --- honest files ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["kan", "gramkan", "kanconv", "mlp"])
+@pytest.mark.parametrize("name", ["kan", "gramkan", "kanconv", "mlp", "cut"])
 def test_honest_files_pass(name: str) -> None:
     assert checker(made(HONEST[name])) is None
 
@@ -168,6 +168,14 @@ VOLUME = (
     put(f"{ORIGIN}/axes", "out (in coef) kd kh kw"),
 )
 
+# The edges of OTHER's two layers that share a codebook in two parts of one coefficient.
+SHORTER = (
+    put("layers/a/parts", 2),
+    tensor("a.codebook", "F32", [2, 1]),
+    tensor("a.index", "U8", [2]),
+    tensor("b.index", "U8", [1]),
+)
+
 HONEST_EDITS: list[tuple[Draft, tuple[Edit, ...]]] = [
     (KAN, (dense_layer,)),
     (KAN, (tensor("0.bias", "BF16", [3]),)),
@@ -191,6 +199,7 @@ HONEST_EDITS: list[tuple[Draft, tuple[Edit, ...]]] = [
         (put(f"{ENTRY}/#2", [4, 2, 2]), put(f"{ORIGIN}/axes", "(half out in) kh (kw coef)")),
     ),
     (OTHER, VOLUME),
+    (OTHER, SHORTER),
     (
         OTHER,
         (
@@ -244,6 +253,10 @@ LIES: list[tuple[str, Draft, tuple[Edit, ...]]] = [
     ("3.2", KAN, (put("layers/0/shape", [2**40, 2**40]),)),
     ("3.2", OTHER, (put("layers/b/codebook", "c"),)),
     ("3.2", OTHER, (put("layers/a/groups", 3),)),
+    ("3.2", HONEST["cut"], (put("layers/0/parts", 1),)),
+    ("3.2", OTHER, (*SHORTER, put("layers/b/parts", 2))),
+    ("3.3", HONEST["cut"], (drop("layers/0/parts"),)),
+    ("4", HONEST["cut"], (tensor("0.index", "U8", [1]),)),
     ("3.3", MLP, (tensor("0.codebook", "F32", [1, 1]),)),
     ("3.3", KAN, (tensor("1.kept_at", "I64", [1], struct.pack("<q", 6)),)),
     ("3.3", KAN, (tensor("0.bias", "F32", [2]),)),

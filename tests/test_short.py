@@ -14,7 +14,7 @@ import kancompress
 import short_reader
 from command import done
 from conftest import fresh
-from kancompress.config import ClusterConfig, HeaderForm, IndexCoding, StoredDtype
+from kancompress.config import ClusterConfig, HeaderForm, IndexCoding, RepackConfig, StoredDtype
 from kancompress.data.images import IMAGE_SETS
 from kancompress.formats import document as documents
 from kancompress.formats.packed import ordinary
@@ -138,6 +138,41 @@ def test_sizes_are_exact_and_numbers_the_same(indices: IndexCoding, header: Head
             assert raw[header_of(raw) :] == before[header_of(before) :]
         was, now = plain.state_dict(), again.state_dict()
         assert all(torch.equal(was[name], now[name]) for name in was)
+
+
+def test_numbers_of_a_byte_are_told_by_their_encoding() -> None:
+    narrow = StoredDtype.INT8
+    config = ClusterConfig(clusters=6, codebook_dtype=narrow, side_dtype=narrow)
+    made = kancompress.cluster(NATIVE, replace(config, header=HeaderForm.SHORT)).model
+    raw = kancompress.encode(made)
+    assert document_of(raw)["int8"] == ["codebook", "norm"]
+    assert checker(raw) is None
+    assert header_of(raw) < 500
+    assert sizes(made) == (header_of(raw), len(raw) - header_of(raw))
+    plain = kancompress.encode(kancompress.cluster(NATIVE, config).model)
+    assert kancompress.repack(plain, RepackConfig(indices=IndexCoding.BITS)).data == raw
+    wide = kancompress.cluster(NATIVE, ClusterConfig(clusters=6)).model
+    again = kancompress.repack(
+        wide, RepackConfig(codebook_dtype=narrow, side_dtype=narrow, indices=IndexCoding.BITS)
+    )
+    assert checker(again.data) is None
+    assert document_of(again.data).keys() == document_of(raw).keys()
+    assert len(again.data) == len(raw)
+
+
+def test_parts_of_edges_are_counted() -> None:
+    for source, last in ((NATIVE, "1"), (STATE, "layers.1")):
+        for parts in ({"parts": 1}, {"layer_parts": {last: 5 if last == "1" else 3}}):
+            for indices in (IndexCoding.BITS, IndexCoding.RANS):
+                config = ClusterConfig(clusters=5, force_pack=True, indices=indices, **parts)
+                made = kancompress.cluster(source, replace(config, header=HeaderForm.SHORT)).model
+                raw = kancompress.encode(made)
+                assert checker(raw) is None
+                assert short_reader.is_short(document_of(raw))
+                assert ("parts" in document_of(raw)) == ("layer_parts" in parts)
+                plain = kancompress.encode(replace(made, header=HeaderForm.PLAIN))
+                assert raw[header_of(raw) :] == plain[header_of(plain) :]
+                assert kancompress.encode(kancompress.load(raw)) == raw
 
 
 def test_a_size_before_clustering_has_the_header_that_is_asked_for() -> None:

@@ -16,6 +16,8 @@ from kancompress.system import files
 
 if TYPE_CHECKING:
     from kancompress.cli._files import Given
+    from kancompress.clustering.allocation import Curve
+    from kancompress.clustering.cuts import Cut, Number
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.packing.pack import Compression, Report
@@ -181,20 +183,39 @@ def solved(name: str, layer: LayerSolution) -> None:
     )
 
 
-def probed(name: str, clusters: int, error: float) -> None:
+def probed(name: str, number: Number, error: float) -> None:
     """Tell of a point on a layer's curve."""
-    _output.note(f"layer {name}: alone at k = {clusters}, error of the network {error:.3g}")
+    _output.note(f"layer {name}: alone at k = {_told(number)}, error of the network {error:.3g}")
+
+
+def _told(number: Number) -> str:
+    """A number of centroids, and of the parts of edges that they stand for."""
+    clusters, parts = _split(number)
+    return str(clusters) if parts == 1 else f"{clusters} in {parts} parts"
+
+
+def _split(number: Number) -> Cut:
+    return number if isinstance(number, kancompress.Cut) else kancompress.Cut(number, 1)
 
 
 def record(found: Calibrated) -> dict[str, Any]:
     """What was chosen and measured, as docs/json.md lists it."""
     result: dict[str, Any] = {
-        "clusters": dict(found.clusters),
+        "clusters": {
+            name: None if number is None else _split(number).clusters
+            for name, number in found.clusters.items()
+        },
+        "parts": {
+            name: None if number is None else _split(number).parts
+            for name, number in found.clusters.items()
+        },
         "predicted_error": found.predicted,
         "price": found.price,
-        "curves": {
-            name: {str(k): error for k, error in curve.errors.items()}
+        "curves": {name: _points(curve) for name, curve in found.curves.items()},
+        "curves_of_parts": {
+            name: {str(one.parts): _points(one) for one in curve.shorter}
             for name, curve in found.curves.items()
+            if curve.shorter
         },
     }
     if found.solution is not None:
@@ -219,9 +240,13 @@ def record(found: Calibrated) -> dict[str, Any]:
     return result
 
 
+def _points(curve: Curve) -> dict[str, float]:
+    return {str(k): error for k, error in curve.errors.items()}
+
+
 def tell(found: Calibrated) -> None:
     """Print a table of the choice."""
-    rows = [[name, "dense" if k is None else str(k)] for name, k in found.clusters.items()]
+    rows = [[name, "dense" if k is None else _told(k)] for name, k in found.clusters.items()]
     if found.curves:
         _output.table(["layer", "clusters"], rows)
         _output.note(f"error of the network that the curves promise: {found.predicted:.3g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +62,16 @@ class Clusters:
             " or of one layer; repeatable."
             " auto: chosen for a target, with --calibrate for each layer.",
             show_default=False,
+        ),
+    ] = None
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parts",
+            metavar="N|NAME=N",
+            help="Vectors that the coefficients of each edge are cut into, each with its own index;"
+            " for layers whose codebook outweighs their indices. Repeatable.",
+            show_default="1; chosen with -k auto",
         ),
     ] = None
     target_bytes: Annotated[
@@ -265,6 +275,7 @@ def cluster(
       kancompress cluster mnist.safetensors --calibrate mnist -k auto --target-bytes 10000 -o p.st
     """
     common, layers, auto = _clusters(clusters.clusters or [])
+    parts, layer_parts = _parts(clusters.parts or [])
     if clusters.target_bytes is not None and common is not None:
         raise UsageError(
             f"--target-bytes chooses the number of clusters; leave out --clusters {common}, or"
@@ -281,7 +292,11 @@ def cluster(
     found = _files.given(source)
     use_threads(machine.threads)
     largest = wishes.calibrate is None and not auto
-    config = _config(clusters, stored, common, layers, largest=largest)
+    config = replace(
+        _config(clusters, stored, common, layers, largest=largest),
+        parts=parts,
+        layer_parts=layer_parts,
+    )
     if by_outputs.dry_run:
         rows = wishes.rows(by_outputs.data_dir)
         _choose(found, rows, wishes, config, by_outputs.config(clusters), shown)
@@ -421,25 +436,35 @@ def _print(packed: Compression, output: str, written: int) -> None:
 
 def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
     """The common k, the layers' own, and whether they are chosen, from `16`, `NAME=64`, `auto`."""
-    common: int | None = None
-    layers: dict[str, int] = {}
     if "auto" in values:
         if len(values) > 1:
             raise UsageError("--clusters auto chooses for every layer; leave other numbers out.")
         return None, {}, True
+    return *_numbers("--clusters", values, "number of clusters; write 16 or 1=64"), False
+
+
+def _parts(values: list[str]) -> tuple[int | None, dict[str, int]]:
+    """The common number of parts and the layers' own, from `3`, `NAME=9`."""
+    return _numbers("--parts", values, "number of parts; write 3 or 1=9")
+
+
+def _numbers(option: str, values: list[str], what: str) -> tuple[int | None, dict[str, int]]:
+    """A number for all layers, and those of single layers."""
+    common: int | None = None
+    layers: dict[str, int] = {}
     for value in values:
         name, mark, number = value.rpartition("=")
         if not number.isascii() or not number.isdigit() or len(number) > 20:
-            raise UsageError(f"--clusters {value} is no number of clusters; write 16 or 1=64.")
+            raise UsageError(f"{option} {value} is no {what}.")
         if not mark:
             if common is not None:
-                raise UsageError(f"--clusters is given twice, {common} and {number}; write one.")
+                raise UsageError(f"{option} is given twice, {common} and {number}; write one.")
             common = int(number)
         elif name in layers:
-            raise UsageError(f"--clusters names the layer {name} twice.")
+            raise UsageError(f"{option} names the layer {name} twice.")
         else:
             layers[name] = int(number)
-    return common, layers, False
+    return common, layers
 
 
 def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> None:
@@ -453,6 +478,9 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
 def _tell(layer: LayerClustering) -> None:
     masked = f" and {_output.size(layer.masked)} masked ones" if layer.masked else ""
     line = f"layer {layer.name}: {_output.size(layer.edges)} edges{masked}"
+    if layer.parts > 1:
+        width = layer.coefficients // layer.parts
+        line += f" in {layer.parts} parts of {width} coefficient{'s' if width > 1 else ''}"
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"

@@ -256,7 +256,7 @@ def _layer_row(row: dict[str, Any]) -> list[str]:
         row["basis"] or row.get("layout") or "-",
         _shape(row["shape"]),
         _output.size(row["edges"]),
-        str(row["coefficients"]),
+        _vectors(row),
         "dense" if row["clusters"] is None else str(row["clusters"]),
         _index_bits(row),
         "-" if entropy is None else f"{entropy:.2f}",
@@ -265,6 +265,12 @@ def _layer_row(row: dict[str, Any]) -> list[str]:
         _output.size(row["codebook_bytes"]),
         _output.size(row["dense_bytes"]),
     ]
+
+
+def _vectors(row: dict[str, Any]) -> str:
+    """Coefficients of an edge, and of its parts where it has several: 9 = 3 x 3."""
+    d, parts = row["coefficients"], row["parts"]
+    return str(d) if parts in (None, 1) else f"{d} = {parts} x {d // parts}"
 
 
 def _index_bits(row: dict[str, Any]) -> str:

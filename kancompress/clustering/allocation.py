@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kancompress.clustering.cuts import Number, number_of
 from kancompress.formats.packed.encodings import layer_bytes
 
 # Numbers of centroids at which curves are measured.
@@ -28,6 +29,8 @@ class Curve:
     masked       : how many of the edges point to a centroid of their own, which is zero
     dense_bytes  : what the layer weighs unpacked
     errors       : k to relative error, for some k
+    parts        : of an edge, each with its own index
+    shorter      : the layer's curves with other numbers of parts
     """
 
     edges: int
@@ -37,11 +40,15 @@ class Curve:
     errors: Mapping[int, float]
     scale: int = 0
     masked: int = 0
+    parts: int = 1
+    shorter: tuple[Curve, ...] = ()
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
         rows = k + (1 if self.masked else 0)
-        return layer_bytes(self.edges, self.coefficients, self.itemsize, rows, self.scale)
+        return layer_bytes(
+            self.edges, self.coefficients, self.itemsize, rows, scale=self.scale, parts=self.parts
+        )
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""
@@ -58,18 +65,26 @@ class Curve:
 
     def choices(self) -> list[Choice]:
         """Numbers of centroids worth considering, and staying dense."""
+        found = self._packed()
+        for curve in self.shorter:
+            found = _undominated([*found, *curve._packed()])
+        return [*found, Choice((None,), self.dense_bytes, 0.0)]
+
+    def _packed(self) -> list[Choice]:
+        """Numbers of centroids with which the layer is smaller than dense."""
         known = sorted(self.errors)
         numbers = [k for k in _numbers(known[-1]) if k >= known[0]] if known else []
-        found = [Choice((k,), self.bytes_at(k), self.error_at(k)) for k in numbers]
-        found = [choice for choice in found if choice.bytes < self.dense_bytes]
-        return [*found, Choice((None,), self.dense_bytes, 0.0)]
+        found = [
+            Choice((number_of(k, self.parts),), self.bytes_at(k), self.error_at(k)) for k in numbers
+        ]
+        return [choice for choice in found if choice.bytes < self.dense_bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Number of centroids of one or more layers (None: dense), their bytes and their error."""
 
-    clusters: tuple[int | None, ...]
+    clusters: tuple[Number | None, ...]
     bytes: int
     error: float
 
@@ -84,10 +99,11 @@ def frontier(curves: Sequence[Curve]) -> list[Choice]:
     """All choices that no other beats in bytes and error, by rising bytes."""
     found = [Choice((), 0, 0.0)]
     for curve in curves:
+        own = curve.choices()
         sums = [
             Choice(a.clusters + b.clusters, a.bytes + b.bytes, a.error + b.error)
             for a in found
-            for b in curve.choices()
+            for b in own
         ]
         found = _undominated(sums)
     return found

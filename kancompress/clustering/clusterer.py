@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import grid, kmeans, prices
+from kancompress.clustering.cuts import cut, cut_inputs
 from kancompress.clustering.layer import LayerSolution
 from kancompress.config import ClusterConfig, KMeans
 from kancompress.layers.layer import EdgeLayer
@@ -58,6 +59,9 @@ class Clusterer(Protocol):
 
     def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
         """The clustering of a layer's vectors (n, d), n >= 1, into at most so many centroids.
+
+        Of edges that are cut into parts the vectors are those of the parts.
+
 
         None where the layer stays dense.
         """
@@ -117,7 +121,8 @@ class ByCoefficients:
         if not self.price:
             return Clustered(clustering=found)
         layer = next(layer for layer in self.layers if layer.name == name)
-        paid = prices.cluster(points(vectors), found, layer.inputs(), self.price)
+        inputs = cut_inputs(layer.inputs(), len(vectors) // layer.edges)
+        paid = prices.cluster(points(vectors), found, inputs, self.price)
         return Clustered(clustering=paid, final=True)
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
@@ -127,7 +132,8 @@ class ByCoefficients:
         for layer, number in zip(layers, owner, strict=True):
             found[layer.name] = None
             if layer.edges and number == distributed.number():
-                own = self.cluster(layer.name, layer.vectors(), config.of(layer.name))
+                vectors = cut(layer.vectors(), config.parts_of(layer.name))
+                own = self.cluster(layer.name, vectors, config.of(layer.name))
                 found[layer.name] = own.clustering
         final = bool(self.price)
         told = {

@@ -6,13 +6,14 @@ whole edges apart, so that an edge is its centroid times its factors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kancompress.clustering import kmeans
+from kancompress.clustering.cuts import cut, cut_edges
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -35,6 +36,17 @@ class Coding:
         """How many edges are packed."""
         return len(self.vectors)
 
+    def cut(self, parts: int) -> Coding:
+        """The same of edges in so many parts."""
+        if parts == 1:
+            return self
+        return replace(
+            self,
+            packed=self.packed.repeat_interleave(parts, 1),
+            factors=cut_edges(self.factors, parts),
+            vectors=cut(self.vectors, parts),
+        )
+
     def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Which edges are packed and their factors, there."""
         return self.packed.to(device), self.factors.to(device)
@@ -47,7 +59,7 @@ def coefficients(found: kmeans.Clustering, weights: Tensor, coding: Coding | Non
     if coding is None:
         return torch.nn.functional.embedding(labels, codebook).view_as(weights)
     packed, factors = coding.to(weights.device)
-    result = weights.reshape(-1, weights.shape[-1]).clone()
+    result = weights.reshape(-1, codebook.shape[1]).clone()
     chosen = packed.reshape(-1)
     result[chosen] = codebook[labels] * factors.flatten(0, 1)[chosen]
     return result.view(weights.shape)

@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kancompress.clustering.allocation import PROBES, Curve
+from kancompress.clustering.cuts import Number, divisors, number_of
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
-from kancompress.clustering.layer import Place, Solvable, naming, pose, solve_layer
+from kancompress.clustering.layer import Place, Solvable, is_small, naming, pose, solve_layer
 from kancompress.config import CalibrationConfig, Method
+from kancompress.formats.packed.encodings import index_bytes
 from kancompress.layers.stored import scale_bytes
 
 # Curves need no last polish: one start, fewer rounds, no sweeps.
 _ROUNDS = 2
+# Centroids whose codebook is compared with the indices, to tell layers whose edges are worth
+# cutting; numbers of parts that are tried there at the most, and numbers of centroids of parts.
+_USUAL, _MOST_CUTS, _PROBES_OF_PARTS = 16, 3, (4, 16, 64, 256)
 
-TellProbe = Callable[[str, int, float], None]
+TellProbe = Callable[[str, Number, float], None]
 
 
 def measure_curves(
@@ -37,46 +42,69 @@ def measure_curves(
         quick = replace(quick, method=Method.FEEDBACK)
     curves: dict[str, Curve] = {}
     first: Problem | None = None
-    for name, layer in flow.layers.items():
+
+    def measured(name: str, layer: Solvable, parts: int) -> Curve:
+        nonlocal first
         streams, place = flow.seen(name), flow.places[name]
         with naming(name):
-            problem = pose(layer, streams[0], quick, place)
+            problem = pose(layer, streams[0], quick, place.cut(parts))
         first = first or problem
-        curves[name] = _curve(layer, problem, place)
+        curve = _curve(layer, place, parts)
         errors: dict[int, float] = {}
-        for k in _probes(curves[name], most_bytes):
+        for k in _probes(curve, most_bytes):
+            number = number_of(k, parts)
             with naming(name):
-                found = solve_layer(layer, streams, k, quick, place, problem)
+                found = solve_layer(layer, streams, number, quick, place, problem)
             errors[k] = flow.alone(name, found, quick)
             if tell:
-                tell(name, k, errors[k])
-        curves[name] = replace(curves[name], errors=errors)
+                tell(name, number, errors[k])
+        return replace(curve, errors=errors)
+
+    for name, layer in flow.layers.items():
+        given, *others = _cuts(layer, flow.places[name])
+        whole = measured(name, layer, given)
+        shorter = tuple(measured(name, layer, parts) for parts in others)
+        curves[name] = replace(whole, shorter=shorter)
         flow.settle(name, None)
     flow.restart()
     return curves, first
 
 
-def _curve(layer: Solvable, problem: Problem, place: Place) -> Curve:
-    coding = place.coding
-    edges = problem.out * problem.inputs if coding is None else coding.edges + coding.masked
+def _curve(layer: Solvable, place: Place, parts: int) -> Curve:
+    dense, coding = layer.edges(), place.coding
+    d = dense.shape[-1]
+    edges = dense.numel() // d if coding is None else coding.edges + coding.masked
     return Curve(
         edges=edges,
         masked=0 if coding is None else coding.masked,
-        coefficients=problem.d,
+        coefficients=d,
         itemsize=place.dtype.itemsize,
         scale=scale_bytes(place.dtype),
-        dense_bytes=edges * problem.d * place.dense_itemsize,
+        dense_bytes=edges * d * place.dense_itemsize,
         errors={},
+        parts=parts,
     )
+
+
+def _cuts(layer: Solvable, place: Place) -> list[int]:
+    """Numbers of parts to try: those that were asked for, or whole edges and some more where the
+    codebook of those would outweigh the indices and a solution takes but a moment."""
+    if place.parts is not None:
+        return [place.parts]
+    whole = _curve(layer, place, 1)
+    indices = index_bytes(whole.edges, _USUAL)
+    if whole.bytes_at(_USUAL) - indices < indices or not is_small(layer):
+        return [1]
+    found = divisors(whole.coefficients)[1:]
+    step = max(1, -(-len(found) // _MOST_CUTS))
+    return [1, *reversed(found[::-1][::step])]
 
 
 def _probes(curve: Curve, most_bytes: int | None) -> list[int]:
     """Numbers of centroids to try: below the edges, smaller than dense, within the budget."""
-    found = [
-        k
-        for k in PROBES
-        if k < curve.edges - curve.masked and curve.bytes_at(k) < curve.dense_bytes
-    ]
+    vectors = (curve.edges - curve.masked) * curve.parts
+    numbers = PROBES if curve.parts == 1 else _PROBES_OF_PARTS
+    found = [k for k in numbers if k < vectors and curve.bytes_at(k) < curve.dense_bytes]
     if most_bytes is not None:
         # the fewest stay, so that a budget out of reach is told the smallest file there is
         found = [k for k in found if k == found[0] or curve.bytes_at(k) <= most_bytes]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
+from kancompress.clustering.cuts import Number, cut_edges, cut_features, split
 from kancompress.clustering.ladder import CodedProblem, Problem, Solution
 from kancompress.clustering.moments import STEP, Batches, gaps, measure
 from kancompress.config import CalibrationConfig, KMeans, Method
@@ -158,6 +159,8 @@ class Place:
     whether it may have a bias.
 
     dense_itemsize : bytes of a coefficient in the source
+    parts          : that edges are to be cut into; None where that is open
+    cut_into       : parts that `coding` is for
     coding         : which edges are packed and by what they are multiplied; None where an edge is
                      its centroid
     kmeans         : whose k-means runs, by itself and where solutions start
@@ -175,6 +178,15 @@ class Place:
     coding: Coding | None = None
     kmeans: KMeans = KMeans.OWN
     grid: bool = False
+    parts: int | None = None
+    cut_into: int = 1
+
+    def cut(self, parts: int) -> Place:
+        """The place of whole edges for edges in so many parts, which are no functions on a grid."""
+        if parts == 1:
+            return self
+        how = None if self.coding is None else self.coding.cut(parts)
+        return replace(self, cut_into=parts, coding=how, grid=False)
 
 
 # Coefficients in the shape of a layer's, and the whole bias (out,) that goes with them.
@@ -191,8 +203,11 @@ def flat_edges(layer: Solvable) -> Tensor:
 
 
 def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
-    """Measure what a layer sees, for any number of clusters."""
-    weights, exponent = scaling.moderate(flat_edges(layer))
+    """Measure what a layer sees, for any number of clusters of edges, or of their parts.
+
+    The moments are those of whole edges, numbered as if there were so many times as many inputs.
+    """
+    weights, exponent = scaling.moderate(cut_edges(flat_edges(layer), place.cut_into))
     centred = place.biased and config.method is not Method.METRIC
     batches = _batches(layer, weights, rows, place)
     moments = measure(batches, centred=centred, memory=config.memory, device=weights.device)
@@ -243,7 +258,7 @@ def moved(layer: EdgeLayer, rows: Streams, config: CalibrationConfig, place: Pla
 def solve_layer(
     layer: Solvable,
     streams: tuple[Streams, Streams],
-    clusters: int,
+    number: Number,
     config: CalibrationConfig,
     place: Place,
     problem: Problem | None = None,
@@ -254,11 +269,19 @@ def solve_layer(
     bits have no price.
 
     streams : rows to calibrate on, and rows that are held out
-    problem : what `pose` made of the same layer and rows, where it is at hand
+    number  : of centroids, of edges in as many parts as it says
+    problem : what `pose` made of the same layer and rows, where it is at hand; where it has edges
+              of other parts it is not used
     price   : of a bit, as of `ClusterConfig`
     """
     begin = time.perf_counter()
-    weights = flat_edges(layer)
+    clusters, parts = split(number)
+    place = place.cut(parts)
+    weights = cut_edges(flat_edges(layer), parts)
+    # Passes take so many times as long, and short vectors depend less on where they start.
+    config = replace(config, starts=max(1, config.starts // parts))
+    if problem is not None and problem.d != weights.shape[2]:
+        problem = None
     dtype = place.dtype
     candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
     plain = _plain(weights, clusters, config, place)
@@ -397,7 +420,11 @@ def _clustering(codebook: Tensor, found: Solution, how: Coding | None) -> kmeans
 
 
 def _batches(layer: Solvable, weights: Tensor, rows: Streams, place: Place) -> Batches:
-    """Features of the packed stream and outputs of the dense layer, without its bias."""
+    """Features of the packed stream and outputs of the dense layer, without its bias.
+
+    weights : (out, m, d), cut as the place says
+    """
+    parts = place.cut_into
     matrix = weights.transpose(1, 2).flatten(1)
     packed = place.rounded or layer
     same = packed is layer and rows.dense is rows.packed
@@ -408,12 +435,12 @@ def _batches(layer: Solvable, weights: Tensor, rows: Streams, place: Place) -> B
             for part in _parts(layer, rows.dense):
                 places = _places(layer, rows.dense[part], rows.places, part.start).to(device)
                 x = rows.packed[part].to(device)
-                features = packed.columns(x, places).float()
+                features = cut_features(packed.columns(x, places).float(), parts)
                 if same:
                     yield features, features.flatten(1) @ matrix.T
                     continue
                 dense = rows.dense[part].to(device)
-                own = layer.columns(dense, places).float()
+                own = cut_features(layer.columns(dense, places).float(), parts)
                 targets = own.flatten(1) @ matrix.T
                 beside = layer.beside(dense, places), packed.beside(x, places)
                 if beside[0] is not None and beside[1] is not None:

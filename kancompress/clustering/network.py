@@ -14,6 +14,7 @@ from torch import Tensor
 from kancompress.clustering import allocation, price_search
 from kancompress.clustering.allocation import Choice, Curve
 from kancompress.clustering.curves import TellProbe, measure_curves
+from kancompress.clustering.cuts import Number
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import LayerSolution, naming, solve_layer
@@ -28,7 +29,7 @@ _ATTEMPTS = 5
 # Choices whose promised error is more than so many times the wanted one are not tried.
 _HOPE = 2.0
 
-Clusters = Mapping[str, int | None]
+Clusters = Mapping[str, Number | None]
 Tell = Callable[[str, LayerSolution], None]
 
 
@@ -48,6 +49,8 @@ class NetworkSolution:
 class Calibrated:
     """Result of `calibrate`: clusters by layer, what was chosen from, and the solutions.
 
+    clusters  : centroids of each layer, a `Cut` where edges are cut into parts, None where the
+                layer stays dense
     predicted : error of the network's outputs that the curves promised, None without curves
     price     : of a bit, as of `ClusterConfig`
     solution  : None where only the choice was asked for

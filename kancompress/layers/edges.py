@@ -110,31 +110,40 @@ class Codebook(nn.Module):
 class CodebookEdges(nn.Module):
     """Coefficients gathered from a codebook by the index of every edge.
 
-    index : (edges,) position of each edge's vector in the codebook followed by `kept`; held in one
-            or two bytes where they suffice
+    index : (edges * parts,) position of each part of each edge's vector in the codebook followed by
+            `kept`, where that is cut into parts, too; held in one or two bytes where they suffice
     kept  : (r, coefficient) vectors of edges that were not packed, or None
+    parts : vectors that the coefficients of an edge are cut into
     """
 
     def __init__(
-        self, codebook: Codebook, index: Tensor, shape: tuple[int, ...], kept: Tensor | None = None
+        self,
+        codebook: Codebook,
+        index: Tensor,
+        shape: tuple[int, ...],
+        kept: Tensor | None = None,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.codebook = codebook
+        self.parts = parts
         self.index: Tensor
         self.kept: Tensor | None
-        self._vectors = len(codebook.centroids) + (0 if kept is None else len(kept))
+        self._vectors = len(codebook.centroids) + (0 if kept is None else len(kept) * parts)
+        shape = shape if parts == 1 else (*shape, parts)
         self.register_buffer("index", index.reshape(shape).to(_index_dtype(self._vectors)))
         self.register_buffer("kept", kept)
 
     def forward(self) -> Tensor:
         """Coefficients (*shape, coefficient)."""
-        return functional.embedding(self.index.int(), self._table())
+        vectors = functional.embedding(self.index.int(), self._table())
+        return vectors if self.parts == 1 else vectors.flatten(-2)
 
     def prefers_products(self, rows: int) -> bool:
         """Whether `row_sums` takes less memory than the coefficients, for as many rows of input.
 
-        Beside a product of every input and vector, eight bytes of an edge's index and four of its
-        product exist at a time.
+        Beside a product of every input and vector, eight bytes of an index and four of its product
+        exist at a time.
         """
         outputs, size = len(self.index), self.codebook.centroids.shape[1]
         return rows == 1 and self._vectors + 3 * outputs <= size * outputs
@@ -148,12 +157,16 @@ class CodebookEdges(nn.Module):
         features : (1, coefficient, in); returns (1, out)
         """
         table = self._table()
-        products = features[0].T.to(table.dtype) @ table.T  # (in, k)
-        return products.gather(1, self.index.T.long()).sum(0, keepdim=True, dtype=table.dtype)
+        width = table.shape[1]
+        products = features[0].T.reshape(-1, width).to(table.dtype) @ table.T  # (in * parts, k)
+        index = self.index.flatten(1).T.long()
+        return products.gather(1, index).sum(0, keepdim=True, dtype=table.dtype)
 
     def _table(self) -> Tensor:
         table: Tensor = self.codebook()
-        return table if self.kept is None else torch.cat([table, self.kept.to(table.dtype)])
+        if self.kept is None:
+            return table
+        return torch.cat([table, self.kept.reshape(-1, table.shape[1]).to(table.dtype)])
 
 
 def _index_dtype(vectors: int) -> torch.dtype:

@@ -216,7 +216,7 @@ def packed_edges(
             continue
         codebook = codebooks[layer.shares or layer.name]
         index = torch.from_numpy(model.rows_of(layer))
-        edges[layer.name] = CodebookEdges(codebook, index, layer.shape, layer.kept)
+        edges[layer.name] = CodebookEdges(codebook, index, layer.shape, layer.kept, layer.parts)
     return edges, codebooks
 
 

@@ -32,13 +32,18 @@ class PackedEdges(nn.Module):
     """Vectors of a layer's edges: rows of a codebook, and of vectors that are not trained.
 
     codebook : its centroids, shared with the layers that use the same, or None
-    index    : (edges,) row of each edge in the codebook followed by `kept`
+    index    : (edges * parts,) row of each part of each edge in the codebook followed by `kept`,
+               which is cut into parts, too
     kept     : (r, d) vectors of the edges that were not packed, or None
+    parts    : vectors that the coefficients of an edge are cut into
     """
 
-    def __init__(self, codebook: Codebook | None, index: Tensor, kept: Tensor | None) -> None:
+    def __init__(
+        self, codebook: Codebook | None, index: Tensor, kept: Tensor | None, parts: int = 1
+    ) -> None:
         super().__init__()
         self.codebook = codebook
+        self.parts = parts
         self.index: Tensor
         self.kept: Tensor | None
         self.register_buffer("index", index, persistent=False)
@@ -46,12 +51,22 @@ class PackedEdges(nn.Module):
 
     def columns(self, first: int, last: int) -> Tensor:
         """Coefficients `first ... last - 1` of every edge, (edges, last - first)."""
+        if self.parts > 1:
+            return self._joined()[:, first:last]
         table = self.kept if self.codebook is None else self.codebook()
         assert table is not None
         table = table[:, first:last].to(self.index.device)  # a codebook may serve several devices
         if self.codebook is not None and self.kept is not None:
             table = torch.cat([table, self.kept[:, first:last]])  # in the wider of their dtypes
         return nn.functional.embedding(self.index, table)
+
+    def _joined(self) -> Tensor:
+        """All coefficients of every edge, (edges, d), its parts one behind the other."""
+        assert self.codebook is not None
+        table: Tensor = self.codebook().to(self.index.device)
+        if self.kept is not None:
+            table = torch.cat([table, self.kept.reshape(-1, table.shape[1])])
+        return nn.functional.embedding(self.index.view(-1, self.parts), table).flatten(1)
 
 
 class PackedTensor(nn.Module):
@@ -100,8 +115,8 @@ class _Place:
 class Parametrization:
     """Packed coefficients in place on a module, until `remove` or the end of the `with` block.
 
-    codebooks : for each packed layer that has a codebook of its own, its centroids (k, d), a
-                parameter of float32, or of float64 where the stored one is
+    codebooks : for each packed layer that has a codebook of its own, its centroids
+                (k, d / parts), a parameter of float32, or of float64 where the stored one is
     names     : name of each of the packed file's tensors in the module
     """
 
@@ -253,7 +268,10 @@ class Parametrization:
                 codebook = self._codebooks[store]
             index, kept = _rows(self.packed, layer)
             self._edges[name] = PackedEdges(
-                codebook, index.to(device), None if kept is None else kept.to(device)
+                codebook,
+                index.to(device),
+                None if kept is None else kept.to(device),
+                layer.parts,
             )
         return self._edges[name]
 
@@ -287,7 +305,8 @@ def _master(codebook: Tensor) -> Tensor:
 
 
 def _rows(model: PackedModel, layer: PackedLayer) -> tuple[Tensor, Tensor | None]:
-    """Index (edges,) int32 into the codebook followed by the kept vectors, and these."""
+    """Index of each part of each edge, int32, into the codebook followed by the kept vectors, and
+    these."""
     if layer.coefficients is not None:
         values = layer.coefficients.reshape(layer.edges, -1)
         return torch.arange(layer.edges, dtype=torch.int32), values

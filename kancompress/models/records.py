@@ -65,10 +65,11 @@ class PackedLayer(LayerRecord[Tensor]):
     """One layer. Either `coefficients` is set (it stays dense) or it uses a codebook.
 
     shape        : (out, in) or (out, in, rows, columns)
-    codebook     : (k, d), or None where `shares` names the layer whose codebook is used
+    codebook     : (k, d / parts), or None where `shares` names the layer whose codebook is used
     groups       : of a grouped convolution, whose outputs are numbered group by group
-    index        : (packed_edges,) numpy array, the centroid of each packed edge, uint8 where k is
-                   at most 256, else uint16; None will do where k is 1
+    parts        : vectors that the coefficients of an edge are cut into, each with its own index
+    index        : (packed_edges * parts,) numpy array, the centroid of each part of each packed
+                   edge, uint8 where k is at most 256, else uint16; None will do where k is 1
     encoding     : name of the way in which `index` is written to a file
     numbers      : the same of tensors that are not written as they are, by role
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
@@ -108,7 +109,11 @@ class PackedModel(PackedRecord[Tensor]):
         return to_torch(state.coefficients_of(_layer_record(layer), used))
 
     def rows_of(self, layer: PackedLayer) -> npt.NDArray[np.int32]:
-        """Of each edge of a packed layer its row in the codebook followed by the kept vectors."""
+        """Of each edge of a packed layer its row in the codebook followed by the kept vectors.
+
+        Of a layer whose edges have several parts the row of each, (edges * parts,), where the kept
+        vectors are cut into parts, too.
+        """
         clusters = self.clusters_of(layer)
         assert clusters is not None
         return state.rows_of(_layer_record(layer), clusters)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kancompress.clustering import scaling
 from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
 from kancompress.clustering.curves import TellProbe
+from kancompress.clustering.cuts import Number, cut, number_of, split
 from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
@@ -105,18 +106,24 @@ class Runs(ABC):
             if clusters is None and name not in self.apart and self._packed[name].edges
         )
 
-    def shrinking(self, name: str, clusters: int) -> int | None:
+    def shrinking(self, name: str, clusters: int) -> Number | None:
         """So many centroids, None where the layer would be no smaller for them."""
         layer = self._packed[name]
         place = self.places[name]
+        parts = place.parts or 1
         clusters = min(clusters, most_clusters(layer))
         edges, rows = layer.edges + layer.masked, clusters + (1 if layer.masked else 0)
         packed = layer_bytes(
-            edges, layer.coefficients, place.dtype.itemsize, rows, scale_bytes(place.dtype)
+            edges,
+            layer.coefficients,
+            place.dtype.itemsize,
+            rows,
+            scale=scale_bytes(place.dtype),
+            parts=parts,
         )
         dense = edges * layer.coefficients * place.dense_itemsize
         shrinks = packed < dense or self.config.force_pack
-        return clusters if shrinks and layer.edges else None
+        return number_of(clusters, parts) if shrinks and layer.edges else None
 
     @property
     def _packed(self) -> Mapping[str, SourceLayer]:
@@ -178,7 +185,7 @@ def native_runs(source: NativeSource, config: ClusterConfig, device: torch.devic
     layers: dict[str, EdgeLayer] = {str(n): x for n, x in enumerate(network.kan_layers())}
     dtype = codebook_dtype(config, torch.float32)
     place = Place(dtype=dtype, biased=True, kmeans=config.kmeans, grid=config.metric is Metric.GRID)
-    places = dict.fromkeys(layers, place)
+    places = {name: replace(place, parts=config.given_parts(name)) for name in layers}
     if config.side_dtype is not StoredDtype.SOURCE:
         rounded = build(source.with_stored_sides()).eval()
         devices.put(rounded, device)
@@ -275,6 +282,7 @@ def _placed(
             dense_itemsize=dtype.itemsize,
             coding=source.coding(name) if name in source.alone else None,
             kmeans=config.kmeans,
+            parts=config.given_parts(name),
             grid=config.metric is Metric.GRID
             and name in whole
             and isinstance(layers[name], EdgeLayer),
@@ -294,7 +302,11 @@ def _found(
     plain = ByCoefficients.of(config, source.layers)
     return Known(
         {
-            layer.name: plain.cluster(layer.name, layer.vectors(), config.of(layer.name))
+            layer.name: plain.cluster(
+                layer.name,
+                cut(layer.vectors(), config.parts_of(layer.name)),
+                config.of(layer.name),
+            )
             for layer in source.layers
             if layer.edges and (layer.name in apart or layer.name not in layers)
         }
@@ -435,17 +447,16 @@ class _Scales:
         """So many centroids for each layer that is smaller for it; the others stay dense."""
         return {name: self._runs.shrinking(name, clusters) for name in self._runs.layers}
 
-    def _coded(self, name: str, clusters: int) -> Coded:
+    def _coded(self, name: str, number: Number) -> Coded:
+        clusters, parts = split(number)
         layer = self._layers[name]
-        rows = clusters + (1 if layer.masked else 0)
+        rows, width = clusters + (1 if layer.masked else 0), layer.coefficients // parts
         if not clusters:
-            return Coded(
-                codebook=blank((rows, layer.coefficients), layer.stored_dtype), labels=None
-            )
+            return Coded(codebook=blank((rows, width), layer.stored_dtype), labels=None)
         place = self._runs.places[name]
         outputs = self._runs.layers[name].edges().shape[0]
         return Coded(
-            codebook=blank((rows, layer.coefficients), in_memory(place.dtype)),
+            codebook=blank((rows, width), in_memory(place.dtype)),
             labels=None,
             bias=blank((outputs,), torch.float32) if place.biased else None,
             encoding=bounding(self._runs.config.coding),

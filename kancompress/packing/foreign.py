@@ -249,11 +249,15 @@ class ForeignSource:
         wrong: list[KancompressError] = [*self.unfit, *self.found.ambiguous]
         # the number of a layer that is still open is not wrong
         still_open = {*self.found.undecided, *(problem.layer for problem in self.unfit)}
-        numbers = {name: k for name, k in config.layers.items() if name not in still_open}
+        config = replace(
+            config,
+            layers={name: k for name, k in config.layers.items() if name not in still_open},
+            layer_parts={n: s for n, s in config.layer_parts.items() if n not in still_open},
+        )
         if not self.found.layers and not wrong:
             wrong.append(self._nothing_found())
-        untied = [x.name for x in self.found.layers if not _is_tied(x, self.checkpoint)]
-        wrong += wrong_numbers(replace(config, layers=numbers), untied)
+        untied = [x for x in self.found.layers if not _is_tied(x, self.checkpoint)]
+        wrong += wrong_numbers(config, {layer.name: layer.coefficients for layer in untied})
         if config.side_dtype is not StoredDtype.SOURCE:
             wrong.append(own_types_only(config.side_dtype, self.where))
         if self.keep_scaler and config.metric is Metric.GRID:
@@ -513,13 +517,15 @@ def _groups(layers: tuple[FoundLayer, ...]) -> Iterator[list[FoundLayer]]:
 class PackedGroup:
     """Layers that share a codebook as the packed file describes them, but for codebook and index.
 
-    origins  : of the tensors that the layers' edges give back, and of folded factors
-    replaced : factors that are stored because they are folded into some edges only
-    by_edge  : tensors whose numbers follow from what becomes of edges, each with the numbers of
-               edges that are kept, where they are stored
+    coefficients : of each edge
+    origins      : of the tensors that the layers' edges give back, and of folded factors
+    replaced     : factors that are stored because they are folded into some edges only
+    by_edge      : tensors whose numbers follow from what becomes of edges, each with the numbers of
+                   edges that are kept, where they are stored
     """
 
     name: str
+    coefficients: int
     layers: tuple[PackedLayer, ...]
     origins: Mapping[str, Origin]
     replaced: Mapping[str, Tensor]
@@ -529,23 +535,21 @@ class PackedGroup:
         """The layers with a codebook, the first one's, and their indices; or with all vectors."""
         first = self.layers[0]
         if coded.plain:
-            parts = torch.split(coded.codebook, [layer.edges for layer in self.layers])
-            for layer, vectors in zip(self.layers, parts, strict=True):
+            whole = torch.split(coded.codebook, [layer.edges for layer in self.layers])
+            for layer, vectors in zip(self.layers, whole, strict=True):
                 yield replace(layer, coefficients=vectors.reshape(*layer.shape, -1))
             return
+        parts = self.coefficients // coded.codebook.shape[1]
+        end = 0
         for layer in self.layers:
-            packed = replace(layer, index=self._index(layer, coded), encoding=coded.encoding)
+            packed = replace(layer, encoding=coded.encoding, parts=parts)
+            begin, end = end, end + packed.index_count
+            own = None if coded.labels is None else coded.labels[begin:end]
+            packed = replace(packed, index=index_of(len(coded.codebook), own))
             if layer is first:
                 yield with_codebook(packed, coded.codebook, coded.numbers)
             else:
                 yield replace(packed, shares=first.name)
-
-    def _index(self, layer: PackedLayer, coded: Coded) -> np.ndarray | None:
-        ends = np.cumsum([other.packed_edges for other in self.layers])
-        end = int(ends[self.layers.index(layer)])
-        labels = coded.labels
-        own = None if labels is None else labels[end - layer.packed_edges : end]
-        return index_of(len(coded.codebook), own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -632,7 +636,7 @@ class LayerGroup:
         if not self.masked:
             return labels
         live = torch.cat([own[indexed] for indexed, own in map(self._indexed, self.layers)]).numpy()
-        whole = np.zeros(len(live), labels.dtype)
+        whole = np.zeros((len(live), *labels.shape[1:]), labels.dtype)
         whole[live] = labels + 1
         return whole
 
@@ -679,6 +683,7 @@ class LayerGroup:
                 replaced |= _partly_folded(layer, self.source, mask)
         return PackedGroup(
             name=self.name,
+            coefficients=self.coefficients,
             layers=tuple(layers),
             origins=origins,
             replaced=replaced,

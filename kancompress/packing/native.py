@@ -65,7 +65,7 @@ class NativeSource:
 
     def problems(self, config: ClusterConfig) -> list[KancompressError]:
         """As of `Source`."""
-        return wrong_numbers(config, self.names)
+        return wrong_numbers(config, {layer.name: layer.coefficients for layer in self.layers})
 
     def known(self, options: RunOptions) -> Computed:
         """As of `Source`; the checkpoint tells all that there is to know."""
@@ -133,7 +133,8 @@ class NativeSource:
             else:
                 index = index_of(len(own.codebook), own.labels)
                 made = with_codebook(made, own.codebook, own.numbers)
-                layers.append(replace(made, index=index, encoding=own.encoding))
+                parts = layer.coefficients // own.codebook.shape[1]
+                layers.append(replace(made, index=index, encoding=own.encoding, parts=parts))
         return self._model(layers)
 
     def outline(self) -> NativeSource:

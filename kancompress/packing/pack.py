@@ -20,6 +20,7 @@ from kancompress.clustering.clusterer import (
     points,
     shared,
 )
+from kancompress.clustering.cuts import cut
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.price_search import Tried
@@ -53,7 +54,8 @@ class LayerClustering:
 
     edges      : those that are clustered; `masked` are beside them and come back as zeros
     distortion : squared distance of the edge vectors to their centroids, relative to their
-                 squared distance to the layer's mean vector
+                 squared distance to the layer's mean vector; of their parts, where they are cut
+    parts      : vectors that the coefficients of an edge are cut into
     """
 
     name: str
@@ -68,6 +70,7 @@ class LayerClustering:
     packed_bytes: int
     dense_bytes: int
     masked: int = 0
+    parts: int = 1
 
 
 Report = Callable[[LayerClustering], None]
@@ -139,7 +142,7 @@ def pack(
     config = coded_for(source, config)
     if config.target_bytes is None:
         return _pack(source, clusterer, config, report, growing)
-    plan = Plan.of(source)
+    plan = Plan.of(source, config)
     k = largest_common(plan, config)
     while True:
         packed = _pack(source, clusterer, replace(config, clusters=k), report, growing)
@@ -214,7 +217,7 @@ def predict(source: Source, config: ClusterConfig) -> Size:
     """
     check(source, config)
     config = coded_for(source, config)
-    plan = Plan.of(source)
+    plan = Plan.of(source, config)
     size = plan.size(config) if plan.is_certain(config) else None
     return size or sizes(pack(source, ByCoefficients.of(config, source.layers), config).model)
 
@@ -224,9 +227,10 @@ def plain_clusterer(
 ) -> tuple[Clusterer, tuple[str, ...]]:
     """What clusters without rows, as `config.metric` says, and what to say of it.
 
-    Layers whose basis is not known, and those that keep some of their edges or share a codebook,
-    are compared by coefficients. Where functions are to be compared, raises one error with all that
-    is wrong with the source and with `config`, and UsageError when the basis of no layer is known.
+    Layers whose basis is not known, those that keep some of their edges or share a codebook, and
+    those whose edges are cut into parts, are compared by coefficients. Where functions are to be
+    compared, raises one error with all that is wrong with the source and with `config`, and
+    UsageError when the basis of no layer is known.
     """
     plain = ByCoefficients.of(config, source.layers)
     if config.metric is not Metric.GRID:
@@ -242,7 +246,11 @@ def plain_clusterer(
             fields=("metric", *RUN_FIELDS),
         )
     dtypes = {layer.name: layer.stored_dtype for layer in source.layers if layer.whole}
-    layers = {name: layer for name, layer in known.layers.items() if name in dtypes}
+    layers = {
+        name: layer
+        for name, layer in known.layers.items()
+        if name in dtypes and config.parts_of(name) == 1
+    }
     notes = [f"assumed {note}" for note in known.notes]
     notes += [
         f"compared by coefficients: {name}"
@@ -331,23 +339,26 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
         result = replace(_dense(layer, clusters, dense), clusters=0, exact=True, packed_bytes=size)
         return _Packed(layer=layer, result=result, coded=coded)
     vectors = layer.vectors()
-    found = clusterer.cluster(layer.name, vectors, min(clusters, most_clusters(layer)))
+    most = min(clusters, most_clusters(layer))
+    found = clusterer.cluster(layer.name, cut(vectors, config.parts_of(layer.name)), most)
     if found is None:
         return _Packed(layer=layer, result=_dense(layer, clusters, dense))
+    parts = layer.coefficients // found.clustering.centroids.shape[1]
+    vectors = cut(vectors, parts)
     dtype = codebook_dtype(config, layer.stored_dtype)
     codebook, labels = _stored(found, vectors, layer, dtype)
     coded = coded_of(layer, codebook, labels, found.bias, numbers=encoding_of(dtype))
     assert coded.labels is not None
     packed_bytes = coded.nbytes(len(coded.labels))
     if config.coding is not IndexCoding.BITS:
-        claims = layer.claims(len(coded.codebook))
+        claims = [claim.cut(parts) for claim in layer.claims(len(coded.codebook))]
         packed_bytes = coded.codebook_bytes + index_bytes(coded.labels, claims, config.coding)
     grows = packed_bytes >= dense and not config.force_pack
     result = LayerClustering(
         name=layer.name,
-        edges=len(vectors),
+        edges=layer.edges,
         masked=layer.masked,
-        coefficients=vectors.shape[1],
+        coefficients=layer.coefficients,
         clusters=None if grows else len(codebook),
         requested=clusters,
         iterations=found.clustering.iterations,
@@ -358,6 +369,7 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
         else relative_distortion(points(vectors), codebook.double().numpy(), labels),
         packed_bytes=packed_bytes,
         dense_bytes=dense,
+        parts=parts,
     )
     return _Packed(layer=layer, result=result, coded=None if grows else coded, grows=grows)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from kancompress.clustering.clusterer import points
+from kancompress.clustering.cuts import cut
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
 from kancompress.errors import KancompressError, UsageError
@@ -38,8 +39,9 @@ Size = tuple[int, int]
 class Vectors:
     """What the size of a codebook and of its indices depends on.
 
-    edges, coefficients : of all layers that share the codebook, edges that are clustered
-    masked   : edges beside them that point to a centroid of their own, which is zero
+    edges, coefficients : of all layers that share the codebook, edges that are clustered; where
+               edges are cut into parts, those and their coefficients
+    masked   : edges, or parts, beside them that point to a centroid of their own, which is zero
     source   : type of the vectors
     default  : type of the codebook where the configuration names none
     distinct : number of distinct vectors, at most 65,537
@@ -69,7 +71,8 @@ class Vectors:
     def packed_bytes(self, clusters: int, dtype: torch.dtype) -> int:
         """Bytes of codebook and indices; never less for more clusters."""
         edges, rows = self.edges + self.masked, self.rows(clusters)
-        return layer_bytes(edges, self.coefficients, dtype.itemsize, rows, scale_bytes(dtype))
+        scale = scale_bytes(dtype)
+        return layer_bytes(edges, self.coefficients, dtype.itemsize, rows, scale=scale)
 
     def grows(self, clusters: int, config: ClusterConfig) -> bool:
         """Whether the vectors would take more bytes so than as they are."""
@@ -101,10 +104,16 @@ class Plan:
     source: int
 
     @classmethod
-    def of(cls, source: Source) -> Plan:
-        """The plan of a source, each layer of which is read once."""
+    def of(cls, source: Source, config: ClusterConfig | None = None) -> Plan:
+        """The plan of a source, each layer of which is read once.
+
+        config : says into how many parts edges are cut
+        """
+        config = config or ClusterConfig()
         vectors = {
-            layer.name: _measured(layer) for layer in source.layers if layer.edges + layer.masked
+            layer.name: _measured(layer, config.parts_of(layer.name))
+            for layer in source.layers
+            if layer.edges + layer.masked
         }
         return cls(vectors=vectors, outline=source.outline(), source=source.file_bytes)
 
@@ -140,18 +149,18 @@ class Plan:
         )
 
 
-def _measured(layer: SourceLayer) -> Vectors:
-    vectors = points(layer.vectors())
+def _measured(layer: SourceLayer, parts: int) -> Vectors:
+    vectors = points(cut(layer.vectors(), parts))
     distinct = count_distinct(vectors, MAX_CLUSTERS)
     return Vectors(
         edges=len(vectors),
-        masked=layer.masked,
-        coefficients=layer.coefficients,
+        masked=layer.masked * parts,
+        coefficients=layer.coefficients // parts,
         source=layer.dtype,
         default=layer.stored_dtype,
         distinct=distinct,
         separate=count_separate(vectors, MAX_CLUSTERS),
-        ways=ways(layer, distinct),
+        ways=ways(layer, distinct if parts == 1 else None),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering.clusterer import Edges
+from kancompress.clustering.cuts import divisors
 from kancompress.clustering.prices import of_claims
 from kancompress.config import ClusterConfig, IndexCoding, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
@@ -69,19 +70,22 @@ class SourceLayer(Edges, Protocol):
         """Whether what stays dense is several tensors, or has factors beside it."""
 
     def claims(self, clusters: int) -> Sequence[Indices]:
-        """What a packed file says of the indices of its layers, in the order of the vectors.
+        """What a packed file says of the indices of its layers, in the order of the vectors, where
+        edges have one part.
 
         clusters : of the whole codebook, with what masked edges have
         """
 
     def with_masked(self, labels: np.ndarray) -> np.ndarray:
-        """Labels of all edges with an index, 0 of masked ones, from those of the vectors."""
+        """Labels (n, ...) of all edges with an index, 0 of masked ones, from those of the
+        vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Coded:
-    """A layer's codebook (k, d) as it is stored, the labels (n,) of its vectors, and its bias.
+    """A layer's codebook (k, c) as it is stored, the labels (n,) of its vectors, and its bias.
 
+    The vectors are the edges, or their parts where they are cut into vectors of c coefficients.
     encoding : name of the way in which the labels are written
     numbers  : the same of the codebook
     plain    : the codebook is the vectors themselves (n, d), and there are no labels
@@ -194,8 +198,9 @@ def coded_of(
     numbers : name of the way in which the codebook is written
     """
     if layer.masked:
-        codebook = torch.cat([codebook.new_zeros(1, layer.coefficients), codebook])
-        labels = layer.with_masked(labels)
+        width = codebook.shape[1]
+        codebook = torch.cat([codebook.new_zeros(1, width), codebook])
+        labels = layer.with_masked(labels.reshape(-1, layer.coefficients // width)).reshape(-1)
     return Coded(codebook=codebook, labels=labels, bias=bias, numbers=numbers)
 
 
@@ -215,37 +220,42 @@ def coded_for(source: Source, config: ClusterConfig) -> ClusterConfig:
     return config
 
 
-def wrong_numbers(config: ClusterConfig, names: Sequence[str]) -> list[KancompressError]:
-    """What is wrong with the numbers of clusters for layers of these names."""
+def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> list[KancompressError]:
+    """What is wrong with the numbers of clusters and of parts, and with the price of a bit.
+
+    coefficients : of each edge of the layers, by their names
+    """
     wrong: list[KancompressError] = [
         UsageError(
-            f"There is no layer {shown(name)} to give a number of clusters; the layers are"
-            f" {listed(names)}.",
+            f"There is no layer {shown(name)} to give a number of {what}; the layers are"
+            f" {listed(list(coefficients))}.",
             layer=name,
         )
-        for name in config.layers
-        if name not in names
+        for what, given in (("clusters", config.layers), ("parts", config.layer_parts))
+        for name in given
+        if name not in coefficients
     ]
-    return (
-        wrong
-        + [
-            UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
-            for k in (config.common, *config.layers.values())
-            if not 1 <= k <= MAX_CLUSTERS
-        ]
-        + _wrong_price(config)
-    )
-
-
-def _wrong_price(config: ClusterConfig) -> list[KancompressError]:
-    """What is wrong with the price of a bit."""
-    if config.price is None or 0 <= config.price < math.inf:
-        return []
-    return [
-        UsageError(
-            f"`price={config.price:g}` is no price; a finite number from 0 on was expected.",
-            fields=("price",),
+    if config.price is not None and not 0 <= config.price < math.inf:
+        wrong.append(
+            UsageError(
+                f"`price={config.price:g}` is no price; a finite number from 0 on was expected.",
+                fields=("price",),
+            )
         )
+    wrong += [
+        UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
+        for k in (config.common, *config.layers.values())
+        if not 1 <= k <= MAX_CLUSTERS
+    ]
+    return wrong + [
+        UsageError(
+            f"Layer {shown(name)} has edges of {d} coefficients, which cannot be cut into {parts}"
+            f" parts of one size. Possible numbers: {listed(list(map(str, divisors(d))))}.",
+            layer=name,
+            fields=("parts", "layer_parts"),
+        )
+        for name, d in coefficients.items()
+        if (parts := config.given_parts(name)) is not None and (parts < 1 or d % parts)
     ]
 
 

@@ -131,6 +131,7 @@ def _layer(
         "edges": edges,
         "coefficients": coefficients,
         "clusters": None,
+        "parts": None,
         "index_encoding": None,
         "index_bits": None,
         "index_bytes": 0,
@@ -206,20 +207,21 @@ def _packed_layer(
     if codebook is None:
         assert layer.coefficients is not None
         return _layer(layer.name, model.basis, layer.shape, layer.coefficients.shape[-1])
-    k, d = codebook.shape
-    record = _layer(layer.name, model.basis, layer.shape, d)
+    k, width = codebook.shape
+    record = _layer(layer.name, model.basis, layer.shape, width * layer.parts)
     counts = np.bincount(model.indices_of(layer), minlength=k)
     stored = container.entries.get(f"{layer.name}.codebook")
     index = container.entries.get(f"{layer.name}.index")
     record |= {
         "clusters": k,
+        "parts": layer.parts,
         "index_encoding": layer.encoding if index else None,
         "index_bits": bits.width_of(k),
         "index_bytes": index.size if index else 0,
         "bits_per_edge": 8 * index.size / layer.packed_edges if index else 0.0,
         "codebook_bytes": stored.size if stored else 0,
         "codebook_dtype": _stored_as(model.layer(layer.shares or layer.name), codebook),
-        "formula_bytes": layer.packed_edges * math.log2(k) / 8 + (k * d * 4 if stored else 0),
+        "formula_bytes": layer.index_count * math.log2(k) / 8 + (k * width * 4 if stored else 0),
         "index_entropy": bits.entropy(counts),
         "usage": {
             "largest": int(counts.max()),
@@ -235,8 +237,9 @@ def _packed_layer(
         record["rans"] = RANS.parts(array, claim, container.where)
     if layer.kept_at is not None:
         record["kept_edges"] = layer.kept_edges
-    zero = ~codebook.flat.reshape(k, d).astype(np.bool_).any(axis=1)
-    if zero_edges := int(counts[zero].sum()):
+    zero = np.logical_not(codebook.flat.reshape(k, -1).astype(np.bool_).any(axis=1))
+    indices = model.indices_of(layer).reshape(-1, layer.parts)
+    if zero_edges := int(np.take(zero, indices).all(axis=1).sum()):
         record["zero_edges"] = zero_edges
     return record
 

@@ -309,6 +309,7 @@ def _packed(
     indices: str = "bits",
     numbers: str = "source",
     header: str = "auto",
+    parts: int | None = None,
     **options: Any,
 ) -> bytes:
     dtype = kancompress.StoredDtype(numbers)
@@ -317,6 +318,7 @@ def _packed(
         codebook_dtype=dtype,
         side_dtype=sides,
         clusters=clusters,
+        parts=parts,
         force_pack=True,
         max_iterations=3,
         indices=kancompress.IndexCoding(indices),
@@ -344,6 +346,9 @@ def by_library() -> Iterator[tuple[str, Draft]]:
             yield f"{name}-rans-{header}", take_apart(raw)
         coded = _packed(_saved(tensors), 4, indices="rans", numbers="int8")
         yield f"{name}-int8", take_apart(coded)
+    cut = _saved(_case("efficient_kan_default"))
+    yield "parts-bits", take_apart(_packed(cut, 5, parts=3))
+    yield "parts-rans", take_apart(_packed(cut, 5, parts=9, indices="rans"))
     scaled = _saved({"model": _case("efficient_kan_default"), "epoch": 3, "opt": torch.ones(2)})
     yield "kept-scaler", take_apart(_packed(scaled, 2, keep_scaler=True))
     for header in ("plain", "short"):

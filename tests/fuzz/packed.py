@@ -667,17 +667,23 @@ def _indices(draft: Draft, name: str, layer: str) -> Any:
     usual = "rans" if "index" in document["encodings"].get("rans", ()) else "bits"
     if document.get("exceptions", {}).get(name, usual) != "rans":
         return draft.tensors[name]
-    codebook = f"{record.get('codebook', layer)}.codebook"
+    owner = record.get("codebook", layer)
+    codebook = f"{owner}.codebook"
     _, shape, _ = draft.tensors[codebook]
     usual = "int8" if "codebook" in document["encodings"].get("int8", ()) else "plain"
     coded = document.get("exceptions", {}).get(codebook, usual) == "int8"
+    parts = document["layers"][owner].get("parts", 1)
     _, kept, places = draft.tensors.get(f"{layer}.kept_at", ("I64", [0], b""))
     return rans_reader.read(
         draft.tensors[name][2],
         shape[1] - 2 if coded else shape[0],
-        record["shape"],
+        [*record["shape"], parts],
         record.get("groups", 1),
-        struct.unpack(f"<{kept[0]}q", places),
+        tuple(
+            edge * parts + part
+            for edge in struct.unpack(f"<{kept[0]}q", places)
+            for part in range(parts)
+        ),
     )
 
 

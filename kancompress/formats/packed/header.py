@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
@@ -39,11 +42,12 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LayerHeader:
     """A layer as the document declares it; `shares` names the layer whose codebook it uses where
-    it has none of its own."""
+    it has none of its own, and `parts` is what its edges have where it has one."""
 
     shape: Shape
     groups: int
     shares: str | None
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -95,7 +99,7 @@ class Header:
         return claim if encoding is None else encoding.read(claim, name.rpartition(".")[2])
 
     def codebook_shape(self, name: str) -> tuple[int, int]:
-        """(k, d) of the codebook that a packed layer uses, its own or another layer's."""
+        """(k, d / parts) of the codebook that a packed layer uses, its own or another layer's."""
         owner = self.layers[name].shares or name
         found = self.shape(f"{owner}.codebook")
         if found is None or len(found) != 2 or not found[0] or not found[1]:
@@ -115,16 +119,24 @@ class Header:
     def coefficients(self, name: str) -> int:
         """Coefficients of each edge of a layer."""
         dense = self.shape(f"{name}.coefficients")
-        return dense[-1] if dense else self.codebook_shape(name)[1]
+        return dense[-1] if dense else self.codebook_shape(name)[1] * self.parts(name)
 
-    def indices(self, name: str) -> Indices:
-        """What is claimed of a packed layer's indices."""
+    def parts(self, name: str) -> int:
+        """Vectors that the coefficients of each edge of a layer are cut into."""
+        return self.layers[self.layers[name].shares or name].parts
+
+    def indices(self, name: str, kept_at: npt.NDArray[np.integer[Any]] | None = None) -> Indices:
+        """What is claimed of a packed layer's indices.
+
+        kept_at : positions of the edges without an index, once they are read
+        """
         kept = self.shape(f"{name}.kept_at")
         edges = element_count(self.layers[name].shape)
         clusters, _ = self.codebook_shape(name)
         layer = self.layers[name]
         count = edges - (kept[0] if kept else 0)
-        return Indices(f"{name}.index", count, clusters, layer.shape, layer.groups)
+        claim = Indices(f"{name}.index", count, clusters, layer.shape, layer.groups, kept_at)
+        return claim.cut(self.parts(name))
 
 
 def read_header(
@@ -280,7 +292,7 @@ def layer_claim(name: str, record: object, where: str) -> LayerHeader:
         raise _fail(where, Flaw.BAD_VALUE, f"{shown(name)} is not a layer name.")
     if not isinstance(record, dict):
         raise _fail(where, Flaw.BAD_VALUE, f"{what} should be an object.")
-    documents.check_keys(record, {"shape"}, {"codebook", "groups"}, where, what)
+    documents.check_keys(record, {"shape"}, {"codebook", "groups", "parts"}, where, what)
     shape = record["shape"]
     if (
         not isinstance(shape, list)
@@ -301,7 +313,35 @@ def layer_claim(name: str, record: object, where: str) -> LayerHeader:
             Flaw.BAD_VALUE,
             f"{what} has {shown(groups)} groups; a divisor of its outputs was expected.",
         )
-    return LayerHeader(shape=tuple(shape), groups=groups, shares=record.get("codebook"))
+    return LayerHeader(
+        shape=tuple(shape),
+        groups=groups,
+        shares=record.get("codebook"),
+        parts=_parts(what, record, where),
+    )
+
+
+def _parts(what: str, record: Mapping[str, Any], where: str) -> int:
+    """Vectors that the coefficients of an edge are cut into, checked."""
+    parts = record.get("parts", 1)
+    if "parts" in record and (
+        type(parts) is not int
+        or parts < 2
+        or element_count(tuple(record["shape"])) * parts >= 1 << 63
+    ):
+        raise _fail(
+            where,
+            Flaw.BAD_VALUE,
+            f"{what} has edges of {shown(parts)} parts; 2 or more were expected, and fewer than"
+            " 2^63 in all.",
+        )
+    if "parts" in record and "codebook" in record:
+        raise _fail(
+            where,
+            Flaw.BAD_VALUE,
+            f"{what} uses another layer's codebook, and so its parts; its own were not expected.",
+        )
+    return int(parts)
 
 
 def _others(container: Container, layers: Mapping[str, LayerHeader], named: set[str]) -> set[str]:
@@ -369,7 +409,7 @@ def _check_layer(header: Header, name: str) -> None:
     roles = {role for role in ROLES if f"{name}.{role}" in header.entries}
     packed = "codebook" in roles or layer.shares is not None
     if "coefficients" in roles:
-        if packed or roles & set(CODEBOOK_ROLES):
+        if packed or layer.parts > 1 or roles & set(CODEBOOK_ROLES):
             raise header.fail(
                 Flaw.CONFLICTING_TENSORS, f"layer {shown(name)} is both dense and packed."
             )
@@ -386,8 +426,7 @@ def _check_layer(header: Header, name: str) -> None:
         )
     if "codebook" in roles and layer.shares is not None:
         raise header.fail(Flaw.CONFLICTING_TENSORS, f"layer {shown(name)} has two codebooks.")
-    _, d = header.codebook_shape(name)
-    _check_kept(header, name, roles, d)
+    _check_kept(header, name, roles, header.coefficients(name))
     claim = header.indices(name)
     entry = header.entries.get(claim.name)
     encoding = OF_INDICES[header.encodings[claim.name]] if entry else BITS

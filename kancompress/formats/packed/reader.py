@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -95,13 +94,14 @@ def _finite_columns(
 ) -> npt.NDArray[np.bool_]:
     """Which coefficients (d,) of a layer's edges are finite in a type."""
     found = [record.codebook_of(layer), layer.coefficients, layer.kept]
-    arrays = [array for array in found if array is not None]
-    finite = np.ones(arrays[0].shape[-1], np.bool_)
-    for array in arrays:
+    finite = np.ones(record.vector_size_of(layer), np.bool_)
+    for array in (array for array in found if array is not None):
         if promoted(array.dtype, dtype) != dtype:
-            rows = array.flat.reshape(-1, array.shape[-1])
+            width = array.shape[-1]
+            rows = array.flat.reshape(-1, width)
+            columns = finite.reshape(-1, width)  # of each part, where centroids are that wide
             for start in range(0, len(rows), _BLOCK):
-                finite &= ~_bad(rows[start : start + _BLOCK], array.dtype, dtype).any(axis=0)
+                columns &= ~_bad(rows[start : start + _BLOCK], array.dtype, dtype).any(axis=0)
     return finite
 
 
@@ -180,7 +180,8 @@ def _layer(name: str, tensors: Mapping[str, Array], header: Header) -> LayerReco
     if "index" in tensors:
         claim = header.indices(name)
         if "kept_at" in tensors:
-            claim = replace(claim, kept_at=tensors["kept_at"].numpy())
+            kept_at = tensors["kept_at"].numpy()
+            claim = header.indices(name, kept_at)
         encoding = header.encodings[claim.name]
         index = OF_INDICES[encoding].decode(tensors["index"], claim, header.where)
     return LayerRecord(
@@ -189,6 +190,7 @@ def _layer(name: str, tensors: Mapping[str, Array], header: Header) -> LayerReco
         codebook=tensors.get("codebook"),
         shares=header.layers[name].shares,
         groups=header.layers[name].groups,
+        parts=header.parts(name),
         index=index,
         encoding=encoding,
         numbers={

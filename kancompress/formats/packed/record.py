@@ -33,10 +33,11 @@ class LayerRecord(Generic[T_co]):
     """One layer. Either `coefficients` is set (it stays dense) or it uses a codebook.
 
     shape        : (out, in) or (out, in, rows, columns)
-    codebook     : (k, d), or None where `shares` names the layer whose codebook is used
+    codebook     : (k, d / parts), or None where `shares` names the layer whose codebook is used
     groups       : of a grouped convolution, whose outputs are numbered group by group
-    index        : (packed_edges,) the centroid of each packed edge, uint8 where k is at most 256,
-                   else uint16; None will do where k is 1
+    parts        : vectors that the coefficients of an edge are cut into, each with its own index
+    index        : (packed_edges * parts,) the centroid of each part of each packed edge, uint8
+                   where k is at most 256, else uint16; None will do where k is 1
     encoding     : name of the way in which `index` is written to a file
     numbers      : the same of tensors that are not written as they are, by role
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
@@ -49,6 +50,7 @@ class LayerRecord(Generic[T_co]):
     codebook: T_co | None = None
     shares: str | None = None
     groups: int = 1
+    parts: int = 1
     index: npt.NDArray[np.integer[Any]] | None = None
     encoding: str = encodings.USUAL.name
     numbers: Mapping[str, str] = field(default_factory=dict)
@@ -73,9 +75,14 @@ class LayerRecord(Generic[T_co]):
         """Number of edges that have an index."""
         return self.edges - self.kept_edges
 
+    @property
+    def index_count(self) -> int:
+        """Number of indices: one for each part of each packed edge."""
+        return self.packed_edges * self.parts
+
     def indices(self) -> npt.NDArray[np.integer[Any]]:
-        """Index of each packed edge, (packed_edges,)."""
-        return np.zeros(self.packed_edges, np.uint8) if self.index is None else self.index
+        """Index of each part of each packed edge, (packed_edges * parts,)."""
+        return np.zeros(self.index_count, np.uint8) if self.index is None else self.index
 
     def tensors(self) -> dict[str, T_co]:
         """All tensors but the index, by role."""
@@ -130,8 +137,14 @@ class PackedRecord(Generic[T_co]):
         codebook: Any = self.codebook_of(layer)
         return None if codebook is None else int(codebook.shape[0])
 
+    def vector_size_of(self, layer: LayerRecord[Any]) -> int:
+        """Coefficients of each edge of `layer`."""
+        codebook: Any = self.codebook_of(layer)
+        values: Any = layer.coefficients if codebook is None else codebook
+        return int(values.shape[-1]) * layer.parts
+
     def indices_of(self, layer: LayerRecord[Any]) -> npt.NDArray[np.uint16]:
-        """Index of each packed edge, (packed_edges,), uint16 whatever k is.
+        """Index of each part of each packed edge, (packed_edges * parts,), uint16 whatever k is.
 
         Raises UsageError for a layer that stays dense.
         """

@@ -15,7 +15,7 @@ from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import REAL, Outline, element_count, is_countable
 from kancompress.formats.checkpoint import HEAD, side_shapes
-from kancompress.formats.packed.encodings import BITS, PLAIN, RANS, Indices
+from kancompress.formats.packed.encodings import BITS, OF_NUMBERS, PLAIN, RANS, Indices
 from kancompress.formats.packed.encodings.claims import told_encodings
 from kancompress.formats.packed.header import Shape, layer_claim, model_of, without_codebook
 from kancompress.formats.packed.restore import Repeat, read_restore, stored_names
@@ -35,8 +35,11 @@ STATISTICS: Mapping[str, tuple[list[float], list[float]]] = {
     "cifar100": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
 }
 _REQUIRED = {"version", "kind", "checksum", "layers", "source", KEY}
-_COUNTS = ("rans", "kept", "coefficients")
-_OPTIONAL = {*_COUNTS, "head", "opaque", "model", "data", "restore", "forms", *REAL}
+_COUNTS = ("rans", "kept", "coefficients", "parts")
+# Encodings of numbers that a list of the document may name in the place of a type.
+_CODED = tuple(name for name in OF_NUMBERS if name != PLAIN.name)
+_KINDS = (*REAL, *_CODED)
+_OPTIONAL = {*_COUNTS, "head", "opaque", "model", "data", "restore", "forms", *_KINDS}
 _MOST = 1 << 31  # lengths of axes are below
 
 Document = dict[str, Any]
@@ -134,7 +137,8 @@ def _payload(container: Container) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     """What a short document says of a layer. `clusters` and `coefficients` are those of its own
-    tensors, 0 where it has none; `used` are the clusters of the codebook that it uses."""
+    tensors, 0 where it has none; `used` and `parts` are clusters and parts of an edge of the
+    codebook that it uses."""
 
     name: str
     shape: Shape
@@ -142,6 +146,7 @@ class _Layer:
     shares: str | None
     clusters: int
     used: int
+    parts: int
     rans: int
     kept: int
     coefficients: int
@@ -155,13 +160,13 @@ class _Layer:
             return Outline("U8", (self.rans,))
         count = max(element_count(self.shape) - self.kept, 0)
         claim = Indices(f"{self.name}.index", count, self.used, self.shape, self.groups)
-        return Outline("U8", (BITS.size(claim).nbytes,))
+        return Outline("U8", (BITS.size(claim.cut(self.parts)).nbytes,))
 
     def numbers(self, model: ModelSpec | None) -> Iterator[tuple[str, Shape]]:
         """Role and shape of the tensors of numbers that it may have."""
         d = self.coefficients
         if self.clusters:
-            yield "codebook", (self.clusters, d)
+            yield "codebook", (self.clusters, d // self.parts)
         elif self.shares is None:
             yield "coefficients", (*self.shape, d)
         if self.kept:
@@ -194,15 +199,20 @@ def _expanded(document: Mapping[str, Any], where: str) -> tuple[Document, dict[s
     """The ordinary document, and the tensors that it goes with."""
     documents.check_keys(document, _REQUIRED, _OPTIONAL, where, "the document")
     model = model_of(document, where)
-    records = _records(document["layers"], model, where)
+    records = _records(document, model, where)
     layers = _layers(document, records, model, where)
     head = 0
     if model is not None and model.conv is not None:
         head = _count(document, "head", where)
     elif "head" in document:
         raise _fail(where, Flaw.BAD_VALUE, "head goes with a network of convolutions.")
-    own = _typed(document, _numbers(layers, model, head), where)
-    encodings = dict.fromkeys((name for name in own if name not in HEAD), PLAIN.name)
+    kinds = _typed(document, _numbers(layers, model, head), where)
+    own = {name: _stored(name, kind, shape) for name, (kind, shape) in kinds.items()}
+    encodings = {
+        name: kind if kind in _CODED else PLAIN.name
+        for name, (kind, _) in kinds.items()
+        if name not in HEAD
+    }
     for layer in layers:
         if layer.kept:
             own[f"{layer.name}.kept_at"] = Outline("I64", (layer.kept,))
@@ -221,7 +231,7 @@ def _expanded(document: Mapping[str, Any], where: str) -> tuple[Document, dict[s
         if not is_countable(one.shape):
             raise _fail(where, Flaw.BAD_SHAPE, f"tensor {shown(name)} has 2^63 numbers or more.")
         own[name] = one
-    left = {"layers", "source", "data", KEY, *_COUNTS, "head", "opaque", *REAL}
+    left = {"layers", "source", "data", KEY, *_COUNTS, "head", "opaque", *_KINDS}
     ordinary: Document = {key: value for key, value in document.items() if key not in left}
     ordinary |= {"layers": records, "source": _source(document["source"], where)}
     if "data" in document:
@@ -230,8 +240,9 @@ def _expanded(document: Mapping[str, Any], where: str) -> tuple[Document, dict[s
     return ordinary | told_encodings(encodings), own
 
 
-def _records(layers: object, model: ModelSpec | None, where: str) -> dict[str, Any]:
+def _records(document: Mapping[str, Any], model: ModelSpec | None, where: str) -> dict[str, Any]:
     """The ordinary records of layers."""
+    layers = document["layers"]
     if model is None and isinstance(layers, dict):
         given = layers
     elif model is not None and isinstance(layers, list):
@@ -241,9 +252,22 @@ def _records(layers: object, model: ModelSpec | None, where: str) -> dict[str, A
         raise _fail(where, Flaw.BAD_VALUE, f"layers should be {form} in a short header.")
     if not given:
         raise _fail(where, Flaw.BAD_VALUE, "layers should not be empty.")
-    return {
+    parts = dict(
+        zip(
+            sorted(given) if model is None else given,
+            _counts(document, "parts", len(given), where, usual=1),
+            strict=True,
+        )
+    )
+    made = {
         name: {"shape": record} if isinstance(record, list) else record
         for name, record in given.items()
+    }
+    return {
+        name: record | {"parts": parts[name]}
+        if isinstance(record, dict) and parts[name] != 1
+        else record
+        for name, record in made.items()
     }
 
 
@@ -270,6 +294,7 @@ def _layers(
             shares=claim.shares,
             clusters=clusters[name],
             used=clusters[name] or _shared(claim.shares, clusters),
+            parts=claims[claim.shares or name].parts,
             rans=rans[at],
             kept=kept[at],
             coefficients=width[at],
@@ -283,9 +308,11 @@ def _shared(owner: object, clusters: Mapping[str, int]) -> int:
     return clusters.get(owner, 0) if isinstance(owner, str) else 0
 
 
-def _counts(document: Mapping[str, Any], key: str, layers: int, where: str) -> list[int]:
-    """A number for each layer; one number stands for equal ones, none for zeros."""
-    value = document.get(key, 0)
+def _counts(
+    document: Mapping[str, Any], key: str, layers: int, where: str, *, usual: int = 0
+) -> list[int]:
+    """A number for each layer; one number stands for equal ones, none for the usual one."""
+    value = document.get(key, usual)
     values = value if isinstance(value, list) else [value] * layers
     if len(values) != layers or not all(
         type(one) is int and 0 <= one < (1 << 63 if key == "rans" else _MOST) for one in values
@@ -311,14 +338,14 @@ def _count(document: Mapping[str, Any], key: str, where: str) -> int:
 
 def _typed(
     document: Mapping[str, Any], may_be: Mapping[str, Mapping[str, Shape]], where: str
-) -> dict[str, Outline]:
-    """The tensors of numbers, of which the document tells the types.
+) -> dict[str, tuple[str, Shape]]:
+    """The tensors of numbers, of which the document tells types or encodings, and their shapes.
 
     may_be : their names and shapes, by role
     """
     alone = {name: {name: shape} for of_role in may_be.values() for name, shape in of_role.items()}
-    found: dict[str, Outline] = {}
-    for dtype in REAL:
+    found: dict[str, tuple[str, Shape]] = {}
+    for dtype in _KINDS:
         names = document.get(dtype, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise _fail(where, Flaw.BAD_VALUE, f"{dtype} should be a list of roles and tensors.")
@@ -336,11 +363,25 @@ def _typed(
                     raise _fail(
                         where, Flaw.BAD_SHAPE, f"tensor {shown(tensor)} has 2^63 numbers or more."
                     )
-                found[tensor] = Outline(dtype, shape)
+                if dtype in _CODED and tensor.rpartition(".")[2] not in OF_NUMBERS[dtype].roles:
+                    raise _fail(
+                        where,
+                        Flaw.UNKNOWN_ENCODING,
+                        f"tensor {shown(tensor)} has the encoding {dtype!r}, which is for"
+                        f" {', '.join(OF_NUMBERS[dtype].roles)}.",
+                    )
+                found[tensor] = dtype, shape
     untold = [name for role, names in may_be.items() if role != "bias" for name in names]
     if missing := [name for name in untold if name not in found]:
         raise _fail(where, Flaw.MISSING_TENSOR, f"tensor {shown(missing[0])} has no type.")
     return found
+
+
+def _stored(name: str, kind: str, shape: Shape) -> Outline:
+    """The tensor in the file of numbers with a type, or of F32 with an encoding."""
+    if kind in _CODED:
+        return OF_NUMBERS[kind].written(Outline("F32", shape), name.rpartition(".")[2])
+    return Outline(kind, shape)
 
 
 def _others(document: Mapping[str, Any], layers: Iterable[str], where: str) -> dict[str, Outline]:
@@ -401,9 +442,19 @@ def _folded(document: Mapping[str, Any], outlines: Mapping[str, Outline]) -> Doc
     if any(name not in records for name in names):
         raise _UntoldError
     model = model_of(document, "")
+    coded = _coded(document, outlines)
+    stored, outlines = (
+        outlines,
+        {
+            name: OF_NUMBERS[coded[name]].read(one, name.rpartition(".")[2])
+            if name in coded
+            else one
+            for name, one in outlines.items()
+        },
+    )
     layers = [_found(name, records[name], document, outlines) for name in names]
     given = [
-        record["shape"] if record.keys() == {"shape"} else record
+        record["shape"] if record.keys() <= {"shape", "parts"} else _without_parts(record)
         for record in (records[name] for name in names)
     ]
     left = ("layers", "source", "data", "encodings", "exceptions")
@@ -420,15 +471,31 @@ def _folded(document: Mapping[str, Any], outlines: Mapping[str, Outline]) -> Doc
     }.items():
         if any(counts):
             short[key] = _shortest(counts)
+    parts = [records[name].get("parts", 1) for name in names]
+    if any(own != 1 for own in parts):
+        short["parts"] = _shortest(parts)
     if "data" in document:
         short["data"] = _without_statistics(document["data"])
     head = outlines.get(HEAD[0]) if native else None
     if head is not None and head.shape:
         short["head"] = head.shape[0]
     opaque: str | None = None if native else document["restore"].get("opaque")
-    if opaque is not None and opaque in outlines:
-        short["opaque"] = outlines[opaque].nbytes
-    return short | _types(_numbers(layers, model, short.get("head", 0)), outlines)
+    if opaque is not None and opaque in stored:
+        short["opaque"] = stored[opaque].nbytes
+    kinds = {name: coded.get(name, one.dtype) for name, one in outlines.items()}
+    return short | _types(_numbers(layers, model, short.get("head", 0)), kinds)
+
+
+def _coded(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """The encoding of each tensor of numbers that is not written as it is."""
+    roles = {role: name for name in _CODED for role in document["encodings"].get(name, ())}
+    exceptions = document.get("exceptions", {})
+    found = {
+        name: exceptions.get(name, roles.get(name.rpartition(".")[2], PLAIN.name))
+        for name in names
+        if name.rpartition(".")[0] in document["layers"]
+    }
+    return {name: encoding for name, encoding in found.items() if encoding in _CODED}
 
 
 def _found(
@@ -445,31 +512,35 @@ def _found(
         return (0,) if one is None else one.shape or (0,)
 
     own, index = shape(name, "codebook"), shape(name, "index")
-    width = (shape(shares, "codebook") if shares else own)[-1] or shape(name, "coefficients")[-1]
+    table = shape(shares, "codebook") if shares else own
+    width = table[-1] or shape(name, "coefficients")[-1]
     coded = document.get("exceptions", {}).get(f"{name}.index")
     in_rans = coded == RANS.name or (
         coded is None and "index" in document["encodings"].get(RANS.name, ())
     )
+    owner = document["layers"].get(shares, record) if shares else record
+    parts = owner.get("parts", 1)
     return _Layer(
         name=name,
         shape=tuple(record["shape"]),
+        parts=parts,
         groups=record.get("groups", 1),
         shares=shares,
         clusters=own[0],
         used=0,
         rans=index[0] if in_rans else 0,
         kept=shape(name, "kept_at")[0],
-        coefficients=width,
+        coefficients=width * parts,
     )
 
 
 def _types(
-    may_be: Mapping[str, Mapping[str, Shape]], outlines: Mapping[str, Outline]
+    may_be: Mapping[str, Mapping[str, Shape]], kinds: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """Roles, and tensors whose role has no one type, by their types."""
+    """Roles, and tensors whose role has no one type or encoding, by their types and encodings."""
     found: dict[str, list[str]] = {}
     for role, tensors in may_be.items():
-        types = {name: outlines[name].dtype for name in tensors if name in outlines}
+        types = {name: kinds[name] for name in tensors if name in kinds}
         whole = len(types) == len(tensors) and len({*types.values()}) == 1
         for name, dtype in types.items():
             named = found.setdefault(dtype, [])
@@ -478,6 +549,10 @@ def _types(
             elif role not in named:
                 named.append(role)
     return {dtype: sorted(names) for dtype, names in found.items()}
+
+
+def _without_parts(record: Mapping[str, Any]) -> Document:
+    return {key: value for key, value in record.items() if key != "parts"}
 
 
 def _shortest(counts: Sequence[int]) -> int | list[int]:

@@ -28,21 +28,26 @@ from kancompress.formats.edges.places import scatter
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
 from kancompress.formats.packed.restore import Arange, Fill, PerEdge, Repeat, SourceTensor, Tie
 
-_BLOCK = 1 << 16  # edges whose vectors are gathered at a time
+_BLOCK = 1 << 16  # vectors that are gathered at a time
 
 
 def rows_of(layer: LayerRecord[Array], clusters: int) -> npt.NDArray[np.int32]:
-    """Of each edge of a packed layer its row in the codebook followed by the kept vectors."""
+    """Of each edge of a packed layer its row in the codebook followed by the kept vectors.
+
+    Of a layer whose edges have several parts the row of each, (edges * parts,), where the kept
+    vectors are cut into parts, too.
+    """
     index = layer.indices()
     if layer.kept_at is None:
         return index.astype(np.int32)
-    kept_at = layer.kept_at.numpy()
-    rows = np.empty(layer.edges, np.int32)
+    kept_at, parts = layer.kept_at.numpy(), layer.parts
+    rows = np.empty((layer.edges, parts), np.int32)
     packed = np.ones(layer.edges, np.bool_)
     packed[kept_at] = False
-    rows[packed] = index
-    rows[kept_at] = np.arange(clusters, clusters + len(kept_at), dtype=np.int32)
-    return rows
+    rows[packed] = index.reshape(-1, parts)
+    last = clusters + len(kept_at) * parts
+    rows[kept_at] = np.arange(clusters, last, dtype=np.int32).reshape(-1, parts)
+    return rows.reshape(-1)
 
 
 def coefficients_of(layer: LayerRecord[Array], codebook: Array | None) -> Array:
@@ -53,19 +58,20 @@ def coefficients_of(layer: LayerRecord[Array], codebook: Array | None) -> Array:
     if codebook is None:
         assert layer.coefficients is not None
         return layer.coefficients
-    d = codebook.shape[1]
-    dtype, table, rows = codebook.dtype, codebook.flat.reshape(-1, d), layer.indices()
+    width = codebook.shape[1]
+    dtype, table, rows = codebook.dtype, codebook.flat.reshape(-1, width), layer.indices()
     if layer.kept is not None:
         dtype = promoted(dtype, layer.kept.dtype)
-        parts = [
-            converted(one.flat.reshape(-1, d), one.dtype, dtype) for one in (codebook, layer.kept)
+        tables = [
+            converted(one.flat.reshape(-1, width), one.dtype, dtype)
+            for one in (codebook, layer.kept)
         ]
-        table, rows = np.concatenate(parts), rows_of(layer, len(codebook))
-    result = np.empty((layer.edges, d), table.dtype)
-    for start in range(0, layer.edges, _BLOCK):
+        table, rows = np.concatenate(tables), rows_of(layer, len(codebook))
+    result = np.empty((layer.edges * layer.parts, width), table.dtype)
+    for start in range(0, len(result), _BLOCK):
         block = slice(start, start + _BLOCK)
         np.take(table, rows[block], axis=0, out=result[block], mode="clip")
-    return array_of(result, dtype, (*layer.shape, d))
+    return array_of(result, dtype, (*layer.shape, width * layer.parts))
 
 
 def native_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
@@ -155,7 +161,7 @@ def _by_edge(tensor: SourceTensor, numbers: PerEdge, record: PackedRecord[Array]
         )
     if numbers.silent is not None:
         silent = packed.copy()
-        silent[packed] = layer.indices() == 0
+        silent[packed] = (layer.indices().reshape(-1, layer.parts) == 0).all(axis=1)
         rows[silent] = block(numbers.silent, 1)
     part = Part(
         tensor=tensor.name,
@@ -204,14 +210,12 @@ def found_layers(record: PackedRecord[Any]) -> list[FoundLayer]:
     found = []
     for name, pieces in parts.items():
         layer = record.layer(name)
-        values: Any = record.codebook_of(layer)
-        values = layer.coefficients if values is None else values
         found.append(
             FoundLayer(
                 name=name,
                 layout="",
                 shape=layer.shape,
-                coefficients=int(values.shape[-1]),
+                coefficients=record.vector_size_of(layer),
                 parts=tuple(pieces),
                 groups=layer.groups,
             )

@@ -39,6 +39,8 @@ def document(
             described["codebook"] = layer.shares
         if layer.groups > 1:
             described["groups"] = layer.groups
+        if layer.parts > 1 and not layer.shares:
+            described["parts"] = layer.parts
         layers[layer.name] = described
         encoding[f"{layer.name}.index"] = layer.encoding
         encoding |= {f"{layer.name}.{role}": name for role, name in layer.numbers.items()}
@@ -106,7 +108,7 @@ def claim_of(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | No
     clusters = record.clusters_of(layer)
     if clusters is None:
         return None
-    return Indices(
+    claim = Indices(
         f"{layer.name}.index",
         layer.packed_edges,
         clusters,
@@ -114,6 +116,7 @@ def claim_of(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | No
         layer.groups,
         layer.kept_at.numpy() if isinstance(layer.kept_at, Array) else None,
     )
+    return claim.cut(layer.parts)
 
 
 def encode(record: PackedRecord[Array]) -> bytes:

@@ -33,6 +33,7 @@ class Cloud:
     vectors   : (n, d) that are points of their own; of a packed layer only edges that were kept
     labels    : (n,) centroid of each, -1 where there is none
     centroids : (k, d), and `counts` (k,) of the edges that use them; k is 0 where there are none
+    parts     : of an edge, where its coefficients are cut; vectors are then those of parts
     """
 
     name: str
@@ -41,11 +42,12 @@ class Cloud:
     labels: Labels
     centroids: Points
     counts: Labels
+    parts: int = 1
 
     @property
     def edges(self) -> int:
         """Edges of the layer that are drawn, if only as centroids."""
-        return int(self.counts.sum() + (self.labels < 0).sum())
+        return int(self.counts.sum() + (self.labels < 0).sum()) // self.parts
 
 
 def edge_clouds(
@@ -108,9 +110,12 @@ def _packed_cloud(model: PackedModel, layer: PackedLayer) -> Cloud:
         assert layer.coefficients is not None
         return _cloud(layer.name, layer.shape, _points(layer.coefficients))
     centroids = _points(codebook)
-    kept = centroids[:0] if layer.kept is None else _points(layer.kept)
+    kept = centroids[:0]
+    if layer.kept is not None:  # cut as the centroids are
+        kept = _points(layer.kept).reshape(-1, centroids.shape[1])
     counts = np.bincount(model.indices_of(layer), minlength=len(centroids))
-    return replace(_cloud(layer.name, layer.shape, kept), centroids=centroids, counts=counts)
+    cloud = _cloud(layer.name, layer.shape, kept)
+    return replace(cloud, centroids=centroids, counts=counts, parts=layer.parts)
 
 
 def _cloud(

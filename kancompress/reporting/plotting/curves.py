@@ -49,7 +49,8 @@ class Curves:
 def centroid_curves(
     record: Runnable, config: PlotConfig, options: RunOptions | None = None
 ) -> list[Curves]:
-    """The functions of the centroids of each layer, but of those that a packed file keeps dense."""
+    """The functions of the centroids of each layer, but of those that a packed file keeps dense or
+    cuts into parts."""
     try:
         ready = running.run(record, options)
     except UsageError as error:  # which counsels `eval`
@@ -63,12 +64,15 @@ def centroid_curves(
     config = settled(record, config)
     found = []
     for number, layer in enumerate(ready.network.kan_layers()):
-        if isinstance(record, PackedModel) and _codebook_edges(layer.edges) is None:
+        own = _codebook_edges(layer.edges)
+        if isinstance(record, PackedModel) and (own is None or own.parts > 1):
             continue
         with torch.no_grad():
             found.append(_curves(layer, str(number), config))
     if not found:
-        raise UsageError("No layer of this file has a codebook, so there is no function to draw.")
+        raise UsageError(
+            "No layer of this file has a codebook of whole edges, so there is no function to draw."
+        )
     return found
 
 

@@ -56,7 +56,8 @@ def _draw_cloud(axes: Axes, cloud: Cloud, plane: Plane) -> None:
     x, y = plane.centroids.T
     axes.scatter(x, y, s=area, c=colours, edgecolors="black", linewidths=0.9, zorder=3)
     drawn = f"{len(plane.points):,} of " if len(plane.points) < len(cloud.vectors) else ""
-    what = f"{drawn}{cloud.edges:,} edges, {len(rank) or 'no':} centroids"
+    cut = f" of {cloud.parts} parts" if cloud.parts > 1 else ""
+    what = f"{drawn}{cloud.edges:,} edges{cut}, {len(rank) or 'no':} centroids"
     what += ", area by edges" if packed else ""
     axes.set_title(f"{_layer(cloud)}\n{what}", fontsize=10, parse_math=False)
     axes.set_xlabel(plane.axes[0])

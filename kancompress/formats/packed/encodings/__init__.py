@@ -63,12 +63,16 @@ def number_bytes(claim: Outline, role: str, encoding: str) -> int:
     return OF_NUMBERS[encoding].written(claim, role).nbytes
 
 
-def layer_bytes(edges: int, coefficients: int, itemsize: int, clusters: int, scale: int = 0) -> int:
+def layer_bytes(
+    edges: int, coefficients: int, itemsize: int, clusters: int, *, scale: int = 0, parts: int = 1
+) -> int:
     """Bytes of a packed layer: the indices of its edges, and a codebook of its own.
 
-    scale : bytes that each coefficient has beside its numbers
+    scale : bytes that each coefficient of the codebook has beside its numbers
+    parts : of each edge, with an index each
     """
-    return index_bytes(edges, clusters) + (clusters * itemsize + scale) * coefficients
+    codebook = (clusters * itemsize + scale) * (coefficients // parts)
+    return index_bytes(edges * parts, clusters) + codebook
 
 
 def names_for(role: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +24,10 @@ class Size:
 class Indices:
     """What the header says of the indices in a tensor: how many, and below which number.
 
-    shape   : of the layer, (out, in) or (out, in, rows, columns); () where all edges have one input
+    shape   : of the layer, (out, in) or (out, in, rows, columns), and the parts of an edge behind
+              it where there are several; () where all edges have one input
     groups  : of the layer
-    kept_at : positions of the edges without an index, strictly ascending, once they are read
+    kept_at : positions in the shape without an index, strictly ascending, once they are read
     """
 
     name: str
@@ -35,6 +36,16 @@ class Indices:
     shape: tuple[int, ...] = ()
     groups: int = 1
     kept_at: npt.NDArray[np.integer[Any]] | None = field(default=None, compare=False)
+
+    def cut(self, parts: int) -> Indices:
+        """The indices of the same edges, each in so many parts."""
+        if parts == 1:
+            return self
+        kept_at = self.kept_at
+        if kept_at is not None:
+            kept_at = (kept_at[:, None] * parts + np.arange(parts)).reshape(-1)
+        shape = (*self.shape, parts) if self.shape else ()
+        return replace(self, count=self.count * parts, shape=shape, kept_at=kept_at)
 
 
 class IndexEncoding(Protocol):
