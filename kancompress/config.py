@@ -209,6 +209,13 @@ class ClusterConfig:
         return self.indices or (IndexCoding.AUTO if self.price else IndexCoding.BITS)
 
     @property
+    def header_form(self) -> HeaderForm:
+        """How the header is written: where indices may be entropy-coded the file is not the plain
+        one of the paper anyway."""
+        plain = self.coding is IndexCoding.BITS
+        return HeaderForm.SHORT if self.header is HeaderForm.AUTO and not plain else self.header
+
+    @property
     def searches_price(self) -> bool:
         """Whether a price is searched where numbers of clusters are chosen."""
         return self.price is None and self.indices is not IndexCoding.BITS

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kancompress.clustering.cuts import Number, number_of
-from kancompress.formats.packed.encodings import layer_bytes
+from kancompress.clustering.cuts import Number, number_of, split
+from kancompress.formats.packed.encodings import index_bytes, layer_bytes
 
 # Numbers of centroids at which curves are measured.
 PROBES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -31,6 +31,7 @@ class Curve:
     errors       : k to relative error, for some k
     parts        : of an edge, each with its own index
     shorter      : the layer's curves with other numbers of parts
+    share        : of the bytes that indices have at one width, what they are taken to have
     """
 
     edges: int
@@ -42,13 +43,27 @@ class Curve:
     masked: int = 0
     parts: int = 1
     shorter: tuple[Curve, ...] = ()
+    share: float = 1.0
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
         rows = k + (1 if self.masked else 0)
-        return layer_bytes(
+        whole = layer_bytes(
             self.edges, self.coefficients, self.itemsize, rows, scale=self.scale, parts=self.parts
         )
+        return whole - int((1 - self.share) * index_bytes(self.edges * self.parts, rows))
+
+    def bytes_of(self, number: Number | None) -> int:
+        """The same of a choice of centroids and parts; of the dense layer where that is None."""
+        if number is None:
+            return self.dense_bytes
+        k, parts = split(number)
+        return next(one for one in (self, *self.shorter) if one.parts == parts).bytes_at(k)
+
+    def discounted(self, share: float) -> Curve:
+        """The curve where indices take but a share of their bytes at one width."""
+        shorter = tuple(curve.discounted(share) for curve in self.shorter)
+        return replace(self, share=share, shorter=shorter)
 
     def error_at(self, k: int) -> float:
         """Error at any k between the measured ones, by interpolation."""

@@ -28,12 +28,14 @@ def measure_curves(
     config: CalibrationConfig,
     *,
     most_bytes: int | None,
+    priced_to: int | None = None,
     tell: TellProbe | None = None,
 ) -> tuple[dict[str, Curve], Problem | None]:
     """Curves of all layers, errors on the held-out rows, and the first layer's problem.
 
     flow       : nothing of it settled; it is restarted in the end
     most_bytes : numbers of centroids that alone would take more are not tried
+    priced_to  : every other of those that would take more than this is not tried either
     """
     quick = replace(
         config, rounds=_ROUNDS if config.rounds is None else min(_ROUNDS, config.rounds), starts=1
@@ -46,15 +48,17 @@ def measure_curves(
     def measured(name: str, layer: Solvable, parts: int) -> Curve:
         nonlocal first
         streams, place = flow.seen(name), flow.places[name]
+        held = streams[1]
         with naming(name):
             problem = pose(layer, streams[0], quick, place.cut(parts))
         first = first or problem
         curve = _curve(layer, place, parts)
         errors: dict[int, float] = {}
-        for k in _probes(curve, most_bytes):
+        for k in _probes(curve, most_bytes, priced_to):
             number = number_of(k, parts)
             with naming(name):
-                found = solve_layer(layer, streams, number, quick, place, problem)
+                # Only what is held out tells here.
+                found = solve_layer(layer, (held, held), number, quick, place, problem)
             errors[k] = flow.alone(name, found, quick)
             if tell:
                 tell(name, number, errors[k])
@@ -100,7 +104,7 @@ def _cuts(layer: Solvable, place: Place) -> list[int]:
     return [1, *reversed(found[::-1][::step])]
 
 
-def _probes(curve: Curve, most_bytes: int | None) -> list[int]:
+def _probes(curve: Curve, most_bytes: int | None, priced_to: int | None) -> list[int]:
     """Numbers of centroids to try: below the edges, smaller than dense, within the budget."""
     vectors = (curve.edges - curve.masked) * curve.parts
     numbers = PROBES if curve.parts == 1 else _PROBES_OF_PARTS
@@ -108,4 +112,7 @@ def _probes(curve: Curve, most_bytes: int | None) -> list[int]:
     if most_bytes is not None:
         # the fewest stay, so that a budget out of reach is told the smallest file there is
         found = [k for k in found if k == found[0] or curve.bytes_at(k) <= most_bytes]
+    if priced_to is not None:
+        within = [k for k in found if curve.bytes_at(k) <= priced_to]
+        found = [*within, *found[len(within) :][1::2]]
     return found

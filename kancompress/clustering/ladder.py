@@ -43,7 +43,7 @@ _WORTH, _MOST = 0.01, 8
 # How often the coefficients that are not rounded yet take up what is lost, and in how many steps.
 _ROUNDED, _ROUNDED_STEPS = 8, 2
 # Rounds of feedback with prices, and sweeps.
-_PRICED, _PRICED_SWEEPS = 3, 8
+_PRICED, _PRICED_SWEEPS = 3, 5
 # How many times as much may be paid with a centroid at zero, how many times as much before sweeps
 # that lower it, and those sweeps.
 _ZERO, _ZERO_HOPE, _ZERO_SWEEPS = 1.01, 1.2, 2

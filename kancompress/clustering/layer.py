@@ -192,6 +192,8 @@ class Place:
 # Coefficients in the shape of a layer's, and the whole bias (out,) that goes with them.
 Edges = tuple[Tensor, Tensor | None]
 
+# By how many times a layer has fewer starts where bits have a price.
+_FEWER = 4
 # Coefficients of an output of a small layer, at most.
 _SMALL = 4096
 
@@ -275,6 +277,8 @@ def solve_layer(
     price   : of a bit, as of `ClusterConfig`
     """
     begin = time.perf_counter()
+    if price:  # paid over and over in a search; prices move a solution farther than a start
+        config = replace(config, starts=max(1, config.starts // _FEWER))
     clusters, parts = split(number)
     place = place.cut(parts)
     weights = cut_edges(flat_edges(layer), parts)

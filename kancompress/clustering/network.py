@@ -18,7 +18,7 @@ from kancompress.clustering.cuts import Number
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import LayerSolution, naming, solve_layer
-from kancompress.clustering.price_search import Solve, Tried
+from kancompress.clustering.price_search import Solve, Tried, price_for
 from kancompress.config import CalibrationConfig, Method, Target
 from kancompress.errors import KancompressError, UsageError
 
@@ -143,9 +143,12 @@ def _measured(flow: Flow, solutions: Mapping[str, LayerSolution]) -> NetworkSolu
 class Files(Protocol):
     """What is asked of the packed files that a choice leads to."""
 
-    def weigh(self, clusters: Clusters) -> int | None:
+    def weigh(self, clusters: Clusters, *, priced: bool = False) -> int | None:
         """Bytes with so many centroids, or no less than they will be; None where no layer would be
-        packed but one has to be."""
+        packed but one has to be.
+
+        priced : with what is beside the layers where bits have a price
+        """
 
     def measure(self, solutions: Mapping[str, LayerSolution]) -> int:
         """Bytes with solutions, indices in the encodings that a price of bits gives them."""
@@ -189,7 +192,12 @@ def calibrate(
         return _checked(found, flow, files, config)
     if target is None:
         raise UsageError("To choose numbers of clusters, a target is needed: bytes or an error.")
-    curves, first = measure_curves(flow, config, most_bytes=target.bytes, tell=tell_probe)
+    most, priced_to = target.bytes, None
+    if most is not None and price is None and not dry_run:
+        most, priced_to = _RICHEST * most, most
+    curves, first = measure_curves(
+        flow, config, most_bytes=most, priced_to=priced_to, tell=tell_probe
+    )
     choices = allocation.frontier(list(curves.values()))
     names = list(curves)
 
@@ -206,7 +214,7 @@ def calibrate(
             price=price,
         )
 
-    search = _Search(choices, names, files, solve)
+    search = _Search(list(curves.values()), choices, names, files, solve)
     if target.bytes is not None:
         found = search.within(target.bytes, price, dry_run=dry_run)
     else:
@@ -222,18 +230,27 @@ def _checked(found: Calibrated, flow: Flow, files: Files, config: CalibrationCon
     return no_worse(found, files.measure(found.solution.layers), flow, files, config)
 
 
-# Shares of a budget that indices of one width may take before they are priced down to it, and of an
-# error that centroids without a price may make.
-_RICHER, _FINER = (1.4, 2.0), (0.5, 0.25)
+# Shares of their bytes at one width that indices are to be priced down to.
+_DISCOUNTS = (0.4, 0.22)
+# Shares of an error that centroids without a price may make, and prices to start at.
+_FINER = ((0.4, 1.0), (0.15, 4.0))
+# How many times the budget a layer without a price may take.
+_RICHEST = 4
+
+
+class TooSmallError(KancompressError):
+    """A target of bytes that no choice of centroids with indices of one width fits into."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
     """For numbers of centroids, and a price, that meet a target.
 
-    choices : of the layers `names`, by rising bytes; solve : a choice at a price
+    curves  : of the layers `names`; choices : of their numbers, by rising bytes
+    solve   : a choice at a price
     """
 
+    curves: list[Curve]
     choices: list[Choice]
     names: list[str]
     files: Files
@@ -245,11 +262,36 @@ class _Search:
         def sized(share: float) -> Choice:
             return _within(self.choices, self.names, int(share * budget), self.files.weigh)
 
-        found = self.solve(sized(1.0), price or 0.0)
         if price is not None or dry_run:
-            return found
-        richer = self._others(found, [sized(share) for share in _RICHER])
-        return price_search.least_error(budget, self._tried(found), richer).found
+            return self.solve(sized(1.0), price or 0.0)
+        first = refused = None
+        try:
+            first = self._tried(self.solve(sized(1.0), 0.0))
+        except TooSmallError as error:  # a price may still bring it down
+            refused = error
+        choices = {price_for(one): self._discounted(budget, one) for one in _DISCOUNTS}
+        richer = self._others(first, choices)
+        found = price_search.least_error(budget, first, richer)
+        if found is None:
+            assert refused is not None
+            raise refused
+        return found.found
+
+    def _discounted(self, budget: int, share: float) -> Choice | None:
+        """The best choice where indices take but a share of what they do at one width."""
+        curves = [curve.discounted(share) for curve in self.curves]
+        for choice in sorted(allocation.frontier(curves), key=lambda choice: choice.error):
+            clusters = dict(zip(self.names, choice.clusters, strict=True))
+            size = self.files.weigh(clusters, priced=True)
+            if size is None:
+                continue
+            saved = sum(
+                curve.bytes_of(number) - own.bytes_of(number)
+                for curve, own, number in zip(self.curves, curves, choice.clusters, strict=True)
+            )
+            if size - saved <= budget:
+                return choice
+        return None
 
     def reaching(self, error: float, price: float | None) -> Calibrated:
         """The fewest bytes with at most so much error."""
@@ -262,15 +304,25 @@ class _Search:
         found = reach(packable, error, lambda choice: self.solve(choice, price or 0.0))
         if price is not None:
             return found
-        finer = [allocation.smallest(packable, share * error) for share in _FINER]
-        richer = self._others(found, [choice for choice in finer if choice is not None])
-        return price_search.fewest_bytes(error, self._tried(found), richer).found
+        finer = {price: allocation.smallest(packable, share * error) for share, price in _FINER}
+        first = self._tried(found)
+        richer = self._others(first, finer)
+        return price_search.fewest_bytes(error, first, richer).found
 
-    def _others(self, found: Calibrated, choices: list[Choice]) -> list[Solve[Calibrated]]:
-        """Solves of choices that are not the one that was found, each once."""
-        own = tuple(found.clusters.values())
-        kept = {choice.clusters: choice for choice in choices if choice.clusters != own}
-        return [partial(self._priced, choice) for choice in kept.values()]
+    def _others(
+        self, first: Tried[Calibrated] | None, choices: Mapping[float, Choice | None]
+    ) -> list[tuple[float, Solve[Calibrated]]]:
+        """Solves of choices that are not the first one, each once, with prices to start at.
+
+        choices : by those prices
+        """
+        done = set() if first is None else {tuple(first.found.clusters.values())}
+        found: list[tuple[float, Solve[Calibrated]]] = []
+        for price, choice in choices.items():
+            if choice is not None and choice.clusters not in done:
+                done.add(choice.clusters)
+                found.append((price, partial(self._priced, choice)))
+        return found
 
     def _priced(self, choice: Choice, price: float) -> Tried[Calibrated]:
         return self._tried(self.solve(choice, price))
@@ -300,7 +352,7 @@ def _within(
             " loss, so no packed file can be made.",
             fields=("target.bytes", "target.ratio"),
         )
-    raise KancompressError(
+    raise TooSmallError(
         f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
         " Raise `target.bytes` to that, or lower `target.ratio`.",
         fields=("target.bytes", "target.ratio"),

@@ -27,45 +27,50 @@ class Tried(Generic[T]):
 Solve = Callable[[float], Tried[T]]
 
 # Most prices that are tried for the first number of centroids, and for each further one.
-_PRICES, _MORE = 5, 3
+_PRICES, _MORE = 4, 3
 # The share of a budget that a file should use, and of an error that is allowed.
 FULL, _NEAR = 0.98, 0.93
+# Indices of trained networks take about this share of their bytes at one width at a price of 1, and
+# it falls with this power of the price.
+_SHARE, _FALL = 0.55, 0.3
 # How the logarithm of a file's bytes falls with that of the price, and how that of the error rises:
 # least, usual and most.
 _FALLS, _RISES = (-0.15, -0.33, -0.6), (0.2, 0.6, 1.2)
 
 
-def least_error(budget: int, best: Tried[T], richer: Iterable[Solve[T]]) -> Tried[T]:
-    """The least error in at most so many bytes.
+def least_error(
+    budget: int, best: Tried[T] | None, richer: Iterable[tuple[float, Solve[T]]]
+) -> Tried[T] | None:
+    """The least error in at most so many bytes; None where nothing fits.
 
-    best   : without a price, within the budget
-    richer : of more and more centroids
+    best   : without a price, within the budget; None where nothing is
+    richer : of more and more centroids, each with the price to start at
     """
-    price = 1.0
-    for number, solve in enumerate(richer):
+    for number, (price, solve) in enumerate(richer):
         before = best
         known: list[tuple[float, float]] = []
         for _ in range(_MORE if number else _PRICES):
             tried = solve(price)
             known.append((math.log(price), math.log(tried.bytes / budget)))
-            if tried.bytes <= budget and _error(tried) < _error(best):
+            if tried.bytes <= budget and (best is None or _error(tried) < _error(best)):
                 best = tried
             if FULL * budget <= tried.bytes <= budget:
                 break
             price = next_price(known, math.log((1 + FULL) / 2), _FALLS)
-        if best is before:
+        if best is before and best is not None:
             break  # still more centroids are no better
     return best
 
 
-def fewest_bytes(error: float, best: Tried[T], richer: Iterable[Solve[T]]) -> Tried[T]:
+def fewest_bytes(
+    error: float, best: Tried[T], richer: Iterable[tuple[float, Solve[T]]]
+) -> Tried[T]:
     """The fewest bytes with at most so much error.
 
     best   : without a price, within the error
-    richer : of more and more centroids
+    richer : of more and more centroids, each with the price to start at
     """
-    price = 1.0
-    for number, solve in enumerate(richer):
+    for number, (price, solve) in enumerate(richer):
         before = best
         known: list[tuple[float, float]] = []
         for _ in range(_MORE if number else _PRICES):
@@ -80,6 +85,11 @@ def fewest_bytes(error: float, best: Tried[T], richer: Iterable[Solve[T]]) -> Tr
         if best is before:
             break
     return best
+
+
+def price_for(share: float) -> float:
+    """About the price at which indices take a share of their bytes at one width."""
+    return float((_SHARE / share) ** (1 / _FALL))
 
 
 def _error(tried: Tried[T]) -> float:

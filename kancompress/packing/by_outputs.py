@@ -410,15 +410,20 @@ class _Scales:
         self._runs = runs
         self._lossless: int | None = None
 
-    def weigh(self, clusters: Clusters) -> int | None:
+    def weigh(self, clusters: Clusters, *, priced: bool = False) -> int | None:
         """Bytes of the packed file, or no less than they will be where indices are entropy-coded;
-        None where no layer would be packed and the file would be larger than the source."""
+        None where no layer would be packed and the file would be larger than the source.
+
+        priced : with the header that it has where bits have a price
+        """
         chosen = {name: k for name, k in clusters.items() if k is not None}
         chosen |= {n: 0 for n, layer in self._layers.items() if layer.masked and not layer.edges}
         model = self._outline.assemble({name: self._coded(name, k) for name, k in chosen.items()})
         if model is None:
             return self._whole()
-        return sum(sizes(replace(model, header=self._runs.config.header)))
+        config = self._runs.config
+        config = replace(config, price=1.0) if priced else config
+        return sum(sizes(replace(model, header=config.header_form)))
 
     def _whole(self) -> int | None:
         """Bytes of the file of which no layer is packed as it could be chosen."""

@@ -152,8 +152,8 @@ def pack(
         k = largest_common(plan, config, below=k)
 
 
-# Shares of the bytes that indices of one width may take before they are priced down to them.
-_RICHER = (1.4, 2.0)
+# How many times as many bytes a file may have at one width, before a price brings it down.
+_RICHER = (1.7, 2.6)
 
 
 def pack_within(
@@ -183,16 +183,19 @@ def _priced(
     source: Source, clusterer: Clusterer, config: ClusterConfig, budget: int, packed: Compression
 ) -> Compression:
     plan = Plan.of(source)
-    numbers = [
-        largest_common(plan, replace(config, target_bytes=int(share * budget))) for share in _RICHER
-    ]
+    numbers = {
+        largest_common(plan, replace(config, target_bytes=int(times * budget))): 1 / times
+        for times in _RICHER
+    }
 
     def solve(clusters: int, price: float) -> Tried[Compression]:
         own = coded_for(source, replace(config, clusters=clusters, price=price))
         return _tried(_pack(source, clusterer.at(price), own, None, ()))
 
-    richer = [partial(solve, k) for k in dict.fromkeys(numbers)]
-    return price_search.least_error(budget, _tried(packed), richer).found
+    richer = [(price_search.price_for(share), partial(solve, k)) for k, share in numbers.items()]
+    found = price_search.least_error(budget, _tried(packed), richer)
+    assert found is not None
+    return found.found
 
 
 def _tried(packed: Compression) -> Tried[Compression]:
@@ -318,7 +321,7 @@ def _pack(
     coded = {one.layer.name: one.coded for one in packed if one.coded is not None}
     model = source.assemble(coded)
     assert model is not None
-    model = replace(model, header=config.header)
+    model = replace(model, header=config.header_form)
     if config.coding is not IndexCoding.BITS:
         model = encoded(model, config.coding)
     return Compression(

@@ -140,7 +140,7 @@ class Plan:
                 return None
             ways = {name: way for name, way in found[0].items() if way is not None}
             model = self.outline.assemble(coded | ways)
-        return None if model is None else sizes(replace(model, header=config.header))
+        return None if model is None else sizes(replace(model, header=config.header_form))
 
     def is_certain(self, config: ClusterConfig) -> bool:
         """Whether `size` is bound to be what clustering gives."""
