@@ -231,7 +231,7 @@ def _checked(found: Calibrated, flow: Flow, files: Files, config: CalibrationCon
 
 
 # Shares of their bytes at one width that indices are to be priced down to.
-_DISCOUNTS = (0.4, 0.22)
+_DISCOUNTS = (0.55, 0.35)
 # Shares of an error that centroids without a price may make, and prices to start at.
 _FINER = ((0.4, 1.0), (0.15, 4.0))
 # How many times the budget a layer without a price may take.
