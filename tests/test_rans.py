@@ -315,6 +315,8 @@ def test_every_command_reads_entropy_coded_indices(steep: Path) -> None:
         assert layer["bits_per_edge"] == 8 * layer["index_bytes"] / layer["edges"]
         own = layer["rans"]
         assert own["table_bytes"] + own["stream_bytes"] + 2 == layer["index_bytes"]
+        least = own["class_entropy_bytes"] + own["index_entropy_bytes"]
+        assert 0.98 * least - 4 <= own["stream_bytes"] <= 1.02 * least + 16
     assert report["layers"][0]["bits_per_edge"] < 3
     totals = report["totals"]
     parts = (totals[key] for key in ("index_bytes", "codebook_bytes", "other_bytes"))

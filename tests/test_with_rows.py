@@ -142,7 +142,12 @@ def test_masked_edges_and_kept_factors_take_part_in_auto(kind: str, tmp_path: Pa
     )
     target = len(kancompress.encode(whole.model))
     made = kancompress.cluster(
-        state, rows=rows(), calibration=QUICK, target=Target(bytes=target), keep_scaler=not pruned
+        state,
+        ClusterConfig(price=None if pruned else 0.0),
+        rows=rows(),
+        calibration=QUICK,
+        target=Target(bytes=target),
+        keep_scaler=not pruned,
     )
     assert len(kancompress.encode(made.model)) <= target
     assert made.calibrated is not None

@@ -175,12 +175,9 @@ def solved(name: str, layer: LayerSolution) -> None:
         f" ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
         f" {layer.plain:.3g}, {layer.plain_held_out:.3g}), index entropy"
         f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
-        + (
-            ""
-            if layer.slope is None
-            else f"; one more kilobyte takes {layer.slope:.0%} of the error"
-        )
     )
+    if layer.slope is not None:
+        _output.note(f"layer {name}: one more kilobyte would take {layer.slope:.0%} of its error")
 
 
 def probed(name: str, number: Number, error: float) -> None:

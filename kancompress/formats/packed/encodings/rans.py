@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.formats.arrays import Array, from_numpy
 from kancompress.formats.packed.encodings import frequencies as tables
-from kancompress.formats.packed.encodings.bits import packed_size, width_of
+from kancompress.formats.packed.encodings.bits import entropy, packed_size, width_of
 from kancompress.formats.packed.encodings.classes import (
     BIT,
     MOST_CLASSES,
@@ -362,9 +362,16 @@ class _Parts:
             raise _fail(Flaw.INDEX_RANGE, where, claim, f"has a lane whose state is below {LEAST}.")
         return cls(classes, table, states, words)
 
-    def symbols(self, claim: Indices, where: str) -> Any_:
-        """The indices in the order in which they are coded. Raises InvalidFileError."""
+    def indices(self, claim: Indices, where: str) -> Any_:
+        """The indices in the order of the edges. Raises InvalidFileError."""
         order = _Order.of(claim)
+        return order.indices(self.symbols(order, claim, where)[1])
+
+    def symbols(self, order: _Order, claim: Indices, where: str) -> tuple[U8, Any_]:
+        """The table of each input, and the indices in the order in which they are coded.
+
+        Raises InvalidFileError.
+        """
         inputs = order.groups * order.inputs
         lanes, several = len(self.states), self.classes > 1
         decoder = _Decoder(self.states, self.words, self.table)
@@ -391,7 +398,7 @@ class _Parts:
                 claim,
                 f"has a lane that does not end at {LEAST}: its stream is damaged.",
             )
-        return order.indices(found)
+        return of_input, found
 
 
 def _steps(rows: U8, lanes: int) -> Iterator[U8]:
@@ -498,25 +505,39 @@ class Rans:
         """The indices of bytes that `check` has let pass. Raises InvalidFileError."""
         if array is None:
             return None
-        return _Parts.of(array.data, claim, where).symbols(claim, where)
+        return _Parts.of(array.data, claim, where).indices(claim, where)
 
     def beyond(self, claim: Indices, nbytes: int) -> int:
         """Edges of a layer that its tensor's bytes do not stand for; those of a file's layers are
         together at most `FREE`."""
         return _edges(claim) - EACH * nbytes
 
-    def parts(self, array: Array, claim: Indices, where: str) -> dict[str, int]:
+    def parts(self, array: Array, claim: Indices, where: str) -> dict[str, int | float]:
         """What a tensor that `decode` takes consists of: classes, lanes, precision of its tables,
-        and the bytes of tables and stream."""
+        the bytes of tables and stream, and the bytes that the classes of inputs and the indices in
+        the stream have by their entropy, of the indices by classes."""
         found = _Parts.of(array.data, claim, where)
         stream = found.states.nbytes + found.words.nbytes
+        order = _Order.of(claim)
+        each = order.outputs if order.lengths is None else order.lengths
+        of_input, values = found.symbols(order, claim, where)
+        rows = np.repeat(of_input.astype(np.int64), each) * claim.clusters + values
+        shape = (len(found.table), claim.clusters)
+        counts = np.bincount(rows, minlength=math.prod(shape)).reshape(shape)
         return {
             "classes": found.classes,
             "lanes": len(found.states),
             "precision": int(array.data[0]) >> 4,
             "table_bytes": array.nbytes - stream - _FIXED,
             "stream_bytes": stream,
+            "class_entropy_bytes": _entropy_bytes(np.bincount(of_input)),
+            "index_entropy_bytes": sum(map(_entropy_bytes, counts)),
         }
+
+
+def _entropy_bytes(counts: Any_) -> float:
+    """Bytes of symbols that occur so often, by their entropy."""
+    return float(entropy(counts) * counts.sum() / 8) if counts.any() else 0.0
 
 
 # Records that were written last, by what they were written from: sizes are asked for, and then the
@@ -536,7 +557,7 @@ def _remembered(indices: Any_, claim: Indices) -> bytes:
     if found is None:
         found = _record(_Order.of(claim).symbols(small), _edges(claim), claim.clusters)
         data = np.frombuffer(found, np.uint8)
-        again = _Parts.of(data, claim, "The index").symbols(claim, "The index")
+        again = _Parts.of(data, claim, "The index").indices(claim, "The index")
         if not np.array_equal(small, again):
             raise KancompressError(
                 f"The indices {shown(claim.name)} do not come back from what was written of them;"
