@@ -216,6 +216,16 @@ def _show(report: dict[str, Any], name: str) -> None:
     )
     if report["layers"]:
         _output.table(_LAYER_COLUMNS, [_layer_row(row) for row in report["layers"]], to_stdout=True)
+    coded = [row for row in report["layers"] if "rans" in row]
+    if coded:
+        _output.table(_CODED_COLUMNS, list(map(_coded_row, coded)), to_stdout=True)
+    for row in report["layers"]:
+        if "zero_edges" in row:
+            left = _output.size(row["edges"] - row["zero_edges"])
+            _output.result(
+                f"layer {row['name']}: {left} of {_output.size(row['edges'])} edges compute"
+                " something; the others are zero"
+            )
     if report["other"]:
         _output.table(
             ["other tensor", "dtype", "shape", "bytes"],
@@ -247,6 +257,22 @@ _LAYER_COLUMNS = (
     "layer", "basis", "shape", "edges", "coef", "k", "bits", "entropy", "use min-max",
     "index B", "codebook B", "dense B",
 )  # fmt: skip
+
+
+_CODED_COLUMNS = ("entropy-coded", "classes", "tables B", "classes B", "indices B", "stream B")
+
+
+def _coded_row(row: dict[str, Any]) -> list[str]:
+    """What an entropy-coded index consists of; classes and indices as their entropy has them."""
+    parts = row["rans"]
+    return [
+        row["name"],
+        str(parts["classes"]),
+        _output.size(parts["table_bytes"]),
+        f"{parts['class_entropy_bytes']:,.0f}",
+        f"{parts['index_entropy_bytes']:,.0f}",
+        _output.size(parts["stream_bytes"]),
+    ]
 
 
 def _layer_row(row: dict[str, Any]) -> list[str]:

@@ -1,0 +1,128 @@
+"""Accuracy in a given number of bytes: trained networks of kancompress's own, packed for a target.
+
+    OMP_NUM_THREADS=2 python -m tests.benchmarks.reach DIRECTORY --data-dir DIR [--only mnist]
+        [--dtype float16] [--results FILE]
+
+DIRECTORY holds checkpoints `DATASET-MODEL-SEED.st` as `kancompress train` writes them with its
+defaults. Each is clustered with `-k auto` and its target of whole-file bytes, float16 codebooks and
+sides unless told otherwise, without a label, and scored on its test rows from the packed file. A row
+of the results is appended as a line of JSON; rows that are there are not measured again. `--table`
+prints them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kancompress
+from kancompress import ClusterConfig, DataOptions, StoredDtype, Target
+
+RESULTS = Path(__file__).parent / "results" / "reach.jsonl"
+# Bytes of the whole file by data set and network.
+TARGETS = {
+    "mnist": {
+        "metakan": 4700, "metafastkan": 7000, "metagramkan": 4800,
+        "kan": 5400, "fastkan": 8000, "gramkan": 6000,
+    },
+    "cifar10": {
+        "metakan": 13500, "metafastkan": 19500, "metagramkan": 13100,
+        "kan": 16000, "fastkan": 23000, "gramkan": 16000,
+    },
+    "cifar100": {"metakan": 13800, "metafastkan": 20000, "metagramkan": 13900, "kan": 17000},
+}  # fmt: skip
+
+
+def measured(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One network packed for its target."""
+    dataset, model, seed = path.stem.split("-")
+    where = DataOptions(directory=options.data_dir)
+    dtype = StoredDtype(options.dtype)
+    budget = TARGETS[dataset][model]
+    start = time.perf_counter()
+    found = kancompress.cluster(
+        path,
+        ClusterConfig(codebook_dtype=dtype, side_dtype=dtype),
+        rows=DataOptions(name=dataset, directory=options.data_dir),
+        target=Target(bytes=budget),
+    )
+    seconds = time.perf_counter() - start
+    raw = kancompress.encode(found.model)
+    assert found.calibrated is not None
+    assert found.calibrated.solution is not None
+    return {
+        "dataset": dataset,
+        "model": model,
+        "seed": int(seed),
+        "dtype": options.dtype,
+        "target": budget,
+        "bytes": len(raw),
+        "header": kancompress.inspect(raw)["header_bytes"],
+        "dense": kancompress.evaluate(path, where).score.accuracy,
+        "packed": kancompress.evaluate(raw, where).score.accuracy,
+        "held_out": found.calibrated.solution.held_out,
+        "clusters": [str(k) for k in found.calibrated.clusters.values()],
+        "price": found.calibrated.price,
+        "seconds": round(seconds),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, 2 cores",
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians over the seeds; the spread of the difference to dense in brackets."""
+    lines = [
+        "| data set | network | type | target B | file B | dense | packed | difference | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    keys = dict.fromkeys((r["dataset"], r["model"], r["dtype"], r["target"]) for r in rows)
+    for key in keys:
+        own = [r for r in rows if (r["dataset"], r["model"], r["dtype"], r["target"]) == key]
+        gaps = [100 * (r["packed"] - r["dense"]) for r in own]
+        spread = f" ({min(gaps):+.2f} to {max(gaps):+.2f})" if len(own) > 1 else ""
+        dense, packed = (
+            100 * statistics.median(r[name] for r in own) for name in ("dense", "packed")
+        )
+        size = round(statistics.median(r["bytes"] for r in own))
+        lines.append(
+            f"| {key[0]} | {key[1]} | {key[2]} | {key[3]:,} | {size:,} | {dense:.2f} | {packed:.2f}"
+            f" | {statistics.median(gaps):+.2f}{spread} | {len(own)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", nargs="?", type=Path)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--only", default="")
+    parser.add_argument("--dtype", default="float16")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    done = []
+    if options.results.exists():
+        done = [json.loads(line) for line in options.results.read_text().splitlines()]
+    known = {(r["dataset"], r["model"], r["seed"], r["dtype"], r["target"]) for r in done}
+    for path in [] if options.table else sorted(options.directory.glob(f"{options.only}*.st")):
+        dataset, model, seed = path.stem.split("-")
+        key = dataset, model, int(seed), options.dtype, TARGETS[dataset][model]
+        if key not in known:
+            row = measured(path, options)
+            print(json.dumps(row), flush=True)
+            with options.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            done.append(row)
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()
