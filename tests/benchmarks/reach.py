@@ -5,9 +5,9 @@
 
 DIRECTORY holds checkpoints `DATASET-MODEL-SEED.st` as `kancompress train` writes them with its
 defaults. Each is clustered with `-k auto` and its target of whole-file bytes, float16 codebooks and
-sides unless told otherwise, without a label, and scored on its test rows from the packed file. A row
-of the results is appended as a line of JSON; rows that are there are not measured again. `--table`
-prints them.
+sides unless told otherwise, without a label, and scored on its test rows from the packed file. A
+row of the results is appended as a line of JSON; rows that are there are not measured again.
+`--table` prints them.
 """
 
 from __future__ import annotations
