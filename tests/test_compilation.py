@@ -27,7 +27,7 @@ def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     assert kancompress.encode(done.checkpoint) == kancompress.encode(plain.checkpoint)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_with_a_compiler_that_fails_training_goes_on(tmp_path: Path) -> None:
     line = "-m kancompress train --model kan --hidden 4 --epochs 1 --compile -o out.st"
     place = {"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}

@@ -181,7 +181,7 @@ def test_threads_of_this_process_do_not_change_the_file(trained: Checkpoint) -> 
     assert len(files) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_threads_do_not_change_the_file(trained: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "trained.safetensors"
     kancompress.save(trained, path)

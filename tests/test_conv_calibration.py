@@ -36,6 +36,7 @@ def test_errors_are_those_of_all_sums_of_small_maps(name: ModelName) -> None:
     assert found.held_out < 0.8 * found.plain_held_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

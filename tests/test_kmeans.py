@@ -233,7 +233,7 @@ print(hashlib.sha256(found.centroids.tobytes() + found.labels.tobytes()).hexdige
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("by", list(Choice))
 def test_threads_do_not_change_a_bit(by: Choice) -> None:
     digests = {

@@ -33,6 +33,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_outputs_come_nearer_than_with_plain_k_means(dense: Path, tmp_path: Path) -> None:
     plain, better = tmp_path / "plain.safetensors", tmp_path / "better.safetensors"
     run("cluster", dense, "-k", "8", "-o", plain)
@@ -115,7 +116,7 @@ def test_targets_are_kept_on_the_command_line(
         assert told in done.stderr.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rounds_and_sweeps_are_as_many_as_asked_for(dense: Path, tmp_path: Path) -> None:
     found = []
     for more in ("0", "30"):
@@ -445,7 +446,7 @@ def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path
     assert least < dense.stat().st_size / 10
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_layers_above_the_memory_are_solved_in_groups_of_inputs(tmp_path: Path) -> None:
     """27 MB of moments and factor in 11 MB: nearer on fresh rows than plain k-means."""
     generator = np.random.default_rng(0)

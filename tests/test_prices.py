@@ -92,6 +92,7 @@ def uneven(count: int = 900) -> torch.Tensor:
     return rows
 
 
+@pytest.mark.slow
 def test_a_priced_file_is_smaller_for_little_error() -> None:
     checkpoint, config = fresh("kan", (200, 64, 10)), ClusterConfig(clusters=16)
     quick = CalibrationConfig(starts=1, sweeps=2)
@@ -197,6 +198,7 @@ def test_prices_of_plain_k_means_are_those_of_brute_force() -> None:
     assert bits_of(labels, 6) < 0.6 * bits_of(torch.from_numpy(start.labels.reshape(40, 30)), 6)
 
 
+@pytest.mark.slow
 def test_a_target_without_rows_is_met_with_a_price() -> None:
     checkpoint = fresh("kan", (60, 32, 10))
     source = len(kancompress.encode(checkpoint))

@@ -89,7 +89,7 @@ def names(place: Path) -> set[str]:
     return {path.name for path in place.iterdir() if path.suffix not in (".part", ".lock")}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(here: Path) -> None:
     uncut = json.loads(apart(*RUN, "-o", "uncut.st", "--log", "uncut.log", "--json").stdout)
     last = uncut["history"][-1]["epoch"]
@@ -110,7 +110,7 @@ def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bytes(her
     assert names(here) == {"uncut.st", "uncut.log", "cut.log", "cut.st"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_fine_tuning_that_was_killed_ends_with_the_same_bytes(here: Path) -> None:
     dense = fresh("metagramkan", (64, 8, 10))
     kancompress.save(

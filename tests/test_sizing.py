@@ -96,7 +96,7 @@ def largest_that_fits(size: Callable[[int], int | None], target: int, last: int)
     return max(fitting, default=None)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["kan", "metagramkan"])
 def test_target_takes_the_largest_number_that_fits(name: str) -> None:
     checkpoint = fresh(name, (12, 8, 3))

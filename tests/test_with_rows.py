@@ -133,6 +133,7 @@ def test_masked_edges_and_kept_factors_are_solved(kind: str, method: Method) -> 
         assert made.model.clusters_of(layer) == len(np.unique(indices))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pruned", "scaled"])
 def test_masked_edges_and_kept_factors_take_part_in_auto(kind: str, tmp_path: Path) -> None:
     pruned = kind == "pruned"
@@ -246,6 +247,7 @@ def test_scikit_learn_s_k_means_starts_solutions() -> None:
         assert np.array_equal(*found) == same
 
 
+@pytest.mark.slow
 def test_a_bias_that_was_constant_is_weighed(tmp_path: Path) -> None:
     """It takes bytes once it takes up the mean error, so no file is larger than was asked for."""
     state = foreign(tmp_path / "fast.pt")
