@@ -125,6 +125,7 @@ def test_best_validation_epoch_is_kept_and_patience_ends_the_run() -> None:
 
 def test_learning_rates_decay_by_their_factor_after_every_epoch() -> None:
     rows = datasets.load_for_training(DataOptions(), seed=0)
+    torch.manual_seed(0)
     network = torch.nn.Linear(64, 10)
     twin = torch.nn.Linear(64, 10)
     twin.load_state_dict(network.state_dict())

@@ -316,6 +316,8 @@ def solve_layer(
         (clustering, _stored_bias(bias, layer.bias, place)) for _, clustering, bias in candidates
     ]
     errors, held_out = (output_errors(layer, weights, s, tried, place) for s in streams)
+    if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
+        raise _too_large_outputs(layer)
     solutions = [
         LayerSolution(
             clustering=clustering,
@@ -331,12 +333,16 @@ def solve_layer(
         )
         for number, (clustering, bias) in enumerate(tried)
     ]
-    if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
-        raise _too_large_outputs(layer)
-    solutions = [one for one in solutions if math.isfinite(one.error + one.held_out)]
-    if price and len(solutions) > 1:  # the others' indices take more bytes
-        return solutions[1]
-    best = min(solutions, key=lambda solution: solution.held_out)
+    return _best_of(solutions, price)
+
+
+def _best_of(solutions: list[LayerSolution], price: float) -> LayerSolution:
+    """The best on the held-out rows, the first of which is plain k-means; where bits have a price
+    the one that was solved with it, as the others' indices take more bytes."""
+    finite = [one for one in solutions if math.isfinite(one.error + one.held_out)]
+    if price and len(finite) > 1:
+        return finite[1]
+    best = min(finite, key=lambda solution: solution.held_out)
     return best if best is solutions[0] else replace(best, fallback=solutions[0])
 
 
