@@ -54,6 +54,8 @@ def run_cell(source: Path, options: DataOptions, wish: dict[str, Any]) -> dict[s
     config = ClusterConfig(
         codebook_dtype=StoredDtype.FLOAT16,
         side_dtype=wish.get("side_dtype", StoredDtype.SOURCE),
+        parts=1,
+        price=0.0,
     )
     start = time.perf_counter()
     if wish.get("method") is Method.KMEANS:

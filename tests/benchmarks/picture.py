@@ -31,7 +31,7 @@ def measure(source: Path, data: DataOptions) -> dict[str, Points]:
         return len(kancompress.encode(done.model)), 100 * accuracy
 
     def config(k: int) -> ClusterConfig:
-        return ClusterConfig(clusters=k, codebook_dtype=StoredDtype.FLOAT16)
+        return ClusterConfig(clusters=k, codebook_dtype=StoredDtype.FLOAT16, parts=1, price=0.0)
 
     plain = [point(kancompress.cluster(source, config(k))) for k in COMMON]
     aware = [point(kancompress.cluster_by_outputs(source, data, config(k))) for k in COMMON]
