@@ -77,7 +77,7 @@ def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_p
     assert again.read_bytes() == output.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_ratio_is_reached(dense: Path) -> None:
     done = kancompress.cluster_by_outputs(
         dense, DataOptions(name="digits"), target=Target(ratio=12.0)

@@ -75,7 +75,8 @@ def choose_clusters(
 ) -> Calibrated:
     """The numbers of clusters that `kancompress.cluster` would choose for `target` on these rows.
 
-    Nothing is packed, and nothing is solved but for a target that is an error. The arguments are
+    Nothing is packed, and nothing is solved but for a target that is an error, and for a price that
+    is searched. The arguments are
     those of `kancompress.cluster`, the errors, too.
     """
     work = Work(

@@ -178,7 +178,7 @@ def calibrate(
     clusters  : centroids of each layer, None where it stays dense; or None to choose them for
                 `target`
     price     : of a bit, as of `ClusterConfig`; None is searched for the target
-    dry_run   : choose only
+    dry_run   : choose only; where a price or an error is asked for, that takes solving
     With a price the result is no worse on the held-out rows than plain k-means in a file of at most
     as many bytes. Raises UsageError for rows that do not fit, KancompressError for a target out of
     reach.
@@ -192,8 +192,9 @@ def calibrate(
         return _checked(found, flow, files, config)
     if target is None:
         raise UsageError("To choose numbers of clusters, a target is needed: bytes or an error.")
+    dry_run = dry_run and price is not None  # a price is known once all is solved
     most, priced_to = target.bytes, None
-    if most is not None and price is None and not dry_run:
+    if most is not None and price is None:
         most, priced_to = _RICHEST * most, most
     curves, first = measure_curves(
         flow, config, most_bytes=most, priced_to=priced_to, tell=tell_probe
@@ -216,7 +217,7 @@ def calibrate(
 
     search = _Search(list(curves.values()), choices, names, files, solve)
     if target.bytes is not None:
-        found = search.within(target.bytes, price, dry_run=dry_run)
+        found = search.within(target.bytes, price)
     else:
         assert target.error is not None
         found = search.reaching(target.error, price)
@@ -256,14 +257,14 @@ class _Search:
     files: Files
     solve: Callable[[Choice, float], Calibrated]
 
-    def within(self, budget: int, price: float | None, *, dry_run: bool) -> Calibrated:
+    def within(self, budget: int, price: float | None) -> Calibrated:
         """The least error in at most so many bytes."""
 
         def sized(share: float) -> Choice:
             return _within(self.choices, self.names, int(share * budget), self.files.weigh)
 
-        if price is not None or dry_run:
-            return self.solve(sized(1.0), price or 0.0)
+        if price is not None:
+            return self.solve(sized(1.0), price)
         first = refused = None
         try:
             first = self._tried(self.solve(sized(1.0), 0.0))

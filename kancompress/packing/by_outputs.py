@@ -350,8 +350,9 @@ def choose(
     target: Target,
     hooks: Hooks,
 ) -> Calibrated:
-    """Choose numbers of clusters for a target, and solve nothing."""
-    return _calibrated(runs, rows, calibration, target, hooks, dry_run=True)
+    """Choose numbers of clusters for a target, and solve nothing but what tells the choice."""
+    found = _calibrated(runs, rows, calibration, target, hooks, dry_run=True)
+    return found if target.error is not None else replace(found, solution=None)
 
 
 def _calibrated(
