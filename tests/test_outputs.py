@@ -92,7 +92,7 @@ def test_a_ratio_is_reached(dense: Path) -> None:
         pytest.param(
             ["--target-error", "0.02"],
             lambda found, _: found["held_out_error"] <= 0.02,
-            marks=pytest.mark.slow,
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )
