@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import kmeans, metric, prices, scaling
+from kancompress.formats.packed.encodings.rans import MOST_CLUSTERS
 from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.stored import rounded
 
@@ -54,7 +55,7 @@ def cluster(
         found = metric.lloyd(weights, blocks, codebook, iterations=max_iterations)
         codebook, repaired, passes = found.codebook, found.repaired, passes + found.iterations
     bits = None
-    if price:
+    if price and 1 < len(codebook) <= MOST_CLUSTERS:
         labels = metric.assign(weights, blocks, codebook)
         codebook, bits = prices.in_metric(weights, blocks, codebook, labels, price)
     codebook = _rounded(codebook, dtype, exponent)

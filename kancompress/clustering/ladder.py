@@ -314,7 +314,10 @@ class Problem:
         """The same with the centroid that most edges have at exactly zero, where that costs next to
         nothing: those edges then compute nothing. With the bits of its indices."""
         labels = trial.labels
-        zero = int(torch.bincount(torch.cat(labels, dim=1).reshape(-1)).argmax())
+        whole = torch.cat(labels, dim=1).cpu()
+        if self.coding is not None:
+            whole = whole[self.coding.packed[:, self.order.cpu()]]
+        zero = int(torch.bincount(whole.reshape(-1)).argmax())
         codebook = trial.codebook.clone()
         codebook[zero] = 0
         others = (torch.arange(len(codebook), device=codebook.device) != zero)[:, None]

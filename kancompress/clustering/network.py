@@ -303,7 +303,7 @@ class _Search:
             if weigh(dict(zip(self.names, choice.clusters, strict=True))) is not None
         ]
         found = reach(packable, error, lambda choice: self.solve(choice, price or 0.0))
-        if price is not None:
+        if price is not None or not error:
             return found
         finer = {price: allocation.smallest(packable, share * error) for share, price in _FINER}
         first = self._tried(found)

@@ -33,6 +33,8 @@ FULL, _NEAR = 0.98, 0.93
 # Indices of trained networks take about this share of their bytes at one width at a price of 1, and
 # it falls with this power of the price.
 _SHARE, _FALL = 0.55, 0.3
+# Least and most price that is tried, and the least amount whose logarithm is looked at.
+_LEAST, _MOST, _TINY = 1e-4, 1e4, 1e-30
 # How the logarithm of a file's bytes falls with that of the price, and how that of the error rises:
 # least, usual and most.
 _FALLS, _RISES = (-0.15, -0.33, -0.6), (0.2, 0.6, 1.2)
@@ -46,44 +48,66 @@ def least_error(
     best   : without a price, within the budget; None where nothing is
     richer : of more and more centroids, each with the price to start at
     """
-    for number, (price, solve) in enumerate(richer):
-        before = best
-        known: list[tuple[float, float]] = []
-        for _ in range(_MORE if number else _PRICES):
-            tried = solve(price)
-            known.append((math.log(price), math.log(tried.bytes / budget)))
-            if tried.bytes <= budget and (best is None or _error(tried) < _error(best)):
-                best = tried
-            if FULL * budget <= tried.bytes <= budget:
-                break
-            price = next_price(known, math.log((1 + FULL) / 2), _FALLS)
-        if best is before and best is not None:
-            break  # still more centroids are no better
-    return best
+    return _searched(
+        best,
+        richer,
+        amount=lambda tried: tried.bytes / budget,
+        worth=_error,
+        near=FULL,
+        slopes=_FALLS,
+    )
 
 
 def fewest_bytes(
     error: float, best: Tried[T], richer: Iterable[tuple[float, Solve[T]]]
 ) -> Tried[T]:
-    """The fewest bytes with at most so much error.
+    """The fewest bytes with at most so much error, above 0.
 
     best   : without a price, within the error
     richer : of more and more centroids, each with the price to start at
+    """
+    found = _searched(
+        best,
+        richer,
+        amount=lambda tried: min(max(_error(tried) / error, _TINY), 1 / _TINY),
+        worth=lambda tried: tried.bytes,
+        near=_NEAR,
+        slopes=_RISES,
+    )
+    assert found is not None
+    return found
+
+
+def _searched(
+    best: Tried[T] | None,
+    richer: Iterable[tuple[float, Solve[T]]],
+    *,
+    amount: Callable[[Tried[T]], float],
+    worth: Callable[[Tried[T]], float],
+    near: float,
+    slopes: tuple[float, float, float],
+) -> Tried[T] | None:
+    """The best of those whose amount is at most 1.
+
+    amount : what has a target, in that target; above 0
+    worth  : the less the better
+    near   : amounts from here to 1 end the search of a number of centroids
+    slopes : of the amount over the price, as of `next_price`
     """
     for number, (price, solve) in enumerate(richer):
         before = best
         known: list[tuple[float, float]] = []
         for _ in range(_MORE if number else _PRICES):
             tried = solve(price)
-            reached = max(_error(tried), 1e-30)
-            known.append((math.log(price), math.log(min(reached, 1e30) / error)))
-            if reached <= error and tried.bytes < best.bytes:
+            own = amount(tried)
+            known.append((math.log(price), math.log(own)))
+            if own <= 1 and (best is None or worth(tried) < worth(best)):
                 best = tried
-            if _NEAR * error <= reached <= error:
+            if near <= own <= 1:
                 break
-            price = next_price(known, math.log((1 + _NEAR) / 2), _RISES)
-        if best is before:
-            break
+            price = next_price(known, math.log((1 + near) / 2), slopes)
+        if best is before and best is not None:
+            break  # still more centroids are no better
     return best
 
 
@@ -99,7 +123,7 @@ def _error(tried: Tried[T]) -> float:
 def next_price(
     known: list[tuple[float, float]], aim: float, slopes: tuple[float, float, float]
 ) -> float:
-    """The price at which a quantity should meet its aim.
+    """The price at which a quantity should meet its aim, within those that are tried.
 
     known  : logarithms of prices and of the quantity, in what it should be at the most
     slopes : of the one over the other: least, usual and most
@@ -108,10 +132,14 @@ def next_price(
     below = [point for point in known if point[1] <= aim]
     if above and below:  # between the two that are nearest
         (x, y), (a, b) = min(above, key=lambda p: p[1]), max(below, key=lambda p: p[1])
-        return math.exp(x + (a - x) * (y - aim) / (y - b))
+        return _tried_at(x + (a - x) * (y - aim) / (y - b))
     (x, y), (least, slope, most) = known[-1], slopes
     if len(known) > 1 and known[-2][0] != x:
         a, b = known[-2]
         low, high = sorted((least, most))
         slope = min(high, max(low, (y - b) / (x - a)))
-    return math.exp(x + (aim - y) / slope)
+    return _tried_at(x + (aim - y) / slope)
+
+
+def _tried_at(logarithm: float) -> float:
+    return math.exp(min(max(logarithm, math.log(_LEAST)), math.log(_MOST)))

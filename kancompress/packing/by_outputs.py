@@ -338,8 +338,13 @@ def pack_by_outputs(
         report=hooks.report,
         growing=runs.growing() if target is None else (),
     )
-    told = (*notes, *dict.fromkeys(runs.told), *made.notes)
-    return replace(made, notes=told, calibrated=found)
+    told = [*notes, *dict.fromkeys(runs.told), *made.notes]
+    if runs.config.price and not found.price:
+        told.append(
+            "plain k-means in no more bytes was better on the held-out rows than what the price led"
+            " to, so its numbers of clusters were taken"
+        )
+    return replace(made, notes=tuple(told), calibrated=found)
 
 
 def choose(
