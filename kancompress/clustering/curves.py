@@ -113,6 +113,6 @@ def _probes(curve: Curve, most_bytes: int | None, priced_to: int | None) -> list
         # the fewest stay, so that a budget out of reach is told the smallest file there is
         found = [k for k in found if k == found[0] or curve.bytes_at(k) <= most_bytes]
     if priced_to is not None:
-        within = [k for k in found if curve.bytes_at(k) <= priced_to]
+        within = [k for k in found if k == found[0] or curve.bytes_at(k) <= priced_to]
         found = [*within, *found[len(within) :][1::2]]
     return found
