@@ -277,6 +277,7 @@ def test_passes_go_on_while_each_lowers_the_error_by_a_hundredth() -> None:
         assert solved(rounds, sweeps) == (errors[stop], before + stop)
 
 
+@pytest.mark.slow
 def test_each_rung_lowers_the_error_of_the_outputs() -> None:
     layer, x = spline_layer(16, 24), correlated(6000, 24)
     streams = start(x[:4000], x[4000:])

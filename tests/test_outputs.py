@@ -88,7 +88,11 @@ def test_a_ratio_is_reached(dense: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "kept"),
     [
-        (["--target-ratio", "12", "--price", "0"], lambda found, size: size[0] >= 12 * size[1]),
+        pytest.param(
+            ["--target-ratio", "12", "--price", "0"],
+            lambda found, size: size[0] >= 12 * size[1],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["--target-error", "0.02"],
             lambda found, _: found["held_out_error"] <= 0.02,

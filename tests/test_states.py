@@ -163,6 +163,7 @@ def test_every_command_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "--state" in refused(2, "inspect", "small.st", "--state", "model")
 
 
+@pytest.mark.slow
 def test_pictures_of_the_chosen_one(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     source = saved({"model": layers(1), "model_ema": layers(-1)})

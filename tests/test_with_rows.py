@@ -169,6 +169,7 @@ def test_pruned_edges_do_not_count_as_edges_of_a_small_problem() -> None:
     assert sum(layer.packed_edges for layer in made.model.layers) == 100
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_model_is_kept_with_rows_too(tmp_path: Path) -> None:
     state = splines()
     content = {"model": state, "optimizer": {"m": torch.arange(50.0)}, "epoch": 7}
