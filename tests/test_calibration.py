@@ -170,8 +170,12 @@ def test_a_sweep_chooses_the_best_centroid_for_each_edge_in_turn() -> None:
     assert torch.equal(swept, labels)
 
 
+@pytest.mark.parametrize("pairs", [0, 2], ids=["conjugate gradients", "normal equations"])
 @pytest.mark.parametrize("moving", [(0, 1, 2), (0, 2), (1,)])
-def test_refit_is_the_least_squares_solution(moving: tuple[int, ...]) -> None:
+def test_refit_is_the_least_squares_solution(
+    moving: tuple[int, ...], pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quadratic, "_PAIRS", pairs)
     form, codebook = small_form(4), small_codebook(5)
     labels = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(2))
     free = torch.zeros(3, dtype=torch.bool).index_fill(0, torch.tensor(moving), True)
@@ -191,6 +195,35 @@ def test_refit_is_the_least_squares_solution(moving: tuple[int, ...]) -> None:
         targets.append(root.T @ wanted)
     expected = np.linalg.lstsq(np.concatenate(design), np.concatenate(targets), rcond=None)[0]
     assert np.allclose(found.double().numpy().reshape(-1)[columns], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("pairs", [0, 2], ids=["conjugate gradients", "normal equations"])
+def test_a_centroid_without_edges_stays(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quadratic, "_PAIRS", pairs)
+    form, codebook = small_form(4), small_codebook(5)
+    labels = 3 * torch.randint(0, 2, (5, 7), generator=torch.Generator().manual_seed(2))
+    found = quadratic.refit([form], codebook, [labels])
+    assert torch.equal(found[1:3], codebook[1:3])
+    assert not torch.isclose(found[0], codebook[0]).all()
+
+
+def test_moments_between_centroids_are_those_of_all_pairs_of_edges() -> None:
+    form = small_form(4)
+    labels = torch.randint(0, 4, (5, 7), generator=torch.Generator().manual_seed(2))
+    expected = np.zeros((4, 3, 4, 3))
+    hessian = form.hessian.double().numpy().reshape(7, 3, 7, 3)
+    for row, p, q in itertools.product(range(5), range(7), range(7)):
+        expected[int(labels[row, p]), :, int(labels[row, q])] += hessian[p, :, q]
+    assert np.allclose(form.sums(labels, 4).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 10, 32, 200])
+def test_products_of_few_rows(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    rows, matrix = (torch.randn(n, 40, generator=generator) for n in (count, 40))
+    found = quadratic.times(rows, matrix)
+    assert found.is_contiguous()
+    assert np.allclose(found.numpy(), rows.double().numpy() @ matrix.double().numpy(), atol=1e-4)
 
 
 def test_metric_assignment_and_update_against_brute_force() -> None:

@@ -1,5 +1,6 @@
 """What indices cost, and clustering that counts it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -229,3 +230,29 @@ def test_a_search_ends_within_its_target(rises: bool) -> None:
         found = least_error(12_000, Tried(0.0, 11_900, 0.05), [(1.0, solve)])
         assert 0.98 * 12_000 <= found.bytes <= 12_000
     assert len(tried) <= 4
+
+
+def test_a_search_takes_the_numbers_of_centroids_that_promise_most() -> None:
+    """Of three numbers the second has the least error in the same bytes."""
+    tried: list[tuple[int, float]] = []
+
+    def solver(number: int, factor: float) -> Callable[[float], Tried[float]]:
+        def solve(price: float) -> Tried[float]:
+            tried.append((number, price))
+            return Tried(price, int(20_000 * price**-0.4), factor * price**0.8)
+
+        return solve
+
+    richer = [(1.0, solver(0, 0.02)), (1.5, solver(1, 0.01)), (2.0, solver(2, 0.03))]
+    found = least_error(12_000, None, richer)
+    assert found is not None
+    assert 0.98 * 12_000 <= found.bytes <= 12_000
+    assert found.error == pytest.approx(0.01 * found.found**0.8)
+    assert [number for number, _ in tried[:3]] == [0, 1, 2]
+    assert {number for number, _ in tried[3:]} == {1}
+
+
+def test_a_search_ends_where_no_layer_would_be_packed() -> None:
+    best = Tried(0.0, 900, 0.5)
+    assert least_error(1000, best, [(1.0, lambda price: None)]) is best
+    assert least_error(1000, None, [(1.0, lambda price: None)]) is None

@@ -31,7 +31,7 @@ class Curve:
     errors       : k to relative error, for some k
     parts        : of an edge, each with its own index
     shorter      : the layer's curves with other numbers of parts
-    share        : of the bytes that indices have at one width, what they are taken to have
+    share        : of log2 k bits an index, what indices are taken to have; None: all of one width
     """
 
     edges: int
@@ -43,7 +43,7 @@ class Curve:
     masked: int = 0
     parts: int = 1
     shorter: tuple[Curve, ...] = ()
-    share: float = 1.0
+    share: float | None = None
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""
@@ -51,7 +51,11 @@ class Curve:
         whole = layer_bytes(
             self.edges, self.coefficients, self.itemsize, rows, scale=self.scale, parts=self.parts
         )
-        return whole - int((1 - self.share) * index_bytes(self.edges * self.parts, rows))
+        if self.share is None:
+            return whole
+        indices = self.edges * self.parts
+        least = math.ceil(self.share * indices * math.log2(rows) / 8)
+        return whole - index_bytes(indices, rows) + least
 
     def bytes_of(self, number: Number | None) -> int:
         """The same of a choice of centroids and parts; of the dense layer where that is None."""
@@ -61,7 +65,7 @@ class Curve:
         return next(one for one in (self, *self.shorter) if one.parts == parts).bytes_at(k)
 
     def discounted(self, share: float) -> Curve:
-        """The curve where indices take but a share of their bytes at one width."""
+        """The curve where indices take but a share of log2 k bits each."""
         shorter = tuple(curve.discounted(share) for curve in self.shorter)
         return replace(self, share=share, shorter=shorter)
 

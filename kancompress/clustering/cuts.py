@@ -34,6 +34,14 @@ def split(number: Number) -> Cut:
     return number if isinstance(number, Cut) else Cut(number, 1)
 
 
+def times_as_many(number: Number | None, times: float) -> Number | None:
+    """About so many times as many centroids of the same vectors; a dense layer stays dense."""
+    if number is None:
+        return None
+    clusters, parts = split(number)
+    return number_of(round(times * clusters), parts)
+
+
 def cut(vectors: Tensor, parts: int) -> Tensor:
     """Edge vectors (n, d) as the vectors of their parts, (n * parts, d / parts)."""
     return vectors.reshape(-1, vectors.shape[1] // parts)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kancompress.clustering import allocation, price_search
 from kancompress.clustering.allocation import Choice, Curve
 from kancompress.clustering.curves import TellProbe, measure_curves
-from kancompress.clustering.cuts import Number
+from kancompress.clustering.cuts import Number, split, times_as_many
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import LayerSolution, naming, solve_layer
@@ -150,8 +150,9 @@ class Files(Protocol):
         priced : with what is beside the layers where bits have a price
         """
 
-    def measure(self, solutions: Mapping[str, LayerSolution]) -> int:
-        """Bytes with solutions, indices in the encodings that a price of bits gives them."""
+    def measure(self, solutions: Mapping[str, LayerSolution]) -> int | None:
+        """Bytes with solutions, indices in the encodings that a price of bits gives them; None
+        where no layer would be packed but one has to be."""
 
     def largest_plain(self, nbytes: int) -> Clusters | None:
         """The largest common number of centroids with which the file has at most so many bytes,
@@ -228,11 +229,16 @@ def _checked(found: Calibrated, flow: Flow, files: Files, config: CalibrationCon
     """The result, where bits had a price no worse than plain k-means of as many bytes."""
     if not found.price or found.solution is None:
         return found
-    return no_worse(found, files.measure(found.solution.layers), flow, files, config)
+    size = files.measure(found.solution.layers)
+    return found if size is None else no_worse(found, size, flow, files, config)
 
 
-# Shares of their bytes at one width that indices are to be priced down to.
-_DISCOUNTS = (0.55, 0.35)
+# The share of their bits at which priced indices of a layer are about as good as others, and how
+# many times as many centroids are tried in those bits.
+_DISCOUNT, _MORE = 0.55, (1.0, 1.6, 2.6)
+# Layers of less than this share of the edges of the largest are not taken to get cheaper: as a rule
+# all of their inputs matter.
+_LARGE = 0.1
 # Shares of an error that centroids without a price may make, and prices to start at.
 _FINER = ((0.4, 1.0), (0.15, 4.0))
 # How many times the budget a layer without a price may take.
@@ -270,17 +276,37 @@ class _Search:
             first = self._tried(self.solve(sized(1.0), 0.0))
         except TooSmallError as error:  # a price may still bring it down
             refused = error
-        choices = {price_for(one): self._discounted(budget, one) for one in _DISCOUNTS}
-        richer = self._others(first, choices)
+        richer = self._others(first, self._discounted(budget))
         found = price_search.least_error(budget, first, richer)
         if found is None:
             assert refused is not None
             raise refused
         return found.found
 
-    def _discounted(self, budget: int, share: float) -> Choice | None:
-        """The best choice where indices take but a share of what they do at one width."""
-        curves = [curve.discounted(share) for curve in self.curves]
+    def _discounted(self, budget: int) -> dict[float, Choice | None]:
+        """The best choice where indices of large layers are cheaper by `_DISCOUNT`, and the same
+        with more centroids in those; by the price that should bring them down to as many bytes."""
+        most = max(curve.edges for curve in self.curves)
+        large = [curve.edges >= _LARGE * most for curve in self.curves]
+        curves = [
+            curve.discounted(_DISCOUNT) if is_large else curve
+            for curve, is_large in zip(self.curves, large, strict=True)
+        ]
+        base = self._best_discounted(budget, curves)
+        if base is None:
+            return {}
+        found: dict[float, Choice | None] = {}
+        for times in _MORE:
+            numbers = tuple(
+                times_as_many(number, times) if is_large else number
+                for number, is_large in zip(base.clusters, large, strict=True)
+            )
+            k = max((split(number).clusters for number in numbers if number is not None), default=2)
+            share = _DISCOUNT * math.log(k / times) / math.log(k)
+            found[price_for(share)] = replace(base, clusters=numbers)
+        return found
+
+    def _best_discounted(self, budget: int, curves: list[Curve]) -> Choice | None:
         for choice in sorted(allocation.frontier(curves), key=lambda choice: choice.error):
             clusters = dict(zip(self.names, choice.clusters, strict=True))
             size = self.files.weigh(clusters, priced=True)
@@ -307,6 +333,7 @@ class _Search:
             return found
         finer = {price: allocation.smallest(packable, share * error) for share, price in _FINER}
         first = self._tried(found)
+        assert first is not None  # only choices that are packed are tried
         richer = self._others(first, finer)
         return price_search.fewest_bytes(error, first, richer).found
 
@@ -325,15 +352,15 @@ class _Search:
                 found.append((price, partial(self._priced, choice)))
         return found
 
-    def _priced(self, choice: Choice, price: float) -> Tried[Calibrated]:
+    def _priced(self, choice: Choice, price: float) -> Tried[Calibrated] | None:
         return self._tried(self.solve(choice, price))
 
-    def _tried(self, found: Calibrated) -> Tried[Calibrated]:
+    def _tried(self, found: Calibrated) -> Tried[Calibrated] | None:
         assert found.solution is not None
         size = self.files.weigh(found.clusters)
         if found.price or size is None:
             size = self.files.measure(found.solution.layers)
-        return Tried(found, size, found.solution.held_out)
+        return None if size is None else Tried(found, size, found.solution.held_out)
 
 
 def _within(

@@ -23,11 +23,11 @@ class Tried(Generic[T]):
     error: float
 
 
-# Solves at a price, of a number of centroids.
-Solve = Callable[[float], Tried[T]]
+# Solves at a price, of a number of centroids; None where no layer would be packed.
+Solve = Callable[[float], Tried[T] | None]
 
-# Most prices that are tried for the first number of centroids, and for each further one.
-_PRICES, _MORE = 4, 3
+# Most prices that are tried for a number of centroids, and for all of them together.
+_PRICES, _ALL = 5, 8
 # The share of a budget that a file should use, and of an error that is allowed.
 FULL, _NEAR = 0.98, 0.93
 # Indices of trained networks take about this share of their bytes at one width at a price of 1, and
@@ -38,6 +38,8 @@ _LEAST, _MOST, _TINY = 1e-4, 1e4, 1e-30
 # How the logarithm of a file's bytes falls with that of the price, and how that of the error rises:
 # least, usual and most.
 _FALLS, _RISES = (-0.15, -0.33, -0.6), (0.2, 0.6, 1.2)
+# About the power of its bytes that the error of priced networks falls with.
+_TRADE = 2.0
 
 
 def least_error(
@@ -55,6 +57,7 @@ def least_error(
         worth=_error,
         near=FULL,
         slopes=_FALLS,
+        trade=_TRADE,
     )
 
 
@@ -73,9 +76,20 @@ def fewest_bytes(
         worth=lambda tried: tried.bytes,
         near=_NEAR,
         slopes=_RISES,
+        trade=1 / _TRADE,
     )
     assert found is not None
     return found
+
+
+@dataclass(slots=True)
+class _Line(Generic[T]):
+    """Numbers of centroids at the prices that were tried: logarithms of prices and of amounts, and
+    what the first is worth where its amount is brought to 1."""
+
+    solve: Solve[T]
+    known: list[tuple[float, float]]
+    promise: float
 
 
 def _searched(
@@ -86,6 +100,7 @@ def _searched(
     worth: Callable[[Tried[T]], float],
     near: float,
     slopes: tuple[float, float, float],
+    trade: float,
 ) -> Tried[T] | None:
     """The best of those whose amount is at most 1.
 
@@ -93,21 +108,47 @@ def _searched(
     worth  : the less the better
     near   : amounts from here to 1 end the search of a number of centroids
     slopes : of the amount over the price, as of `next_price`
+    trade  : the power of the amount that the worth falls with
+
+    Numbers of centroids are solved at their first prices as long as they promise more and more.
+    From there the most promising is brought to its target, and the next one as long as it promises
+    more than was found.
     """
-    for number, (price, solve) in enumerate(richer):
-        before = best
-        known: list[tuple[float, float]] = []
-        for _ in range(_MORE if number else _PRICES):
-            tried = solve(price)
-            own = amount(tried)
-            known.append((math.log(price), math.log(own)))
-            if own <= 1 and (best is None or worth(tried) < worth(best)):
-                best = tried
-            if near <= own <= 1:
-                break
-            price = next_price(known, math.log((1 + near) / 2), slopes)
-        if best is before and best is not None:
+    tries = 0
+
+    def tried_at(price: float, solve: Solve[T]) -> tuple[float, float] | None:
+        """Amount and worth."""
+        nonlocal best, tries
+        tries += 1
+        tried = solve(price)
+        if tried is None:
+            return None
+        own = amount(tried)
+        if own <= 1 and (best is None or worth(tried) < worth(best)):
+            best = tried
+        return own, worth(tried)
+
+    lines: list[_Line[T]] = []
+    for price, solve in richer:
+        first = tried_at(price, solve)
+        if first is None:
+            break
+        known = [(math.log(price), math.log(first[0]))]
+        lines.append(_Line(solve, known, first[1] * first[0] ** trade))
+        if len(lines) > 1 and lines[-1].promise > lines[-2].promise:
             break  # still more centroids are no better
+    aim = math.log((1 + near) / 2)
+    for line in sorted(lines, key=lambda line: line.promise):
+        if best is not None and line.promise >= worth(best):
+            break
+        while not math.log(near) <= line.known[-1][1] <= 0:
+            if tries >= _ALL or len(line.known) >= _PRICES:
+                break
+            price = next_price(line.known, aim, slopes)
+            further = tried_at(price, line.solve)
+            if further is None:
+                break
+            line.known.append((math.log(price), math.log(further[0])))
     return best
 
 

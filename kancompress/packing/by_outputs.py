@@ -36,7 +36,7 @@ from kancompress.packing.encoded import bounding
 from kancompress.packing.foreign import ForeignSource
 from kancompress.packing.lossless import smallest, ways
 from kancompress.packing.native import NativeSource, side_dtype_of
-from kancompress.packing.pack import Compression, Report, pack, so_far
+from kancompress.packing.pack import Compression, GrowthError, Report, pack, so_far
 from kancompress.packing.source import (
     Coded,
     Source,
@@ -439,10 +439,13 @@ class _Scales:
         fits = 0 <= self._lossless <= self._runs.source.file_bytes
         return self._lossless if fits else None
 
-    def measure(self, solutions: Mapping[str, LayerSolution]) -> int:
+    def measure(self, solutions: Mapping[str, LayerSolution]) -> int | None:
         """As of `Files`."""
         config = replace(self._runs.config, price=1.0)
-        packed = pack(self._runs.source, self._runs.solved(solutions), config)
+        try:
+            packed = pack(self._runs.source, self._runs.solved(solutions), config)
+        except GrowthError:
+            return None
         return sum(sizes(packed.model))
 
     def largest_plain(self, nbytes: int) -> Clusters | None:

@@ -417,7 +417,11 @@ def _kept_whole(one: _Packed, coded: Coded) -> LayerClustering:
     return replace(one.result, clusters=rows, exact=True, packed_bytes=size)
 
 
-def would_grow(source: Source, size: int | None) -> KancompressError:
+class GrowthError(KancompressError):
+    """No layer would be packed, as the file would be larger than its source."""
+
+
+def would_grow(source: Source, size: int | None) -> GrowthError:
     """The error for a file that would be larger than its source."""
     whole = (
         ""
@@ -427,7 +431,7 @@ def would_grow(source: Source, size: int | None) -> KancompressError:
             f" {source.file_bytes:,}"
         )
     )
-    return KancompressError(
+    return GrowthError(
         f"{source.where}: every KAN layer would grow at this number of clusters{whole}, so nothing"
         " was packed. Take fewer clusters, or pack all the same with `force_pack`.",
         where=source.where,
