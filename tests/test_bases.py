@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kancompress.layers.bases import bspline, gaussian, gram, kernels
 from kancompress.layers.edges import DenseEdges, MetaLearner
-from kancompress.layers.families import native_layer
+from kancompress.models.native import native_layer
 from kancompress.specs import Family, default_basis
 from tests.benchmarks.oracles import CoxDeBoorLayer
 

@@ -31,8 +31,8 @@ from kancompress.config import CalibrationConfig, ClusterConfig, Method, StoredD
 from kancompress.errors import KancompressError, UsageError
 from kancompress.layers.bases.bspline import uniform_features
 from kancompress.layers.edges import DenseEdges
-from kancompress.layers.families import native_layer
 from kancompress.layers.layer import EdgeLayer
+from kancompress.models.native import native_layer
 from kancompress.models.records import Checkpoint
 from kancompress.packing.by_outputs import Hooks, native_runs, pack_by_outputs
 from kancompress.packing.native import NativeSource

@@ -19,10 +19,10 @@ from kancompress.clustering.network import sample
 from kancompress.config import default_training
 from kancompress.data import datasets
 from kancompress.data.datasets import Split
+from kancompress.layers import window as windows
 from kancompress.layers.bases import bspline
-from kancompress.layers.forms import Dropout
+from kancompress.layers.forms import Dropout, Window
 from kancompress.layers.network import Network
-from kancompress.layers.window import Window
 from kancompress.models.native import build, initialise, to_checkpoint
 from kancompress.models.records import Checkpoint
 from kancompress.packing.native import NativeSource
@@ -207,7 +207,7 @@ def test_columns_are_the_patches_of_unfold() -> None:
     whole = functional.unfold(maps, (3, 2), padding=1, stride=2)
     assert whole.shape[2] == count
     places = torch.tensor([[0, count - 1], [3, 3], [1, 0]])
-    found = window.columns(planes, places).view(3, 2, 4, -1)
+    found = windows.columns(window, planes, places).view(3, 2, 4, -1)
     for image, row in enumerate(places):
         for number, place in enumerate(row):
             expected = whole[image, :, place].view(4, -1)
@@ -580,4 +580,6 @@ def test_images_smaller_than_a_kernel_are_refused() -> None:
     assert window.places(3, 2) == (1, 1)
     x = torch.zeros(1, 1, 2, 5)
     with pytest.raises(kancompress.UsageError, match="3 x 2 has no place in a map of 2 x 5"):
-        window.sums(lambda x, z, shared: x[:, None], torch.zeros(1, 1, 3, 2, 1), x, x, None)
+        windows.sums(
+            window, lambda x, z, shared: x[:, None], torch.zeros(1, 1, 3, 2, 1), x, x, None
+        )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.layers.edges import DenseEdges, MetaLearner
-from kancompress.layers.families import native_layer
+from kancompress.models.native import native_layer
 from kancompress.specs import Family, default_basis
 
 SHAPES = [(5, 7), (5, 7, 3, 2)]

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kancompress.layers.edges import DenseEdges
-from kancompress.layers.families import native_layer
 from kancompress.layers.network import Network
+from kancompress.models.native import native_layer
 from kancompress.specs import BasisSpec, Family
 
 CASES = Path(__file__).parent / "cases"

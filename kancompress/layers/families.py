@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
-
 from kancompress.config import Activation
 from kancompress.layers.forms import (
     Act,
@@ -21,10 +19,9 @@ from kancompress.layers.forms import (
     Step,
     UniformGaussians,
     UniformSplines,
+    Window,
 )
-from kancompress.layers.layer import EdgeLayer
-from kancompress.layers.window import Window
-from kancompress.specs import FAMILIES, BasisSpec
+from kancompress.specs import FAMILIES, BasisSpec, ModelSpec
 
 
 def _splines(spec: BasisSpec) -> tuple[Basis, Points]:
@@ -97,36 +94,17 @@ def _step(name: str, dropout: float) -> Step:
     return Act(Activation(name))
 
 
-def native_layer(
-    spec: BasisSpec,
-    edges: nn.Module,
-    *,
-    norm: Tensor | None = None,
-    beta: Tensor | None = None,
-    bias: Tensor | None = None,
-    slope: Tensor | None = None,
-    window: Window | None = None,
-    last: bool = False,
-    dropout: float = 0.0,
-) -> EdgeLayer:
-    """A layer of one of our own networks.
-
-    edges, bias : as of `EdgeLayer`; window, last, dropout : as of `form_of`
-    norm  : (2, features) scale and shift of the layer normalisation; in convolutions (4, features)
-            with running mean and variance of the batch normalisation; or None
-    beta  : (degree + 1,) recurrence weights of the Gram basis, or None
-    slope : (1,) of the PReLU behind convolutions of B-splines, or None
-    """
-    tensors = {
-        "norm": None if norm is None else norm[:2].clone(),
-        "beta": beta,
-        "slope": slope,
-        "statistics": None if norm is None or len(norm) == 2 else norm[2:].clone(),
-    }
-    return EdgeLayer(
-        form_of(spec, window=window, last=last, dropout=dropout),
-        edges,
-        tensors,
-        bias=bias,
-        learnt=("norm", "beta", "slope"),
+def place_of(
+    model: ModelSpec, shape: tuple[int, ...], number: int, count: int
+) -> tuple[Window | None, bool, float]:
+    """Window, whether it is the last one, and dropout of layer `number` of `count`, as `form_of`
+    takes them."""
+    last = number == count - 1
+    if model.conv is None:
+        return None, last, 0.0
+    window = Window(
+        kernel=(shape[2], shape[3]),
+        stride=model.conv.strides[number],
+        padding=model.conv.padding,
     )
+    return window, last, model.conv.dropout[0] if number else 0.0

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from kancompress.config import Activation
-
-if TYPE_CHECKING:
-    from kancompress.layers.window import Window
+from kancompress.errors import UsageError
 
 # --- steps: what is done to all inputs, or to all sums, of a layer --------------------------------
 
@@ -205,6 +202,29 @@ class Points(StrEnum):
     ENDS = "ends"  # both ends among them
     INSIDE = "inside"  # as many, without the ends
     MIDDLES = "middles"  # of as many intervals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A convolution's kernel (rows, columns), and its stride and padding in both directions."""
+
+    kernel: tuple[int, int]
+    stride: int
+    padding: int
+
+    def places(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the output map. Raises UsageError where the kernel finds no place."""
+        rows, columns = (
+            (size + 2 * self.padding - taps) // self.stride + 1
+            for size, taps in zip((height, width), self.kernel, strict=True)
+        )
+        if rows < 1 or columns < 1:
+            down, right = self.kernel
+            raise UsageError(
+                f"A convolution's kernel of {down} x {right} has no place in a map of {height} x"
+                f" {width} with padding {self.padding}; give larger images."
+            )
+        return rows, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

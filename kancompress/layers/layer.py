@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.layers import forms
+from kancompress.layers import forms, window
 from kancompress.layers.edges import CodebookEdges
 from kancompress.layers.expansions import ACTIVATIONS, INVERSES, expansion_of, roles_of
 from kancompress.layers.forms import LayerForm, Points, Step
 from kancompress.layers.stored import straight_through
-from kancompress.layers.window import expand_map
 
 # What a batch adds to the running statistics of a normalisation; torch's default.
 MOMENTUM = 0.1
@@ -82,7 +81,7 @@ class EdgeLayer(nn.Module):
         if self.window is None:
             return self.expanded(x, z)
         x, z = x.permute(0, 2, 3, 1), z.permute(0, 2, 3, 1)
-        return expand_map(self._expanded, x, z, self._learnt())
+        return window.expand_map(self._expanded, x, z, self._learnt())
 
     def expanded(self, x: Tensor, z: Tensor) -> Tensor:
         """Basis of z and base branch of x, each (batch, in) -> (batch, coefficient, in)."""
@@ -114,7 +113,7 @@ class EdgeLayer(nn.Module):
         returns : (batch * p, coefficient, edges of an output), the edges in the order of `edges`
         """
         features = self.features(x)
-        return features if self.window is None else self.window.columns(features, places)
+        return features if self.window is None else window.columns(self.window, features, places)
 
     def features_on_grid(self, count: int) -> Tensor:
         """Features of at most `count` values of an input, evenly on the span of the basis.
@@ -182,7 +181,7 @@ class EdgeLayer(nn.Module):
             x = x if self.dtype is None else x.to(self.dtype)
             z = self._seen(x)
             x = z if self.form.inner else x
-            found = self.window.sums(self._expanded, coefficients, x, z, self._learnt())
+            found = window.sums(self.window, self._expanded, coefficients, x, z, self._learnt())
             return found if bias is None else found + bias[:, None, None]
         features = self.features(x).to(coefficients.dtype)
         if coefficients.is_contiguous() and len(x) < len(coefficients):

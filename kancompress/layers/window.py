@@ -9,7 +9,6 @@ there. Maps are channels-last in memory, so the channels of a pixel are a row as
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from kancompress.errors import UsageError
+from kancompress.layers.forms import Window
 
 # Rows of x and z, (rows, in) each, and what all rows share, to features (rows, coefficient, in).
 Expand = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -27,65 +26,49 @@ _CHUNK = 1 << 22
 _CHUNK_ON_DEVICE = 1 << 28
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A convolution's kernel (rows, columns), and its stride and padding in both directions."""
+def columns(window: Window, planes: Tensor, places: Tensor) -> Tensor:
+    """What the edges' coefficients multiply at some places of the output map.
 
-    kernel: tuple[int, int]
-    stride: int
-    padding: int
+    planes  : (batch, rows, columns, coefficient, in) features of every pixel
+    places  : (batch, p) numbers of output pixels, row by row
+    returns : (batch * p, coefficient, in * taps)
+    """
+    batch, height, width, size = planes.shape[:4]
+    pad = window.padding
+    padded = functional.pad(planes, (0, 0, 0, 0, pad, pad, pad, pad))
+    wide = window.places(height, width)[1]
+    down, right = (torch.arange(taps, device=planes.device) for taps in window.kernel)
+    rows = (places // wide * window.stride)[..., None, None] + down[:, None]
+    columns = (places % wide * window.stride)[..., None, None] + right
+    image = torch.arange(batch, device=planes.device)[:, None, None, None]
+    taps = padded[image, rows, columns]  # (batch, p, row, column, coefficient, in)
+    return taps.permute(0, 1, 4, 5, 2, 3).reshape(places.numel(), size, -1)
 
-    def places(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the output map. Raises UsageError where the kernel finds no place."""
-        rows, columns = (
-            (size + 2 * self.padding - taps) // self.stride + 1
-            for size, taps in zip((height, width), self.kernel, strict=True)
-        )
-        if rows < 1 or columns < 1:
-            down, right = self.kernel
-            raise UsageError(
-                f"A convolution's kernel of {down} x {right} has no place in a map of {height} x"
-                f" {width} with padding {self.padding}; give larger images."
-            )
-        return rows, columns
 
-    def columns(self, planes: Tensor, places: Tensor) -> Tensor:
-        """What the edges' coefficients multiply at some places of the output map.
+def sums(
+    window: Window,
+    expand: Expand,
+    coefficients: Tensor,
+    x: Tensor,
+    z: Tensor,
+    shared: Tensor | None,
+) -> Tensor:
+    """Sums over the edges at every place of the output map.
 
-        planes  : (batch, rows, columns, coefficient, in) features of every pixel
-        places  : (batch, p) numbers of output pixels, row by row
-        returns : (batch * p, coefficient, in * taps)
-        """
-        batch, height, width, size = planes.shape[:4]
-        pad = self.padding
-        padded = functional.pad(planes, (0, 0, 0, 0, pad, pad, pad, pad))
-        wide = self.places(height, width)[1]
-        down, right = (torch.arange(taps, device=planes.device) for taps in self.kernel)
-        rows = (places // wide * self.stride)[..., None, None] + down[:, None]
-        columns = (places % wide * self.stride)[..., None, None] + right
-        image = torch.arange(batch, device=planes.device)[:, None, None, None]
-        taps = padded[image, rows, columns]  # (batch, p, row, column, coefficient, in)
-        return taps.permute(0, 1, 4, 5, 2, 3).reshape(places.numel(), size, -1)
+    coefficients : (out, in, rows, columns, coefficient)
+    x, z         : (batch, in, rows, columns), as `expand` takes them pixel by pixel
+    returns      : (batch, out, rows, columns), channels-last in memory
 
-    def sums(
-        self, expand: Expand, coefficients: Tensor, x: Tensor, z: Tensor, shared: Tensor | None
-    ) -> Tensor:
-        """Sums over the edges at every place of the output map.
-
-        coefficients : (out, in, rows, columns, coefficient)
-        x, z         : (batch, in, rows, columns), as `expand` takes them pixel by pixel
-        returns      : (batch, out, rows, columns), channels-last in memory
-
-        Features exist for a few images at a time, in the backward pass as well, where they are
-        computed again: of a whole batch they would take coefficient times the memory of x.
-        """
-        self.places(*x.shape[2:])
-        weight = coefficients.movedim(-1, 1).flatten(1, 2)
-        if torch.compiler.is_compiling():
-            planes = _channels(expand_map(expand, _last(x), _last(z), shared))
-            return functional.conv2d(planes, weight, None, self.stride, self.padding)
-        found: Tensor = _Sums.apply(self, expand, weight, _last(x), _last(z), shared)
-        return found.permute(0, 3, 1, 2).to(x.dtype)
+    Features exist for a few images at a time, in the backward pass as well, where they are
+    computed again: of a whole batch they would take coefficient times the memory of x.
+    """
+    window.places(*x.shape[2:])
+    weight = coefficients.movedim(-1, 1).flatten(1, 2)
+    if torch.compiler.is_compiling():
+        planes = _channels(expand_map(expand, _last(x), _last(z), shared))
+        return functional.conv2d(planes, weight, None, window.stride, window.padding)
+    found: Tensor = _Sums.apply(window, expand, weight, _last(x), _last(z), shared)
+    return found.permute(0, 3, 1, 2).to(x.dtype)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -101,7 +84,7 @@ def expand_map(expand: Expand, x: Tensor, z: Tensor, shared: Tensor | None) -> T
 
 
 class _Sums(torch.autograd.Function):
-    """`Window.sums` a few images at a time; saves the maps, not their features."""
+    """`sums` a few images at a time; saves the maps, not their features."""
 
     @staticmethod
     def forward(

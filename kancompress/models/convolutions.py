@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from kancompress.layers.window import Window
+from kancompress.layers.forms import Window
 from kancompress.libraries.forms import Setting
 
 # The module of a layer by the layer's name, None where there is none.

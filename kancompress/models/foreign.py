@@ -22,9 +22,9 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.packed import FormRecord
 from kancompress.formats.safetensors import shown
 from kancompress.layers.edges import Codebook, DenseEdges
+from kancompress.layers.forms import Window
 from kancompress.layers.layer import EdgeLayer, ScaledEdges
 from kancompress.layers.network import ForeignNetwork
-from kancompress.layers.window import Window
 from kancompress.libraries import LAYOUTS, Recognition, recognise
 from kancompress.libraries.catalogue import FORMS, MAP_FORMS, PATCH_FORMS, RIVALS, UNKNOWN
 from kancompress.libraries.forms import OWN_CLASS, Array, Form, Setting, layout_written

@@ -22,10 +22,10 @@ from kancompress.layers.edges import (
     new_embedding,
     new_learner,
 )
-from kancompress.layers.families import native_layer
-from kancompress.layers.layer import Head
+from kancompress.layers.families import form_of, place_of
+from kancompress.layers.forms import Window
+from kancompress.layers.layer import EdgeLayer, Head
 from kancompress.layers.network import Network
-from kancompress.layers.window import Window
 from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.specs import FAMILIES, BasisSpec, ConvSpec, DataSpec, MetaSpec, ModelSpec, Start
 
@@ -77,18 +77,8 @@ _KERNEL = (3, 3)
 
 def _place(model: ModelSpec, shape: tuple[int, ...], number: int, count: int) -> dict[str, Any]:
     """Arguments of layer `number` of `count`, given by its place in the network."""
-    if model.conv is None:
-        return {"last": number == count - 1}
-    window = Window(
-        kernel=(shape[2], shape[3]),
-        stride=model.conv.strides[number],
-        padding=model.conv.padding,
-    )
-    return {
-        "last": number == count - 1,
-        "window": window,
-        "dropout": model.conv.dropout[0] if number else 0.0,
-    }
+    window, last, dropout = place_of(model, shape, number, count)
+    return {"window": window, "last": last, "dropout": dropout}
 
 
 def _new_sides(
@@ -136,6 +126,41 @@ def _new_coefficients(
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+
+
+def native_layer(
+    spec: BasisSpec,
+    edges: nn.Module,
+    *,
+    norm: Tensor | None = None,
+    beta: Tensor | None = None,
+    bias: Tensor | None = None,
+    slope: Tensor | None = None,
+    window: Window | None = None,
+    last: bool = False,
+    dropout: float = 0.0,
+) -> EdgeLayer:
+    """A layer of one of our own networks.
+
+    edges, bias : as of `EdgeLayer`; window, last, dropout : as of `form_of`
+    norm  : (2, features) scale and shift of the layer normalisation; in convolutions (4, features)
+            with running mean and variance of the batch normalisation; or None
+    beta  : (degree + 1,) recurrence weights of the Gram basis, or None
+    slope : (1,) of the PReLU behind convolutions of B-splines, or None
+    """
+    tensors = {
+        "norm": None if norm is None else norm[:2].clone(),
+        "beta": beta,
+        "slope": slope,
+        "statistics": None if norm is None or len(norm) == 2 else norm[2:].clone(),
+    }
+    return EdgeLayer(
+        form_of(spec, window=window, last=last, dropout=dropout),
+        edges,
+        tensors,
+        bias=bias,
+        learnt=("norm", "beta", "slope"),
+    )
 
 
 # --- from records --------------------------------------------------------------------------

@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.libraries --data-dir DIR [--cases ...] [--seeds 0]
 
 Each case trains a network, saves its state dict as the library's `torch.save` does, and goes
-through files as the commands do: `cluster` with plain k-means and with --calibrate, `expand`,
-`finetune`. Scores are those of the files, read back: accuracy on MNIST's test rows, or the root
-mean squared error. Each is appended to the results file when it is done and is not run again;
-trained checkpoints are kept in --work. --table only prints.
+through files as the commands do: `cluster` with plain k-means, with --calibrate and with a target
+of bytes (indices priced, codebooks float16), `expand`, `finetune`. Scores are those of the files,
+read back: accuracy on MNIST's test rows, or the root mean squared error. Each is appended to the
+results file when it is done and is not run again; trained checkpoints are kept in --work. --table
+only prints.
 
 efficient-kan and fast-kan are not on PyPI: native twins are trained and their tensors written
 under the library's names (tests/test_golden.py has that the twins compute what the libraries do).
@@ -31,13 +32,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kancompress
-from kancompress import CalibrationConfig, ClusterConfig, DataOptions, FinetuneConfig, TrainConfig
+from kancompress import (
+    CalibrationConfig,
+    ClusterConfig,
+    DataOptions,
+    FinetuneConfig,
+    StoredDtype,
+    Target,
+    TrainConfig,
+)
 from kancompress.data import datasets
 from kancompress.models.records import Checkpoint, PackedModel
 from tests.benchmarks.convolutional import SimpleConvKagn
 
 RESULTS = Path(__file__).parent / "results" / "libraries.jsonl"
 CLUSTERS = (16, 64)
+# Bytes of the whole file where indices are priced.
+TARGETS = {"efficient-kan": 13_988, "fast-kan": 17_964, "pykan": 10_000, "torch-conv-kan": 8_894}
 State = dict[str, Tensor]
 
 
@@ -184,6 +195,7 @@ Stage = tuple[str, int | None]
 STAGES: list[Stage] = [
     ("trained", None),
     *((stage, k) for k in CLUSTERS for stage in ("packed", "fine-tuned", "by outputs")),
+    ("priced", None),
 ]
 
 
@@ -231,10 +243,21 @@ def run_case(
         source = place / "model.pt"
         torch.save(made.state, source)
         note("trained", None, source)
+        rows_of = replace(made.data, shape=made.data.shape or (() if made.build else None))
+        if ("priced", None) not in done:
+            priced = place / "priced.safetensors"
+            found = kancompress.cluster(
+                source,
+                ClusterConfig(codebook_dtype=StoredDtype.FLOAT16),
+                rows=rows_of,
+                target=Target(bytes=TARGETS[name]),
+                model=made.build() if made.build else None,
+            )
+            kancompress.save(found.model, priced)
+            note("priced", None, priced)
         for clusters in CLUSTERS:
             if ("by outputs", clusters) not in done:
                 better = place / f"better{clusters}.safetensors"
-                rows_of = replace(made.data, shape=made.data.shape or (() if made.build else None))
                 by_outputs = kancompress.cluster_by_outputs(
                     source,
                     rows_of,
