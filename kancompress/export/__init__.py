@@ -1,0 +1,1 @@
+"""Packed networks written for other programs: ONNX, C, and a page for a browser."""

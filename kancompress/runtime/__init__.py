@@ -1,0 +1,1 @@
+"""Packed networks run with numpy alone: `load(path).run(x)`, no torch."""
