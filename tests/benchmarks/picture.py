@@ -1,10 +1,11 @@
-"""The picture of docs/guides/choose-a-method.md: accuracy against bytes of three ways to cluster.
+"""The picture of docs/guides/choose-a-method.md: accuracy against bytes of four ways to cluster.
 
     pip install '.[plot]'
     python -m tests.benchmarks.picture --source DENSE --data-dir DIR [-o docs/guides/clustering.svg]
 
 Plain k-means and output-aware clustering at a common k, and output-aware clustering with k per
-layer, of one dense checkpoint; codebooks in float16, no label, no training step.
+layer, indices of one width or priced, of one dense checkpoint; codebooks in float16, no label, no
+training step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kancompress import ClusterConfig, DataOptions, StoredDtype, Target
 
 COMMON = (2, 4, 8, 16, 32, 64)
 BUDGETS = (0.45, 0.55, 0.65, 0.75, 0.9, 1.1, 1.4)
+PRICED = (0.22, 0.3, 0.42, 0.6, 0.85)
 
 Points = list[tuple[int, float]]
 
@@ -44,7 +46,19 @@ def measure(source: Path, data: DataOptions) -> dict[str, Points]:
         )
         for share in BUDGETS
     ]
+    priced = [
+        point(
+            kancompress.cluster_by_outputs(
+                source,
+                data,
+                ClusterConfig(codebook_dtype=StoredDtype.FLOAT16),
+                target=Target(bytes=int(share * middle)),
+            )
+        )
+        for share in PRICED
+    ]
     return {
+        "by outputs, indices priced": priced,
         "plain k-means, common k": plain,
         "by outputs, common k": aware,
         "by outputs, k per layer": chosen,
@@ -60,7 +74,7 @@ def draw(found: dict[str, Points], dense: tuple[int, float], title: str, path: P
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 4))
-    for (name, points), marker in zip(found.items(), "osD", strict=True):
+    for (name, points), marker in zip(found.items(), "^osD", strict=True):
         points = sorted(points)
         axes.plot(
             [size / 1000 for size, _ in points],
@@ -75,7 +89,7 @@ def draw(found: dict[str, Points], dense: tuple[int, float], title: str, path: P
         va="bottom", fontsize=9, color="grey",
     )  # fmt: skip
     axes.set_xscale("log")
-    ticks = [4, 6, 8, 10, 14, 20, 30]
+    ticks = [3, 4, 6, 8, 10, 14, 20, 30]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("packed file, KB (1,000 bytes)")
