@@ -47,6 +47,22 @@ class Device(StrEnum):
     MPS = "mps"
 
 
+class Runtime(StrEnum):
+    """What runs a network: torch, or numpy alone, which starts in a tenth of the time and runs
+    fully connected and convolutional networks that the file itself tells."""
+
+    TORCH = "torch"
+    NUMPY = "numpy"
+
+
+class RowFormat(StrEnum):
+    """How arrays of rows are written: `csv` has a header line and a line for each row."""
+
+    NPZ = "npz"
+    SAFETENSORS = "safetensors"
+    CSV = "csv"
+
+
 class Precision(StrEnum):
     """Number format of training passes; parameters and what is measured stay float32."""
 
