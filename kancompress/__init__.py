@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         Target,
         TrainConfig,
     )
+    from kancompress.data.datasets import has_labels
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.formats.packed import FormRecord
     from kancompress.models.files import encode, load, save
@@ -100,6 +101,7 @@ _HOMES = {
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
+    "kancompress.data.datasets": ("has_labels",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
     "kancompress.training.evaluation": ("Evaluation",),
     "kancompress.training.finetune": ("Finetuning",),
@@ -196,6 +198,7 @@ __all__ = [
     "evaluate",
     "expand",
     "finetune",
+    "has_labels",
     "inspect",
     "joined",
     "load",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.config import Machine, RowFormat, RunOptions, Runtime
 from kancompress.data.rows import (
     Numbers,
@@ -136,7 +137,7 @@ def predict(
     source: Source | Checkpoint | PackedModel,
     x: npt.ArrayLike | Tensor | str | os.PathLike[str] | bytes,
     *,
-    classes: bool = False,
+    classes: bool | None = False,
     raw: bool = False,
     runtime: Runtime = Runtime.TORCH,
     options: RunOptions | None = None,
@@ -153,7 +154,8 @@ def predict(
               checkpoint that another KAN library saved
     x       : rows (rows, inputs), of convolutions images (rows, channels, height, width), as the
               network takes them; or a file with an array x (npz, safetensors, or npy)
-    classes : also the class of each row and the shares of all, the outputs' softmax
+    classes : also the class of each row and the shares of all, the outputs' softmax; None: where
+              the file says that the network tells classes apart
     raw     : x is as the data set has it: normalise it by the mean and deviation that the file has
               of the network's data. Real numbers are pixels from 0 to 1, whole numbers pixels up to
               255, those of digits up to 16
@@ -182,14 +184,18 @@ def predict(
         raise UsageError(f"`batch_size={batch_size}` is no number of rows.", fields=("batch_size",))
     rows, where = _given(x)
     check_numbers(rows, where)
+    if runtime is Runtime.NUMPY:
+        check_numpy(model, state, options)
     if model is not None:
-        _check_own(raw, runtime)
+        _check_own(raw)
         own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state)
         outputs = own.run(_as_they_are(rows, shape, where), batch_size)
         if classes:
             own.check_classes()
-        return _prediction(outputs, None, classes, own.notes)
+        return _prediction(outputs, None, bool(classes), own.notes)
     network = _network(source, runtime, name, options, machine, state)
+    known = network.data is not None and not network.data.is_regression
+    classes = known if classes is None else classes
     if classes and network.data is not None and network.data.is_regression:
         raise UsageError(
             "The network was trained for regression, whose outputs are no classes; leave `classes`"
@@ -209,17 +215,13 @@ def _given(x: Any) -> tuple[Numbers, str]:
     return np.asarray(detached), "x"
 
 
-def _check_own(raw: bool, runtime: Runtime) -> None:
+def _check_own(raw: bool) -> None:
     """Refuse what does not go with a model of the user's own."""
     if raw:
         raise UsageError(
             "`raw` normalises rows as the network's data were, of which a model of your own does"
             " not tell; leave it out, and give the rows as the model takes them.",
             fields=("raw",),
-        )
-    if runtime is Runtime.NUMPY:
-        raise UsageError(
-            "`model` is run by torch; leave `runtime` out.", fields=("model", "runtime")
         )
 
 
@@ -246,6 +248,8 @@ def _network(
     machine: Machine | None,
     state: str | None,
 ) -> RowNetwork:
+    if runtime is Runtime.NUMPY:
+        return NumpyNetwork.of(source, name)
     return cast(RowNetwork, import_module(_TORCH).network(source, name, options, machine, state))
 
 

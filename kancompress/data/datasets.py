@@ -119,7 +119,10 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
 
 
 def has_labels(options: DataOptions) -> bool:
-    """Whether the data has labels: not a file of the user's own without an array y."""
+    """Whether data has labels: all but a file of the user's own without an array y.
+
+    Raises InvalidFileError for a file that cannot be read.
+    """
     return options.file is None or "y" in _read_arrays(options.file)
 
 

@@ -13,16 +13,15 @@ import numpy.typing as npt
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats import safetensors as containers
-from kancompress.specs import DatasetName, DataSpec
+from kancompress.runtime.inputs import normalised as by_record
+from kancompress.runtime.inputs import white_of
+from kancompress.specs import DataSpec
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 
 Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
-# White, of pixels that are whole numbers.
-_BYTE = 255
-_LEVELS: dict[str, int] = {DatasetName.DIGITS: 16}
 _NPY = b"\x93NUMPY"
 _ZIP = b"PK\x03\x04"
 
@@ -176,22 +175,18 @@ def normalised(x: Numbers, data: DataSpec | None, where: str) -> Floats:
     values = as_floats(x, where)
     if not data.mean:
         return values
-    white = _LEVELS.get(data.name, _BYTE)
-    if x.dtype.kind in "iu":
-        values = values / np.float32(white)
-    if values.min() < 0 or values.max() > 1:
+    whole = x.dtype.kind in "iu"
+    white = white_of(data) if whole else 1
+    if x.min() < 0 or x.max() > white:
         raise bad(
             where,
             f"has numbers from {x.min():g} to {x.max():g} in x; raw pixels are real numbers from 0"
-            f" to 1, or whole numbers up to {white}",
+            f" to 1, or whole numbers up to {white_of(data)}",
         )
-    mean, std = (np.array(given, np.float32) for given in (data.mean, data.std))
-    if len(mean) != len(std) or math.prod(x.shape[1:]) % len(mean) or not std.all():
+    if len(data.std) != len(data.mean) or not all(data.std):
         raise UsageError(
-            f"`raw` cannot normalise the {math.prod(x.shape[1:])} numbers of a row by {len(mean)}"
-            f" means and {len(std)} deviations, as the file has them.",
+            "`raw` cannot normalise by the mean and deviation in the file: a deviation for each"
+            " mean was expected, and none of 0.",
             fields=("raw",),
         )
-    by_channel = values.reshape(len(values), len(mean), -1)
-    found: Floats = (by_channel - mean[:, None]) / std[:, None]
-    return found.reshape(x.shape)
+    return by_record(x if whole else values, data).astype(np.float32, copy=False)
