@@ -48,8 +48,8 @@ class Device(StrEnum):
 
 
 class Runtime(StrEnum):
-    """What runs a network: torch, or numpy alone, which starts in a tenth of the time and runs
-    fully connected and convolutional networks that the file itself tells."""
+    """What runs a network: torch, or numpy alone, which starts sooner, and takes packed files and
+    dense ones of kancompress's own."""
 
     TORCH = "torch"
     NUMPY = "numpy"
