@@ -352,6 +352,7 @@ REFUSED = {
     "packed.st --data objects.npy -o out.npz": (3, "not a readable npy"),
     "packed.st --data nan.npz -o out.npz": (3, "NaN"),
     "packed.st --data wide.npz -o out.npz": (2, "takes 64 inputs, but wide.npz has 65 numbers"),
+    "packed.st --data colours.npz -o out.npz": (2, "192 numbers a row. Bring the images to the"),
     "packed.st --data bright.npz -o out.npz --raw": (3, "whole numbers up to 16"),
     "packed.st --data dark.npz -o out.npz --raw": (3, "from 0 to 1"),
     "packed.st --data x.npz -o out.npz --batch-size 0": (2, "--batch-size"),

@@ -151,6 +151,7 @@ def shaped(x: Numbers, width: int, where: str, *, images: bool) -> Numbers:
         raise UsageError(
             f"The network takes {width} inputs, but {where} has {found} numbers a row.",
             where=where,
+            hint="" if x.ndim == 2 else "Bring the images to the size that it was trained on.",
         )
     return x.reshape(len(x), width)
 
