@@ -7,14 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.interpolate import BSpline
+from test_forms import (
+    OPTIONS,
+    OWN,
+    SHARED,
+    SUPPORTED,
+    efficient_kan,
+    encoded,
+    needs_cases,
+    polynomial_state,
+)
+from test_forms import packed as lossless
 
 import kancompress
 from conftest import fresh
-from kancompress import ClusterConfig, PackedModel, UsageError
+from kancompress import Activation, ClusterConfig, PackedModel, RunOptions, UsageError
 from kancompress.config import StoredDtype
 from kancompress.layers import forms
 from kancompress.models import runnable
+from kancompress.models.foreign import packed_network
 from kancompress.models.records import Checkpoint
 from kancompress.runtime import Network, load
 from kancompress.runtime.activations import erf
@@ -259,3 +272,131 @@ def test_raw_rows_that_cannot_be_normalised_are_refused() -> None:
     for shape in ((6,), (1, 5), (1, 2, 3, 1)):
         with pytest.raises(UsageError, match="rows with 3 channels"):
             network.normalised(np.zeros(shape))
+
+
+# --- other libraries' networks ----------------------------------------------------------------
+
+
+def check_foreign(model: PackedModel, options: RunOptions | None = None) -> Network:
+    """The runtime gives the outputs, and the notes, of torch's network of the same file."""
+    raw = kancompress.encode(model)
+    network, expected = load(raw, options=options), packed_network(model, options)
+    assert network.notes == expected.notes
+    for count in (1, 40):
+        x = rows_of(network, count)
+        with torch.no_grad():
+            y = expected(torch.from_numpy(x)).numpy()
+        found = network.run(x)
+        assert (found.dtype, found.shape) == (np.float32, y.shape)
+        np.testing.assert_allclose(found, y, atol=1e-5 * max(1, np.abs(y).max()))
+    return network
+
+
+@needs_cases
+@pytest.mark.parametrize("case", SUPPORTED)
+def test_golden_cases(case: str) -> None:
+    """Beside the library's own outputs; all rows together: some layers see the whole batch."""
+    folder, options = SHARED / case, OPTIONS.get(case)
+    io = load_file(folder / "distinct8_io.safetensors")
+    model = lossless(folder / "distinct8.pt", 8)
+    network = check_foreign(model, options)
+    y = network.run(io["x"].reshape(len(io["x"]), -1).numpy())
+    np.testing.assert_allclose(y, io["y"].reshape(y.shape).float().numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in OWN.glob("*/io.safetensors")))
+def test_golden_cases_of_our_own(case: str) -> None:
+    io = load_file(OWN / case / "io.safetensors")
+    network = check_foreign(lossless(OWN / case / "state.safetensors"))
+    y = network.run(io["x"].numpy())
+    np.testing.assert_allclose(y, io["y"].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", sorted(Activation))
+def test_activations_of_base_branches(activation: Activation) -> None:
+    options = RunOptions(base_activation=activation)
+    check_foreign(lossless(encoded(efficient_kan(uneven=activation == "gelu"))), options)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cheby_coeffs", "cheby2_coeffs", "legendre_coeffs", "hermite_coeffs", "bessel_coeffs"],
+)
+def test_polynomials(name: str) -> None:
+    check_foreign(lossless(polynomial_state(name)))
+
+
+def drawn(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return {
+        name.replace("__", "."): torch.randn(shape, generator=rng) for name, shape in shapes.items()
+    }
+
+
+NORM = {"layer_norms__0__weight": (3,), "layer_norms__0__bias": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "layout"),
+    {
+        "jacobi": (
+            {"a__norm__weight": (3,), "a__norm__bias": (3,), "a__base_weights": (3, 4),
+             "a__jacobi_coeffs": (4, 3, 5)}, "",
+        ),
+        "gottlieb": ({"a__gottlieb_coeffs": (4, 3, 5), "a__alpha": (1,)}, ""),
+        "chebyshev of a batch": (
+            {"poly_weights__0": (3, 20), "base_weights__0": (3, 4)} | NORM, "torchkan-chebyshev",
+        ),
+    }.values(),
+)  # fmt: skip
+def test_layers_of_other_bases(shapes: dict[str, tuple[int, ...]], layout: str) -> None:
+    options = RunOptions(layouts={"": layout}) if layout else None
+    check_foreign(lossless(encoded(drawn(**shapes))), options)
+
+
+def test_factors_that_the_file_keeps_apart() -> None:
+    state = efficient_kan((11, 9, 4))
+    network = check_foreign(lossless(encoded(state), keep_scaler=True))
+    assert [layer.edges.gains[0].last for layer in network.program.layers] == [8, 8]
+
+
+def test_layers_that_the_file_has_as_they_were() -> None:
+    state = efficient_kan((11, 9, 4))
+    model = lossless(encoded(state), layouts={"layers.1": "none"})
+    assert [layer.name for layer in model.layers] == ["layers.0"]
+    network = check_foreign(model)
+    last = network.program.layers[-1].edges
+    assert last.rows is None
+    assert len(last.gains) == 1
+
+
+def test_options_without_a_meaning_are_refused() -> None:
+    options = RunOptions(spline_order=2)
+    with pytest.raises(UsageError, match="`spline_order` has no meaning for this file"):
+        load(kancompress.encode(lossless(encoded(efficient_kan()))), options=options)
+    for record in (fresh("kan", (6, 5, 4)), packed(fresh("kan", (6, 5, 4)))):
+        with pytest.raises(UsageError, match="`spline_order` belongs to other libraries' files"):
+            load(kancompress.encode(record), options=options)
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("pykan_multkan", r"8 outputs.*multiplication.*6 inputs"),
+        ("pykan_symbolic_masked", "symbolic"),
+        ("convkan_g1", "stride and padding"),
+    ],
+)
+def test_layers_that_cannot_run_are_refused(case: str, words: str) -> None:
+    raw = kancompress.encode(lossless(SHARED / case / "state.pt"))
+    with pytest.raises(UsageError, match=words) as told:
+        load(raw)
+    with pytest.raises(UsageError) as also:
+        packed_network(kancompress.load(raw))  # type: ignore[arg-type]
+    assert str(told.value) == str(also.value)
+
+
+def test_meta_networks_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"meta-learner.*pack it first"):
+        load(kancompress.encode(fresh("metakan", (6, 5, 4))))

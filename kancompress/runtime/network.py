@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.config import RunOptions
 from kancompress.formats.storage import Source
 from kancompress.runtime import inputs
 from kancompress.runtime.activations import Numbers
@@ -71,12 +72,13 @@ class Network:
         return self.program.notes
 
 
-def load(source: Source, *, any_size: bool = False) -> Network:
+def load(source: Source, *, any_size: bool = False, options: RunOptions | None = None) -> Network:
     """The network in a packed or dense file that kancompress wrote, ready to run.
 
     source   : a path, or the bytes of the file
     any_size : read a packed file that stands for more than 10,000 times its bytes and a gigabyte
+    options  : what another library's packed file does not tell of its network
     Raises InvalidFileError for a file that is none of these, or damaged; UsageError for one whose
-    network cannot be run.
+    network cannot be run, and for options that mean nothing for it.
     """
-    return Network(read(source, any_size=any_size))
+    return Network(read(source, any_size=any_size, options=options))
