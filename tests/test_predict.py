@@ -18,7 +18,7 @@ from torch import nn
 import kancompress
 from command import done, refused
 from conftest import fresh
-from kancompress import KancompressError, RowFormat, Runtime, UsageError
+from kancompress import Activation, KancompressError, RowFormat, RunOptions, Runtime, UsageError
 from kancompress.data.digits import divide, read_digits
 from kancompress.models.native import build
 from kancompress.specs import DataSpec
@@ -443,12 +443,22 @@ def test_what_is_loaded_is_a_module(name: str, here: Path) -> None:
 # --- numpy ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dense", "packed", "conv", "packedconv"])
+@pytest.mark.parametrize("name", ["dense", "packed", "conv", "packedconv", "other"])
 def test_numpy_gives_the_outputs_of_torch(name: str, here: Path) -> None:
     x = {"other": np.load("io.npz")["x"]}.get(name, IMAGES if "conv" in name else X)
     wanted = kancompress.predict(f"{name}.st", x)
     found = kancompress.predict(f"{name}.st", x, runtime=Runtime.NUMPY, batch_size=3)
     np.testing.assert_allclose(found.outputs, wanted.outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_numpy_is_told_what_a_packed_file_does_not_tell(here: Path) -> None:
+    how: dict[str, Any] = {"options": RunOptions(base_activation=Activation.GELU)}
+    wanted = kancompress.predict("other.st", "io.npz", **how)
+    found = kancompress.predict("other.st", "io.npz", runtime=Runtime.NUMPY, **how)
+    plain = kancompress.predict("other.st", "io.npz", runtime=Runtime.NUMPY)
+    np.testing.assert_allclose(found.outputs, wanted.outputs, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(plain.outputs, wanted.outputs, atol=1e-3)
+    assert plain.notes == kancompress.predict("other.st", "io.npz").notes != ()
 
 
 def test_numpy_on_the_command_line(here: Path, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def evaluate(
     (360, 10)
     """
     if runtime is Runtime.NUMPY:
-        check_numpy(model, state, options)
-        return _with_numpy(NumpyNetwork.of(source, name), data)
+        check_numpy(model, state)
+        return _with_numpy(NumpyNetwork.of(source, name, options), data)
     record = runnable_record(source, name, state)
     if model is not None:
         where = called(source, name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kancompress.config import RUN_FIELDS, RunOptions
+from kancompress.config import RunOptions
 from kancompress.data.rows import Numbers
 from kancompress.errors import UsageError
 from kancompress.formats import storage
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kancompress.models.records import Checkpoint, PackedModel
 
 
-def check_numpy(model: nn.Module | None, state: str | None, options: RunOptions | None) -> None:
+def check_numpy(model: nn.Module | None, state: str | None) -> None:
     """Refuse what numpy cannot run. Raises UsageError."""
     if model is not None:
         raise UsageError(
@@ -33,13 +33,6 @@ def check_numpy(model: nn.Module | None, state: str | None, options: RunOptions 
         raise UsageError(
             "`state` is for torch files, which numpy does not run; leave `runtime` out.",
             fields=("state", "runtime"),
-        )
-    if options is not None and (options.layouts or options.given or options.layers):
-        raise UsageError(
-            "Numpy runs what a packed file tells of its layers; leave out what tells more"
-            " (`layouts`, `base_activation`, `rbf_denominator`, `grid_range`, `spline_order`), or"
-            " `runtime`.",
-            fields=("runtime", *RUN_FIELDS),
         )
 
 
@@ -54,6 +47,7 @@ class NumpyNetwork:
         cls,
         source: Source | Checkpoint | PackedModel,
         name: str | None,
+        options: RunOptions | None,
     ) -> NumpyNetwork:
         """The network of a file, of its bytes, or of a record.
 
@@ -64,13 +58,13 @@ class NumpyNetwork:
             source = storage.write(source.record())
         if not is_native(source):
             raise UsageError(
-                f"{called(source, name)} was not written by kancompress, and numpy runs what it"
-                " wrote alone. Pack another library's file first with: kancompress cluster FILE"
+                f"{called(source, name)} was not written by kancompress, and `runtime=numpy` runs"
+                " nothing else. Pack another library's file first with: kancompress cluster FILE"
                 " -o PACKED",
                 where=called(source, name),
                 fields=("runtime",),
             )
-        return cls(Network(read(source, name)))
+        return cls(Network(read(source, name, options=options)))
 
     @property
     def inputs(self) -> int:

@@ -46,7 +46,7 @@ BATCH = 1024
 class Prediction:
     """The outputs of a network for some rows, as numpy arrays.
 
-    outputs : (rows, width) float32
+    outputs : (rows, width) float32, or float64 where a model of your own gives that
     classes : (rows,) int64, the number of the largest output; None where it was not asked for
     shares  : (rows, width) float32, the outputs' softmax; None where it was not asked for
     notes   : what was taken for granted that the file does not tell
@@ -185,7 +185,7 @@ def predict(
     rows, where = _given(x)
     check_numbers(rows, where)
     if runtime is Runtime.NUMPY:
-        check_numpy(model, state, options)
+        check_numpy(model, state)
     if model is not None:
         _check_own(raw)
         own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state)
@@ -249,7 +249,7 @@ def _network(
     state: str | None,
 ) -> RowNetwork:
     if runtime is Runtime.NUMPY:
-        return NumpyNetwork.of(source, name)
+        return NumpyNetwork.of(source, name, options)
     return cast(RowNetwork, import_module(_TORCH).network(source, name, options, machine, state))
 
 
