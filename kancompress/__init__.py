@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
+    from kancompress.api.predict import Prediction, predict
     from kancompress.api.repack import Repacked, repack
     from kancompress.api.train import train
     from kancompress.clustering.cuts import Cut
@@ -43,11 +44,14 @@ if TYPE_CHECKING:
         Precision,
         Projection,
         RepackConfig,
+        RowFormat,
         RunOptions,
+        Runtime,
         StoredDtype,
         Target,
         TrainConfig,
     )
+    from kancompress.data.datasets import has_labels
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
     from kancompress.formats.packed import FormRecord
     from kancompress.models.files import encode, load, save
@@ -86,6 +90,7 @@ _HOMES = {
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
+    "kancompress.api.predict": ("Prediction", "predict"),
     "kancompress.api.repack": ("Repacked", "repack"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
@@ -96,6 +101,7 @@ _HOMES = {
     "kancompress.clustering.network": ("Calibrated",),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
+    "kancompress.data.datasets": ("has_labels",),
     "kancompress.errors": ("Flaw", "InvalidFileError", "KancompressError", "UsageError"),
     "kancompress.training.evaluation": ("Evaluation",),
     "kancompress.training.finetune": ("Finetuning",),
@@ -112,8 +118,8 @@ _HOMES = {
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
         "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig",
-        "Precision", "Projection", "RepackConfig", "RunOptions", "StoredDtype", "Target",
-        "TrainConfig",
+        "Precision", "Projection", "RepackConfig", "RowFormat", "RunOptions", "Runtime",
+        "StoredDtype", "Target", "TrainConfig",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -164,11 +170,14 @@ __all__ = [
     "PartBytes",
     "PlotConfig",
     "Precision",
+    "Prediction",
     "Projection",
     "RepackConfig",
     "Repacked",
     "Restored",
+    "RowFormat",
     "RunOptions",
+    "Runtime",
     "Score",
     "StateFile",
     "StoredDtype",
@@ -189,6 +198,7 @@ __all__ = [
     "evaluate",
     "expand",
     "finetune",
+    "has_labels",
     "inspect",
     "joined",
     "load",
@@ -196,6 +206,7 @@ __all__ = [
     "plot_edges",
     "plot_functions",
     "plot_pictures",
+    "predict",
     "print_layouts",
     "read_layouts",
     "repack",

@@ -47,6 +47,22 @@ class Device(StrEnum):
     MPS = "mps"
 
 
+class Runtime(StrEnum):
+    """What runs a network: torch, or numpy alone, which starts sooner, and takes packed files and
+    dense ones of kancompress's own."""
+
+    TORCH = "torch"
+    NUMPY = "numpy"
+
+
+class RowFormat(StrEnum):
+    """How arrays of rows are written: `csv` has a header line and a line for each row."""
+
+    NPZ = "npz"
+    SAFETENSORS = "safetensors"
+    CSV = "csv"
+
+
 class Precision(StrEnum):
     """Number format of training passes; parameters and what is measured stay float32."""
 

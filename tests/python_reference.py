@@ -17,7 +17,7 @@ import kancompress
 
 SECTIONS = {
     "Commands": (
-        "train", "cluster", "finetune", "evaluate", "inspect", "expand", "repack",
+        "train", "cluster", "finetune", "evaluate", "predict", "inspect", "expand", "repack",
     ),
     "Clustering by outputs": (
         "cluster_by_outputs", "choose_clusters",
@@ -27,7 +27,7 @@ SECTIONS = {
     ),
     "Files": (
         "load", "save", "encode", "read_layouts", "print_layouts", "save_predictions",
-        "check_predictions_target",
+        "check_predictions_target", "has_labels",
     ),
     "Pictures": (
         "plot_edges", "plot_functions", "plot_pictures", "check_picture_target",
@@ -37,7 +37,7 @@ SECTIONS = {
     ),
     "Results": (
         "Training", "Compression", "Compressed", "Calibrated", "Finetuning", "Evaluation",
-        "Parametrization", "Hooks", "Repacked", "PartBytes",
+        "Prediction", "Parametrization", "Hooks", "Repacked", "PartBytes",
     ),
     "Files as records": (
         "PackedModel", "PackedLayer", "Checkpoint",
@@ -51,7 +51,7 @@ SECTIONS = {
     ),
     "Choices": (
         "Activation", "Device", "HeaderForm", "IndexCoding", "KMeans", "Method", "Metric",
-        "Precision", "Projection", "StoredDtype", "Target",
+        "Precision", "Projection", "RowFormat", "Runtime", "StoredDtype", "Target",
     ),
     "Errors": (
         "KancompressError", "UsageError", "InvalidFileError", "Flaw",

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kancompress
@@ -86,8 +88,12 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "name", ["cluster", "evaluate", "expand", "finetune", "inspect", "load", "save", "train"]
-)
+    "name",
+    [
+        "cluster", "evaluate", "expand", "finetune", "inspect", "load", "predict", "save", "train",
+        "Checkpoint.module", "PackedModel.module",
+    ],
+)  # fmt: skip
 def test_examples_of_functions_run(
     name: str,
     trained: kancompress.Checkpoint,
@@ -99,7 +105,7 @@ def test_examples_of_functions_run(
     kancompress.save(trained, "digits.safetensors")
     kancompress.save(packed, "packed.safetensors")
     finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(getattr(kancompress, name), name, globs={})
+    (example,) = finder.find(attrgetter(name)(kancompress), name, globs={})
     assert example.examples
     told: list[str] = []
     doctest.DocTestRunner().run(example, out=told.append)
@@ -171,12 +177,16 @@ def keys_of(document: object) -> Iterator[str]:
 def test_json_keys_of_every_command_are_documented(tmp_path: Path) -> None:
     dense, packed, tuned, back, log = (tmp_path / name for name in ("d", "p", "t", "b", "log"))
     digits = ("--calibrate", "digits", "--samples", "64", "-k", "4")
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, x=np.zeros((3, 1, 8, 8)))
     run = ("--model", "gramkanconv", "--hidden", "2,3", "--epochs", "1", "--batch-size", "512")
     documents = [
         done("train", *run, "-o", dense, "--log", log, "--json").stdout,
         done("cluster", dense, *digits, "-o", packed, "--json").stdout,
         done("finetune", packed, "--epochs", "1", "-o", tuned, "--json").stdout,
         done("eval", tuned, "--json").stdout,
+        done("eval", tuned, "--data", rows, "--predictions", tmp_path / "o.npz", "--json").stdout,
+        done("predict", tuned, "--data", rows, "-o", tmp_path / "o.csv", "--json").stdout,
         done("expand", tuned, "-o", back, "--json").stdout,
         done("inspect", dense, "--clusters", "4", "--json").stdout,
         done("inspect", tuned, "--json").stdout,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -48,7 +49,8 @@ def test_writing_files_needs_no_torch() -> None:
 
 LIGHT = [
     "--help", "-h", "--version", "", "nonsense", "train", "train --help", "cluster --help",
-    "finetune --help", "eval --help", "inspect --help", "expand --help", "repack --help",
+    "finetune --help", "eval --help", "predict --help", "inspect --help", "expand --help",
+    "repack --help",
     "train --epochs -1 -o x", "cluster x -o x -k x",
 ]  # fmt: skip
 
@@ -105,6 +107,11 @@ REFUSALS = {
     "eval in.st --dataset digits --test-split 0.5": 2,
     "eval in.st --predictions there.npz": 2,
     "eval in.st --model nonsense": 2,
+    "predict missing.st --data in.st -o out.npz": 3,
+    "predict in.st --data missing.npz -o out.npz": 3,
+    "predict in.st --data in.st -o out.txt": 2,
+    "predict in.st --data in.st -o there.npz": 2,
+    "predict in.st --data in.st -o out.npz --runtime numpy --threads 1": 2,
     "inspect missing.st": 3,
     "inspect missing.st --check": 3,
     "inspect in.st --plot there.png": 2,
@@ -195,6 +202,20 @@ def test_inspect_needs_no_torch(tmp_path: Path) -> None:
         "    except SystemExit as end:\n        assert not end.code, arguments"
     )
     assert loaded(code).isdisjoint({*HEAVY} - {"numpy", "rich"})
+
+
+def test_predict_with_numpy_needs_no_torch(tmp_path: Path) -> None:
+    kancompress.save(kancompress.cluster(fresh("kan", (6, 5, 4))).model, tmp_path / "packed")
+    np.savez(tmp_path / "x.npz", x=np.zeros((3, 6)))
+    options = ["--classes", "--runtime", "numpy", "-o", str(tmp_path / "out.csv")]
+    arguments = ["predict", str(tmp_path / "packed"), "--data", str(tmp_path / "x.npz"), *options]
+    code = (
+        "from kancompress.cli.main import main\n"
+        f"sys.argv = ['kancompress', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code"
+    )
+    assert loaded(code).isdisjoint({*HEAVY} - {"numpy"})
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.api.records import own_tensors, runnable_record
-from kancompress.config import Machine, RunOptions
+from kancompress.config import Machine, RunOptions, Runtime
 from kancompress.data import datasets
 from kancompress.formats.storage import called
 from kancompress.models import runnable as running
@@ -19,7 +21,8 @@ from kancompress.models.tensors import encode
 from kancompress.reporting.targets import check_predictions_target
 from kancompress.specs import DataOptions
 from kancompress.system import devices, files
-from kancompress.training.evaluation import Evaluation, evaluate_running
+from kancompress.training import loop as fitting
+from kancompress.training.evaluation import Evaluation, evaluate_running, evaluate_with
 from kancompress.training.user_module import evaluate_module
 
 
@@ -30,6 +33,7 @@ def evaluate(
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
+    runtime: Runtime = Runtime.TORCH,
     state: str | None = None,
     name: str | None = None,
 ) -> Evaluation:
@@ -43,6 +47,7 @@ def evaluate(
     model   : a module for another library's state dict, which is loaded into it
     machine : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
               is moved there unless it is `auto`
+    runtime : what runs the network, as for `predict`
     state   : of a torch file with several state dicts, such as an average of the model (EMA), the
               one that is meant: its keys with dots between them, or the last of them
     name    : what messages call the source, its path when None
@@ -56,6 +61,9 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
+    if runtime is Runtime.NUMPY:
+        check_numpy(model, state)
+        return _with_numpy(NumpyNetwork.of(source, name, options), data)
     record = runnable_record(source, name, state)
     if model is not None:
         where = called(source, name)
@@ -67,6 +75,14 @@ def evaluate(
     devices.put(ready.network, devices.find((machine or Machine()).device))
     data = replace(data or DataOptions(), images=ready.conv)
     return evaluate_running(ready, datasets.load_for_model(ready.data, data))
+
+
+def _with_numpy(network: NumpyNetwork, data: DataOptions | None) -> Evaluation:
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(network.run(x.numpy(), fitting.EVALUATION_BATCH))
+
+    options = replace(data or DataOptions(), images=network.conv)
+    return evaluate_with(run, network, datasets.load_for_model(network.data, options))
 
 
 def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:

@@ -74,12 +74,14 @@ def check_there(*paths: Path | None) -> None:
             reading.check(files.located(path))
 
 
-def check_output(output: str, *, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse, before any work, an output that cannot be written."""
+def check_output(
+    output: str, *, force: bool, inputs: Iterable[Path] = (), text: bool = False
+) -> None:
+    """Refuse, before any work, an output that cannot be written; text may go to a terminal."""
     if output != DASH:
         files.check_target(Path(output), force=force, inputs=inputs)
         return
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not text:
         raise UsageError("Binary data is not written to a terminal; use -o FILE or a pipe.")
     for path in inputs:
         if _is_stdout(path):

@@ -20,6 +20,7 @@ from kancompress.config import (
     Device,
     Machine,
     RunOptions,
+    Runtime,
 )
 from kancompress.errors import UsageError, spoken
 from kancompress.specs import TEST_SHARE, DataOptions, DatasetName
@@ -291,6 +292,31 @@ class Compute:
         """The library's record of the device; the threads are set from now on."""
         use_threads(self.threads)
         return Machine(device=self.device)
+
+
+@bundle("Where to compute")
+class Running(Compute):
+    """What runs a network, and where."""
+
+    runtime: Annotated[
+        Runtime,
+        typer.Option(
+            "--runtime",
+            help="What runs the network: torch, or numpy, which starts faster and takes packed"
+            " files, and dense ones of kancompress's own.",
+        ),
+    ] = Runtime.TORCH
+
+    def machine(self) -> Machine:
+        """As of `Compute`. Raises UsageError for what numpy has no use for."""
+        if self.runtime is Runtime.TORCH:
+            return super().machine()
+        if self.device is not Machine().device or self.threads is not None:
+            raise UsageError(
+                "--device and --threads are for --runtime torch; leave them out. The variable"
+                " OMP_NUM_THREADS sets the threads of numpy."
+            )
+        return Machine()
 
 
 # --- what the options mean -----------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +12,11 @@ import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
-    Compute,
     Foreign,
     InputArgument,
     ModelData,
     OwnModel,
+    Running,
     Shown,
     noted,
 )
@@ -32,7 +33,8 @@ class Outputs:
         typer.Option(
             metavar="FILE",
             readable=False,
-            help="Write the outputs (and classes) of the test rows: .safetensors or .npz.",
+            help="Write the outputs (and classes) of the test rows: .safetensors or .npz. A --data"
+            " file without labels y has no score, and all of its rows are test rows.",
             show_default=False,
         ),
     ] = None
@@ -43,7 +45,7 @@ def evaluate(
     source: InputArgument,
     data: ModelData,
     outputs: Outputs,
-    machine: Compute,
+    machine: Running,
     own: OwnModel,
     foreign: Foreign,
     shown: Shown,
@@ -72,25 +74,77 @@ def evaluate(
     found = _files.given(source)
     _files.check_there(data.data)
     where = machine.machine()
+    unlabelled = bool(predictions and data.data) and not kancompress.has_labels(rows)
+    run = _predicted if unlabelled else _scored
     with own.made() as module:
-        done = kancompress.evaluate(
+        told = run(
             found.source,
             rows,
+            predictions,
+            force=shown.force,
             options=options,
             model=module,
             machine=where,
+            runtime=machine.runtime,
             state=foreign.state,
             name=found.name,
         )
-    notes = list(map(noted, done.notes))
+    notes = list(map(noted, told.notes))
     for note in notes:
         _output.note(f"assumed {note}")
-    if predictions:
-        kancompress.save_predictions(done, predictions, force=shown.force)
     if shown.json_:
-        record = {"seconds": done.seconds, "notes": notes}
-        _output.document(_scores.score_json(done.score) | record)
-        return
-    _output.result(
-        f"{_scores.score_text(done.score)}, {done.score.examples} examples, {done.seconds:.2f} s"
+        _output.document(told.record | {"notes": notes})
+    elif told.result is not None:
+        _output.result(told.result)
+    else:
+        _output.note(f"no labels, so no score; outputs of {told.record['examples']:,} rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What is told in the end: a line, or None without a score; the JSON document; notes."""
+
+    result: str | None
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def _scored(
+    source: Path | bytes,
+    rows: kancompress.DataOptions,
+    predictions: Path | None,
+    *,
+    force: bool,
+    **how: Any,
+) -> _Told:
+    done = kancompress.evaluate(source, rows, **how)
+    if predictions:
+        kancompress.save_predictions(done, predictions, force=force)
+    text = _scores.score_text(done.score)
+    return _Told(
+        result=f"{text}, {done.score.examples} examples, {done.seconds:.2f} s",
+        record=_scores.score_json(done.score) | {"seconds": done.seconds},
+        notes=done.notes,
     )
+
+
+def _predicted(
+    source: Path | bytes,
+    rows: kancompress.DataOptions,
+    predictions: Path | None,
+    *,
+    force: bool,
+    **how: Any,
+) -> _Told:
+    """The outputs of all rows, which have no labels."""
+    if rows.test_split is not None:
+        raise UsageError(
+            f"{rows.file} has no labels, so all of its rows are test rows; leave --test-split out."
+        )
+    assert rows.file is not None
+    assert predictions is not None
+    shape = rows.shape or None
+    done = kancompress.predict(source, rows.file, classes=None, shape=shape, **how)
+    done.save(predictions, force=force)
+    record = {"labels": False, "loss": None, "examples": len(done.outputs)}
+    return _Told(result=None, record=record, notes=done.notes)

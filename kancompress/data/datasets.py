@@ -6,9 +6,7 @@ Nothing here draws at random but the division into training and validation rows,
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from torch import Tensor
 
 from kancompress.data.digits import divide, read_digits
 from kancompress.data.images import IMAGE_SETS, Images, read_images
-from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.formats import safetensors as containers
+from kancompress.data.rows import as_floats, bad, check_numbers, read_arrays
+from kancompress.errors import InvalidFileError, UsageError
 from kancompress.specs import FILE, TEST_SHARE, DataOptions, DatasetName, DataSpec
 from kancompress.system import inputs
 
@@ -121,7 +119,10 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
 
 
 def has_labels(options: DataOptions) -> bool:
-    """Whether the data has labels: not a file of the user's own without an array y."""
+    """Whether data has labels: all but a file of the user's own without an array y.
+
+    Raises InvalidFileError for a file that cannot be read.
+    """
     return options.file is None or "y" in _read_arrays(options.file)
 
 
@@ -155,9 +156,7 @@ def load_inputs(spec: DataSpec | None, options: DataOptions, *, whole: bool = Fa
         if "x" not in arrays:
             raise _bad(options.file, "has no array 'x'; rows (rows, features) were expected")
         x = arrays["x"]
-        if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "fiub":
-            what = f"has x of shape {list(x.shape)} and type {x.dtype}"
-            raise _bad(options.file, f"{what}; numbers (rows, features) were expected")
+        check_numbers(x, str(options.file))
         return _numbers(options.file, x, "x", whole=whole)
     if spec is not None and options.name in (None, spec.name):
         return load_for_model(spec, options).train.x
@@ -357,54 +356,12 @@ def _numbers(path: Path, array: np.ndarray, name: str, *, whole: bool) -> Tensor
 
 
 def _floats(path: Path, array: np.ndarray, name: str) -> Tensor:
-    with np.errstate(over="ignore"):
-        floats = array.astype(np.float32)
-    if not np.isfinite(floats).all():
-        raise _bad(
-            path,
-            f"has NaN, infinity or numbers beyond float32 in {name}; finite numbers were expected."
-            " Leave such rows out",
-        )
-    return torch.from_numpy(floats)
+    return torch.from_numpy(as_floats(array, str(path), name))
 
 
 def _bad(path: Path, message: str) -> InvalidFileError:
-    return InvalidFileError(Flaw.BAD_ARRAYS, f"{path} {message}.", where=str(path))
+    return bad(str(path), message)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    data = inputs.read(path)
-    if bytes(data[:4]) == b"PK\x03\x04":
-        return _read_npz(path, data[:])
-    try:
-        arrays = containers.parse(data, str(path)).arrays()
-    except InvalidFileError as error:
-        if error.flaw not in (Flaw.NOT_SAFETENSORS, Flaw.TOO_SHORT):
-            raise
-        raise _bad(
-            path,
-            "is neither safetensors nor npz; write the arrays with"
-            " numpy.savez(FILE, x=x, y=y) and name the .npz",
-        ) from None
-    return {
-        name: np.require(array.values(), requirements=["A", "W"]) for name, array in arrays.items()
-    }
-
-
-def _read_npz(path: Path, data: memoryview) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-        if any(name.endswith("/data.pkl") for name in names):
-            raise _bad(path, "is a torch.save file; safetensors or npz was expected")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found = dict(arrays.items())
-    except InvalidFileError:
-        raise
-    except Exception as error:  # zlib, zipfile and numpy each have their own
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise _bad(path, f"is not a readable npz file ({text})") from None
-    for name, array in found.items():
-        if not isinstance(array, np.ndarray):
-            raise _bad(path, f"holds {name!r}, which is no array")
-    return found
+    return read_arrays(inputs.read(path), str(path))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import cast
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kancompress.config import RunOptions
 from kancompress.formats import checkpoint as checkpoints
 from kancompress.formats.arrays import Array, Outline
 from kancompress.formats.checkpoint import CheckpointRecord
@@ -28,6 +30,9 @@ from kancompress.models.tensors import (
     to_torch,
     without_numbers,
 )
+
+# What builds networks from these records, and so needs them first.
+_RUNNABLE = "kancompress.models.runnable"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -49,6 +54,20 @@ class Checkpoint(CheckpointRecord[Tensor]):
         """The file's tensors by name: `<number>.coefficients` (out, in, d) of a dense network, of a
         meta network what generates them; `cluster` and `expand` make those dense."""
         return dict(self.tensors)
+
+    def module(self) -> nn.Module:
+        """The network as a torch module, in evaluation mode and on the CPU.
+
+        It takes rows (rows, inputs), or images (rows, channels, height, width) of a network of
+        convolutions, as float32, and gives (rows, outputs).
+
+        >>> import kancompress
+        >>> import torch
+        >>> network = kancompress.load("digits.safetensors").module()
+        >>> network(torch.zeros(3, 64)).shape
+        torch.Size([3, 10])
+        """
+        return _module(self)
 
     def record(self) -> CheckpointRecord[Array]:
         """The same over the tensors' memory."""
@@ -137,6 +156,23 @@ class PackedModel(PackedRecord[Tensor]):
             all_to_torch(state.native_tensors(record) if native else state.source_tensors(record))
         )
 
+    def module(self, options: RunOptions | None = None) -> nn.Module:
+        """The network as a torch module, in evaluation mode and on the CPU: it computes from
+        codebooks and indices.
+
+        options : what another library's packed file does not tell of its layers
+        It takes rows (rows, inputs), or images (rows, channels, height, width) of a network of
+        convolutions, as float32, and gives (rows, outputs). Raises UsageError where it is not known
+        what another library's layers compute; `expand` gives the state dict for their own module.
+
+        >>> import kancompress
+        >>> import torch
+        >>> network = kancompress.load("packed.safetensors").module()
+        >>> network(torch.zeros(3, 64)).shape
+        torch.Size([3, 10])
+        """
+        return _module(self, options)
+
     def outline(self) -> dict[str, Tensor]:
         """Another library's state dict with meta tensors in place of those that hold packed edges.
 
@@ -158,6 +194,11 @@ class PackedModel(PackedRecord[Tensor]):
         """The same over the tensors' memory."""
         layers = tuple(_layer_record(layer) for layer in self.layers)
         return with_tensors(self, layers, PackedRecord, to_array)
+
+
+def _module(record: Checkpoint | PackedModel, options: RunOptions | None = None) -> nn.Module:
+    network: Any = import_module(_RUNNABLE).run(record, options).network
+    return cast(nn.Module, network.eval())
 
 
 def _layer_record(layer: PackedLayer) -> LayerRecord[Array]:

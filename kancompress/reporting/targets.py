@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from kancompress.config import RowFormat
 from kancompress.errors import KancompressError, UsageError
 from kancompress.system import files
 
@@ -55,3 +56,18 @@ def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] 
     if path.suffix not in (".safetensors", ".npz"):
         raise UsageError(f"{path} should end in .safetensors or .npz, which names the format.")
     files.check_target(path, force=force, inputs=inputs)
+
+
+_ROWS = {f".{form}": form for form in RowFormat}
+
+
+def row_format(path: Path) -> RowFormat:
+    """The format of arrays of rows that a suffix names. Raises UsageError where it names none."""
+    form = _ROWS.get(path.suffix.lower())
+    if form is None:
+        *others, last = _ROWS
+        raise UsageError(
+            f"{path} should end in {', '.join(others)} or {last}, which names the format.",
+            where=str(path),
+        )
+    return form

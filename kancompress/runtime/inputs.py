@@ -11,9 +11,13 @@ from kancompress.errors import UsageError
 from kancompress.runtime.activations import Numbers
 from kancompress.specs import DatasetName, DataSpec
 
-# The whole number that is white, of images whose pixels are whole numbers.
 _WHITE = 255
 _WHITE_OF_DIGITS = 16
+
+
+def white_of(data: DataSpec) -> int:
+    """The whole number that is white, of raw pixels that are whole numbers."""
+    return _WHITE_OF_DIGITS if data.name == DatasetName.DIGITS else _WHITE
 
 
 def normalised(x: npt.ArrayLike, data: DataSpec | None) -> Numbers:
@@ -34,7 +38,7 @@ def normalised(x: npt.ArrayLike, data: DataSpec | None) -> Numbers:
     if not data.mean:
         return values
     if raw.dtype.kind in "iu":
-        values = values / (_WHITE_OF_DIGITS if data.name == DatasetName.DIGITS else _WHITE)
+        values = values / white_of(data)
     channels = len(data.mean)
     if values.ndim < 2 or (
         values.shape[1] % channels if values.ndim == 2 else values.shape[1] != channels

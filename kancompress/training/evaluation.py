@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from kancompress.data.datasets import Dataset, check_rows
 from kancompress.errors import KancompressError, UsageError
 from kancompress.models.runnable import Running
+from kancompress.specs import DataSpec
 from kancompress.training import loop as fitting
 from kancompress.training.history import Score
 
@@ -27,11 +30,31 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
+class Ready(Protocol):
+    """A network that can be scored, whatever runs it; its parts are those of `Running`."""
+
+    @property
+    def inputs(self) -> int: ...  # noqa: D102
+    @property
+    def outputs(self) -> int: ...  # noqa: D102
+    @property
+    def conv(self) -> bool: ...  # noqa: D102
+    @property
+    def data(self) -> DataSpec | None: ...  # noqa: D102
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
 def evaluate_running(ready: Running, data: Dataset) -> Evaluation:
     """Run a network over the test rows. Raises UsageError when the data does not fit it."""
+    return evaluate_with(lambda x: fitting.predict(ready.network, x), ready, data)
+
+
+def evaluate_with(run: Callable[[Tensor], Tensor], ready: Ready, data: Dataset) -> Evaluation:
+    """Score what `run` gives for the test rows. Raises UsageError when they do not fit."""
     check_fit(ready, data)
     start = time.perf_counter()
-    outputs = fitting.predict(ready.network, data.test.x)
+    outputs = run(data.test.x)
     seconds = time.perf_counter() - start
     return Evaluation(
         score=scored(outputs, data),
@@ -58,7 +81,7 @@ def scored(outputs: Tensor, data: Dataset) -> Score:
     return fitting.score_outputs(outputs, data.test.y)
 
 
-def check_fit(ready: Running, data: Dataset) -> None:
+def check_fit(ready: Ready, data: Dataset) -> None:
     """Refuse data whose width, channels or classes are not the network's."""
     check_rows(data.train.x, ready.conv)
     if ready.conv and data.features != ready.inputs:

@@ -63,13 +63,13 @@ def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
     return functional.cross_entropy(output, y)
 
 
-def predict(network: nn.Module, x: Tensor) -> Tensor:
+def predict(network: nn.Module, x: Tensor, batch: int = EVALUATION_BATCH) -> Tensor:
     """Outputs for all rows of `x` on the CPU, in batches on the network's device, without
     gradients."""
     network.eval()
     device = devices.of(network)
     with torch.no_grad():  # what a module keeps for later must be fit for training
-        blocks = torch.split(x, EVALUATION_BATCH)
+        blocks = torch.split(x, batch)
         own = {n: network(blocks[n].to(device)).cpu() for n in distributed.own(len(blocks))}
     return distributed.gathered(own, [len(block) for block in blocks])
 

@@ -19,7 +19,7 @@ from kancompress.errors import UsageError
 from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel
 from kancompress.models.user_module import as_taken, given, load_into, users_code
-from kancompress.specs import DataOptions, DataSpec
+from kancompress.specs import FILE, DataOptions, DataSpec
 from kancompress.system.compilation import eagerly
 from kancompress.training import loop as fitting
 from kancompress.training.evaluation import Evaluation, scored
@@ -156,6 +156,27 @@ def evaluate_module(
     outputs = fitting.predict(runner, data.test.x)
     seconds = time.perf_counter() - start
     return Evaluation(score=scored(outputs, data), outputs=outputs, seconds=seconds)
+
+
+def predict_module(
+    model: nn.Module, tensors: Mapping[str, Tensor], x: Tensor, where: str, batch: int
+) -> tuple[Tensor, tuple[int, ...], tuple[str, ...]]:
+    """Load a state dict into the module and run it over rows that need no labels.
+
+    Returns the outputs (rows, width), their shape for a row before they were made flat, and notes.
+    where : what messages call the tensors. Raises as `evaluate_module` does.
+    """
+    load_into(model, tensors, where)
+    x, notes = as_taken(model, x)
+    with torch.no_grad():
+        row = _run(model.eval(), given(model, x[:1]))
+    if row.shape[:1] != (1,) or not row.numel():
+        raise UsageError(
+            f"The model gives outputs of shape {list(row.shape)} for one row; (1, outputs) was"
+            " expected."
+        )
+    runner = Runner(model, DataSpec(name=FILE, targets=row.numel()))
+    return fitting.predict(runner, x, batch), tuple(row.shape[1:]), notes
 
 
 def tune_module(

@@ -1,0 +1,97 @@
+"""Rows through a network with numpy: what `predict` and `evaluate` run where it was asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kancompress.config import RunOptions
+from kancompress.data.rows import Numbers
+from kancompress.errors import UsageError
+from kancompress.formats import storage
+from kancompress.formats.storage import Source, called, is_native, once
+from kancompress.runtime.network import Network
+from kancompress.runtime.program import read
+from kancompress.specs import DataSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kancompress.models.records import Checkpoint, PackedModel
+
+
+def check_numpy(model: nn.Module | None, state: str | None) -> None:
+    """Refuse what numpy cannot run. Raises UsageError."""
+    if model is not None:
+        raise UsageError(
+            "`model` is run by torch; leave `runtime` out.", fields=("model", "runtime")
+        )
+    if state is not None:
+        raise UsageError(
+            "`state` is for torch files, which numpy does not run; leave `runtime` out.",
+            fields=("state", "runtime"),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NumpyNetwork:
+    """A network that numpy runs; as `kancompress.api.predict.RowNetwork`."""
+
+    network: Network
+
+    @classmethod
+    def of(
+        cls,
+        source: Source | Checkpoint | PackedModel,
+        name: str | None,
+        options: RunOptions | None,
+    ) -> NumpyNetwork:
+        """The network of a file, of its bytes, or of a record.
+
+        Raises UsageError for a file that kancompress did not write.
+        """
+        source, name = once(source, name)
+        if not isinstance(source, str | os.PathLike | bytes):
+            source = storage.write(source.record())
+        if not is_native(source):
+            raise UsageError(
+                f"{called(source, name)} was not written by kancompress, and `runtime=numpy` runs"
+                " nothing else. Pack another library's file first with: kancompress cluster FILE"
+                " -o PACKED",
+                where=called(source, name),
+                fields=("runtime",),
+            )
+        return cls(Network(read(source, name, options=options)))
+
+    @property
+    def inputs(self) -> int:
+        """Numbers of a row, or channels of an image."""
+        return self.network.inputs
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it puts out for a row."""
+        return self.network.outputs
+
+    @property
+    def conv(self) -> bool:
+        """Whether it takes images."""
+        return self.network.program.is_conv
+
+    @property
+    def data(self) -> DataSpec | None:
+        """What it was trained on, where its file says."""
+        return self.network.data
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken for granted that the file does not tell."""
+        return self.network.notes
+
+    def run(self, x: Numbers, batch: int) -> Numbers:
+        """Outputs (rows, width) of rows."""
+        blocks = (x[start : start + batch] for start in range(0, len(x), batch))
+        return np.concatenate([self.network.run(block) for block in blocks])
