@@ -364,6 +364,8 @@ def test_what_cannot_be_asked_for() -> None:
         models.encode(
             program(one, data=data_of(mean=(0.5,) * 3, std=(1.0,) * 3)), wanted["normalisation"]
         )
+    with pytest.raises(kancompress.UsageError, match="no deviation for each mean"):
+        models.encode(program(one, data=data_of(mean=(0.5,), std=(0.0,))), wanted["normalisation"])
     regression = DataSpec(name="numbers", targets=OUTPUTS)
     with pytest.raises(kancompress.UsageError, match="predicts numbers") as told:
         models.encode(program(one, data=regression), OnnxOptions(with_softmax=True))

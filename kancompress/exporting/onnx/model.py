@@ -127,6 +127,13 @@ def _normalised(graph: Graph, program: Program, x: str) -> str:
     if not mean.size or (not mean.any() and (std == 1).all()):
         return x
     channels = len(mean)
+    if len(std) != channels or not std.all():
+        raise UsageError(
+            f"{program.where} has no deviation for each mean of its data, or one of 0; leave"
+            " `with_normalisation` out, and give rows as the network takes them.",
+            where=program.where,
+            fields=("with_normalisation",),
+        )
     if program.inputs % channels or (program.is_conv and program.inputs != channels):
         raise UsageError(
             f"{program.where} has {program.inputs} inputs, and its data {channels} channels, so"
