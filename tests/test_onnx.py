@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from test_forms import OPTIONS, OWN, SHARED, SUPPORTED, needs_cases
+from test_forms import packed as lossless
 
 import kancompress
 from command import call, done, refused
 from conftest import fresh
-from kancompress import ClusterConfig, DataSpec, OnnxOptions, StoredDtype, Weights
+from kancompress import ClusterConfig, DataSpec, OnnxOptions, RunOptions, StoredDtype, Weights
 from kancompress.api import export as api
 from kancompress.config import Activation
 from kancompress.exporting.onnx import graph as graphs
@@ -24,6 +27,7 @@ from kancompress.layers import forms
 from kancompress.layers.edges import DenseEdges
 from kancompress.layers.forms import LayerForm, Series, Window
 from kancompress.layers.layer import EdgeLayer
+from kancompress.models.foreign import packed_network
 from kancompress.models.native import build
 from kancompress.runtime.program import Edges, Gain, Layer, Program
 from kancompress.specs import ModelName
@@ -327,6 +331,50 @@ def test_a_shared_codebook_is_there_once() -> None:
     same(outputs(made.data, x), want)
 
 
+# --- other libraries' networks --------------------------------------------------------------------
+
+
+def check_foreign(model: kancompress.PackedModel, options: RunOptions | None = None) -> None:
+    network = packed_network(model, options)
+    for weights in Weights:
+        config = OnnxOptions(weights=weights)
+        made = kancompress.export(kancompress.encode(model), options=config, told=options)
+        assert made.assumed == network.notes
+        for count in (1, 40):
+            x = rows(count, network.widths[0])
+            same(outputs(made.data, x), network(x))
+
+
+@needs_cases
+@pytest.mark.parametrize("case", SUPPORTED)
+def test_golden_cases(case: str) -> None:
+    check_foreign(lossless(SHARED / case / "distinct8.pt", 8), OPTIONS.get(case))
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in OWN.glob("*/io.safetensors")))
+def test_golden_cases_of_our_own(case: str) -> None:
+    io = load_file(OWN / case / "io.safetensors")
+    raw = kancompress.encode(lossless(OWN / case / "state.safetensors"))
+    got = outputs(kancompress.export(raw, format="onnx").data, io["x"])
+    assert np.allclose(got, io["y"].numpy(), atol=1e-4)
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("pykan_multkan", "multiplication nodes"),
+        ("pykan_symbolic_masked", "symbolic"),
+        ("convkan_g1", "stride and padding"),
+    ],
+)
+def test_layers_that_cannot_run_are_refused(case: str, words: str) -> None:
+    raw = kancompress.encode(lossless(SHARED / case / "state.pt"))
+    with pytest.raises(kancompress.UsageError, match=words) as told:
+        kancompress.export(raw, format="onnx")
+    assert told.value.layer in str(told.value)
+
+
 # --- what the model takes and puts out ------------------------------------------------------------
 
 
@@ -443,6 +491,8 @@ REFUSED = {
     "p.st -o p.st --force": "input itself",
     "p.st -o there.onnx": "--force",
     "meta.st -o m.onnx": "meta-learner",
+    "p.st -o m.onnx --spline-order 2": "--spline-order",
+    "p.st -o m.onnx --state ema": "--state",
     "p.st -o m.other --weights table --with-softmax": "--with-softmax, --weights mean nothing",
 }
 

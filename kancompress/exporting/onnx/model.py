@@ -28,7 +28,7 @@ def encode(program: Program, options: OnnxOptions) -> Exported:
     package `onnx` and for a model that is too large.
     """
     _check(program, options)
-    graph, notes = Graph(), list(program.notes)
+    graph, notes = Graph(), [f"opset {OPSET}, IR {IR}"]
     model = _model(graph, program, options, notes)
     library().checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
@@ -49,7 +49,7 @@ def encode(program: Program, options: OnnxOptions) -> Exported:
         source_bytes=program.file_bytes,
         parts=parts,
         details=details,
-        notes=(f"opset {OPSET}, IR {IR}", *notes),
+        notes=tuple(notes),
     )
 
 
