@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kancompress.api.cluster import cluster
     from kancompress.api.evaluate import evaluate, save_predictions
     from kancompress.api.expand import expand
+    from kancompress.api.export import export
     from kancompress.api.finetune import finetune
     from kancompress.api.inspect import inspect
     from kancompress.api.layouts import print_layouts, read_layouts
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Machine,
         Method,
         Metric,
+        OnnxOptions,
         PlotConfig,
         Precision,
         Projection,
@@ -50,9 +52,11 @@ if TYPE_CHECKING:
         StoredDtype,
         Target,
         TrainConfig,
+        Weights,
     )
     from kancompress.data.datasets import has_labels
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+    from kancompress.exporting.record import Exported
     from kancompress.formats.packed import FormRecord
     from kancompress.models.files import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
@@ -87,6 +91,7 @@ _HOMES = {
     "kancompress.api.cluster": ("cluster",),
     "kancompress.api.evaluate": ("evaluate", "save_predictions"),
     "kancompress.api.expand": ("expand",),
+    "kancompress.api.export": ("export",),
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
@@ -108,6 +113,7 @@ _HOMES = {
     "kancompress.api.modules": ("Compressed", "compress"),
     "kancompress.models.user_module": ("build_module",),
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
+    "kancompress.exporting.record": ("Exported",),
     "kancompress.formats.packed": ("FormRecord",),
     "kancompress.models.records": ("Checkpoint", "PackedLayer", "PackedModel"),
     "kancompress.models.restoration": ("Restored",),
@@ -117,9 +123,9 @@ _HOMES = {
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
-        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig",
-        "Precision", "Projection", "RepackConfig", "RowFormat", "RunOptions", "Runtime",
-        "StoredDtype", "Target", "TrainConfig",
+        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "OnnxOptions",
+        "PlotConfig", "Precision", "Projection", "RepackConfig", "RowFormat", "RunOptions",
+        "Runtime", "StoredDtype", "Target", "TrainConfig", "Weights",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -146,6 +152,7 @@ __all__ = [
     "Device",
     "Epoch",
     "Evaluation",
+    "Exported",
     "FinetuneConfig",
     "Finetuning",
     "Flaw",
@@ -164,6 +171,7 @@ __all__ = [
     "Metric",
     "ModelName",
     "ModelSpec",
+    "OnnxOptions",
     "PackedLayer",
     "PackedModel",
     "Parametrization",
@@ -185,6 +193,7 @@ __all__ = [
     "TrainConfig",
     "Training",
     "UsageError",
+    "Weights",
     "__version__",
     "build_module",
     "check_picture_target",
@@ -197,6 +206,7 @@ __all__ = [
     "encode",
     "evaluate",
     "expand",
+    "export",
     "finetune",
     "has_labels",
     "inspect",

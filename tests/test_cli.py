@@ -16,7 +16,17 @@ from conftest import fresh
 from kancompress.cli import _output
 from kancompress.reporting import inspection
 
-COMMANDS = ("train", "cluster", "finetune", "eval", "predict", "inspect", "expand", "repack")
+COMMANDS = (
+    "train",
+    "cluster",
+    "finetune",
+    "eval",
+    "predict",
+    "inspect",
+    "expand",
+    "repack",
+    "export",
+)
 TINY = ("--hidden", "4", "--epochs", "1")
 
 
