@@ -81,7 +81,7 @@ def _uniform(unit: Unit, grid: tuple[float, float, int], degree: int, number: in
     if degree == 0:  # half-open steps: equal comparisons need the knots themselves
         knots = low + np.arange(size + 1) * ((high - low) / size)
         return _recursive(unit, knots[None], 0, number)
-    scaled = f"(z - {unit.literal(low)}) * {unit.literal(size / (high - low))}"
+    scaled = f"(z + {unit.literal(-low)}) * {unit.literal(size / (high - low))}"
     return _windowed(unit, scaled, size, degree)
 
 
@@ -164,7 +164,7 @@ def _gaussians(unit: Unit, grid: tuple[float, float, int]) -> Features:
     spacing = (high - low) / (size - 1)
     real = unit.real.name
     lines = [
-        f"z = (z - {unit.literal(low)}) / {unit.literal(spacing)};",
+        f"z = (z + {unit.literal(-low)}) / {unit.literal(spacing)};",
         *loop(
             "b",
             f"{size}u",

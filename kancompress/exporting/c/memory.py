@@ -39,7 +39,9 @@ class Real:
 
     def literal(self, value: float) -> str:
         """A number rounded to the type; C reads back every bit of it."""
-        return _shortest(float(self.dtype(value))) + self.suffix
+        exact = float(self.dtype(value))
+        plain = abs(exact) < 1 << 12 and (exact * 1024).is_integer()
+        return (repr(exact) if plain else _shortest(exact)) + self.suffix
 
 
 def _shortest(value: float) -> str:
