@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Activation,
         CalibrationConfig,
         ClusterConfig,
+        COptions,
         Device,
         FinetuneConfig,
         HeaderForm,
@@ -116,7 +117,7 @@ _HOMES = {
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
-        "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
+        "Activation", "COptions", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
         "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "OnnxOptions",
         "PlotConfig", "Precision", "Projection", "RepackConfig", "RunOptions", "StoredDtype",
         "Target", "TrainConfig", "Weights",
@@ -133,6 +134,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Activation",
     "BasisSpec",
+    "COptions",
     "Calibrated",
     "CalibrationConfig",
     "Checkpoint",

@@ -143,10 +143,8 @@ def _sum(
     first = _features(unit, layer, one, number)
     centres = unit.flash.add(f"centres{number}", layer.arrays[other.centres])
     each = [f"const {unit.real.name} d = {_over('z - ' + centres + '[b]', unit, other.width)};"]
-    if first.windowed:
-        inside = f"(b >= first && b < stop ? f[b] : {unit.literal(0)})"
-    else:
-        inside = "f[b]"
+    zero = unit.literal(0)
+    inside = f"(b >= first && b < stop ? f[b] : {zero})" if first.windowed else "f[b]"
     each.append(f"f[b] = {inside} + {unit.math('exp')}(-d * d);")
     lines = [*first.lines, *loop("b", f"{first.size}u", each)]
     return Features(lines=lines, size=first.size, live=first.size, room=first.room)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from kancompress.config import COptions
 from kancompress.errors import UsageError
 from kancompress.exporting.c.helpers import text_of
 from kancompress.exporting.c.layers import Place, function
 from kancompress.exporting.c.main import main_of
 from kancompress.exporting.c.unit import Lines, Unit, indented, loop
-from kancompress.formats.packed.encodings import OF_INDICES
+from kancompress.exporting.record import Exported
 from kancompress.formats.safetensors import shown
 from kancompress.runtime.program import Program
 
@@ -30,50 +32,15 @@ _IDENTIFIER = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _MOST_PREFIX = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Options of a C header.
-
-    prefix             : what all of its names begin with, a C identifier
-    with_main          : whether it has a `main` that reads rows from standard input
-    with_normalisation : whether it takes pixels from 0 to 1, and normalises them as the data set's
-                         record says
-    with_softmax       : whether it gives shares of the classes in place of the outputs
-    encoding           : `bits` or `rans`, how indices are written; None: as the file has them
-    image              : rows and columns of the images that convolutions take; None: those of the
-                         data set
-    """
-
-    prefix: str = "kan"
-    with_main: bool = False
-    with_normalisation: bool = False
-    with_softmax: bool = False
-    encoding: str | None = None
-    image: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if not _IDENTIFIER.fullmatch(self.prefix) or len(self.prefix) > _MOST_PREFIX:
-            raise UsageError(
-                f"The `prefix` {shown(self.prefix)} is no C identifier of at most {_MOST_PREFIX}"
-                " characters; give letters, digits and _, a letter first.",
-                fields=("prefix",),
-            )
-        if self.encoding is not None and self.encoding not in OF_INDICES:
-            raise UsageError(
-                f"The `encoding` {shown(self.encoding)} is none of {', '.join(OF_INDICES)}.",
-                fields=("encoding",),
-            )
-        if self.image is not None and min(self.image) < 1:
-            raise UsageError(
-                f"The `image` has {self.image[0]} x {self.image[1]} pixels; give 1 or more.",
-                fields=("image",),
-            )
-
-
 def prefix_of(stem: str) -> str:
     """The prefix that a file's name without its suffix gives: `mnist-k16` gives `mnist_k16`."""
     name = re.sub("[^A-Za-z0-9_]", "_", stem)[:_MOST_PREFIX]
     return name if _IDENTIFIER.fullmatch(name) else f"kan_{name.lstrip('_')}"[:_MOST_PREFIX]
+
+
+def named(options: COptions, path: Path) -> COptions:
+    """The options, with the prefix that the name of the header's file gives where there is none."""
+    return options if options.prefix else replace(options, prefix=prefix_of(path.stem))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +59,15 @@ class Sizes:
     additions: int
 
 
-def encode(program: Program, options: Options) -> bytes:
-    """The text of the header of a network.
+def encode(program: Program, options: COptions) -> Exported:
+    """The header of a network, and what it takes of a machine in `details`.
 
-    Raises UsageError for a network that cannot be written so, naming its layer.
+    Raises UsageError for a network that cannot be written so, naming its layer, and for options
+    that do not fit.
     """
-    return written(program, options)[0]
-
-
-def written(program: Program, options: Options) -> tuple[bytes, Sizes]:
-    """The text of the header, and what it takes of a machine."""
+    prefix = _checked(options)
     double = any(layer.edges.table.dtype == np.float64 for layer in program.layers)
-    unit = Unit.of(options.prefix, double=double)
+    unit = Unit.of(prefix, double=double)
     network = _Network(unit, program, options)
     functions = network.functions()
     sizes = Sizes(
@@ -112,11 +76,49 @@ def written(program: Program, options: Options) -> tuple[bytes, Sizes]:
         multiplications=unit.multiplications,
         additions=unit.additions,
     )
-    return network.header(functions, sizes).encode("ascii"), sizes
+    data = network.header(functions, sizes).encode("ascii")
+    constants = len(unit.flash.text())
+    return Exported(
+        data=data,
+        format="c",
+        source_bytes=program.file_bytes,
+        parts={"constants": constants, "code": len(data) - constants},
+        details={
+            "prefix": prefix,
+            "inputs": network.inputs,
+            "outputs": program.outputs,
+            "flash_bytes": sizes.flash,
+            "scratch_bytes": sizes.scratch,
+            "multiplications": sizes.multiplications,
+            "additions": sizes.additions,
+        },
+        notes=(
+            f"compiled it has {sizes.flash:,} bytes of constant data and takes {sizes.scratch:,}"
+            f" bytes of RAM; a row takes {sizes.multiplications:,} multiplications and"
+            f" {sizes.additions:,} additions, beside those of the basis functions",
+        ),
+    )
+
+
+def _checked(options: COptions) -> str:
+    """The prefix. Raises UsageError for options that do not fit."""
+    prefix = "kan" if options.prefix is None else options.prefix
+    if not _IDENTIFIER.fullmatch(prefix) or len(prefix) > _MOST_PREFIX:
+        raise UsageError(
+            f"The `prefix` {shown(prefix)} is no C identifier of at most {_MOST_PREFIX} characters;"
+            " give letters, digits and _, a letter first.",
+            fields=("prefix",),
+        )
+    if options.image is not None and min(options.image) < 1:
+        rows, columns = options.image
+        raise UsageError(
+            f"An `image` of {rows} x {columns} has no pixels; give 1 or more.", fields=("image",)
+        )
+    return prefix
 
 
 class _Network:
-    def __init__(self, unit: Unit, program: Program, options: Options) -> None:
+    def __init__(self, unit: Unit, program: Program, options: COptions) -> None:
         self.unit, self.program, self.options = unit, program, options
         self.maps = self._maps()
         pixels = math.prod(self.maps[0]) if self.maps else 1
@@ -178,7 +180,7 @@ class _Network:
 
     def _place(self, number: int) -> Place:
         layer = self.program.layers[number]
-        encoding = self.options.encoding
+        encoding = self.options.indices
         kind = self.unit.real.name if number else "float"
         if not self.maps:
             return Place(read=self._read("x[i]", number), kind=kind, encoding=encoding)
@@ -224,7 +226,10 @@ class _Network:
         assert head is not None
         outputs, channels = head.weight.shape
         places, real = math.prod(self.maps[-1]), unit.real.name
-        weight, bias = unit.flash.add("head_weight", head.weight), unit.flash.add("head_bias", head.bias)
+        weight, bias = (
+            unit.flash.add("head_weight", head.weight),
+            unit.flash.add("head_bias", head.bias),
+        )
         unit.multiplications += channels * (outputs + 1)
         unit.additions += channels * (outputs + places)
         total = [

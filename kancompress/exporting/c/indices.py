@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.config import IndexCoding
 from kancompress.exporting.c.unit import Lines, Unit, loop, unwritten
-from kancompress.formats.arrays import Array
-from kancompress.formats.packed.encodings import bits, rans
+from kancompress.formats.packed.encodings import RANS, bits, rans
 from kancompress.formats.packed.encodings.protocol import Indices
 from kancompress.runtime.program import Layer
 
@@ -90,9 +90,13 @@ def reading(unit: Unit, layer: Layer, edges: Edges, number: int, encoding: str, 
     if len(edges.symbols) * bits.width_of(clusters) >= 1 << 32:
         raise unwritten(layer.name, "has 2^32 bits of indices", "give it fewer centroids")
     claim = _claim(layer, edges)
-    if encoding == rans.Rans.name and rans.Rans().fits(claim):
-        return _stream(unit, layer, claim, number, at)
-    return _bits(unit, edges, number)
+    if encoding == IndexCoding.BITS or not RANS.fits(claim):
+        return _bits(unit, edges, number)
+    stream = _stream(layer, claim)
+    width = bits.packed_size(len(edges.symbols), bits.width_of(clusters))
+    if encoding == IndexCoding.AUTO and width <= stream.nbytes:
+        return _bits(unit, edges, number)
+    return _entropy_coded(unit, stream, claim, number, at)
 
 
 def _bits(unit: Unit, edges: Edges, number: int) -> Reading:
@@ -108,9 +112,7 @@ def _bits(unit: Unit, edges: Edges, number: int) -> Reading:
         each = 8 // width
         shift = f"(t % {each}u * {width}u)"
         if edges.rows.shape[2] % each == 0 and not len(edges.kept_at):
-            return Reading(
-                begin=["t = 0;"], position=[], next=[], byte=width, bytes=f"{name}[t++]"
-            )
+            return Reading(begin=["t = 0;"], position=[], next=[], byte=width, bytes=f"{name}[t++]")
         return Reading(
             begin=["t = 0;"],
             position=[],
@@ -145,12 +147,17 @@ def _claim(layer: Layer, edges: Edges) -> Indices:
     return claim.cut(parts)
 
 
-def _stream(unit: Unit, layer: Layer, claim: Indices, number: int, at: str) -> Reading:
+def _stream(layer: Layer, claim: Indices) -> rans.Stream:
     assert layer.edges.rows is not None
     rows = layer.edges.rows
-    array = rans.Rans().encode(rows[rows < layer.edges.clusters], claim)
-    assert isinstance(array, Array)
-    stream = rans.Stream.of(array.data, claim, layer.name)
+    array = RANS.encode(rows[rows < layer.edges.clusters], claim)
+    assert array is not None
+    return rans.Stream.of(array.data, claim, layer.name)
+
+
+def _entropy_coded(
+    unit: Unit, stream: rans.Stream, claim: Indices, number: int, at: str
+) -> Reading:
     several, lanes = stream.classes > 1, len(stream.states)
     positions = math.prod(claim.shape[1:])
     clusters = claim.clusters

@@ -12,9 +12,11 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from kancompress.config import IndexCoding
 from kancompress.exporting.c.bases import Features, activation, features
 from kancompress.exporting.c.indices import Edges, Reading, reading
 from kancompress.exporting.c.steps import Chain, after
@@ -23,7 +25,8 @@ from kancompress.layers.forms import Window
 from kancompress.runtime.program import Layer
 
 _COUNTERS = (
-    "i", "j", "b", "c", "r", "n", "py", "px", "e", "t", "row", "first", "stop", "near", "kept", "last",
+    "i", "j", "b", "c", "r", "n", "py", "px", "e", "t", "row", "first", "stop", "near", "kept",
+    "last",
 )  # fmt: skip
 
 
@@ -41,7 +44,7 @@ class Place:
     kind: str
     inside: tuple[int, int] | None = None
     outside: tuple[int, int] | None = None
-    encoding: str | None = None
+    encoding: IndexCoding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ class _Function:
         cuts |= {place for gain in gains for place in (gain.first, gain.last)}
         places = sorted(cuts)
         found = []
-        for low, high in zip(places, places[1:], strict=False):
+        for low, high in pairwise(places):
             own = [gain.factors for gain in gains if gain.first <= low and high <= gain.last]
             name = ""
             if own:

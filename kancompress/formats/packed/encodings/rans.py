@@ -325,6 +325,11 @@ class Stream:
     states: U32
     words: U16
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of states, words and the table as they lie in memory."""
+        return self.states.nbytes + self.words.nbytes + self.table.nbytes
+
     @classmethod
     def of(cls, data: U8, claim: Indices, where: str) -> Stream:
         """Raises InvalidFileError for what cannot be a record."""
