@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import kancompress
+from command import done
 from conftest import fresh
 from kancompress import ClusterConfig, COptions, IndexCoding, UsageError
 from kancompress.config import Activation
@@ -27,6 +29,7 @@ from kancompress.runtime.program import Edges, Gain, Layer, Program, read
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")
 ROWS = 12
+PLAIN = COptions()
 
 pytestmark = pytest.mark.skipif(not COMPILERS, reason="there is no C compiler")
 
@@ -39,9 +42,9 @@ class Case:
     program: Program
     module: nn.Module
     row: tuple[int, ...]
-    options: COptions = COptions()
+    options: COptions = PLAIN
 
-    @property
+    @cached_property
     def header(self) -> Any:
         return encode(self.program, replace(self.options, prefix=self.name))
 
@@ -70,62 +73,61 @@ def of_packed(name: str, packed: kancompress.PackedModel, row: tuple[int, ...]) 
     return Case(name, read(kancompress.encode(packed)), build(packed).eval(), row)
 
 
+VECTOR, IMAGE = (12,), (2, 6, 5)
+WIDTHS, CHANNELS = (12, 9, 4), (2, 5, 6, 3)
+IMAGES = COptions(image=IMAGE[1:])
+BITS, RANS = IndexCoding.BITS, IndexCoding.RANS
+
+
 def natives() -> list[Case]:
-    vector, image = (12,), (2, 6, 5)
-    widths, channels = (12, 9, 4), (2, 5, 6, 3)
+    """Every family, and every way to write indices."""
     found = []
-    for coding in (IndexCoding.BITS, IndexCoding.RANS):
-        for model in ("kan", "fastkan", "gramkan", "mlp"):
-            config = {"clusters": 5, "indices": coding}
-            found.append(own(f"{model}_{coding}", model, widths, vector, **config))
-        for model in ("kanconv", "fastkanconv", "gramkanconv"):
-            config = {"clusters": 6, "indices": coding}
-            case = own(f"{model}_{coding}", model, channels, image, **config)
-            found.append(replace(case, options=COptions(image=image[1:])))
-        config = {"clusters": 4, "parts": 3, "indices": coding}
-        found.append(own(f"parts_{coding}", "kan", widths, vector, **config))
+    for model, coding in (("kan", BITS), ("fastkan", RANS), ("gramkan", BITS), ("mlp", RANS)):
+        found.append(own(f"{model}_", model, WIDTHS, VECTOR, clusters=5, indices=coding))
+    for model, coding in (("kanconv", RANS), ("fastkanconv", BITS), ("gramkanconv", BITS)):
+        case = own(model, model, CHANNELS, IMAGE, clusters=6, indices=coding)
+        found.append(replace(case, options=IMAGES))
     found += [
-        own("one", "kan", widths, vector, clusters=1),
-        own("nibbles", "kan", (12, 10, 4), vector, clusters=16),
-        own("bytes", "kan", (12, 30, 4), vector, clusters=200),
-        own("wide", "mlp", (30, 40, 40), (30,), clusters=700),
-        own("lanes", "mlp", (100, 200, 4), (100,), clusters=3, indices=IndexCoding.RANS),
-        *rearranged(),
+        own("nibbles", "kan", (12, 10, 4), VECTOR, clusters=16),
+        own("nibbles_conv", "kanconv", (2, 4, 6, 3), IMAGE, clusters=16),
+        own("parts_bits", "kan", WIDTHS, VECTOR, clusters=4, parts=3),
+        own("parts", "kan", WIDTHS, VECTOR, clusters=4, parts=3, indices=RANS),
+        own("one", "kan", WIDTHS, VECTOR, clusters=1),
+        own("bytes", "kan", (12, 30, 4), VECTOR, clusters=200),
+        own("wide", "mlp", (30, 20, 4), (30,), clusters=520),
+        own("lanes", "mlp", (90, 100, 2), (90,), clusters=3, indices=RANS),
     ]
-    dense = fresh("kan", widths)
-    found.append(Case("dense", read(kancompress.encode(dense)), build(dense).eval(), vector))
-    dense = fresh("gramkanconv", channels)
-    case = Case("dense_conv", read(kancompress.encode(dense)), build(dense).eval(), image)
-    return [*found, replace(case, options=COptions(image=image[1:]))]
+    found[8] = replace(found[8], options=IMAGES)
+    dense = fresh("kan", WIDTHS)
+    found.append(Case("dense", read(kancompress.encode(dense)), build(dense).eval(), VECTOR))
+    dense = fresh("gramkanconv", CHANNELS)
+    data = kancompress.encode(dense)
+    found.append(Case("dense_conv", read(data), build(dense).eval(), IMAGE, IMAGES))
+    return found
 
 
 def rearranged() -> list[Case]:
-    """Edges with vectors of their own, codebooks of two layers, dense layers beside packed ones."""
+    """Edges with vectors of their own, and a codebook of two layers."""
     found = []
     generator = np.random.default_rng(5)
-    for coding in (IndexCoding.BITS, IndexCoding.RANS):
-        for name, model, widths, row, parts in (
-            ("kept", "kan", (12, 9, 4), (12,), 1),
-            ("kept_parts", "kan", (12, 9, 4), (12,), 3),
-            ("kept_conv", "gramkanconv", (2, 5, 6, 3), (2, 6, 5), 1),
-            ("kept_conv_parts", "gramkanconv", (2, 5, 6, 3), (2, 6, 5), 5),
-        ):
-            config = {"clusters": 5, "indices": coding, "parts": parts}
-            case = own("", model, widths, row, **config)
-            assert isinstance(case.module, nn.Module)
-            checkpoint = fresh(model, widths)
-            packed = kancompress.cluster(checkpoint, ClusterConfig(force_pack=True, **config)).model
-            layers = [with_kept(layer, generator) for layer in packed.layers]
-            packed = replace(packed, layers=tuple(layers))
-            options = COptions(image=row[1:] if len(row) > 1 else None)
-            found.append(
-                replace(of_packed(f"{name}_{coding}", packed, row), options=options)
-            )
-    checkpoint = fresh("kan", (12, 9, 4))
-    packed = kancompress.cluster(checkpoint, ClusterConfig(clusters=5, force_pack=True)).model
+    for name, model, coding, parts in (
+        ("kept", "kan", BITS, 1),
+        ("kept_rans", "kan", RANS, 1),
+        ("kept_parts", "kan", RANS, 3),
+        ("kept_conv", "gramkanconv", RANS, 1),
+        ("kept_conv_parts", "gramkanconv", BITS, 5),
+    ):
+        config = ClusterConfig(clusters=5, parts=parts, indices=coding, force_pack=True)
+        conv = model.endswith("conv")
+        packed = kancompress.cluster(fresh(model, CHANNELS if conv else WIDTHS), config).model
+        layers = tuple(with_kept(layer, generator) for layer in packed.layers)
+        case = of_packed(name, replace(packed, layers=layers), IMAGE if conv else VECTOR)
+        found.append(replace(case, options=IMAGES) if conv else case)
+    config = ClusterConfig(clusters=5, force_pack=True)
+    packed = kancompress.cluster(fresh("kan", WIDTHS), config).model
     first, second = packed.layers
     shared = replace(packed, layers=(replace(first, codebook=None, shares="1"), second))
-    return [*found, of_packed("shared", shared, (12,))]
+    return [*found, of_packed("shared", shared, VECTOR)]
 
 
 def with_kept(layer: Any, generator: np.random.Generator) -> Any:
@@ -260,9 +262,9 @@ def run(cases: list[Case], folder: Path, compiler: str, *flags: str) -> None:
     made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[:4000]
     given = b"".join(case.rows.numpy().astype("<f4").tobytes() for case in cases)
-    done = subprocess.run([folder / "all"], input=given, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[:4000]
-    lines = iter(done.stdout.decode().splitlines())
+    ran = subprocess.run([folder / "all"], input=given, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr[:4000]
+    lines = iter(ran.stdout.decode().splitlines())
     for case in cases:
         found = np.array([[float(word) for word in next(lines).split()] for _ in range(ROWS)])
         with torch.no_grad():
@@ -275,5 +277,170 @@ def run(cases: list[Case], folder: Path, compiler: str, *flags: str) -> None:
     assert next(lines, None) is None
 
 
-def test_outputs_and_scratch_are_as_said(tmp_path: Path) -> None:
-    run([*natives(), *any_forms()], tmp_path, COMPILERS[0], "-O0")
+def test_our_own_networks(tmp_path: Path) -> None:
+    run(natives(), tmp_path, COMPILERS[0], "-O0")
+
+
+def test_kept_edges_and_shared_codebooks(tmp_path: Path) -> None:
+    run(rearranged(), tmp_path, COMPILERS[0], "-O0")
+
+
+def test_every_form(tmp_path: Path) -> None:
+    run(any_forms(), tmp_path, COMPILERS[0], "-O0")
+
+
+SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    run([*natives()[:12], *rearranged()[1:5]], tmp_path, COMPILERS[0], *SANITIZERS)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("flags", [("-O2",), SANITIZERS])
+def test_all_cases(compiler: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    run([*natives(), *rearranged(), *any_forms()], tmp_path, compiler, *flags)
+
+
+# --- a program, and what it weighs ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`, compiled from model.h, of digits, with normalisation and softmax."""
+    tmp_path = tmp_path_factory.mktemp("program")
+    checkpoint = fresh("fastkan", (64, 8, 10))
+    data = kancompress.specs.DataSpec(name="digits", classes=10, mean=(0.25,), std=(0.5,))
+    packed = kancompress.cluster(replace(checkpoint, data=data)).model
+    kancompress.save(packed, tmp_path / "packed.kan")
+    done(
+        "export", tmp_path / "packed.kan", "-o", tmp_path / "model.h", "--with-main",
+        "--with-normalisation", "--with-softmax",
+    )  # fmt: skip
+    command = [COMPILERS[0], *WARNINGS, "-O0", "-x", "c", "model.h", "-o", "model", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def piped(folder: Path, text: str) -> Any:
+    return subprocess.run(
+        [folder / "model"], input=text, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_header_is_a_program(program: Path) -> None:
+    x = np.random.default_rng(0).random((3, 64), np.float32)
+    text = "\n".join(",".join(f"{value:.9g}" for value in row) for row in x)
+    found = piped(program, text)
+    assert (found.returncode, found.stderr) == (0, "")
+    rows = np.array([line.split(",") for line in found.stdout.splitlines()], np.float64)
+    loaded = kancompress.load(program / "packed.kan")
+    assert isinstance(loaded, kancompress.PackedModel)
+    with torch.no_grad():
+        wanted = build(loaded).eval()(torch.from_numpy((x - 0.25) / 0.5)).softmax(1)
+    np.testing.assert_allclose(rows, wanted.numpy(), rtol=0, atol=1e-5)
+    assert piped(program, text.replace(",", " ;\t")).stdout == found.stdout
+
+    short = piped(program, "1 2 3")
+    assert (short.returncode, short.stdout) == (1, "")
+    assert short.stderr == "Row 1 has 3 numbers; 64 were expected.\n"
+    wrong = piped(program, text + "\n0.5,pixel")
+    assert (wrong.returncode, wrong.stdout) == (1, found.stdout)
+    assert wrong.stderr == "Row 4 has no number after 1 of 64.\n"
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm")
+def test_flash_is_what_the_compiler_has(program: Path) -> None:
+    text = (program / "model.h").read_text()
+    listed = subprocess.run(
+        ["nm", "-S", program / "model"], capture_output=True, text=True, check=True
+    )
+    symbols = [line.split() for line in listed.stdout.splitlines()]
+    constants = [
+        int(found[1], 16)
+        for found in symbols
+        if len(found) == 4 and found[2] == "r" and found[3].startswith("model_")
+    ]
+    assert f"flash     {sum(constants)} bytes of constant data" in text
+    assert f"#define MODEL_FLASH_BYTES {sum(constants)}\n" in text
+    # No other data: what is in .data or .bss is the program's own scratch and rows.
+    changing = {found[-1].split(".")[0] for found in symbols if found[-2] in "dDbB"}
+    assert not {name for name in changing if name.startswith("model_")}
+
+
+# --- names and refusals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stem", "prefix"),
+    [
+        ("model", "model"),
+        ("mnist-kan k16", "mnist_kan_k16"),
+        ("16", "kan_16"),
+        ("_x", "kan_x"),
+        ("größe", "gr__e"),
+        ("", "kan_"),
+    ],
+)
+def test_a_file_name_gives_the_prefix(stem: str, prefix: str) -> None:
+    assert prefix_of(stem) == prefix
+
+
+def tiny(model: str = "kan", widths: tuple[int, ...] = (2, 2)) -> Program:
+    return read(kancompress.encode(fresh(model, widths)))
+
+
+@pytest.mark.parametrize("prefix", ["", "1a", "a-b", "_a", "ä", "a" * 41, "a b", "a\n"])
+def test_a_prefix_is_an_identifier(prefix: str) -> None:
+    with pytest.raises(UsageError, match="no C identifier") as error:
+        encode(tiny(), COptions(prefix=prefix))
+    assert error.value.fields == ("prefix",)
+
+
+def test_the_size_of_images_must_be_known() -> None:
+    program = tiny("kanconv", (1, 2, 2))
+    assert encode(program, COptions()).details["inputs"] == 64
+    unknown = replace(program, data=None)
+    with pytest.raises(UsageError, match="nothing tells the size of the images") as error:
+        encode(unknown, COptions())
+    assert error.value.fields == ("image",)
+    assert encode(unknown, COptions(image=(5, 4))).details["inputs"] == 20
+    with pytest.raises(UsageError, match="no pixels"):
+        encode(program, COptions(image=(0, 4)))
+
+
+def test_normalisation_must_be_known() -> None:
+    with pytest.raises(UsageError, match="says nothing of how") as error:
+        encode(replace(tiny(), data=None), COptions(with_normalisation=True))
+    assert error.value.fields == ("with_normalisation",)
+
+
+def test_a_layer_without_c_is_named() -> None:
+    layer = tiny("kanconv", (1, 2, 2)).layers[0]
+    norm = forms.LayerNorm("weight", "")
+    form = replace(layer.form, before=(norm,))
+    arrays = {**layer.arrays, "weight": np.ones(1, np.float32)}
+    strange = replace(layer, name="stem.0", form=form, arrays=arrays)
+    with pytest.raises(UsageError, match=r"Layer 'stem\.0' is a convolution with a normalisation"):
+        encode(Program(layers=(strange,)), COptions(image=(4, 4)))
+
+
+def test_the_name_of_the_header_is_its_prefix(tmp_path: Path) -> None:
+    kancompress.save(fresh("kan", (2, 2)), tmp_path / "dense.st")
+    done("export", tmp_path / "dense.st", "-o", tmp_path / "my-net.h")
+    assert "static inline int my_net_run(" in (tmp_path / "my-net.h").read_text()
+    done("export", tmp_path / "dense.st", "-o", tmp_path / "my-net.h", "--prefix", "x", "--force")
+    assert "static inline int x_run(" in (tmp_path / "my-net.h").read_text()
+
+
+def test_equal_work_gives_equal_bytes_and_auto_the_smaller_indices() -> None:
+    case = own("", "mlp", (20, 20, 4), (20,), clusters=5, indices=RANS)
+    sizes = {
+        coding: encode(case.program, COptions(indices=coding)).details["flash_bytes"]
+        for coding in IndexCoding
+    }
+    assert sizes[IndexCoding.AUTO] <= min(sizes[BITS], sizes[RANS])
+    assert encode(case.program, COptions()).details["flash_bytes"] == sizes[RANS]
+    assert encode(case.program, COptions()).data == encode(case.program, COptions()).data

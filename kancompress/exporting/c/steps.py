@@ -122,7 +122,7 @@ class Chain:
         least, most = f"least{number}", f"most{number}"
         self.variables += [least, most]
         self.prelude += [
-            f"{least} = {unit.real.literal(np.finfo(unit.real.dtype).max)};",
+            f"{least} = {unit.literal(float(np.finfo(unit.real.dtype).max))};",
             f"{most} = -{least};",
         ]
         self._pass([f"{least} = v < {least} ? v : {least};", f"{most} = v > {most} ? v : {most};"])
