@@ -11,6 +11,7 @@ from kancompress.config import Activation
 from kancompress.exporting.c.unit import Lines, Unit, loop, unwritten
 from kancompress.layers import forms
 from kancompress.layers.forms import Basis, Series
+from kancompress.layers.knots import uniform
 from kancompress.runtime.program import Layer, Numbers
 
 
@@ -99,25 +100,11 @@ def _windowed(unit: Unit, scaled: str, size: int, degree: int) -> Features:
 def _splines(unit: Unit, knots: Numbers, degree: int, number: int) -> Features:
     rows = knots.reshape(-1, knots.shape[-1])
     size = rows.shape[1] - 2 * degree - 1
-    even = _even(rows, degree) if degree and size > 0 else None
+    even = uniform(rows, degree) if degree and size > 0 else None
     if even is None:
         return _recursive(unit, rows, degree, number)
     low, step = (_each(unit, name, values, number) for name, values in zip("ls", even, strict=True))
     return _windowed(unit, f"(z - {low}) / {step}", size, degree)
-
-
-def _even(knots: Numbers, degree: int) -> tuple[Numbers, Numbers] | None:
-    """Lower end of the grid and distance of the knots for each input, where they are equidistant up
-    to the rounding of their type."""
-    wide = knots.astype(np.float64)
-    step = (wide[:, -1:] - wide[:, :1]) / (wide.shape[1] - 1)
-    even = wide[:, :1] + step * np.arange(wide.shape[1])
-    rounding = 4 * np.finfo(knots.dtype).eps * np.abs(wide).max(axis=1, keepdims=True)
-    near = np.abs(wide - even) <= np.maximum(1e-5 * step, rounding)
-    if not near.all() or step.min() <= 0:
-        return None
-    low = wide[:, 0] + degree * step[:, 0]
-    return low.astype(knots.dtype), step[:, 0].astype(knots.dtype)
 
 
 def _each(unit: Unit, name: str, values: Numbers, number: int) -> str:
