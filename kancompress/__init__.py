@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Activation,
         CalibrationConfig,
         ClusterConfig,
+        COptions,
         Device,
         FinetuneConfig,
         HeaderForm,
@@ -122,7 +123,7 @@ _HOMES = {
     "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
-        "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
+        "Activation", "COptions", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
         "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "OnnxOptions",
         "PlotConfig", "Precision", "Projection", "RepackConfig", "RowFormat", "RunOptions",
         "Runtime", "StoredDtype", "Target", "TrainConfig", "Weights",
@@ -139,6 +140,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Activation",
     "BasisSpec",
+    "COptions",
     "Calibrated",
     "CalibrationConfig",
     "Checkpoint",

@@ -454,3 +454,26 @@ class OnnxOptions:
     with_normalisation: bool = False
     with_softmax: bool = False
     weights: Weights = Weights.DENSE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class COptions:
+    """Options of C headers.
+
+    with_normalisation : the header takes images as numbers from 0 to 1, and normalises them as the
+                         data set's record says
+    with_softmax       : it gives shares of the classes in place of the outputs
+    with_main          : it is a program, too, which reads rows from standard input
+    prefix             : what all of its names begin with, a C identifier; None: the name of the
+                         file without its suffix, `kan` where there is none
+    indices            : how it has the indices of edges; None: as the packed file has them
+    image              : rows and columns of the images that convolutions take; None: those of the
+                         data set
+    """
+
+    with_normalisation: bool = False
+    with_softmax: bool = False
+    with_main: bool = False
+    prefix: str | None = None
+    indices: IndexCoding | None = None
+    image: tuple[int, int] | None = None

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kancompress.config import OnnxOptions, RunOptions
+from kancompress.config import COptions, OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.exporting.c import header as c
 from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
 from kancompress.formats.storage import Source
@@ -17,7 +18,7 @@ from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 
-ExportOptions = OnnxOptions
+ExportOptions = OnnxOptions | COptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +29,14 @@ class Format:
     what    : it is, as lists of formats say it
     options : class of its options, each with a default
     encode  : from the network, the options, and the bytes of its file
+    named   : the options, with what follows from the name of the file that is written
     """
 
     suffix: str
     what: str
     options: type[Any]
     encode: Callable[[Program, Any, bytes], Exported]
+    named: Callable[[Any, Path], Any] = lambda options, _: options
 
     def options_of(self, given: Mapping[str, Any]) -> Any:
         """The record of options that are given by their names.
@@ -59,6 +62,13 @@ FORMATS: dict[str, Format] = {
         what="an ONNX model (.onnx)",
         options=OnnxOptions,
         encode=lambda program, options, _: onnx.encode(program, options),
+    ),
+    "c": Format(
+        suffix=".h",
+        what="a C header (.h)",
+        options=COptions,
+        encode=lambda program, options, _: c.encode(program, options),
+        named=c.named,
     ),
 }
 
@@ -104,8 +114,8 @@ def export(
 
     source   : a packed or dense file, or its bytes
     path     : of the file to write, whose suffix says the format; None writes none
-    options  : of the format, as `OnnxOptions`, or by their names
-    format   : where the suffix does not say it: `onnx`
+    options  : of the format, as `OnnxOptions` or `COptions`, or by their names
+    format   : where the suffix does not say it: `onnx`, `c`
     told     : what another library's packed file does not tell of its network
     dry_run  : write nothing, whatever `path` is
     force    : whether `path` may replace a file; it never replaces `source`, nor one of `inputs`
@@ -125,8 +135,9 @@ def export(
     if path is not None and not dry_run:
         files.check_target(Path(path), force=force, inputs=[Path(one) for one in (*inputs, *own)])
     chosen = FORMATS[format_of(path, format or _format_of_options(options))]
-    wanted = _options(options, chosen)
-    made = _encoded(source, chosen, wanted, told, name, any_size=any_size)
+    settled = _options(options, chosen)
+    settled = settled if path is None else chosen.named(settled, Path(path))
+    made = _encoded(source, chosen, settled, told, name, any_size=any_size)
     if path is not None and not dry_run:
         files.write(Path(path), [made.data], force=force)
     return made

@@ -11,7 +11,7 @@ from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import Foreign, InputArgument, OutputOption, Shown, noted
 from kancompress.cli._run import command
-from kancompress.config import OnnxOptions, Weights
+from kancompress.config import IndexCoding, OnnxOptions, Weights
 from kancompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,36 @@ class Wanted:
         ),
     ] = None
 
+    with_main: Annotated[
+        bool,
+        typer.Option(
+            "--with-main", help="C: a program, too, which reads rows from standard input."
+        ),
+    ] = False
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="C: what all names begin with (default: OUT without its suffix).",
+            show_default=False,
+        ),
+    ] = None
+    indices: Annotated[
+        IndexCoding | None,
+        typer.Option(
+            help="C: how indices are written (default: as the packed file has them).",
+            show_default=False,
+        ),
+    ] = None
+    image: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="ROWS COLUMNS",
+            help="C: size of the images that convolutions take (default: of the data set's).",
+            show_default=False,
+        ),
+    ] = None
+
     def given(self) -> dict[str, Any]:
         """The options that are given, by the names that formats have for them."""
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
@@ -59,7 +89,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="What to write, where OUT's suffix does not say it: onnx.",
+            help="What to write, where OUT's suffix does not say it: onnx, c.",
             show_default=False,
         ),
     ] = None,
@@ -82,12 +112,13 @@ def export(
     """Write a packed or dense network for another program.
 
     OUT's suffix says what is written: .onnx is a model for any ONNX runtime, whose input is called
-    x and whose output y.
+    x and whose output y; .h is a C header.
 
     \b
     Examples:
       kancompress export packed.safetensors -o model.onnx
       kancompress export packed.safetensors -o model.onnx --with-normalisation --with-softmax
+      kancompress export packed.safetensors -o model.h --with-main
       kancompress export packed.safetensors -o - --format onnx > model.onnx
     """
     if foreign.state is not None:

@@ -56,6 +56,7 @@ class Edges:
     parts : vectors that the coefficients of an edge are cut into, one after another
     clusters : k of the codebook; the rows of the table behind it are kept; 0 where it is dense
     owner : name of the layer whose codebook this is, None where it is its own
+    encoding : how the file has the indices, "" where it has none
     gains : factors that the file keeps apart: of splines, and of masks
     """
 
@@ -66,6 +67,7 @@ class Edges:
     parts: int = 1
     clusters: int = 0
     owner: str | None = None
+    encoding: str = ""
     gains: tuple[Gain, ...] = ()
 
     def coefficients(self) -> Numbers:
@@ -270,6 +272,7 @@ def packed_edges(
         parts=layer.parts,
         clusters=clusters,
         owner=layer.shares,
+        encoding=layer.encoding,
         gains=gains,
     )
 

@@ -313,16 +313,25 @@ def _rows(of_input: U8, symbols: Symbols) -> U8:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
-    """A record taken apart: the tables (of the classes first, where there are two or more)."""
+class Stream:
+    """A record taken apart.
+
+    table  : (tables, symbols) frequencies; of the classes first, where there are two or more
+    states : of the lanes; words : behind them
+    """
 
     classes: int
     table: U16
     states: U32
     words: U16
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of states, words and the table as they lie in memory."""
+        return self.states.nbytes + self.words.nbytes + self.table.nbytes
+
     @classmethod
-    def of(cls, data: U8, claim: Indices, where: str) -> _Parts:
+    def of(cls, data: U8, claim: Indices, where: str) -> Stream:
         """Raises InvalidFileError for what cannot be a record."""
         classes, precision, lanes_bits = (int(data[0]) & 15) + 1, int(data[0]) >> 4, int(data[1])
         if precision > tables.MOST_PRECISION or lanes_bits > _MOST_LANES_BITS:
@@ -505,7 +514,7 @@ class Rans:
         """The indices of bytes that `check` has let pass. Raises InvalidFileError."""
         if array is None:
             return None
-        return _Parts.of(array.data, claim, where).indices(claim, where)
+        return Stream.of(array.data, claim, where).indices(claim, where)
 
     def beyond(self, claim: Indices, nbytes: int) -> int:
         """Edges of a layer that its tensor's bytes do not stand for; those of a file's layers are
@@ -516,7 +525,7 @@ class Rans:
         """What a tensor that `decode` takes consists of: classes, lanes, precision of its tables,
         the bytes of tables and stream, and the bytes that the classes of inputs and the indices in
         the stream have by their entropy, of the indices by classes."""
-        found = _Parts.of(array.data, claim, where)
+        found = Stream.of(array.data, claim, where)
         stream = found.states.nbytes + found.words.nbytes
         order = _Order.of(claim)
         each = order.outputs if order.lengths is None else order.lengths
@@ -557,7 +566,7 @@ def _remembered(indices: Any_, claim: Indices) -> bytes:
     if found is None:
         found = _record(_Order.of(claim).symbols(small), _edges(claim), claim.clusters)
         data = np.frombuffer(found, np.uint8)
-        again = _Parts.of(data, claim, "The index").indices(claim, "The index")
+        again = Stream.of(data, claim, "The index").indices(claim, "The index")
         if not np.array_equal(small, again):
             raise KancompressError(
                 f"The indices {shown(claim.name)} do not come back from what was written of them;"

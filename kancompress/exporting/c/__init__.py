@@ -1,0 +1,1 @@
+"""A network as one C99 header: no allocation, constant data in flash, scratch from the caller."""
