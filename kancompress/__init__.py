@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Device,
         FinetuneConfig,
         HeaderForm,
+        HtmlOptions,
         IndexCoding,
         KMeans,
         Machine,
@@ -117,9 +118,9 @@ _HOMES = {
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
-        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "OnnxOptions",
-        "PlotConfig", "Precision", "Projection", "RepackConfig", "RunOptions", "StoredDtype",
-        "Target", "TrainConfig", "Weights",
+        "HeaderForm", "HtmlOptions", "IndexCoding", "KMeans", "Machine", "Method", "Metric",
+        "OnnxOptions", "PlotConfig", "Precision", "Projection", "RepackConfig", "RunOptions",
+        "StoredDtype", "Target", "TrainConfig", "Weights",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -153,6 +154,7 @@ __all__ = [
     "FormRecord",
     "HeaderForm",
     "Hooks",
+    "HtmlOptions",
     "IndexCoding",
     "InvalidFileError",
     "KMeans",

@@ -438,3 +438,16 @@ class OnnxOptions:
     with_normalisation: bool = False
     with_softmax: bool = False
     weights: Weights = Weights.DENSE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HtmlOptions:
+    """Options of pages.
+
+    title  : heading of the page; None says what the network is for
+    labels : names of the outputs, one for each; () are those of a data set that has names, else
+             numbers
+    """
+
+    title: str | None = None
+    labels: tuple[str, ...] = ()

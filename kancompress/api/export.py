@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kancompress.config import OnnxOptions
+from kancompress.config import HtmlOptions, OnnxOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.exporting.html import page as html
 from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
 from kancompress.formats.storage import Source
@@ -17,7 +18,7 @@ from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 
-ExportOptions = OnnxOptions
+ExportOptions = OnnxOptions | HtmlOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,12 @@ FORMATS: dict[str, Format] = {
         what="an ONNX model (.onnx)",
         options=OnnxOptions,
         encode=lambda program, options, _: onnx.encode(program, options),
+    ),
+    "html": Format(
+        suffix=".html",
+        what="a page for a browser (.html)",
+        options=HtmlOptions,
+        encode=html.encode,
     ),
 }
 
@@ -103,8 +110,8 @@ def export(
 
     source   : a packed or dense file, or its bytes
     path     : of the file to write, whose suffix says the format; None writes none
-    options  : of the format, as `OnnxOptions`, or by their names
-    format   : where the suffix does not say it: `onnx`
+    options  : of the format, as `OnnxOptions` or `HtmlOptions`, or by their names
+    format   : where the suffix does not say it: `onnx` or `html`
     dry_run  : write nothing, whatever `path` is
     force    : whether `path` may replace a file; it never replaces `source`, nor one of `inputs`
     name     : what messages call the source, its path when None

@@ -44,9 +44,25 @@ class Wanted:
         ),
     ] = None
 
+    title: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Page: its heading.", show_default=False),
+    ] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Page: names of the outputs, one for each.",
+            show_default=False,
+        ),
+    ] = None
+
     def given(self) -> dict[str, Any]:
         """The options that are given, by the names that formats have for them."""
-        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+        found = {name: value for name, value in vars(self).items() if value not in (None, False)}
+        if self.labels is not None:
+            found["labels"] = tuple(name.strip() for name in self.labels.split(","))
+        return found
 
 
 @command
@@ -58,7 +74,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="What to write, where OUT's suffix does not say it: onnx.",
+            help="What to write, where OUT's suffix does not say it: onnx or html.",
             show_default=False,
         ),
     ] = None,
@@ -80,13 +96,14 @@ def export(
     """Write a packed or dense network for another program.
 
     OUT's suffix says what is written: .onnx is a model for any ONNX runtime, whose input is called
-    x and whose output y.
+    x and whose output y. .html is a page that runs a packed network in any browser, from the disk.
 
     \b
     Examples:
       kancompress export packed.safetensors -o model.onnx
       kancompress export packed.safetensors -o model.onnx --with-normalisation --with-softmax
       kancompress export packed.safetensors -o - --format onnx > model.onnx
+      kancompress export packed.safetensors -o model.html --title "Handwritten digits"
     """
     kept = _files.inputs(source)
     if not dry_run:
