@@ -46,7 +46,7 @@ def encode(program: Program, options: HtmlOptions, data: bytes) -> Exported:
             fields=("labels",),
         )
     image = told.image_of(program)
-    known = {
+    known: dict[str, Any] = {
         "file": "network.safetensors",
         "labels": _labels(program, options),
         "image": image,

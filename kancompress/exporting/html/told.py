@@ -104,8 +104,9 @@ def _stored(edges: Edges, record: PackedRecord[Any]) -> str | None:
         if other.shape != edges.shape or other.groups > 1:
             continue
         own = packed_edges(record, other)
-        same = own.parts == edges.parts and own.rows is not None and edges.rows is not None
-        if same and np.array_equal(own.rows, edges.rows) and np.array_equal(own.table, edges.table):
+        if own.rows is None or edges.rows is None or own.parts != edges.parts:
+            continue
+        if np.array_equal(own.rows, edges.rows) and np.array_equal(own.table, edges.table):
             return other.name
     return None
 

@@ -101,7 +101,7 @@ const SERIES = {
 
 // 5.1 and 5.3: what the layers of a network of kancompress's own compute.
 function formsOf(model, layers) {
-  const { name, grid, degree, strides, padding } = model, conv = name.endsWith("conv");
+  const { name = "", grid, degree, strides, padding } = model, conv = name.endsWith("conv");
   const act = (which) => ({ kind: "Act", name: which }), norm = { kind: "Norm" };
   const forms = {
     kan: { basis: { kind: "UniformSplines", grid, degree }, after: conv ? [norm, { kind: "Slope" }] : [] },
@@ -115,6 +115,8 @@ function formsOf(model, layers) {
   };
   const family = name.replace(/conv$/, "");
   need(Object.hasOwn(forms, family), `Networks called ${name} are unknown here.`);
+  need(!grid || whole(grid[2], 1, 65537), "The grid has no number of functions.");
+  need(degree === undefined || whole(degree, 0, 17), "The degree is not from 0 to 16.");
   const form = { before: [], base: "silu", after: [], ...forms[family] };
   return layers.map(({ shape }, at) => ({
     ...form,
