@@ -23,8 +23,9 @@ const answerTo = ({ page, all, packed, rows, side, strokes, fit }) => {
   const own = scripts(page ? inside(page, "<script>") : all);
   const text = page ? inside(page, 'id="packed">') : packed;
   const found = own.readPacked(new Uint8Array(Buffer.from(text, "base64")));
-  const answer = { bytes: found.bytes, layers: found.layers.map(({ name, table, rows, size, parts }) =>
-    ({ name, size, parts, table: [...table], rows: rows && [...rows] })) };
+  const answer = { bytes: found.bytes };
+  answer.layers = found.layers.map(({ name, table, rows, size, parts }) =>
+    ({ name, size, parts, table: [...table], rows: rows && [...rows] }));
   if (!page) return answer;
   const network = own.networkOf(found, told.layers?.map(own.layerOf));
   if (strokes) rows = strokes.map((drawing) => own.rowOf(told.image, drawing.map((points) =>

@@ -12,17 +12,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_hostile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_forms import (
+    OPTIONS,
+    SHARED,
+    SUPPORTED,
+    efficient_kan,
+    encoded,
+    needs_cases,
+    polynomial_state,
+)
+from test_forms import packed as lossless
+from test_roundtrip import native_models
 
 import kancompress
-import test_hostile
 from conftest import fresh
 from javascript import NODE, Javascript
-from kancompress import ClusterConfig, Flaw, HeaderForm, HtmlOptions, IndexCoding, StoredDtype
+from kancompress import (
+    Activation,
+    ClusterConfig,
+    Flaw,
+    HeaderForm,
+    HtmlOptions,
+    IndexCoding,
+    RunOptions,
+    StoredDtype,
+)
+from kancompress.exporting.html.page import encode
+from kancompress.models.foreign import packed_network
 from kancompress.models.native import build
-from test_roundtrip import native_models
+from kancompress.runtime.program import read
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not there")
 
@@ -155,18 +177,60 @@ def test_any_file_is_read(model: kancompress.PackedModel, coded: bool, javascrip
     """Types, kept edges, shared codebooks, dense layers, and headers of both kinds."""
     if coded:
         layers = [
-            replace(layer, encoding="rans") if 2 <= (model.clusters_of(layer) or 0) else layer
+            replace(layer, encoding="rans") if (model.clusters_of(layer) or 0) >= 2 else layer
             for layer in model.layers
         ]
         model = replace(model, layers=tuple(layers))
     found = javascript.read(kancompress.encode(model))
     assert "error" not in found, found
     assert [one["name"] for one in found["layers"]] == [one.name for one in model.layers]
-    for layer, read in zip(model.layers, found["layers"], strict=True):
-        table = np.array(read["table"]).reshape(-1, read["size"] // read["parts"])
-        vectors = table if read["rows"] is None else table[read["rows"]]
+    for layer, own in zip(model.layers, found["layers"], strict=True):
+        table = np.array(own["table"]).reshape(-1, own["size"] // own["parts"])
+        vectors = table if own["rows"] is None else table[own["rows"]]
         expected = model.coefficients_of(layer).double().numpy()
         assert np.array_equal(vectors.reshape(expected.shape), expected)
+
+
+# --- other libraries' networks ---------------------------------------------------------------
+
+
+def check_foreign(
+    javascript: Javascript, model: kancompress.PackedModel, options: RunOptions | None = None
+) -> bytes:
+    """The page's outputs are those of torch, each row by itself."""
+    raw = kancompress.encode(model)
+    program = read(raw, options=options)
+    page = encode(program, HtmlOptions(), raw).data
+    network = packed_network(model, options)
+    x = torch.randn(3, program.inputs, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.cat([network(row[None]) for row in x]).numpy()
+    found = javascript.run(page, rows=x.tolist())
+    assert "error" not in found, found
+    close(np.array(found["outputs"]), expected)
+    return page
+
+
+@needs_cases
+def test_networks_of_other_libraries(javascript: Javascript) -> None:
+    for case in SUPPORTED:
+        check_foreign(javascript, lossless(SHARED / case / "distinct8.pt", 8), OPTIONS.get(case))
+
+
+def test_activations_and_polynomials_of_other_libraries(javascript: Javascript) -> None:
+    for activation in sorted(Activation):
+        options = RunOptions(base_activation=activation)
+        check_foreign(javascript, lossless(encoded(efficient_kan(uneven=True))), options)
+    for name in ("cheby", "cheby2", "legendre", "hermite", "bessel"):
+        check_foreign(javascript, lossless(polynomial_state(f"{name}_coeffs")))
+
+
+def test_factors_and_layers_that_a_file_keeps_apart(javascript: Javascript) -> None:
+    state = encoded(efficient_kan((11, 9, 4)))
+    check_foreign(javascript, lossless(state, keep_scaler=True))
+    page = check_foreign(javascript, lossless(state, layouts={"layers.1": "none"}))
+    assert b'"name":"layers.0","stored":"layers.0"' in page
+    assert b'"name":"layers.1","edges":' in page
 
 
 # What the page's reader refuses; kancompress has refused the rest before it makes a page.

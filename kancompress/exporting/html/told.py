@@ -103,7 +103,7 @@ def _stored(edges: Edges, record: PackedRecord[Any]) -> str | None:
     for other in record.layers:
         if other.shape != edges.shape or other.groups > 1:
             continue
-        own = packed_edges(record, other)
+        own = packed_edges(record, other, edges.table.dtype.type)
         if own.rows is None or edges.rows is None or own.parts != edges.parts:
             continue
         if np.array_equal(own.rows, edges.rows) and np.array_equal(own.table, edges.table):
