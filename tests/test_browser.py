@@ -46,10 +46,9 @@ def outputs(raw: bytes, x: torch.Tensor) -> np.ndarray:
 
 def middle(tab: Browser, part: str) -> tuple[float, float, float, float]:
     """Left, top, width and height of an element, which is brought into view."""
-    box = f"(part => (part.scrollIntoView({{ block: 'center' }}), part.getBoundingClientRect()))({part})"
-    left, top, width, height = tab.run(
-        f"(({{ left, top, width, height }}) => [left, top, width, height])({box})"
-    )
+    tab.run(f"{part}.scrollIntoView({{ block: 'center' }})")
+    sides = "({ left, top, width, height }) => [left, top, width, height]"
+    left, top, width, height = tab.run(f"({sides})({part}.getBoundingClientRect())")
     return left, top, width, height
 
 
