@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kancompress.config import HtmlOptions, OnnxOptions
+from kancompress.config import HtmlOptions, OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.html import page as html
 from kancompress.exporting.onnx import model as onnx
@@ -100,6 +100,7 @@ def export(
     options: ExportOptions | Mapping[str, Any] | None = None,
     *,
     format: str | None = None,
+    told: RunOptions | None = None,
     dry_run: bool = False,
     force: bool = False,
     name: str | None = None,
@@ -112,6 +113,7 @@ def export(
     path     : of the file to write, whose suffix says the format; None writes none
     options  : of the format, as `OnnxOptions` or `HtmlOptions`, or by their names
     format   : where the suffix does not say it: `onnx` or `html`
+    told     : what another library's packed file does not tell of its network
     dry_run  : write nothing, whatever `path` is
     force    : whether `path` may replace a file; it never replaces `source`, nor one of `inputs`
     name     : what messages call the source, its path when None
@@ -130,7 +132,8 @@ def export(
     if path is not None and not dry_run:
         files.check_target(Path(path), force=force, inputs=[Path(one) for one in (*inputs, *own)])
     chosen = FORMATS[format_of(path, format or _format_of_options(options))]
-    made = _encoded(source, chosen, _options(options, chosen), name, any_size=any_size)
+    wanted = _options(options, chosen)
+    made = _encoded(source, chosen, wanted, told, name, any_size=any_size)
     if path is not None and not dry_run:
         files.write(Path(path), [made.data], force=force)
     return made
@@ -149,17 +152,23 @@ def _options(options: ExportOptions | Mapping[str, Any] | None, chosen: Format) 
 
 
 def _encoded(
-    source: Source, chosen: Format, options: Any, name: str | None, *, any_size: bool = False
+    source: Source,
+    chosen: Format,
+    options: Any,
+    told: RunOptions | None,
+    name: str | None,
+    *,
+    any_size: bool,
 ) -> Exported:
     _, where, content = reading.opened(source, name, "The input")
     data = bytes(content[:])
     try:
-        program = read(data, where, any_size=any_size)
+        program = read(data, where, any_size=any_size, options=told)
     except InvalidFileError as error:
         if error.flaw is Flaw.NOT_KANCOMPRESS:
             raise error.followed("Pack it with: kancompress cluster FILE -o PACKED") from None
         raise
-    return chosen.encode(program, options, data)
+    return replace(chosen.encode(program, options, data), assumed=program.notes)
 
 
 def _format_of_options(options: object) -> str | None:
