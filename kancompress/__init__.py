@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Device,
         FinetuneConfig,
         HeaderForm,
+        HtmlOptions,
         IndexCoding,
         KMeans,
         Machine,
@@ -124,9 +125,9 @@ _HOMES = {
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "COptions", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
-        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "OnnxOptions",
-        "PlotConfig", "Precision", "Projection", "RepackConfig", "RowFormat", "RunOptions",
-        "Runtime", "StoredDtype", "Target", "TrainConfig", "Weights",
+        "HeaderForm", "HtmlOptions", "IndexCoding", "KMeans", "Machine", "Method", "Metric",
+        "OnnxOptions", "PlotConfig", "Precision", "Projection", "RepackConfig", "RowFormat",
+        "RunOptions", "Runtime", "StoredDtype", "Target", "TrainConfig", "Weights",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -161,6 +162,7 @@ __all__ = [
     "FormRecord",
     "HeaderForm",
     "Hooks",
+    "HtmlOptions",
     "IndexCoding",
     "InvalidFileError",
     "KMeans",

@@ -477,3 +477,16 @@ class COptions:
     prefix: str | None = None
     indices: IndexCoding | None = None
     image: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HtmlOptions:
+    """Options of pages.
+
+    title  : heading of the page; None says what the network is for
+    labels : names of the outputs, one for each; () are those of a data set that has names, else
+             numbers
+    """
+
+    title: str | None = None
+    labels: tuple[str, ...] = ()

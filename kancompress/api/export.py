@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kancompress.config import COptions, OnnxOptions, RunOptions
+from kancompress.config import COptions, HtmlOptions, OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.c import header as c
+from kancompress.exporting.html import page as html
 from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
 from kancompress.formats.storage import Source
@@ -18,7 +19,7 @@ from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 
-ExportOptions = OnnxOptions | COptions
+ExportOptions = OnnxOptions | COptions | HtmlOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,12 @@ FORMATS: dict[str, Format] = {
         encode=lambda program, options, _: c.encode(program, options),
         named=c.named,
     ),
+    "html": Format(
+        suffix=".html",
+        what="a page for a browser (.html)",
+        options=HtmlOptions,
+        encode=html.encode,
+    ),
 }
 
 
@@ -114,8 +121,8 @@ def export(
 
     source   : a packed or dense file, or its bytes
     path     : of the file to write, whose suffix says the format; None writes none
-    options  : of the format, as `OnnxOptions` or `COptions`, or by their names
-    format   : where the suffix does not say it: `onnx`, `c`
+    options  : of the format, as `OnnxOptions`, `COptions` or `HtmlOptions`, or by their names
+    format   : where the suffix does not say it: `onnx`, `c` or `html`
     told     : what another library's packed file does not tell of its network
     dry_run  : write nothing, whatever `path` is
     force    : whether `path` may replace a file; it never replaces `source`, nor one of `inputs`

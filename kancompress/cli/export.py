@@ -74,10 +74,25 @@ class Wanted:
             show_default=False,
         ),
     ] = None
+    title: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Page: its heading.", show_default=False),
+    ] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Page: names of the outputs, one for each.",
+            show_default=False,
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The options that are given, by the names that formats have for them."""
-        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+        found = {name: value for name, value in vars(self).items() if value not in (None, False)}
+        if self.labels is not None:
+            found["labels"] = tuple(name.strip() for name in self.labels.split(","))
+        return found
 
 
 @command
@@ -89,7 +104,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="What to write, where OUT's suffix does not say it: onnx, c.",
+            help="What to write, where OUT's suffix does not say it: onnx, c or html.",
             show_default=False,
         ),
     ] = None,
@@ -112,7 +127,8 @@ def export(
     """Write a packed or dense network for another program.
 
     OUT's suffix says what is written: .onnx is a model for any ONNX runtime, whose input is called
-    x and whose output y; .h is a C header.
+    x and whose output y; .h is a C header; .html is a page that runs a packed network in any
+    browser, from the disk.
 
     \b
     Examples:
@@ -120,6 +136,7 @@ def export(
       kancompress export packed.safetensors -o model.onnx --with-normalisation --with-softmax
       kancompress export packed.safetensors -o model.h --with-main
       kancompress export packed.safetensors -o - --format onnx > model.onnx
+      kancompress export packed.safetensors -o model.html --title "Handwritten digits"
     """
     if foreign.state is not None:
         raise UsageError("--state chooses in torch files, and none is exported; leave it out.")

@@ -1,0 +1,1 @@
+"""A page for a browser that runs a packed network from the file, with nothing beside it."""
