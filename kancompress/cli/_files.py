@@ -34,19 +34,20 @@ def inputs(*arguments: str | Path | None) -> list[Path]:
     return [
         _STDIN if str(argument) == DASH else files.located(Path(argument))
         for argument in arguments
-        if argument is not None
+        if argument is not None and not files.hub_name(argument)
     ]
 
 
 def given(argument: str) -> Given:
-    """The bytes of standard input for `-` and of a named pipe, else the path itself.
+    """The bytes of standard input for `-` and of a named pipe, else the path itself, of the hub's
+    files that of their copy here.
 
     Raises UsageError for a terminal, InvalidFileError for what is not there or not to be read.
     """
     if argument != DASH:
-        path = files.located(Path(argument))
+        path, called = reading.found(argument)
         reading.check(path)
-        name = argument if path == Path(argument) else str(path)
+        name = argument if path == Path(argument) else called
         if path.is_fifo():  # which can be read but once, and some commands look twice
             return Given(bytes(reading.read(path)[:]), name)
         return Given(path, name)
@@ -71,7 +72,7 @@ def check_there(*paths: Path | None) -> None:
     """Refuse, before any work, further inputs that are not there."""
     for path in paths:
         if path is not None:
-            reading.check(files.located(path))
+            reading.check(reading.found(path)[0])
 
 
 def check_output(output: str, *, force: bool, inputs: Iterable[Path] = ()) -> None:
