@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kancompress.api.cluster import cluster
     from kancompress.api.evaluate import evaluate, save_predictions
     from kancompress.api.expand import expand
+    from kancompress.api.export import export
     from kancompress.api.finetune import finetune
     from kancompress.api.inspect import inspect
     from kancompress.api.layouts import print_layouts, read_layouts
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Machine,
         Method,
         Metric,
+        OnnxOptions,
         PlotConfig,
         Precision,
         Projection,
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
         StoredDtype,
         Target,
         TrainConfig,
+        Weights,
     )
     from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+    from kancompress.exporting.record import Exported
     from kancompress.formats.packed import FormRecord
     from kancompress.models.files import encode, load, save
     from kancompress.models.parametrization import Parametrization, parametrize
@@ -83,6 +87,7 @@ _HOMES = {
     "kancompress.api.cluster": ("cluster",),
     "kancompress.api.evaluate": ("evaluate", "save_predictions"),
     "kancompress.api.expand": ("expand",),
+    "kancompress.api.export": ("export",),
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
@@ -102,6 +107,7 @@ _HOMES = {
     "kancompress.api.modules": ("Compressed", "compress"),
     "kancompress.models.user_module": ("build_module",),
     "kancompress.api.outputs": ("choose_clusters", "cluster_by_outputs", "compress_by_outputs"),
+    "kancompress.exporting.record": ("Exported",),
     "kancompress.formats.packed": ("FormRecord",),
     "kancompress.models.records": ("Checkpoint", "PackedLayer", "PackedModel"),
     "kancompress.models.restoration": ("Restored",),
@@ -111,9 +117,9 @@ _HOMES = {
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
-        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "PlotConfig",
-        "Precision", "Projection", "RepackConfig", "RunOptions", "StoredDtype", "Target",
-        "TrainConfig",
+        "HeaderForm", "IndexCoding", "KMeans", "Machine", "Method", "Metric", "OnnxOptions",
+        "PlotConfig", "Precision", "Projection", "RepackConfig", "RunOptions", "StoredDtype",
+        "Target", "TrainConfig", "Weights",
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
@@ -140,6 +146,7 @@ __all__ = [
     "Device",
     "Epoch",
     "Evaluation",
+    "Exported",
     "FinetuneConfig",
     "Finetuning",
     "Flaw",
@@ -158,6 +165,7 @@ __all__ = [
     "Metric",
     "ModelName",
     "ModelSpec",
+    "OnnxOptions",
     "PackedLayer",
     "PackedModel",
     "Parametrization",
@@ -176,6 +184,7 @@ __all__ = [
     "TrainConfig",
     "Training",
     "UsageError",
+    "Weights",
     "__version__",
     "build_module",
     "check_picture_target",
@@ -188,6 +197,7 @@ __all__ = [
     "encode",
     "evaluate",
     "expand",
+    "export",
     "finetune",
     "inspect",
     "joined",

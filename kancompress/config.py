@@ -411,3 +411,30 @@ class PlotConfig:
     clusters: int | None = None
     sample: int = 2000
     seed: int = 0
+
+
+class Weights(StrEnum):
+    """How an ONNX graph has the weights of packed layers.
+
+    `dense` gathers them from the codebook: onnxruntime does so once, when it loads the model, and
+    then has them dense in memory. `table` multiplies features and centroids and picks a product for
+    each edge: no dense weights at any time, for one row at a time.
+    """
+
+    DENSE = "dense"
+    TABLE = "table"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxOptions:
+    """Options of ONNX models.
+
+    with_normalisation : the model takes rows as the data set has them, images as numbers from 0 to
+                         1, and normalises them itself
+    with_softmax       : it puts out shares of the classes
+    weights            : how it has the weights of packed layers
+    """
+
+    with_normalisation: bool = False
+    with_softmax: bool = False
+    weights: Weights = Weights.DENSE

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "inspect",
     "expand": "expand",
     "repack": "repack",
+    "export": "export",
 }
 _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,

@@ -1,0 +1,163 @@
+"""`export`: a network written for another program. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kancompress.config import OnnxOptions
+from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.exporting.onnx import model as onnx
+from kancompress.exporting.record import Exported
+from kancompress.formats.storage import Source
+from kancompress.runtime.program import Program, read
+from kancompress.system import files
+from kancompress.system import inputs as reading
+
+ExportOptions = OnnxOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A form that networks are exported in.
+
+    suffix  : of its files
+    what    : it is, as lists of formats say it
+    options : class of its options, each with a default
+    encode  : from the network, the options, and the bytes of its file
+    """
+
+    suffix: str
+    what: str
+    options: type[Any]
+    encode: Callable[[Program, Any, bytes], Exported]
+
+    def options_of(self, given: Mapping[str, Any]) -> Any:
+        """The record of options that are given by their names.
+
+        Raises UsageError for one that means nothing for this format.
+        """
+        known = {one.name for one in fields(self.options)}
+        strange = tuple(name for name in given if name not in known)
+        if strange:
+            names = ", ".join(f"`{name}`" for name in strange)
+            raise UsageError(
+                f"{names} {'means' if len(strange) == 1 else 'mean'} nothing for {self.what}; leave"
+                f" {'it' if len(strange) == 1 else 'them'} out.",
+                fields=strange,
+            )
+        return self.options(**given)
+
+
+# By the name that `format` has. A format more is an entry more.
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        suffix=".onnx",
+        what="an ONNX model (.onnx)",
+        options=OnnxOptions,
+        encode=lambda program, options, _: onnx.encode(program, options),
+    ),
+}
+
+
+def format_of(path: str | os.PathLike[str] | None, name: str | None = None) -> str:
+    """Name of the format of a file, by its suffix, or `name` itself where it is given.
+
+    Raises UsageError, which lists the formats.
+    """
+    listed = ", ".join(one.what for one in FORMATS.values())
+    if name is not None:
+        if name not in FORMATS:
+            raise UsageError(
+                f"`format={name}` is none; the formats are {', '.join(FORMATS)}: {listed}.",
+                fields=("format",),
+            )
+        return name
+    suffix = "" if path is None else Path(path).suffix.lower()
+    for found, one in FORMATS.items():
+        if one.suffix == suffix:
+            return found
+    what = "No file is named" if path is None else f"{os.fspath(path)} names no format"
+    raise UsageError(
+        f"{what}; its suffix says what is written: {listed}. Or say it with `format`.",
+        fields=("format",),
+    )
+
+
+def export(
+    source: Source,
+    path: str | os.PathLike[str] | None = None,
+    options: ExportOptions | Mapping[str, Any] | None = None,
+    *,
+    format: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    name: str | None = None,
+    any_size: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> Exported:
+    """Write a packed or dense network for another program, such as an ONNX runtime.
+
+    source   : a packed or dense file, or its bytes
+    path     : of the file to write, whose suffix says the format; None writes none
+    options  : of the format, as `OnnxOptions`, or by their names
+    format   : where the suffix does not say it: `onnx`
+    dry_run  : write nothing, whatever `path` is
+    force    : whether `path` may replace a file; it never replaces `source`, nor one of `inputs`
+    name     : what messages call the source, its path when None
+    any_size : as of `kancompress.load`
+    Returns the file, and what its bytes are. Raises InvalidFileError for a file that is damaged or
+    none of kancompress's; UsageError for a network that cannot be exported, an unknown format, and
+    options of another one; KancompressError for a package that is missing, and where the file
+    cannot be written.
+
+    >>> import kancompress
+    >>> made = kancompress.export("packed.safetensors", "packed.onnx")
+    >>> len(made.data) == sum(made.parts.values())
+    True
+    """
+    own = [source] if isinstance(source, str | os.PathLike) else []
+    if path is not None and not dry_run:
+        files.check_target(Path(path), force=force, inputs=[Path(one) for one in (*inputs, *own)])
+    chosen = FORMATS[format_of(path, format or _format_of_options(options))]
+    made = _encoded(source, chosen, _options(options, chosen), name, any_size=any_size)
+    if path is not None and not dry_run:
+        files.write(Path(path), [made.data], force=force)
+    return made
+
+
+def _options(options: ExportOptions | Mapping[str, Any] | None, chosen: Format) -> Any:
+    if options is None or isinstance(options, Mapping):
+        return chosen.options_of(options or {})
+    if not isinstance(options, chosen.options):
+        raise UsageError(
+            f"{type(options).__name__} are no options of {chosen.what}, which has"
+            f" {chosen.options.__name__}.",
+            fields=("options",),
+        )
+    return options
+
+
+def _encoded(
+    source: Source, chosen: Format, options: Any, name: str | None, *, any_size: bool = False
+) -> Exported:
+    _, where, content = reading.opened(source, name, "The input")
+    data = bytes(content[:])
+    try:
+        program = read(data, where, any_size=any_size)
+    except InvalidFileError as error:
+        if error.flaw is Flaw.NOT_KANCOMPRESS:
+            raise error.followed("Pack it with: kancompress cluster FILE -o PACKED") from None
+        raise
+    return chosen.encode(program, options, data)
+
+
+def _format_of_options(options: object) -> str | None:
+    """The format that has these options, where nothing else says it."""
+    for found, one in FORMATS.items():
+        if isinstance(options, one.options):
+            return found
+    return None

@@ -1,0 +1,134 @@
+"""`kancompress export`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import kancompress
+from kancompress.cli import _files, _output
+from kancompress.cli._bundles import bundle
+from kancompress.cli._options import InputArgument, OutputOption, Shown
+from kancompress.cli._run import command
+from kancompress.config import OnnxOptions, Weights
+
+if TYPE_CHECKING:
+    from kancompress import Exported
+
+_ONNX = OnnxOptions()
+
+
+@bundle("Options of formats")
+class Wanted:
+    """Options that belong to a format; those that are not given are its defaults."""
+
+    with_normalisation: Annotated[
+        bool,
+        typer.Option(
+            "--with-normalisation",
+            help="Take rows as the data set has them, images as numbers from 0 to 1, and normalise"
+            " them in the file.",
+        ),
+    ] = False
+    with_softmax: Annotated[
+        bool, typer.Option("--with-softmax", help="Put out shares of the classes.")
+    ] = False
+    weights: Annotated[
+        Weights | None,
+        typer.Option(
+            help="ONNX: dense, gathered once when the model is loaded; or table, products of"
+            " features and centroids, which need little memory, for one row at a time"
+            f" (default: {_ONNX.weights}).",
+            show_default=False,
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that are given, by the names that formats have for them."""
+        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+
+
+@command
+def export(
+    source: InputArgument,
+    output: OutputOption,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="What to write, where OUT's suffix does not say it: onnx.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the file would weigh, and write nothing.")
+    ] = False,
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size",
+            help="Export a file whose tensors have more than 10,000 times its bytes and a"
+            " gigabyte.",
+        ),
+    ] = False,
+    *,
+    wanted: Wanted,
+    shown: Shown,
+) -> None:
+    """Write a packed or dense network for another program.
+
+    OUT's suffix says what is written: .onnx is a model for any ONNX runtime, whose input is called
+    x and whose output y.
+
+    \b
+    Examples:
+      kancompress export packed.safetensors -o model.onnx
+      kancompress export packed.safetensors -o model.onnx --with-normalisation --with-softmax
+      kancompress export packed.safetensors -o - --format onnx > model.onnx
+    """
+    kept = _files.inputs(source)
+    if not dry_run:
+        _files.check_output(output, force=shown.force, inputs=kept)
+    found, piped = _files.given(source), output == _files.DASH
+    made = kancompress.export(
+        found.source,
+        None if piped else output,
+        wanted.given(),
+        format=format_,
+        dry_run=dry_run,
+        force=shown.force,
+        name=found.name,
+        any_size=any_size,
+        inputs=kept,
+    )
+    if piped and not dry_run:
+        _files.write_bytes(made.data, output, force=shown.force)
+    _tell(made)
+    if shown.json_:
+        document = _document(made, None if dry_run else output)
+        _output.document(document, to_stderr=piped and not dry_run)
+
+
+def _document(made: Exported, output: str | None) -> dict[str, Any]:
+    return {
+        "output": output,
+        "format": made.format,
+        "file_bytes": len(made.data),
+        "source_bytes": made.source_bytes,
+        "grown_bytes": made.grown,
+        "parts": dict(made.parts),
+        **made.details,
+    }
+
+
+def _tell(made: Exported) -> None:
+    """One line: the size, by its parts, and against the source."""
+    parts = ", ".join(f"{what} {_output.size(count)}" for what, count in made.parts.items())
+    source, grown = _output.size(made.source_bytes), _output.size(abs(made.grown))
+    word = "more" if made.grown >= 0 else "fewer"
+    against = f"{grown} {word} than the {source} of the source"
+    _output.note(f"{_output.size(len(made.data))} bytes, {against}: {parts}")
+    for note in made.notes:
+        _output.note(note)
