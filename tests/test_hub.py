@@ -156,16 +156,19 @@ def test_each_command_asks_for_the_file_once(local: Hub) -> None:
     assert local.requests.count("HEAD /lab/one/resolve/main/packed.safetensors") == 1
 
 
-def test_rows_and_a_teacher_may_lie_on_the_hub(local: Hub, tmp_path: Path) -> None:
+def test_rows_and_a_teacher_may_lie_on_the_hub(
+    local: Hub, tmp_path: Path, models: dict[str, bytes]
+) -> None:
+    (tmp_path / "packed.st").write_bytes(models["small"])
     rows = "hf://datasets/lab/rows/rows.safetensors"
-    assert (
-        json.loads(done("eval", "hf://lab/one", "--data", rows, "--json").stdout)["examples"] == 4
-    )
-    options = ("--calibrate", rows, "--samples", "18", "--rounds", "0", "--sweeps", "0")
+    score = json.loads(done("eval", tmp_path / "packed.st", "--data", rows, "--json").stdout)
+    assert score["examples"] == 4
     dense = "hf://lab/one/deep/er/packed.st@feature/x"
-    done("cluster", dense, *options, "-o", tmp_path / "p.st")
-    teacher = ("--distill", dense, "--epochs", "0")
-    done("finetune", "hf://lab/one", *teacher, "-o", tmp_path / "tuned.st")
+    done("cluster", dense, "--calibrate", rows, "--samples", "18", "--rounds", "0", "--sweeps", "0",
+         "-k", "2", "-o", tmp_path / "p.st")  # fmt: skip
+    output = ("-o", tmp_path / "tuned.st")
+    line = refused(3, "finetune", tmp_path / "packed.st", "--distill", "hf://lab/nothing", *output)
+    assert "hf://lab/nothing is in no repository" in line
 
 
 def test_an_index_brings_its_shards(local: Hub, models: dict[str, bytes]) -> None:

@@ -126,7 +126,13 @@ def write_with(
         return write_record(record, output, force=force, inputs=inputs)
     if output != DASH:
         files.check_target(Path(output), force=force, inputs=inputs)
-    raw = kancompress.encode(record)
+    return write_bytes_with(kancompress.encode(record), output, more, force=force)
+
+
+def write_bytes_with(
+    raw: bytes, output: str, more: Sequence[tuple[Path, bytes]], *, force: bool
+) -> int:
+    """Write a whole file as `write_bytes` does, and further files together with it."""
     if output != DASH:
         whole = [(Path(output), raw), *more]
         return files.write_together([(path, [data]) for path, data in whole], force=force)[0]

@@ -9,7 +9,8 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
-from kancompress.cli._options import InputArgument, OutputOption, Shown
+from kancompress.cli._card import Card
+from kancompress.cli._options import InputArgument, Shown
 from kancompress.cli._run import command
 from kancompress.config import OnnxOptions, Weights
 
@@ -52,7 +53,16 @@ class Wanted:
 @command
 def export(
     source: InputArgument,
-    output: OutputOption,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="File to write, or - for standard output. --card alone needs none.",
+            show_default=False,
+        ),
+    ] = None,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +85,7 @@ def export(
     ] = False,
     *,
     wanted: Wanted,
+    page: Card,
     shown: Shown,
 ) -> None:
     """Write a packed or dense network for another program.
@@ -87,27 +98,39 @@ def export(
       kancompress export packed.safetensors -o model.onnx
       kancompress export packed.safetensors -o model.onnx --with-normalisation --with-softmax
       kancompress export packed.safetensors -o - --format onnx > model.onnx
+      kancompress export packed.safetensors --card README.md --license mit
     """
-    kept = _files.inputs(source)
-    if not dry_run:
+    options = wanted.given()
+    page.check(output, [*options, *(["format"] if format_ else [])], dry_run=dry_run)
+    kept = _files.inputs(source, page.scores)
+    if output is not None and not dry_run:
         _files.check_output(output, force=shown.force, inputs=kept)
+    page.check_target(force=shown.force, inputs=kept)
     found, piped = _files.given(source), output == _files.DASH
+    cards = page.made(found, output)
+    if output is None and cards:
+        page.write(cards, force=shown.force)
+        page.tell(cards)
+        if shown.json_:
+            _output.document({"output": None} | page.record(cards))
+        return
     made = kancompress.export(
         found.source,
         None if piped else output,
-        wanted.given(),
+        options,
         format=format_,
-        dry_run=dry_run,
+        dry_run=dry_run or bool(cards),
         force=shown.force,
         name=found.name,
         any_size=any_size,
         inputs=kept,
     )
-    if piped and not dry_run:
-        _files.write_bytes(made.data, output, force=shown.force)
+    if output is not None and (piped or cards) and not dry_run:
+        _files.write_bytes_with(made.data, output, cards, force=shown.force)
     _tell(made)
+    page.tell(cards)
     if shown.json_:
-        document = _document(made, None if dry_run else output)
+        document = _document(made, None if dry_run else output) | page.record(cards)
         _output.document(document, to_stderr=piped and not dry_run)
 
 
