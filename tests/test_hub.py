@@ -254,7 +254,9 @@ def test_offline_only_what_is_cached_is_read(
     assert local.requests == []
 
 
-def test_a_hub_that_cannot_be_reached(local: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached(
+    local: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from huggingface_hub import constants
 
     _clusters("hf://lab/one/packed.safetensors")
@@ -268,6 +270,7 @@ def test_a_hub_that_cannot_be_reached(local: Hub, monkeypatch: pytest.MonkeyPatc
     assert "HF_ENDPOINT" in line
     assert "cannot be had" in refused(3, "inspect", "hf://lab/two")
     assert _clusters("hf://lab/one") == 2  # from the cache
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("status", [403, 500])

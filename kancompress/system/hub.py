@@ -208,20 +208,22 @@ def _beside(place: Place, path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars but on a terminal, and no log of huggingface_hub's unless it is asked for."""
+    """No bars and no lines of huggingface_hub's but on a terminal, or where they are asked for."""
     from huggingface_hub import constants
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
+    from huggingface_hub.utils import logging as hub_logging
 
-    log = logging.getLogger("huggingface_hub")
+    log = hub_logging.get_logger("huggingface_hub")
     level = log.level
     asked = os.environ.get("HF_HUB_VERBOSITY") or os.environ.get("HF_DEBUG")
     bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
-    hide = bars and not sys.stderr.isatty()
-    if not asked:
+    is_watched = sys.stderr.isatty()
+    hide = bars and not is_watched
+    if not (asked or is_watched):
         log.setLevel(logging.CRITICAL)
     if hide:
         disable_progress_bars()
@@ -292,8 +294,13 @@ def _status(error: Any) -> int:
     return int(error.response.status_code)
 
 
+_SYSTEM = re.compile(r"\[Errno -?\d+\] [\w ]+")
+
+
 def _line(error: BaseException) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if cause := _SYSTEM.search(text):  # within the words of layers above it
+        text = cause[0]
     return text.removesuffix(".") or type(error).__name__
 
 
