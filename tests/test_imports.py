@@ -49,6 +49,7 @@ def test_writing_files_needs_no_torch() -> None:
 LIGHT = [
     "--help", "-h", "--version", "", "nonsense", "train", "train --help", "cluster --help",
     "finetune --help", "eval --help", "inspect --help", "expand --help", "repack --help",
+    "export --help",
     "train --epochs -1 -o x", "cluster x -o x -k x",
 ]  # fmt: skip
 

@@ -29,11 +29,10 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import refuse_state
 from kancompress.formats.packed.forms import OWN_CLASS, FormRecord
 from kancompress.formats.storage import called, is_native, once
+from kancompress.libraries.told import refuse_options, with_layouts
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import KnownLayers, dense_network
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
-from kancompress.models.runnable import refuse_options
-from kancompress.models.told import with_layouts
 from kancompress.models.user_module import as_taken, load_into, read_module, read_state
 from kancompress.packing.by_outputs import (
     Hooks,

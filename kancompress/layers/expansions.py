@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from kancompress.config import Activation
 from kancompress.layers import forms
+from kancompress.layers import knots as grids
 from kancompress.layers.bases import bspline, gaussian, gram, polynomials, radial
 from kancompress.layers.forms import Basis, Series
 
@@ -202,14 +203,8 @@ class Splines(Expansion):
 
 def _uniform(knots: Tensor, degree: int) -> tuple[Tensor, Tensor] | None:
     """Lower end of the grid and distance of the knots for each input, if they are equidistant."""
-    wide = knots.double()
-    step = (wide[:, -1:] - wide[:, :1]) / (wide.shape[1] - 1)
-    even = wide[:, :1] + step * torch.arange(wide.shape[1], dtype=torch.float64)
-    rounding = 4 * torch.finfo(knots.dtype).eps * wide.abs().amax(1, keepdim=True)
-    if not ((wide - even).abs() <= torch.maximum(1e-5 * step, rounding)).all() or step.min() <= 0:
-        return None
-    low = wide[:, 0] + degree * step[:, 0]
-    return low.to(knots.dtype), step[:, 0].to(knots.dtype)
+    found = grids.uniform(knots.detach().cpu().numpy(), degree)
+    return None if found is None else (torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 
 
 class _Sum(Expansion):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kancompress.config import RunOptions
-from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import HEAD, width_of
 from kancompress.layers.network import ForeignNetwork, Network
+from kancompress.libraries.told import Forms, refuse_options
 from kancompress.models.foreign import dense_network, packed_network
 from kancompress.models.native import build
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
-from kancompress.models.told import Forms
 from kancompress.specs import DataSpec
 
 Runnable = Checkpoint | PackedModel | ForeignCheckpoint
@@ -65,14 +64,3 @@ def _foreign(network: ForeignNetwork) -> Running:
     return Running(
         network=network, inputs=inputs, outputs=outputs, notes=network.notes, forms=network.forms
     )
-
-
-def refuse_options(options: RunOptions) -> None:
-    """Refuse what only other libraries' files need. Raises UsageError."""
-    layouts = ("layouts",) if options.layouts else ()
-    single = (name for one in options.layers.values() for name in one.given)
-    for name in (*layouts, *options.given, *single):
-        raise UsageError(
-            f"`{name}` belongs to other libraries' files; this one says itself what it computes.",
-            fields=(name,),
-        )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from kancompress.errors import KancompressError
+from kancompress.formats.arrays import Numbers
+from kancompress.formats.edges import masks
 from kancompress.formats.edges.axes import (
     Axes,
     edge_shape,
@@ -17,10 +19,10 @@ from kancompress.formats.edges.axes import (
     to_edge_order,
     to_memory_order,
 )
-from kancompress.formats.edges.found import FoundLayer, Gain, Mask
-from kancompress.formats.edges.places import mask_sizes, rows_of, sizes_of
+from kancompress.formats.edges.found import FoundLayer, Gain
+from kancompress.formats.edges.places import rows_of, sizes_of
 from kancompress.formats.safetensors import shown
-from kancompress.models.tensors import DTYPES
+from kancompress.models.tensors import DTYPES, to_array
 
 
 def to_edges(tensor: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
@@ -96,23 +98,13 @@ def scatter(
 
 def packable(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """Which edges may be clustered, (edges,) of bool: not those masked or symbolic."""
-    result = torch.ones(layer.edges, dtype=torch.bool)
-    for mask in layer.masks:
-        result &= (_mask_values(layer, mask, tensors) != 0) == mask.live
-    return result
+    return torch.from_numpy(masks.packable(layer, _reader(tensors)))
 
 
 def silent(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """Which edges compute nothing, whatever their coefficients are, (edges,) of bool: those behind
     a mask of 0 that are not symbolic."""
-    result = torch.zeros(layer.edges, dtype=torch.bool)
-    for mask in layer.masks:
-        if mask.live:
-            result |= _mask_values(layer, mask, tensors) == 0
-    for mask in layer.masks:
-        if not mask.live:
-            result &= _mask_values(layer, mask, tensors) == 0
-    return result
+    return torch.from_numpy(masks.silent(layer, _reader(tensors)))
 
 
 def gain_factors(layer: FoundLayer, gain: Gain, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -123,26 +115,11 @@ def gain_factors(layer: FoundLayer, gain: Gain, tensors: Mapping[str, Tensor]) -
 
 def mask_factors(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """The product of all masks of live edges, (edges,); ones where there are none."""
-    result = torch.ones(layer.edges)
-    for mask in layer.masks:
-        if mask.live:
-            result = result * _mask_values(layer, mask, tensors)
-    return result
+    return torch.from_numpy(masks.mask_factors(layer, _reader(tensors)))
 
 
-def hidden_edges(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> int:
-    """How many edges have a function besides their coefficients (pykan's symbolic ones)."""
-    return sum(
-        int((_mask_values(layer, mask, tensors) != 0).sum())
-        for mask in layer.masks
-        if not mask.live
-    )
-
-
-def _mask_values(layer: FoundLayer, mask: Mask, tensors: Mapping[str, Tensor]) -> Tensor:
-    tensor = tensors[mask.tensor].detach()
-    sizes = mask_sizes(layer, mask, tuple(tensor.shape))
-    return to_edges(tensor, parse_axes(mask.axes), sizes).reshape(-1).cpu()
+def _reader(tensors: Mapping[str, Tensor]) -> Callable[[str], Numbers]:
+    return lambda name: to_array(tensors[name]).values()
 
 
 def join(tensors: dict[str, Tensor], layer: FoundLayer, values: Mapping[str, Tensor]) -> None:

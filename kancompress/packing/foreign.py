@@ -42,13 +42,13 @@ from kancompress.layers.edges import DenseEdges
 from kancompress.libraries import Recognition, recognise, way_on
 from kancompress.libraries.known.pykan import UNTOLD
 from kancompress.libraries.matching import fold_notes
+from kancompress.libraries.told import Forms
 from kancompress.models.by_edge import Fates
 from kancompress.models.convolutions import FindModule
 from kancompress.models.foreign import KnownLayers, known_forms, known_layers
 from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedModel, check_finite
 from kancompress.models.remainder import rebuilt, store
 from kancompress.models.tensors import DTYPES, NAMES
-from kancompress.models.told import Forms
 from kancompress.models.vectors import (
     gain_factors,
     gather,

@@ -406,7 +406,7 @@ def _of_export(name: str) -> list[str]:
         ]
         return ["With any ONNX runtime, as onnxruntime:\n", _block("python", lines)]
     if suffix == ".h":
-        lines = [f"#include {json.dumps(shown)}"]
+        lines = [f"#include {json.dumps(shown)}  // the comment at its head says how to call it"]
         return ["In C99, on a microcontroller as well:\n", _block("c", lines)]
     if suffix in (".html", ".htm"):
         return [f"In a browser: open {_code(shown)}, which needs no server and no network.\n"]

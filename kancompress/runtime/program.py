@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.config import RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats import storage
 from kancompress.formats.arrays import Array
@@ -22,6 +24,10 @@ from kancompress.formats.storage import Source
 from kancompress.layers.families import form_of, place_of
 from kancompress.layers.forms import LayerForm
 from kancompress.specs import DataSpec, ModelSpec
+
+# Loaded for other libraries' files alone.
+_FOREIGN, _TOLD = "kancompress.runtime.foreign", "kancompress.libraries.told"
+_NOTHING = RunOptions()
 
 # float32, or float64 where coefficients are stored in it.
 Numbers = npt.NDArray[np.floating[Any]]
@@ -140,29 +146,44 @@ class Program:
         return self.layers[0].form.window is not None
 
 
-def read(source: Source, name: str | None = None, *, any_size: bool = False) -> Program:
+def read(
+    source: Source,
+    name: str | None = None,
+    *,
+    any_size: bool = False,
+    options: RunOptions | None = None,
+) -> Program:
     """The network in a packed or dense file that kancompress wrote.
 
     source   : a path, or the bytes of the file; `name` is what messages call it
     any_size : as of `kancompress.load`
+    options  : what another library's packed file does not tell of its network
     Raises InvalidFileError for a file that is none of these, or damaged; UsageError for one whose
-    network cannot be run.
+    network cannot be run, and for options that mean nothing for it.
     """
     container = storage.open_container(source, name)
     record = storage.read_record(container, any_size=any_size)
-    return program_of(record, container.where, container.file_size)
+    return program_of(record, container.where, container.file_size, options)
 
 
 def program_of(
-    record: CheckpointRecord[Array] | PackedRecord[Array], where: str, file_bytes: int
+    record: CheckpointRecord[Array] | PackedRecord[Array],
+    where: str,
+    file_bytes: int,
+    options: RunOptions | None = None,
 ) -> Program:
     """The network of a record; the arrays are parts of the record's where they can be."""
+    options = options or RunOptions()
+    if isinstance(record, PackedRecord) and record.restore is not None:
+        found: Program = import_module(_FOREIGN).program_of(record, where, file_bytes, options)
+        return found
+    if options != _NOTHING:
+        import_module(_TOLD).refuse_options(options)
     if isinstance(record, CheckpointRecord):
         layers, others, model = _dense(record, where), record.tensors, record.model
-    elif record.model is not None:
-        layers, others, model = _packed(record), record.tensors, record.model
     else:
-        raise UsageError(f"{where} is another library's network, which is not run here yet.")
+        assert record.model is not None
+        layers, others, model = _packed(record), record.tensors, record.model
     named = tuple(_layer(*layer, model, number, len(layers)) for number, layer in enumerate(layers))
     head = None
     if model.conv is not None:

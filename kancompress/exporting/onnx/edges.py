@@ -31,7 +31,7 @@ class Codebooks:
             self.known[owner] = self.graph.table(edges.table[: edges.clusters])
         if len(edges.table) == edges.clusters:
             return self.known[owner]
-        kept = self.graph.numbers(edges.table[edges.clusters :], "kept edges")
+        kept = self.graph.numbers(edges.table[edges.clusters :], "kept")
         return self.graph.once("Concat", self.known[owner], kept, axis=0)
 
 

@@ -37,8 +37,8 @@ def encode(program: Program, options: OnnxOptions) -> Exported:
     details = {
         "opset": OPSET,
         "ir_version": IR,
-        "input": {"name": _INPUT, "shape": _input_shape(program)},
-        "output": {"name": _OUTPUT, "shape": ["batch", program.outputs]},
+        "inputs": {_INPUT: _input_shape(program)},
+        "outputs": {_OUTPUT: _output_shape(program)},
         "normalisation": options.with_normalisation,
         "softmax": options.with_softmax,
         "weights": options.weights.value,
@@ -72,15 +72,17 @@ def _model(graph: Graph, program: Program, options: OnnxOptions, notes: list[str
         value = graph.node("Softmax", value, axis=-1)
     if options.weights is Weights.TABLE:
         notes.extend(_dense_ones(program, layers))
-    output: list[str | int] = ["batch", program.outputs]
-    if program.is_conv and program.head is None:
-        output += ["rows", "columns"]
-    ends = ([(_INPUT, _input_shape(program))], [(_OUTPUT, output)])
+    ends = ([(_INPUT, _input_shape(program))], [(_OUTPUT, _output_shape(program))])
     return graph.model(*ends, value, {"kancompress": _facts(program, options)})
 
 
 def _input_shape(program: Program) -> list[str | int]:
     return ["batch", program.inputs, *(("height", "width") if program.is_conv else ())]
+
+
+def _output_shape(program: Program) -> list[str | int]:
+    is_map = program.is_conv and program.head is None
+    return ["batch", program.outputs, *(("rows", "columns") if is_map else ())]
 
 
 def _check(program: Program, options: OnnxOptions) -> None:
@@ -113,7 +115,8 @@ def _dense_ones(program: Program, layers: Layers) -> list[str]:
     names = [layer.name for layer in program.layers if not layers.picks(layer)]
     if not names:
         return []
-    return [f"dense weights in the layers {', '.join(names)}: no codebook, a map, or factors"]
+    which = f"layer {names[0]}" if len(names) == 1 else f"layers {', '.join(names)}"
+    return [f"{which}: dense weights, for lack of a codebook, for a map, or for cut factors"]
 
 
 def _normalised(graph: Graph, program: Program, x: str) -> str:
@@ -124,6 +127,13 @@ def _normalised(graph: Graph, program: Program, x: str) -> str:
     if not mean.size or (not mean.any() and (std == 1).all()):
         return x
     channels = len(mean)
+    if len(std) != channels or not std.all():
+        raise UsageError(
+            f"{program.where} has no deviation for each mean of its data, or one of 0; leave"
+            " `with_normalisation` out, and give rows as the network takes them.",
+            where=program.where,
+            fields=("with_normalisation",),
+        )
     if program.inputs % channels or (program.is_conv and program.inputs != channels):
         raise UsageError(
             f"{program.where} has {program.inputs} inputs, and its data {channels} channels, so"

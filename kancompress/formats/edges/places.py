@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from kancompress.errors import KancompressError
-from kancompress.formats.arrays import Array, array_of, converted, element_count
+from kancompress.formats.arrays import Array, Numbers, array_of, converted, element_count
 from kancompress.formats.edges.axes import (
+    Axes,
     Claim,
     Sizes,
     edge_shape,
     kernel_axes,
+    memory_shape,
     parse_axes,
+    per_edge,
     solve,
+    to_edge_order,
     to_memory_order,
 )
 from kancompress.formats.edges.found import FoundLayer, Gain, Mask, Part
@@ -54,6 +60,13 @@ def _known(layer: FoundLayer) -> Sizes:
     sizes = {"group": layer.groups, "out": layer.shape[0] // layer.groups, "in": layer.shape[1]}
     sizes |= kernel_axes(layer.shape)
     return Sizes(sizes, dict.fromkeys(sizes, layer.name))
+
+
+def to_edges(values: Numbers, axes: Axes, sizes: Mapping[str, int]) -> Numbers:
+    """A tensor's numbers as a matrix (edges, coefficients); its rank is of no matter, its memory
+    is."""
+    split = values.reshape(memory_shape(axes, sizes))
+    return split.transpose(to_edge_order(axes)).reshape(-1, per_edge(axes, sizes))
 
 
 def scatter(layer: FoundLayer, vectors: Array, into: dict[str, Array]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from kancompress.config import RUN_FIELDS, Activation, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
-from kancompress.formats.foreign import Settings
+from kancompress.formats.arrays import Described
 from kancompress.formats.packed.forms import OWN_CLASS, TOLD, WORDS, FormRecord, as_text
 from kancompress.formats.safetensors import shown
-from kancompress.libraries import LAYOUTS, Recognition, recognise
+from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.forms import OWN_CLASS as IN_ITS_CLASS
+from kancompress.libraries.recognition import recognise
+from kancompress.libraries.records import Recognition
+
+if TYPE_CHECKING:
+    from kancompress.formats.foreign import Settings
 
 # Form records by the names of the source's layers.
 Forms = Mapping[str, FormRecord]
@@ -101,7 +104,7 @@ def with_layouts(options: RunOptions | None, layouts: Mapping[str, str] | None) 
 
 
 def recognised(
-    tensors: Mapping[str, Tensor], layouts: Mapping[str, str], forms: Forms
+    tensors: Mapping[str, Described], layouts: Mapping[str, str], forms: Forms
 ) -> Recognition:
     """The layers as the packed file says that they are to be read.
 
@@ -267,3 +270,14 @@ def check_kept(
                 fields=RUN_FIELDS,
             )
     check_options(options, kept, refused, found, names)
+
+
+def refuse_options(options: RunOptions) -> None:
+    """Refuse what only other libraries' files need. Raises UsageError."""
+    layouts = ("layouts",) if options.layouts else ()
+    single = (name for one in options.layers.values() for name in one.given)
+    for name in (*layouts, *options.given, *single):
+        raise UsageError(
+            f"`{name}` belongs to other libraries' files; this one says itself what it computes.",
+            fields=(name,),
+        )

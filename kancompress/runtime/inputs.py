@@ -1,0 +1,71 @@
+"""Rows of numbers as a network takes them: their shape checked, and raw ones normalised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kancompress.errors import UsageError
+from kancompress.runtime.activations import Numbers
+from kancompress.specs import DatasetName, DataSpec
+
+# The whole number that is white, of images whose pixels are whole numbers.
+_WHITE = 255
+_WHITE_OF_DIGITS = 16
+
+
+def normalised(x: npt.ArrayLike, data: DataSpec | None) -> Numbers:
+    """Raw rows as the record of the data set says: (pixel - mean) / std, channel by channel.
+
+    x    : (rows, features) with the channels one after another, or (rows, channels, height, width).
+           Real numbers are pixels from 0 to 1; whole numbers are pixels up to 255 (digits: to 16)
+    data : of the file; where it has no mean and std, numbers stay as they are
+    Returns float32, or float64 where x is. Raises UsageError.
+    """
+    if data is None:
+        raise UsageError(
+            "The file does not say on which data its network was trained, so raw rows cannot be"
+            " normalised; give rows as the network takes them."
+        )
+    raw = np.asarray(x)
+    values = _floats(raw)
+    if not data.mean:
+        return values
+    if raw.dtype.kind in "iu":
+        values = values / (_WHITE_OF_DIGITS if data.name == DatasetName.DIGITS else _WHITE)
+    channels = len(data.mean)
+    if values.ndim < 2 or (
+        values.shape[1] % channels if values.ndim == 2 else values.shape[1] != channels
+    ):
+        raise UsageError(
+            f"Raw rows have the shape {list(values.shape)}; rows with {channels} channels were"
+            " expected, as the file's mean and std have them."
+        )
+    planes = values.reshape(len(values), channels, -1)
+    mean, std = (np.asarray(one, values.dtype)[:, None] for one in (data.mean, data.std))
+    return ((planes - mean) / std).reshape(values.shape)
+
+
+def _floats(x: npt.NDArray[Any]) -> Numbers:
+    if x.dtype.kind not in "fiub":
+        raise UsageError(f"Rows are of the type {x.dtype}; numbers were expected.")
+    return x.astype(np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def checked(x: npt.ArrayLike, inputs: int, *, images: bool) -> Numbers:
+    """Rows as floats. Raises UsageError where they are not (rows, inputs), or (rows, channels,
+    height, width) for convolutions."""
+    values = _floats(np.asarray(x))
+    if images and (values.ndim != 4 or values.shape[1] != inputs):
+        raise UsageError(
+            f"x has the shape {list(values.shape)}; images (rows, {inputs}, height, width) were"
+            " expected."
+        )
+    if not images and (values.ndim != 2 or values.shape[1] != inputs):
+        raise UsageError(
+            f"x has the shape {list(values.shape)}; rows of {inputs} numbers, (rows, {inputs}),"
+            " were expected."
+        )
+    return values
