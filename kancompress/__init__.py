@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kancompress.api.card import model_card
     from kancompress.api.cluster import cluster
     from kancompress.api.evaluate import evaluate, save_predictions
     from kancompress.api.expand import expand
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
 from kancompress.version import __version__
 
 _HOMES = {
+    "kancompress.api.card": ("model_card",),
     "kancompress.api.cluster": ("cluster",),
     "kancompress.api.evaluate": ("evaluate", "save_predictions"),
     "kancompress.api.expand": ("expand",),
@@ -216,6 +218,7 @@ __all__ = [
     "inspect",
     "joined",
     "load",
+    "model_card",
     "parametrize",
     "plot_edges",
     "plot_functions",

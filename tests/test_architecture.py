@@ -102,8 +102,9 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
                 assert not imports(function), f"{module}.{function.name}"
 
 
-# Options of other programs, and the head and questions of a file that is made for `--layout`.
-NAMED = ("pip install --upgrade", "torchrun --nproc-per-node")
+# Options of other programs, a command that a model card shows, and the head and questions of a
+# file that is made for `--layout`.
+NAMED = ("pip install --upgrade", "torchrun --nproc-per-node", "--data rows.npz -o outputs.npz")
 LAYOUT_FILE = "libraries.layout_files"
 
 

@@ -105,7 +105,7 @@ class Wishes:
         shape = _model.row_shape(self.model, self.input_shape)
         if self.calibrate in list(DatasetName):
             return DataOptions(name=self.calibrate, directory=directory, shape=shape)
-        if not Path(self.calibrate).exists():
+        if not (files.hub_name(self.calibrate) or Path(self.calibrate).exists()):
             raise UsageError(
                 f"--calibrate {self.calibrate} is neither a file nor a data set; data sets are"
                 f" {', '.join(DatasetName)}."

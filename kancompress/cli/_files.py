@@ -34,19 +34,20 @@ def inputs(*arguments: str | Path | None) -> list[Path]:
     return [
         _STDIN if str(argument) == DASH else files.located(Path(argument))
         for argument in arguments
-        if argument is not None
+        if argument is not None and not files.hub_name(argument)
     ]
 
 
 def given(argument: str) -> Given:
-    """The bytes of standard input for `-` and of a named pipe, else the path itself.
+    """The bytes of standard input for `-` and of a named pipe, else the path itself, of the hub's
+    files that of their copy here.
 
     Raises UsageError for a terminal, InvalidFileError for what is not there or not to be read.
     """
     if argument != DASH:
-        path = files.located(Path(argument))
+        path, called = reading.found(argument)
         reading.check(path)
-        name = argument if path == Path(argument) else str(path)
+        name = argument if path == Path(argument) else called
         if path.is_fifo():  # which can be read but once, and some commands look twice
             return Given(bytes(reading.read(path)[:]), name)
         return Given(path, name)
@@ -71,7 +72,7 @@ def check_there(*paths: Path | None) -> None:
     """Refuse, before any work, further inputs that are not there."""
     for path in paths:
         if path is not None:
-            reading.check(files.located(path))
+            reading.check(reading.found(path)[0])
 
 
 def check_output(
@@ -127,7 +128,13 @@ def write_with(
         return write_record(record, output, force=force, inputs=inputs)
     if output != DASH:
         files.check_target(Path(output), force=force, inputs=inputs)
-    raw = kancompress.encode(record)
+    return write_bytes_with(kancompress.encode(record), output, more, force=force)
+
+
+def write_bytes_with(
+    raw: bytes, output: str, more: Sequence[tuple[Path, bytes]], *, force: bool
+) -> int:
+    """Write a whole file as `write_bytes` does, and further files together with it."""
     if output != DASH:
         whole = [(Path(output), raw), *more]
         return files.write_together([(path, [data]) for path, data in whole], force=force)[0]

@@ -34,7 +34,11 @@ _DATA = DataOptions()
 
 InputArgument = Annotated[
     str,
-    typer.Argument(metavar="IN", help="Input file, or - for standard input.", show_default=False),
+    typer.Argument(
+        metavar="IN",
+        help="Input file, hf://OWNER/NAME[/FILE][@REVISION], or - for standard input.",
+        show_default=False,
+    ),
 ]
 OutputOption = Annotated[
     str,

@@ -156,6 +156,8 @@ class Wishes:
         path = Path(self.output)
         if self.output == _files.DASH or self.keep is Keep.NEVER:
             return False
+        if files.hub_name(self.output):  # which the check of the output refuses
+            return False
         try:
             return path.is_file() or not path.exists()
         except (OSError, ValueError):  # what is no name; the check of the output tells it

@@ -9,7 +9,8 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
-from kancompress.cli._options import Foreign, InputArgument, OutputOption, Shown, noted
+from kancompress.cli._card import Card
+from kancompress.cli._options import Foreign, InputArgument, Shown, noted
 from kancompress.cli._run import command
 from kancompress.config import IndexCoding, OnnxOptions, Weights
 from kancompress.errors import UsageError
@@ -98,7 +99,16 @@ class Wanted:
 @command
 def export(
     source: InputArgument,
-    output: OutputOption,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="File to write, or - for standard output. --card alone needs none.",
+            show_default=False,
+        ),
+    ] = None,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +132,7 @@ def export(
     *,
     wanted: Wanted,
     foreign: Foreign,
+    page: Card,
     shown: Shown,
 ) -> None:
     """Write a packed or dense network for another program.
@@ -137,30 +148,42 @@ def export(
       kancompress export packed.safetensors -o model.h --with-main
       kancompress export packed.safetensors -o - --format onnx > model.onnx
       kancompress export packed.safetensors -o model.html --title "Handwritten digits"
+      kancompress export packed.safetensors --card README.md --license mit
     """
     if foreign.state is not None:
         raise UsageError("--state chooses in torch files, and none is exported; leave it out.")
-    told, kept = foreign.options(), _files.inputs(source)
-    if not dry_run:
+    options, told = wanted.given(), foreign.options()
+    page.check(output, [*options, *(["format"] if format_ else [])], dry_run=dry_run)
+    kept = _files.inputs(source, page.scores)
+    if output is not None and not dry_run:
         _files.check_output(output, force=shown.force, inputs=kept)
+    page.check_target(force=shown.force, inputs=kept)
     found, piped = _files.given(source), output == _files.DASH
+    cards = page.made(found, output)
+    if output is None and cards:
+        page.write(cards, force=shown.force)
+        page.tell(cards)
+        if shown.json_:
+            _output.document({"output": None} | page.record(cards))
+        return
     made = kancompress.export(
         found.source,
         None if piped else output,
-        wanted.given(),
+        options,
         format=format_,
         told=told,
-        dry_run=dry_run,
+        dry_run=dry_run or bool(cards),
         force=shown.force,
         name=found.name,
         any_size=any_size,
         inputs=kept,
     )
-    if piped and not dry_run:
-        _files.write_bytes(made.data, output, force=shown.force)
+    if output is not None and (piped or cards) and not dry_run:
+        _files.write_bytes_with(made.data, output, cards, force=shown.force)
     _tell(made)
+    page.tell(cards)
     if shown.json_:
-        document = _document(made, None if dry_run else output)
+        document = _document(made, None if dry_run else output) | page.record(cards)
         _output.document(document, to_stderr=piped and not dry_run)
 
 

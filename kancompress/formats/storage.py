@@ -28,14 +28,17 @@ def open_container(source: Source, name: str | None = None) -> Container:
     return containers.parse(data, where)
 
 
-def once(source: Opened, name: str | None) -> tuple[Opened | bytes, str | None]:
+def once(source: Opened, name: str | None) -> tuple[Opened | Path | bytes, str | None]:
     """A source that is opened more than once, and what messages call it.
 
-    A pipe can be read but once: its path becomes its bytes. Raises InvalidFileError.
+    A pipe can be read but once: its path becomes its bytes. What lies on the Hugging Face hub
+    becomes the path of its copy here. Raises InvalidFileError.
     """
     if not isinstance(source, str | os.PathLike):
         return source, name
-    path = files.located(Path(source))
+    path, called = inputs.found(source)
+    if files.hub_name(source):
+        return path, name or called
     try:
         is_stream = path.exists() and not path.is_file() and not path.is_dir()
     except (OSError, ValueError):  # a name that cannot be one is told when it is opened
@@ -77,7 +80,7 @@ def read_record(container: Container, *, stored: bool = False, any_size: bool = 
 def called(source: object, name: str | None) -> str:
     """What messages call a source: `name`, its path, or "The input"."""
     if name is None and isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return files.hub_name(source) or os.fspath(source)
     return name or "The input"
 
 

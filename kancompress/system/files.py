@@ -17,6 +17,20 @@ from pathlib import Path
 from kancompress.errors import ClosedPipeError, KancompressError, UsageError
 from kancompress.system import parts
 
+# What names of files on the Hugging Face hub begin with, and what `Path` makes of it.
+HUB = "hf://"
+_HUB_ROOT = "hf:"
+
+
+def hub_name(source: str | os.PathLike[str]) -> str | None:
+    """The name on the Hugging Face hub that a source is, None for a path of this machine."""
+    text = os.fspath(source)
+    if isinstance(text, str) and text.startswith(HUB):
+        return text
+    if isinstance(source, Path) and source.parts[:1] == (_HUB_ROOT,):
+        return HUB + "/".join(source.parts[1:])
+    return None
+
 
 def located(path: Path) -> Path:
     """`path`; where it is no file, but the prefix that pykan's `saveckpt` was given, its state."""
@@ -43,6 +57,11 @@ def check_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> Non
 
 
 def _check_target(path: Path, *, force: bool, inputs: Iterable[Path]) -> None:
+    if name := hub_name(path):
+        raise UsageError(
+            f"{name} is on the Hugging Face hub, where nothing is written. Write to a file here,"
+            " and bring it there with: hf upload OWNER/NAME FILE"
+        )
     if path.is_dir():
         raise UsageError(f"{path} is a directory; name a file to write.")
     for source in inputs:

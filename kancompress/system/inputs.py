@@ -13,6 +13,8 @@ import stat
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
+from importlib import import_module
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -32,6 +34,8 @@ _INDEX = ".index.json"
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_ENTRIES = 10_000
 _MOST_NAMES = 5
+# What knows the Hugging Face hub; loaded where a source lies there.
+_HUB = "kancompress.system.hub"
 
 
 class Data:
@@ -152,11 +156,26 @@ def _read_into(content: memoryview, file: FileIO, begin: int) -> int:
     return file.readinto(content[: 1 << 30])
 
 
+def found(source: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Where a source lies on this machine, and what messages call it.
+
+    A file of the Hugging Face hub, `hf://OWNER/NAME/FILE`, is fetched into the hub's cache; of
+    pykan's `saveckpt` the state is meant. Raises UsageError for a name that can be none on the hub,
+    InvalidFileError for what cannot be had from there, KancompressError without huggingface_hub.
+    """
+    if name := files.hub_name(source):
+        path, called = import_module(_HUB).fetched(name)
+        return path, called
+    path = files.located(Path(source))
+    return path, str(path)
+
+
 def read(path: Path) -> Data:
     """Open a file. Raises InvalidFileError when there is none, or none to be read.
 
     What is no regular file, such as a pipe, is read to its end at once.
     """
+    path = _here(path)
     try:
         file = path.open("rb", buffering=0)
         found = os.fstat(file.fileno())
@@ -175,12 +194,17 @@ def check(path: Path) -> None:
 
     What is no regular file, such as a pipe, is left for `read`. Raises InvalidFileError.
     """
+    path = _here(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             path.open("rb", buffering=0).close()
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+
+
+def _here(path: Path) -> Path:
+    return found(path)[0] if files.hub_name(path) else path
 
 
 def opened(
@@ -193,8 +217,8 @@ def opened(
     """
     if isinstance(source, bytes):
         return None, name or otherwise, Data(source)
-    path = files.located(Path(source))
-    return path, name or str(path), read(path)
+    path, called = found(source)
+    return path, name or called, read(path)
 
 
 def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
@@ -211,23 +235,36 @@ def _to_its_end(path: Path, file: FileIO, mode: int) -> bytes:
     return bytes(content)
 
 
-def _instead(directory: Path) -> str:
-    """The files of a directory that may be meant, as the rest of a sentence: its indexes of shards
-    first, and shards only where there is nothing else."""
-    try:
-        names = sorted(entry.name for entry in islice(os.scandir(directory), _MOST_ENTRIES))
-    except OSError:
-        return ""
-    names = [n for n in names if n.isprintable() and (directory / n).is_file()]
-    indexes = [name for name in names if name.endswith(_INDEX)]
+def candidates(names: Iterable[str]) -> list[str]:
+    """Names of files that may be the checkpoint that is meant: indexes of shards first, and shards
+    only where there is nothing else."""
+    names = sorted(name for name in names if name.isprintable())
     others = [name for name in names if Path(name).suffix in _CHECKPOINTS]
     whole = [name for name in others if not _SHARD.search(name)]
-    found = [*(f"{name} (an index of shards)" for name in indexes), *whole] or others
-    if not found:
-        return ""
-    rest = len(found) - _MOST_NAMES
+    return [*filter(is_index, names), *whole] or others
+
+
+def is_index(name: str) -> bool:
+    """Whether a file's name is that of an index of shards."""
+    return name.endswith(_INDEX)
+
+
+def listed(names: list[str]) -> str:
+    """Names of files as the end of a sentence, the first of them where they are many."""
+    rest = len(names) - _MOST_NAMES
     more = f" and {rest:,} more" if rest > 0 else ""
-    return f"; name a file in it: {', '.join(found[:_MOST_NAMES])}{more}"
+    told = [f"{name} (an index of shards)" if is_index(name) else name for name in names]
+    return f"{', '.join(told[:_MOST_NAMES])}{more}"
+
+
+def _instead(directory: Path) -> str:
+    """The files of a directory that may be meant, as the rest of a sentence."""
+    try:
+        names = [entry.name for entry in islice(os.scandir(directory), _MOST_ENTRIES)]
+    except OSError:
+        return ""
+    meant = candidates(name for name in names if (directory / name).is_file())
+    return f"; name a file in it: {listed(meant)}" if meant else ""
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:
