@@ -139,6 +139,8 @@ def aliases(place: Path, name: str) -> list[str]:
         ("finetune packed.st --data classes.npz -o", "classes.npz"),
         ("train --data classes.npz -o", "classes.npz"),
         ("eval packed.st --data classes.npz --predictions", "classes.npz"),
+        ("predict packed.st --data classes.npz --format npz -o", "classes.npz"),
+        ("predict packed.st --data classes.npz --format npz -o", "packed.st"),
     ],
 )
 def test_an_input_is_not_written_over(

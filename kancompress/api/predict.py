@@ -153,7 +153,8 @@ def predict(
     source  : as for `evaluate`: a dense, meta or packed file, its bytes or its record, or a
               checkpoint that another KAN library saved
     x       : rows (rows, inputs), of convolutions images (rows, channels, height, width), as the
-              network takes them; or a file with an array x (npz, safetensors, or npy)
+              network takes them; or the path or bytes of a file with an array x (npz, safetensors,
+              or npy)
     classes : also the class of each row and the shares of all, the outputs' softmax; None: where
               the file says that the network tells classes apart
     raw     : x is as the data set has it: normalise it by the mean and deviation that the file has
