@@ -33,6 +33,7 @@ from kancompress.runtime.program import Edges, Gain, Layer, Program
 from kancompress.specs import ModelName
 
 onnx: Any = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 onnxruntime: Any = pytest.importorskip("onnxruntime")
 
 NATIVE = [name for name in ModelName if not name.is_meta]
@@ -435,6 +436,26 @@ def test_the_model_says_what_it_is() -> None:
     assert facts["packed_bytes"] == len(raw)
     nibbles = [one for one in model.graph.initializer if one.data_type == graphs.UINT4]
     assert [len(one.raw_data) for one in nibbles] == [64 * 6 // 2, 10 * 6 // 2]
+
+
+def test_entropy_coded_indices_become_larger() -> None:
+    packed = kancompress.load(native(ModelName.KAN, 16))
+    skewed = np.zeros(64 * 6, np.uint8)
+    skewed[::50] = 9
+    layers = (replace(packed.layers[0], index=skewed), packed.layers[1])
+    plain = kancompress.encode(replace(packed, layers=layers))
+    coded = kancompress.repack(plain).data
+    made = kancompress.export(coded, format="onnx")
+    assert "bytes more than in the source" in made.notes[-1]
+    assert "source" not in " ".join(kancompress.export(plain, format="onnx").notes)
+
+
+def test_onnxs_own_evaluator_agrees() -> None:
+    raw = native(ModelName.KAN, 16)
+    data = kancompress.export(raw, format="onnx").data
+    x = rows(3, 64)
+    (found,) = onnx.reference.ReferenceEvaluator(data).run(["y"], {"x": x.numpy()})
+    same(found, build(kancompress.load(raw))(x))
 
 
 def test_equal_networks_give_equal_bytes() -> None:

@@ -12,7 +12,9 @@ from kancompress.config import OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
-from kancompress.formats.storage import Source
+from kancompress.formats import document as documents
+from kancompress.formats.packed import ordinary
+from kancompress.formats.storage import Source, open_container
 from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
@@ -161,7 +163,22 @@ def _encoded(
         if error.flaw is Flaw.NOT_KANCOMPRESS:
             raise error.followed("Pack it with: kancompress cluster FILE -o PACKED") from None
         raise
-    return replace(chosen.encode(program, options, data), assumed=program.notes)
+    made = chosen.encode(program, options, data)
+    more = made.parts.get("indices", 0) - _index_bytes(data, where)
+    coded = f"indices take {more:,} bytes more than in the source, which has them in fewer bits"
+    notes = (*made.notes, coded) if more > 0 and _is_packed(program) else made.notes
+    return replace(made, notes=notes, assumed=program.notes)
+
+
+def _is_packed(program: Program) -> bool:
+    return any(layer.edges.rows is not None for layer in program.layers)
+
+
+def _index_bytes(data: bytes, where: str) -> int:
+    """Bytes of the indices in a file."""
+    container = open_container(data, where)
+    outline = ordinary(container, documents.read(container)).outline()
+    return sum(one.nbytes for name, one in outline.items() if name.endswith(".index"))
 
 
 def _format_of_options(options: object) -> str | None:
