@@ -433,7 +433,7 @@ def test_the_model_says_what_it_is() -> None:
     facts = json.loads({one.key: one.value for one in model.metadata_props}["kancompress"])
     assert facts["data"]["name"] == "digits"
     assert facts["layers"][1] == {"name": "1", "shape": [10, 6], "size": 9, "clusters": 16}
-    assert facts["packed_bytes"] == len(raw)
+    assert facts["source_bytes"] == len(raw)
     nibbles = [one for one in model.graph.initializer if one.data_type == graphs.UINT4]
     assert [len(one.raw_data) for one in nibbles] == [64 * 6 // 2, 10 * 6 // 2]
 
@@ -548,6 +548,18 @@ def test_without_the_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert "pip install 'kancompress[onnx]'" in refused(1, "export", "p.st", "-o", "m.onnx")
     assert not Path("m.onnx").exists()
+
+
+def test_what_the_function_takes() -> None:
+    model = kancompress.cluster(fresh("kan", (64, 6, 10)), ClusterConfig(clusters=16)).model
+    raw = kancompress.encode(model)
+    options = OnnxOptions(weights=Weights.TABLE)
+    made = kancompress.export(model, options=options)
+    assert made.data == kancompress.export(raw, options=options).data
+    words = kancompress.export(raw, options={"weights": "table"}, format="onnx")
+    assert words.data == made.data
+    with pytest.raises(kancompress.UsageError, match="`weights=sparse` is none of dense, table"):
+        kancompress.export(raw, options={"weights": "sparse"}, format="onnx")
 
 
 def test_options_of_another_format() -> None:

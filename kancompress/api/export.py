@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kancompress.config import OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
@@ -14,12 +15,20 @@ from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
 from kancompress.formats import document as documents
 from kancompress.formats.packed import ordinary
-from kancompress.formats.storage import Source, open_container
+from kancompress.formats.storage import Record, Source, open_container, write
 from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 
 ExportOptions = OnnxOptions
+
+
+class Recorded(Protocol):
+    """A `PackedModel` or a `Checkpoint`, which this module does not import: they need torch."""
+
+    def record(self) -> Record:
+        """What its file holds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,8 @@ class Format:
     def options_of(self, given: Mapping[str, Any]) -> Any:
         """The record of options that are given by their names.
 
-        Raises UsageError for one that means nothing for this format.
+        Raises UsageError for one that means nothing for this format, and for a word that is no
+        choice.
         """
         known = {one.name for one in fields(self.options)}
         strange = tuple(name for name in given if name not in known)
@@ -51,7 +61,14 @@ class Format:
                 f" {'it' if len(strange) == 1 else 'them'} out.",
                 fields=strange,
             )
-        return self.options(**given)
+        return self.options(**{name: self._value(name, value) for name, value in given.items()})
+
+    def _value(self, name: str, value: object) -> object:
+        """A value of an option; a word becomes the choice that it names."""
+        kind = type(getattr(self.options(), name))
+        if not issubclass(kind, StrEnum) or value in list(kind):
+            return kind(str(value)) if issubclass(kind, StrEnum) else value
+        raise UsageError(f"`{name}={value}` is none of {', '.join(kind)}.", fields=(name,))
 
 
 # By the name that `format` has. A format more is an entry more.
@@ -90,7 +107,7 @@ def format_of(path: str | os.PathLike[str] | None, name: str | None = None) -> s
 
 
 def export(
-    source: Source,
+    source: Source | Recorded,
     path: str | os.PathLike[str] | None = None,
     options: ExportOptions | Mapping[str, Any] | None = None,
     *,
@@ -104,7 +121,7 @@ def export(
 ) -> Exported:
     """Write a packed or dense network for another program, such as an ONNX runtime.
 
-    source   : a packed or dense file, or its bytes
+    source   : a packed or dense file, its bytes, or a `PackedModel` or `Checkpoint`
     path     : of the file to write, whose suffix says the format; None writes none
     options  : of the format, as `OnnxOptions`, or by their names
     format   : where the suffix does not say it: `onnx`
@@ -147,7 +164,7 @@ def _options(options: ExportOptions | Mapping[str, Any] | None, chosen: Format) 
 
 
 def _encoded(
-    source: Source,
+    source: Source | Recorded,
     chosen: Format,
     options: Any,
     told: RunOptions | None,
@@ -155,7 +172,8 @@ def _encoded(
     *,
     any_size: bool,
 ) -> Exported:
-    _, where, content = reading.opened(source, name, "The input")
+    raw = source if isinstance(source, str | os.PathLike | bytes) else write(source.record())
+    _, where, content = reading.opened(raw, name, "The input")
     data = bytes(content[:])
     try:
         program = read(data, where, any_size=any_size, options=told)
