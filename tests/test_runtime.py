@@ -24,6 +24,7 @@ from test_forms import (
     polynomial_state,
 )
 from test_forms import packed as lossless
+from test_masked import pruned
 
 import kancompress
 from command import ENVIRONMENT
@@ -232,6 +233,8 @@ def test_numbers_of_any_type_and_no_rows() -> None:
     for rows in (x, x.astype(np.uint8), x.astype(np.float64), x.tolist()):
         np.testing.assert_array_equal(network.run(rows), expected)
     assert network.run(np.zeros((0, 6))).shape == (0, 4)
+    maps = load(kancompress.encode(fresh("kanconv", (2, 3, 4))))
+    assert maps.run(np.zeros((0, 2, 5, 5))).shape == (0, 4)
 
 
 def test_extreme_rows_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
@@ -370,6 +373,16 @@ def test_factors_that_the_file_keeps_apart() -> None:
     state = efficient_kan((11, 9, 4))
     network = check_foreign(lossless(encoded(state), keep_scaler=True))
     assert [layer.edges.gains[0].last for layer in network.program.layers] == [8, 8]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_masked_edges(keep: bool) -> None:
+    """They need no factor of 0 where they are packed as zeros."""
+    state = pruned(0.5, widths=(7, 9, 4))
+    config = ClusterConfig(clusters=64, force_pack=True, keep_masked=keep)
+    model = kancompress.cluster(state, config).model
+    network = check_foreign(model)
+    assert [bool(layer.edges.gains) for layer in network.program.layers] == [keep, keep]
 
 
 def test_layers_that_the_file_has_as_they_were() -> None:

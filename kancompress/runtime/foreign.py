@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kancompress.config import RunOptions
 from kancompress.formats.arrays import Array, Outline
@@ -65,27 +67,34 @@ def _layer(
 ) -> Layer:
     found, arrays = layer.found, dict(layer.arrays)
     bias = arrays.pop("bias", None)
-    gains = _gains(found, read, dtype)
     if found.name in names:
-        edges = packed_edges(record, record.layer(names[found.name]), dtype, gains)
+        edges = packed_edges(record, record.layer(names[found.name]), dtype)
     else:
         table = _gathered(found, read, dtype)
-        edges = Edges(shape=found.shape, size=found.coefficients, table=table, gains=gains)
+        edges = Edges(shape=found.shape, size=found.coefficients, table=table)
+    edges = replace(edges, gains=tuple(_gains(found, edges, read)))
     return Layer(name=found.name, form=layer.form, edges=edges, arrays=arrays, bias=bias)
 
 
-def _gains(layer: FoundLayer, read: chain.Read, dtype: type[np.floating[Any]]) -> tuple[Gain, ...]:
-    """Factors of splines, and masks of 0 and 1, which multiply the whole edge; not those of 1."""
-    numbers = chain.required(read)
-    spans = [
-        (gain.first, gain.last, masks.gain_factors(layer, gain, numbers)) for gain in layer.gains
-    ]
-    spans.append((0, layer.coefficients, masks.mask_factors(layer, numbers)))
-    return tuple(
-        Gain(first=first, last=last, factors=factors.reshape(layer.shape).astype(dtype))
-        for first, last, factors in spans
-        if not (factors == 1).all()
-    )
+def _gains(layer: FoundLayer, edges: Edges, read: chain.Read) -> Iterator[Gain]:
+    """Factors of splines, and masks of 0 and 1, which multiply the whole edge; not those that
+    change nothing."""
+    numbers, dtype = chain.required(read), edges.table.dtype
+    for gain in layer.gains:
+        factors = masks.gain_factors(layer, gain, numbers).astype(dtype)
+        if not (factors == 1).all():
+            yield Gain(first=gain.first, last=gain.last, factors=factors.reshape(layer.shape))
+    factors = masks.mask_factors(layer, numbers).astype(dtype)
+    if not ((factors == 1) | ((factors == 0) & _are_zero(edges))).all():
+        yield Gain(first=0, last=layer.coefficients, factors=factors.reshape(layer.shape))
+
+
+def _are_zero(edges: Edges) -> npt.NDArray[np.bool_]:
+    """Which edges have no coefficient but 0, (edges,), as masked ones mostly are packed."""
+    zero = np.logical_not(np.any(edges.table, axis=1, keepdims=True))
+    rows = zero if edges.rows is None else zero[edges.rows]
+    found: npt.NDArray[np.bool_] = rows.reshape(-1, edges.parts).all(axis=1)
+    return found
 
 
 def _gathered(layer: FoundLayer, read: chain.Read, dtype: type[np.floating[Any]]) -> Numbers:

@@ -87,7 +87,7 @@ class RunningLayer:
                 found = self._edges.of_tap(taken, tap)
                 sums = found if sums is None else np.add(sums, found, out=sums)
             assert sums is not None
-            yield sums.reshape(len(part), rows, columns, -1)
+            yield sums.reshape(len(part), rows, columns, self._edges.outputs)
 
     def _applied(self, step: Step, y: Numbers) -> Numbers:
         """What a step before or after the sum makes of all inputs, or of all sums."""
@@ -108,6 +108,8 @@ class RunningLayer:
             case forms.Affine(scale_role, shift_role):
                 return _affine(y, arrays.get(scale_role), arrays.get(shift_role))
             case forms.MinMax():
+                if not y.size:
+                    return y
                 low, high = y.min(), y.max()
                 scaled: Numbers = 2 * (y - low) / (high - low) - 1
                 return scaled
