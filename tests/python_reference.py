@@ -18,6 +18,7 @@ import kancompress
 SECTIONS = {
     "Commands": (
         "train", "cluster", "finetune", "evaluate", "inspect", "expand", "repack",
+        "export",
     ),
     "Clustering by outputs": (
         "cluster_by_outputs", "choose_clusters",
@@ -37,21 +38,21 @@ SECTIONS = {
     ),
     "Results": (
         "Training", "Compression", "Compressed", "Calibrated", "Finetuning", "Evaluation",
-        "Parametrization", "Hooks", "Repacked", "PartBytes",
+        "Parametrization", "Hooks", "Repacked", "PartBytes", "Exported",
     ),
     "Files as records": (
         "PackedModel", "PackedLayer", "Checkpoint",
     ),
     "Settings": (
         "TrainConfig", "ClusterConfig", "CalibrationConfig", "FinetuneConfig", "RunOptions",
-        "RepackConfig", "PlotConfig", "StateFile", "Machine",
+        "RepackConfig", "OnnxOptions", "PlotConfig", "StateFile", "Machine",
     ),
     "Networks and data": (
         "ModelName", "ModelSpec", "BasisSpec", "ConvSpec", "MetaSpec", "DataSpec", "DataOptions",
     ),
     "Choices": (
         "Activation", "Device", "HeaderForm", "IndexCoding", "KMeans", "Method", "Metric",
-        "Precision", "Projection", "StoredDtype", "Target",
+        "Precision", "Projection", "StoredDtype", "Target", "Weights",
     ),
     "Errors": (
         "KancompressError", "UsageError", "InvalidFileError", "Flaw",

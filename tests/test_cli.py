@@ -16,7 +16,7 @@ from conftest import fresh
 from kancompress.cli import _output
 from kancompress.reporting import inspection
 
-COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand", "repack")
+COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand", "repack", "export")
 TINY = ("--hidden", "4", "--epochs", "1")
 
 

@@ -49,6 +49,7 @@ def test_writing_files_needs_no_torch() -> None:
 LIGHT = [
     "--help", "-h", "--version", "", "nonsense", "train", "train --help", "cluster --help",
     "finetune --help", "eval --help", "inspect --help", "expand --help", "repack --help",
+    "export --help",
     "train --epochs -1 -o x", "cluster x -o x -k x",
 ]  # fmt: skip
 
@@ -79,6 +80,19 @@ def test_a_command_loads_no_other() -> None:
     names = loaded(code, depth=3)
     assert "kancompress.cli.inspect" in names
     assert names.isdisjoint({"kancompress.cli.cluster", "kancompress.cli.train", "numpy"})
+
+
+def test_export_loads_no_torch(tmp_path: Path) -> None:
+    """Not even where it says that the package for ONNX models is missing."""
+    kancompress.save(kancompress.cluster(fresh("kan", (6, 5, 4))).model, tmp_path / "p.st")
+    code = (
+        "sys.modules['onnx'] = None\n"
+        "from kancompress.cli.main import main\n"
+        f"sys.argv = ['kancompress', 'export', {str(tmp_path / 'p.st')!r}, '-o', 'm.onnx']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 1\n"
+    )
+    assert loaded(code).isdisjoint({"torch", "sklearn", "scipy", "torchvision"})
 
 
 REFUSALS = {

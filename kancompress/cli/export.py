@@ -9,9 +9,10 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
-from kancompress.cli._options import InputArgument, OutputOption, Shown
+from kancompress.cli._options import Foreign, InputArgument, OutputOption, Shown, noted
 from kancompress.cli._run import command
 from kancompress.config import IndexCoding, OnnxOptions, Weights
+from kancompress.errors import UsageError
 
 if TYPE_CHECKING:
     from kancompress import Exported
@@ -43,7 +44,6 @@ class Wanted:
             show_default=False,
         ),
     ] = None
-
     with_main: Annotated[
         bool,
         typer.Option(
@@ -105,6 +105,7 @@ def export(
     ] = False,
     *,
     wanted: Wanted,
+    foreign: Foreign,
     shown: Shown,
 ) -> None:
     """Write a packed or dense network for another program.
@@ -119,7 +120,9 @@ def export(
       kancompress export packed.safetensors -o model.h --with-main
       kancompress export packed.safetensors -o - --format onnx > model.onnx
     """
-    kept = _files.inputs(source)
+    if foreign.state is not None:
+        raise UsageError("--state chooses in torch files, and none is exported; leave it out.")
+    told, kept = foreign.options(), _files.inputs(source)
     if not dry_run:
         _files.check_output(output, force=shown.force, inputs=kept)
     found, piped = _files.given(source), output == _files.DASH
@@ -128,6 +131,7 @@ def export(
         None if piped else output,
         wanted.given(),
         format=format_,
+        told=told,
         dry_run=dry_run,
         force=shown.force,
         name=found.name,
@@ -151,6 +155,7 @@ def _document(made: Exported, output: str | None) -> dict[str, Any]:
         "grown_bytes": made.grown,
         "parts": dict(made.parts),
         **made.details,
+        "notes": [*made.notes, *map(noted, made.assumed)],
     }
 
 
@@ -161,5 +166,5 @@ def _tell(made: Exported) -> None:
     word = "more" if made.grown >= 0 else "fewer"
     against = f"{grown} {word} than the {source} of the source"
     _output.note(f"{_output.size(len(made.data))} bytes, {against}: {parts}")
-    for note in made.notes:
+    for note in (*made.notes, *(f"assumed {noted(one)}" for one in made.assumed)):
         _output.note(note)

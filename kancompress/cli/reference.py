@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from kancompress.cli.main import app
 
-COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand", "repack")
+COMMANDS = ("train", "cluster", "finetune", "eval", "inspect", "expand", "repack", "export")
 _HEAD = """# Command line
 
 This page is written by the program (`python -m kancompress.cli.reference > docs/cli.md`).
