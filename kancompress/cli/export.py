@@ -45,7 +45,6 @@ class Wanted:
             show_default=False,
         ),
     ] = None
-
     with_main: Annotated[
         bool,
         typer.Option(

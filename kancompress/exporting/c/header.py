@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kancompress.config import COptions
+from kancompress.config import COptions, IndexCoding
 from kancompress.errors import UsageError
 from kancompress.exporting.c.helpers import text_of
 from kancompress.exporting.c.layers import Place, function
@@ -97,6 +97,7 @@ def encode(program: Program, options: COptions) -> Exported:
             f" bytes of RAM; a row takes {sizes.multiplications:,} multiplications and"
             f" {sizes.additions:,} additions, beside those of the basis functions",
         ),
+        assumed=program.notes,
     )
 
 
@@ -108,6 +109,10 @@ def _checked(options: COptions) -> str:
             f"The `prefix` {shown(prefix)} is no C identifier of at most {_MOST_PREFIX} characters;"
             " give letters, digits and _, a letter first.",
             fields=("prefix",),
+        )
+    if options.indices is not None and options.indices not in list(IndexCoding):
+        raise UsageError(
+            f"`indices={options.indices}` is none of {', '.join(IndexCoding)}.", fields=("indices",)
         )
     if options.image is not None and min(options.image) < 1:
         rows, columns = options.image

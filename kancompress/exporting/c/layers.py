@@ -84,7 +84,12 @@ class _Function:
         f = unit.scratch.want("features", unit.real.name, max(self.basis.room, self.size))
         self._count()
         chain = Chain(
-            unit, layer, layer.form.before, f"b{self.number}", layer.inputs, [f"v = {place.read};"]
+            unit,
+            layer,
+            layer.form.before,
+            f"before{self.number}",
+            layer.inputs,
+            [f"v = {place.read};"],
         )
         body = self._sums(chain)
         places = 1 if place.outside is None else math.prod(place.outside)

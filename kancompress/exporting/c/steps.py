@@ -143,7 +143,7 @@ def after(
     count, real = layer.outputs, unit.real.name
     for step_number, step in enumerate(layer.form.after):
         place = f"{output}[i]" if places == 1 else f"{output}[r * {count}u + i]"
-        name = f"a{number}_{step_number}"
+        name = f"after{number}_{step_number}"
         chain = Chain(unit, layer, (step,), name, count, [f"v = {output}[i];"])
         if not chain.statements:
             continue
