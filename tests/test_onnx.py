@@ -33,6 +33,7 @@ from kancompress.runtime.program import Edges, Gain, Layer, Program
 from kancompress.specs import ModelName
 
 onnx: Any = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 onnxruntime: Any = pytest.importorskip("onnxruntime")
 
 NATIVE = [name for name in ModelName if not name.is_meta]
@@ -432,9 +433,29 @@ def test_the_model_says_what_it_is() -> None:
     facts = json.loads({one.key: one.value for one in model.metadata_props}["kancompress"])
     assert facts["data"]["name"] == "digits"
     assert facts["layers"][1] == {"name": "1", "shape": [10, 6], "size": 9, "clusters": 16}
-    assert facts["packed_bytes"] == len(raw)
+    assert facts["source_bytes"] == len(raw)
     nibbles = [one for one in model.graph.initializer if one.data_type == graphs.UINT4]
     assert [len(one.raw_data) for one in nibbles] == [64 * 6 // 2, 10 * 6 // 2]
+
+
+def test_entropy_coded_indices_become_larger() -> None:
+    packed = kancompress.load(native(ModelName.KAN, 16))
+    skewed = np.zeros(64 * 6, np.uint8)
+    skewed[::50] = 9
+    layers = (replace(packed.layers[0], index=skewed), packed.layers[1])
+    plain = kancompress.encode(replace(packed, layers=layers))
+    coded = kancompress.repack(plain).data
+    made = kancompress.export(coded, format="onnx")
+    assert "bytes more than in the source" in made.notes[-1]
+    assert "source" not in " ".join(kancompress.export(plain, format="onnx").notes)
+
+
+def test_onnxs_own_evaluator_agrees() -> None:
+    raw = native(ModelName.KAN, 16)
+    data = kancompress.export(raw, format="onnx").data
+    x = rows(3, 64)
+    (found,) = onnx.reference.ReferenceEvaluator(data).run(["y"], {"x": x.numpy()})
+    same(found, build(kancompress.load(raw))(x))
 
 
 def test_equal_networks_give_equal_bytes() -> None:
@@ -527,6 +548,18 @@ def test_without_the_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert "pip install 'kancompress[onnx]'" in refused(1, "export", "p.st", "-o", "m.onnx")
     assert not Path("m.onnx").exists()
+
+
+def test_what_the_function_takes() -> None:
+    model = kancompress.cluster(fresh("kan", (64, 6, 10)), ClusterConfig(clusters=16)).model
+    raw = kancompress.encode(model)
+    options = OnnxOptions(weights=Weights.TABLE)
+    made = kancompress.export(model, options=options)
+    assert made.data == kancompress.export(raw, options=options).data
+    words = kancompress.export(raw, options={"weights": "table"}, format="onnx")
+    assert words.data == made.data
+    with pytest.raises(kancompress.UsageError, match="`weights=sparse` is none of dense, table"):
+        kancompress.export(raw, options={"weights": "sparse"}, format="onnx")
 
 
 def test_options_of_another_format() -> None:

@@ -111,7 +111,6 @@ def _page(
         format="html",
         source_bytes=len(data),
         parts={**parts, "page": len(page) - sum(parts.values())},
-        notes=program.notes,
     )
 
 

@@ -155,7 +155,7 @@ def _facts(program: Program, options: OnnxOptions) -> str:
     if program.data is not None:
         record["data"] = program.data.to_json()
     record["layers"] = [_facts_of(layer) for layer in program.layers]
-    record["packed_bytes"] = program.file_bytes
+    record["source_bytes"] = program.file_bytes
     record |= {"normalisation": options.with_normalisation, "softmax": options.with_softmax}
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
 
