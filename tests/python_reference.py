@@ -45,7 +45,7 @@ SECTIONS = {
     ),
     "Settings": (
         "TrainConfig", "ClusterConfig", "CalibrationConfig", "FinetuneConfig", "RunOptions",
-        "RepackConfig", "OnnxOptions", "PlotConfig", "StateFile", "Machine",
+        "RepackConfig", "OnnxOptions", "HtmlOptions", "PlotConfig", "StateFile", "Machine",
     ),
     "Networks and data": (
         "ModelName", "ModelSpec", "BasisSpec", "ConvSpec", "MetaSpec", "DataSpec", "DataOptions",

@@ -53,6 +53,8 @@ def encode(program: Program, options: HtmlOptions, data: bytes) -> Exported:
     }
     if record.model is None:
         known["layers"] = told.layers_of(program, record)
+    if program.notes:
+        known["notes"] = list(program.notes)
     names = _names(documents.read(container), image is not None)
     return _page(program, options, data, known, names)
 

@@ -26,6 +26,7 @@ function start() {
   const { image, labels } = told;
   const state = { network, image, labels, shares: Boolean(packed.document.data?.classes) };
   $("lede").textContent = ledeOf(network);
+  for (const note of told.notes ?? []) $("layers").before(el("p", { class: "quiet" }, `Taken for granted: ${note}`));
   const set = image ? drawing(state) : sliders(state);
   rowOfNumbers(state, set);
   showLayers(state);
