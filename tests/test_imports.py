@@ -82,6 +82,19 @@ def test_a_command_loads_no_other() -> None:
     assert names.isdisjoint({"kancompress.cli.cluster", "kancompress.cli.train", "numpy"})
 
 
+def test_export_loads_no_torch(tmp_path: Path) -> None:
+    """Not even where it says that the package for ONNX models is missing."""
+    kancompress.save(kancompress.cluster(fresh("kan", (6, 5, 4))).model, tmp_path / "p.st")
+    code = (
+        "sys.modules['onnx'] = None\n"
+        "from kancompress.cli.main import main\n"
+        f"sys.argv = ['kancompress', 'export', {str(tmp_path / 'p.st')!r}, '-o', 'm.onnx']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 1\n"
+    )
+    assert loaded(code).isdisjoint({"torch", "sklearn", "scipy", "torchvision"})
+
+
 REFUSALS = {
     "train --data missing.npz -o out": 3,
     "train -o there.st": 2,

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from test_forms import OPTIONS, OWN, SHARED, SUPPORTED, needs_cases
+from test_forms import packed as lossless
 
 import kancompress
 from command import call, done, refused
 from conftest import fresh
-from kancompress import ClusterConfig, DataSpec, OnnxOptions, StoredDtype, Weights
+from kancompress import ClusterConfig, DataSpec, OnnxOptions, RunOptions, StoredDtype, Weights
 from kancompress.api import export as api
 from kancompress.config import Activation
 from kancompress.exporting.onnx import graph as graphs
@@ -24,11 +27,13 @@ from kancompress.layers import forms
 from kancompress.layers.edges import DenseEdges
 from kancompress.layers.forms import LayerForm, Series, Window
 from kancompress.layers.layer import EdgeLayer
+from kancompress.models.foreign import packed_network
 from kancompress.models.native import build
 from kancompress.runtime.program import Edges, Gain, Layer, Program
 from kancompress.specs import ModelName
 
 onnx: Any = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 onnxruntime: Any = pytest.importorskip("onnxruntime")
 
 NATIVE = [name for name in ModelName if not name.is_meta]
@@ -327,6 +332,50 @@ def test_a_shared_codebook_is_there_once() -> None:
     same(outputs(made.data, x), want)
 
 
+# --- other libraries' networks --------------------------------------------------------------------
+
+
+def check_foreign(model: kancompress.PackedModel, options: RunOptions | None = None) -> None:
+    network = packed_network(model, options)
+    for weights in Weights:
+        config = OnnxOptions(weights=weights)
+        made = kancompress.export(kancompress.encode(model), options=config, told=options)
+        assert made.assumed == network.notes
+        for count in (1, 40):
+            x = rows(count, network.widths[0])
+            same(outputs(made.data, x), network(x))
+
+
+@needs_cases
+@pytest.mark.parametrize("case", SUPPORTED)
+def test_golden_cases(case: str) -> None:
+    check_foreign(lossless(SHARED / case / "distinct8.pt", 8), OPTIONS.get(case))
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in OWN.glob("*/io.safetensors")))
+def test_golden_cases_of_our_own(case: str) -> None:
+    io = load_file(OWN / case / "io.safetensors")
+    raw = kancompress.encode(lossless(OWN / case / "state.safetensors"))
+    got = outputs(kancompress.export(raw, format="onnx").data, io["x"])
+    assert np.allclose(got, io["y"].numpy(), atol=1e-4)
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("pykan_multkan", "multiplication nodes"),
+        ("pykan_symbolic_masked", "symbolic"),
+        ("convkan_g1", "stride and padding"),
+    ],
+)
+def test_layers_that_cannot_run_are_refused(case: str, words: str) -> None:
+    raw = kancompress.encode(lossless(SHARED / case / "state.pt"))
+    with pytest.raises(kancompress.UsageError, match=words) as told:
+        kancompress.export(raw, format="onnx")
+    assert told.value.layer in str(told.value)
+
+
 # --- what the model takes and puts out ------------------------------------------------------------
 
 
@@ -384,9 +433,29 @@ def test_the_model_says_what_it_is() -> None:
     facts = json.loads({one.key: one.value for one in model.metadata_props}["kancompress"])
     assert facts["data"]["name"] == "digits"
     assert facts["layers"][1] == {"name": "1", "shape": [10, 6], "size": 9, "clusters": 16}
-    assert facts["packed_bytes"] == len(raw)
+    assert facts["source_bytes"] == len(raw)
     nibbles = [one for one in model.graph.initializer if one.data_type == graphs.UINT4]
     assert [len(one.raw_data) for one in nibbles] == [64 * 6 // 2, 10 * 6 // 2]
+
+
+def test_entropy_coded_indices_become_larger() -> None:
+    packed = kancompress.load(native(ModelName.KAN, 16))
+    skewed = np.zeros(64 * 6, np.uint8)
+    skewed[::50] = 9
+    layers = (replace(packed.layers[0], index=skewed), packed.layers[1])
+    plain = kancompress.encode(replace(packed, layers=layers))
+    coded = kancompress.repack(plain).data
+    made = kancompress.export(coded, format="onnx")
+    assert "bytes more than in the source" in made.notes[-1]
+    assert "source" not in " ".join(kancompress.export(plain, format="onnx").notes)
+
+
+def test_onnxs_own_evaluator_agrees() -> None:
+    raw = native(ModelName.KAN, 16)
+    data = kancompress.export(raw, format="onnx").data
+    x = rows(3, 64)
+    (found,) = onnx.reference.ReferenceEvaluator(data).run(["y"], {"x": x.numpy()})
+    same(found, build(kancompress.load(raw))(x))
 
 
 def test_equal_networks_give_equal_bytes() -> None:
@@ -443,6 +512,8 @@ REFUSED = {
     "p.st -o p.st --force": "input itself",
     "p.st -o there.onnx": "--force",
     "meta.st -o m.onnx": "meta-learner",
+    "p.st -o m.onnx --spline-order 2": "--spline-order",
+    "p.st -o m.onnx --state ema": "--state",
     "p.st -o m.other --weights table --with-softmax": "--with-softmax, --weights mean nothing",
 }
 
@@ -477,6 +548,18 @@ def test_without_the_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert "pip install 'kancompress[onnx]'" in refused(1, "export", "p.st", "-o", "m.onnx")
     assert not Path("m.onnx").exists()
+
+
+def test_what_the_function_takes() -> None:
+    model = kancompress.cluster(fresh("kan", (64, 6, 10)), ClusterConfig(clusters=16)).model
+    raw = kancompress.encode(model)
+    options = OnnxOptions(weights=Weights.TABLE)
+    made = kancompress.export(model, options=options)
+    assert made.data == kancompress.export(raw, options=options).data
+    words = kancompress.export(raw, options={"weights": "table"}, format="onnx")
+    assert words.data == made.data
+    with pytest.raises(kancompress.UsageError, match="`weights=sparse` is none of dense, table"):
+        kancompress.export(raw, options={"weights": "sparse"}, format="onnx")
 
 
 def test_options_of_another_format() -> None:

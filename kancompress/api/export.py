@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from kancompress.config import OnnxOptions
+from kancompress.config import OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
-from kancompress.formats.storage import Source
+from kancompress.formats import document as documents
+from kancompress.formats.packed import ordinary
+from kancompress.formats.storage import Record, Source, open_container, write
 from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 
 ExportOptions = OnnxOptions
+
+
+class Recorded(Protocol):
+    """A `PackedModel` or a `Checkpoint`, which this module does not import: they need torch."""
+
+    def record(self) -> Record:
+        """What its file holds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +49,8 @@ class Format:
     def options_of(self, given: Mapping[str, Any]) -> Any:
         """The record of options that are given by their names.
 
-        Raises UsageError for one that means nothing for this format.
+        Raises UsageError for one that means nothing for this format, and for a word that is no
+        choice.
         """
         known = {one.name for one in fields(self.options)}
         strange = tuple(name for name in given if name not in known)
@@ -49,7 +61,14 @@ class Format:
                 f" {'it' if len(strange) == 1 else 'them'} out.",
                 fields=strange,
             )
-        return self.options(**given)
+        return self.options(**{name: self._value(name, value) for name, value in given.items()})
+
+    def _value(self, name: str, value: object) -> object:
+        """A value of an option; a word becomes the choice that it names."""
+        kind = type(getattr(self.options(), name))
+        if not issubclass(kind, StrEnum) or value in list(kind):
+            return kind(str(value)) if issubclass(kind, StrEnum) else value
+        raise UsageError(f"`{name}={value}` is none of {', '.join(kind)}.", fields=(name,))
 
 
 # By the name that `format` has. A format more is an entry more.
@@ -88,11 +107,12 @@ def format_of(path: str | os.PathLike[str] | None, name: str | None = None) -> s
 
 
 def export(
-    source: Source,
+    source: Source | Recorded,
     path: str | os.PathLike[str] | None = None,
     options: ExportOptions | Mapping[str, Any] | None = None,
     *,
     format: str | None = None,
+    told: RunOptions | None = None,
     dry_run: bool = False,
     force: bool = False,
     name: str | None = None,
@@ -101,10 +121,11 @@ def export(
 ) -> Exported:
     """Write a packed or dense network for another program, such as an ONNX runtime.
 
-    source   : a packed or dense file, or its bytes
+    source   : a packed or dense file, its bytes, or a `PackedModel` or `Checkpoint`
     path     : of the file to write, whose suffix says the format; None writes none
     options  : of the format, as `OnnxOptions`, or by their names
     format   : where the suffix does not say it: `onnx`
+    told     : what another library's packed file does not tell of its network
     dry_run  : write nothing, whatever `path` is
     force    : whether `path` may replace a file; it never replaces `source`, nor one of `inputs`
     name     : what messages call the source, its path when None
@@ -123,7 +144,8 @@ def export(
     if path is not None and not dry_run:
         files.check_target(Path(path), force=force, inputs=[Path(one) for one in (*inputs, *own)])
     chosen = FORMATS[format_of(path, format or _format_of_options(options))]
-    made = _encoded(source, chosen, _options(options, chosen), name, any_size=any_size)
+    wanted = _options(options, chosen)
+    made = _encoded(source, chosen, wanted, told, name, any_size=any_size)
     if path is not None and not dry_run:
         files.write(Path(path), [made.data], force=force)
     return made
@@ -142,17 +164,39 @@ def _options(options: ExportOptions | Mapping[str, Any] | None, chosen: Format) 
 
 
 def _encoded(
-    source: Source, chosen: Format, options: Any, name: str | None, *, any_size: bool = False
+    source: Source | Recorded,
+    chosen: Format,
+    options: Any,
+    told: RunOptions | None,
+    name: str | None,
+    *,
+    any_size: bool,
 ) -> Exported:
-    _, where, content = reading.opened(source, name, "The input")
+    raw = source if isinstance(source, str | os.PathLike | bytes) else write(source.record())
+    _, where, content = reading.opened(raw, name, "The input")
     data = bytes(content[:])
     try:
-        program = read(data, where, any_size=any_size)
+        program = read(data, where, any_size=any_size, options=told)
     except InvalidFileError as error:
         if error.flaw is Flaw.NOT_KANCOMPRESS:
             raise error.followed("Pack it with: kancompress cluster FILE -o PACKED") from None
         raise
-    return chosen.encode(program, options, data)
+    made = chosen.encode(program, options, data)
+    more = made.parts.get("indices", 0) - _index_bytes(data, where)
+    coded = f"indices take {more:,} bytes more than in the source, which has them in fewer bits"
+    notes = (*made.notes, coded) if more > 0 and _is_packed(program) else made.notes
+    return replace(made, notes=notes, assumed=program.notes)
+
+
+def _is_packed(program: Program) -> bool:
+    return any(layer.edges.rows is not None for layer in program.layers)
+
+
+def _index_bytes(data: bytes, where: str) -> int:
+    """Bytes of the indices in a file."""
+    container = open_container(data, where)
+    outline = ordinary(container, documents.read(container)).outline()
+    return sum(one.nbytes for name, one in outline.items() if name.endswith(".index"))
 
 
 def _format_of_options(options: object) -> str | None:

@@ -10,9 +10,10 @@ import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
 from kancompress.cli._card import Card
-from kancompress.cli._options import InputArgument, Shown
+from kancompress.cli._options import Foreign, InputArgument, Shown, noted
 from kancompress.cli._run import command
 from kancompress.config import OnnxOptions, Weights
+from kancompress.errors import UsageError
 
 if TYPE_CHECKING:
     from kancompress import Exported
@@ -86,6 +87,7 @@ def export(
     *,
     wanted: Wanted,
     page: Card,
+    foreign: Foreign,
     shown: Shown,
 ) -> None:
     """Write a packed or dense network for another program.
@@ -100,7 +102,9 @@ def export(
       kancompress export packed.safetensors -o - --format onnx > model.onnx
       kancompress export packed.safetensors --card README.md --license mit
     """
-    options = wanted.given()
+    if foreign.state is not None:
+        raise UsageError("--state chooses in torch files, and none is exported; leave it out.")
+    options, told = wanted.given(), foreign.options()
     page.check(output, [*options, *(["format"] if format_ else [])], dry_run=dry_run)
     kept = _files.inputs(source, page.scores)
     if output is not None and not dry_run:
@@ -119,6 +123,7 @@ def export(
         None if piped else output,
         options,
         format=format_,
+        told=told,
         dry_run=dry_run or bool(cards),
         force=shown.force,
         name=found.name,
@@ -143,6 +148,7 @@ def _document(made: Exported, output: str | None) -> dict[str, Any]:
         "grown_bytes": made.grown,
         "parts": dict(made.parts),
         **made.details,
+        "notes": [*made.notes, *map(noted, made.assumed)],
     }
 
 
@@ -153,5 +159,5 @@ def _tell(made: Exported) -> None:
     word = "more" if made.grown >= 0 else "fewer"
     against = f"{grown} {word} than the {source} of the source"
     _output.note(f"{_output.size(len(made.data))} bytes, {against}: {parts}")
-    for note in made.notes:
+    for note in (*made.notes, *(f"assumed {noted(one)}" for one in made.assumed)):
         _output.note(note)

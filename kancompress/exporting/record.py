@@ -17,6 +17,7 @@ class Exported:
     parts        : bytes of the file by what they hold; together they are all of it
     details      : what else there is to say, by the keys of the command's `--json`
     notes        : sentences for who made it
+    assumed      : what was taken for granted that the source does not tell
     """
 
     data: bytes
@@ -25,6 +26,7 @@ class Exported:
     parts: Mapping[str, int]
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @property
     def grown(self) -> int:

@@ -17,6 +17,7 @@ from kancompress.config import Activation
 from kancompress.exporting.onnx.graph import FLOAT, Graph
 from kancompress.layers import forms
 from kancompress.layers.forms import Basis, Polynomials, Series
+from kancompress.layers.knots import uniform
 from kancompress.runtime.program import Numbers
 
 _AXIS = 2
@@ -156,12 +157,14 @@ class Features:
     def _splines(self, z: str, knots: Numbers, degree: int) -> str:
         """B-splines on the knots of each input, (in, t): the closed form where they are even."""
         size = knots.shape[1] - 2 * degree - 1
-        even = _uniform(knots, degree) if degree and size > 0 else None
+        even = uniform(knots, degree) if degree and size > 0 else None
         if even is None:
             return self._recursion(self._deep(z), self._by_input(knots), knots, degree)
         low, step = even
         from_low = self.graph.node("Sub", z, self._by_input(low))
-        scaled = self.graph.node("Div", from_low, self._by_input(step / _root(degree)))
+        scaled = self.graph.node(
+            "Div", from_low, self._by_input(step.astype(np.float64) / _root(degree))
+        )
         return self._shifts(self._deep(scaled), size, degree)
 
     def _steps(self, z: str, knots: str) -> str:
@@ -238,18 +241,6 @@ class Features:
 
 def _root(degree: int) -> float:
     return float(math.factorial(degree) ** (-1 / degree))
-
-
-def _uniform(knots: Numbers, degree: int) -> tuple[Numbers, Numbers] | None:
-    """Lower end of the grid and distance of the knots for each input, if they are even up to the
-    rounding of their type."""
-    wide = knots.astype(np.float64)
-    step = (wide[:, -1:] - wide[:, :1]) / (wide.shape[1] - 1)
-    even = wide[:, :1] + step * np.arange(wide.shape[1])
-    rounding = 4 * np.finfo(knots.dtype).eps * np.abs(wide).max(1, keepdims=True)
-    if not (np.abs(wide - even) <= np.maximum(1e-5 * step, rounding)).all() or step.min() <= 0:
-        return None
-    return wide[:, 0] + degree * step[:, 0], step[:, 0]
 
 
 # P_n = (slope z + shift) P_{n-1} - weight P_{n-2}, from n = 1 on, with what is learnt.

@@ -28,7 +28,7 @@ def encode(program: Program, options: OnnxOptions) -> Exported:
     package `onnx` and for a model that is too large.
     """
     _check(program, options)
-    graph, notes = Graph(), list(program.notes)
+    graph, notes = Graph(), [f"opset {OPSET}, IR {IR}"]
     model = _model(graph, program, options, notes)
     library().checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
@@ -49,7 +49,7 @@ def encode(program: Program, options: OnnxOptions) -> Exported:
         source_bytes=program.file_bytes,
         parts=parts,
         details=details,
-        notes=(f"opset {OPSET}, IR {IR}", *notes),
+        notes=tuple(notes),
     )
 
 
@@ -155,7 +155,7 @@ def _facts(program: Program, options: OnnxOptions) -> str:
     if program.data is not None:
         record["data"] = program.data.to_json()
     record["layers"] = [_facts_of(layer) for layer in program.layers]
-    record["packed_bytes"] = program.file_bytes
+    record["source_bytes"] = program.file_bytes
     record |= {"normalisation": options.with_normalisation, "softmax": options.with_softmax}
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
 
