@@ -178,9 +178,47 @@ def test_an_index_brings_its_shards(local: Hub, models: dict[str, bytes]) -> Non
     local.repositories["lab/shards"] = Repository({"main": content})
     try:
         report = kancompress.inspect("hf://lab/shards")
+        assert [row["name"] for row in report["other"]] == ["1.w", "2.w"]
+        del content["model-00002-of-00002.safetensors"]
+        line = refused(3, "inspect", "hf://lab/shards/model.safetensors.index.json")
+        assert line.startswith("hf://lab/shards/model-00002-of-00002.safetensors is not there")
     finally:
         del local.repositories["lab/shards"]
-    assert [row["name"] for row in report["other"]] == ["1.w", "2.w"]
+
+
+def test_a_state_of_pykan_brings_its_config(local: Hub, models: dict[str, bytes]) -> None:
+    both = {"net_state": models["small"], "net_config.yml": b"a: 1\n", "other_state": b""}
+    local.repositories["lab/pykan"] = Repository({"main": both})
+    try:
+        path, name = hub.fetched("hf://lab/pykan/net_state")
+        assert name == "hf://lab/pykan/net_state"
+        assert path.with_name("net_config.yml").read_bytes() == b"a: 1\n"
+        path, _ = hub.fetched("hf://lab/pykan/other_state")
+        assert not path.with_name("other_config.yml").exists()
+    finally:
+        del local.repositories["lab/pykan"]
+
+
+def test_names_that_a_server_invents_stay_in_the_cache(local: Hub, tmp_path: Path) -> None:
+    files = {"../../../out.safetensors": b"x", "a/../../../../out.safetensors": b"x"}
+    local.repositories["lab/bad"] = Repository({"main": files})
+    try:
+        assert "no file of weights" in refused(3, "inspect", "hf://lab/bad")
+    finally:
+        del local.repositories["lab/bad"]
+    assert not list(tmp_path.rglob("*out*"))
+
+
+def test_a_cache_that_cannot_be_written(
+    local: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    line = refused(3, "inspect", "hf://lab/one/packed.safetensors")
+    assert "cannot be kept in the cache: Not a directory" in line
+    assert "HF_HOME" in line
 
 
 # --- what is not to be had ------------------------------------------------------------------

@@ -8,6 +8,7 @@ with `hf://`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -99,9 +100,7 @@ def fetched(name: str) -> tuple[Path, str]:
             place = replace(place, file=_only_weights(place))
         path = _download(place)
     with _quiet():
-        for beside in _beside(place, path):
-            with contextlib.suppress(Exception), _told(place):
-                _download(replace(place, file=beside))
+        _download_beside(place, path)
     return path, str(place)
 
 
@@ -146,7 +145,7 @@ def _names(place: Place) -> list[str]:
         if names := _cached(place):
             return names
         raise
-    return [file.rfilename for file in info.siblings or ()]
+    return [file.rfilename for file in info.siblings or () if _is_plain(file.rfilename)]
 
 
 def _cached(place: Place) -> list[str]:
@@ -190,20 +189,34 @@ def _only_weights(place: Place) -> str:
     )
 
 
-def _beside(place: Place, path: Path) -> list[str]:
-    """Names of the files that are read together with one."""
+def _download_beside(place: Place, path: Path) -> None:
+    """Fetch the files that are read together with one: shards, which must be there, and a config,
+    which may."""
     file = str(place.file)
+    folder = file.rpartition("/")[0]
+    for name in _shards(path) if inputs.is_index(file) else ():
+        beside = replace(place, file=f"{folder}/{name}" if folder else name)
+        with _told(beside):
+            _download(beside)
     if file.endswith(_STATE):
-        return [file.removesuffix(_STATE) + _CONFIG]
-    if not inputs.is_index(file):
-        return []
+        beside = replace(place, file=file.removesuffix(_STATE) + _CONFIG)
+        with contextlib.suppress(InvalidFileError), _told(beside):
+            _download(beside)
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that an index names beside it."""
     try:
-        shards = set(json.loads(path.read_bytes())["weight_map"].values())
-        names = sorted(name for name in shards if name not in ("", ".", "..") and "/" not in name)
+        names = {str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # whoever reads the index tells what is wrong
-    folder = file.rpartition("/")[0]
-    return [f"{folder}/{name}" if folder else name for name in names[:_MOST_SHARDS]]
+    return sorted(name for name in names if _is_plain(name) and "/" not in name)[:_MOST_SHARDS]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name that others chose stays within its folder."""
+    steps = name.split("/")
+    return "\\" not in name and not any(step in ("", ".", "..") for step in steps)
 
 
 @contextlib.contextmanager
@@ -240,7 +253,7 @@ def _told(place: Place) -> Iterator[None]:
     """Errors of huggingface_hub, and of the network below it, as one sentence each."""
     try:
         yield
-    except KancompressError:
+    except (KancompressError, MemoryError):
         raise
     except Exception as error:  # the network's have no base in common
         flaw, finding, hint = _words(error, place)
@@ -274,12 +287,19 @@ def _words(error: Exception, place: Place) -> tuple[Flaw, str, str]:
     return _of_network(error, endpoint)
 
 
+# What the disk says, and not the network.
+_OF_THE_CACHE = (
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN."
 
 
 def _of_network(error: BaseException, endpoint: str) -> tuple[Flaw, str, str]:
     from huggingface_hub.errors import HfHubHTTPError
 
+    if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
+        hint = "Free some space, or set HF_HOME to a directory that can be written to."
+        return Flaw.UNREADABLE, f"cannot be kept in the cache: {error.strerror}", hint
     if isinstance(error, HfHubHTTPError):
         status = _status(error)
         if status in (401, 403):
