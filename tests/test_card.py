@@ -201,6 +201,7 @@ def test_the_command_writes_it_together_with_what_is_exported(place: Path, tmp_p
         (2, ("--card", "-"), "names a file"),
         (2, ("--card", "README.md", "--dry-run"), "--dry-run"),
         (2, ("--card", "README.md", "--with-softmax"), "--with-softmax goes with"),
+        (2, ("--card", "README.md", "--grid-range", "-1,1"), "--grid-range goes with"),
         (2, ("--card", "m.onnx", "-o", "m.onnx"), "same file"),
         (2, ("--card", "hf://lab/one/README.md"), "hf upload"),
         (2, ("--card", "README.md", "--license", "My Licence"), "mit or apache-2.0"),

@@ -152,7 +152,9 @@ def export(
     if foreign.state is not None:
         raise UsageError("--state chooses in torch files, and none is exported; leave it out.")
     options, told = wanted.given(), foreign.options()
-    page.check(output, [*options, *(["format"] if format_ else [])], dry_run=dry_run)
+    others = {"format": format_, "layouts": told.layouts or told.layers, "any_size": any_size}
+    needing = [*options, *told.given, *(name for name, value in others.items() if value)]
+    page.check(output, needing, dry_run=dry_run)
     kept = _files.inputs(source, page.scores)
     if output is not None and not dry_run:
         _files.check_output(output, force=shown.force, inputs=kept)
