@@ -15,6 +15,8 @@ from kancompress.runtime.program import Layer
 
 # Numbers of features that exist at a time, 4 MB in float32, which caches hold.
 _FEATURES = 1 << 20
+# Those that are made at a time: what a basis writes in between then stays in a core's own cache.
+_SCRATCH = 1 << 16
 # Added to variances, as torch does.
 _EPS = 1e-5
 
@@ -51,7 +53,10 @@ class RunningLayer:
         base = self._form.base
         planes = np.empty((len(z), self._size, z.shape[1]), self._dtype)
         functions = self._size - (base is not None)
-        self._fill(z[:, None], planes[:, :functions])
+        step = max(1, _SCRATCH // (self._size * z.shape[1]))
+        for first in range(0, len(z), step):
+            rows = slice(first, first + step)
+            self._fill(z[rows, None], planes[rows, :functions])
         if base is not None:
             planes[:, functions] = ACTIVATIONS[base](x)
         return planes
