@@ -97,7 +97,6 @@ def encode(program: Program, options: COptions) -> Exported:
             f" bytes of RAM; a row takes {sizes.multiplications:,} multiplications and"
             f" {sizes.additions:,} additions, beside those of the basis functions",
         ),
-        assumed=program.notes,
     )
 
 
