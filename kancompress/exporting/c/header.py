@@ -40,7 +40,7 @@ def prefix_of(stem: str) -> str:
 
 def named(options: COptions, path: Path) -> COptions:
     """The options, with the prefix that the name of the header's file gives where there is none."""
-    return options if options.prefix else replace(options, prefix=prefix_of(path.stem))
+    return options if options.prefix is not None else replace(options, prefix=prefix_of(path.stem))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,6 @@ def encode(program: Program, options: COptions) -> Exported:
             f" bytes of RAM; a row takes {sizes.multiplications:,} multiplications and"
             f" {sizes.additions:,} additions, beside those of the basis functions",
         ),
-        assumed=program.notes,
     )
 
 
@@ -292,7 +291,7 @@ class _Network:
     def header(self, functions: list[str], sizes: Sizes) -> str:
         """The whole text."""
         unit, name = self.unit, self.unit.prefix
-        helpers = text_of(unit.helpers, name, unit.real)
+        helpers = text_of(unit.helpers.values(), name, unit.real)
         upper = name.upper()
         macros = "\n".join(
             f"#define {upper}_{key} {value}"
