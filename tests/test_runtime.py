@@ -1,7 +1,11 @@
 """The numpy runtime beside torch's networks, closed forms, and an interpreter without torch."""
 
 import math
+import subprocess
+import sys
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ from test_forms import (
 from test_forms import packed as lossless
 
 import kancompress
+from command import ENVIRONMENT
 from conftest import fresh
 from kancompress import Activation, ClusterConfig, PackedModel, RunOptions, UsageError
 from kancompress.config import StoredDtype
@@ -292,8 +297,15 @@ def check_foreign(model: PackedModel, options: RunOptions | None = None) -> Netw
     return network
 
 
+# One of each basis and step; the others are slow tests.
+QUICK = ("bsrbf_kan", "faster_kan_default", "fourierkan_g5", "pykan_f64", "relu_kan_g5k3")
+
+
 @needs_cases
-@pytest.mark.parametrize("case", SUPPORTED)
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in SUPPORTED],
+)
 def test_golden_cases(case: str) -> None:
     """Beside the library's own outputs; all rows together: some layers see the whole batch."""
     folder, options = SHARED / case, OPTIONS.get(case)
@@ -400,3 +412,70 @@ def test_layers_that_cannot_run_are_refused(case: str, words: str) -> None:
 def test_meta_networks_are_refused() -> None:
     with pytest.raises(UsageError, match=r"meta-learner.*pack it first"):
         load(kancompress.encode(fresh("metakan", (6, 5, 4))))
+
+
+# --- without torch, and packed in memory --------------------------------------------------------
+
+ALONE = """
+import sys
+before = set(sys.modules)
+for name in ("torch", "scipy", "sklearn", "torchvision", "safetensors", "typer", "click", "rich"):
+    sys.modules[name] = None  # so that an import raises
+import numpy as np
+from kancompress.runtime import load
+print("kancompress.libraries" in sys.modules)
+for path in sys.argv[1:]:
+    x = np.linspace(-1, 1, 6, dtype=np.float32)[None]
+    print(*load(path).run(x)[0])
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before if sys.modules[name]}
+print(*sorted(loaded - sys.stdlib_module_names))
+"""
+
+
+def test_numpy_is_enough(tmp_path: Path) -> None:
+    """In an interpreter that can import nothing else."""
+    models = {"native": packed(fresh("fastkan", (6, 5, 4))), "foreign": efficient_model()}
+    for name, model in models.items():
+        kancompress.save(model, tmp_path / name)
+    paths = [str(tmp_path / name) for name in models]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *paths],
+        env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    recognised, *rows, names = done.stdout.splitlines()
+    assert recognised == "False"
+    x = np.linspace(-1, 1, 6, dtype=np.float32)[None]
+    for path, row in zip(paths, rows, strict=True):
+        expected = outputs(Path(path).read_bytes(), x)[0]
+        np.testing.assert_allclose([float(word) for word in row.split()], expected, atol=3e-6)
+    assert names.split() == ["kancompress", "numpy"]
+
+
+def efficient_model() -> PackedModel:
+    return lossless(encoded(efficient_kan()))
+
+
+def wide_file() -> bytes:
+    """A file of 400 x 2,000 edges of 9 coefficients, 29 MB when they are written out."""
+    model = packed(fresh("kan", (4, 3)))
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, 16, 800_000, dtype=np.uint8)
+    table = torch.from_numpy(rng.standard_normal((16, 9)).astype(np.float32))
+    layer = replace(model.layers[0], shape=(400, 2000), index=index, codebook=table)
+    return kancompress.encode(replace(model, layers=(layer,), data=None))
+
+
+def test_dense_coefficients_are_never_all_held() -> None:
+    raw, dense = wide_file(), 4 * 9 * 800_000
+    tracemalloc.start()
+    try:
+        network = load(raw)
+        held = tracemalloc.get_traced_memory()[0]
+        for rows in (1, 32):
+            network.run(rows_of(network, rows))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < dense / 20
+    assert peak < dense / 2.5

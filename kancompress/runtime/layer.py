@@ -13,8 +13,8 @@ from kancompress.runtime.bases import fill_of
 from kancompress.runtime.edges import EdgeSums
 from kancompress.runtime.program import Layer
 
-# Numbers of features that exist at a time, 16 MB in float32.
-_FEATURES = 1 << 22
+# Numbers of features that exist at a time, 4 MB in float32, which caches hold.
+_FEATURES = 1 << 20
 # Added to variances, as torch does.
 _EPS = 1e-5
 
