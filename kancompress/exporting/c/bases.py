@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kancompress.config import Activation
-from kancompress.exporting.c.unit import Lines, Unit, loop, unwritten
+from kancompress.exporting.c.helpers import splines
+from kancompress.exporting.c.unit import Lines, Unit, indented, loop, unwritten
 from kancompress.layers import forms
 from kancompress.layers.forms import Basis, Series
 from kancompress.layers.knots import uniform
@@ -19,8 +20,8 @@ from kancompress.runtime.program import Layer, Numbers
 class Features:
     """Statements with `z`, what the basis sees of input `i`, that write `f[0 ... size - 1]`.
 
-    windowed : only `f[first]` to below `f[stop]` are written, and the others are zero
-    live     : the most functions that are not zero
+    windowed : `f` begins with function number `first`, and has `live` of them; others are zero
+    live     : functions that `f` has
     room     : elements of `f` that the statements write
     """
 
@@ -87,13 +88,13 @@ def _uniform(unit: Unit, grid: tuple[float, float, int], degree: int, number: in
 
 
 def _windowed(unit: Unit, scaled: str, size: int, degree: int) -> Features:
-    call = f"{unit.helper('splines')}({scaled}, {degree}u, {size}u, f, &first, &stop);"
+    name = unit.helper(f"splines{degree}", splines(degree))
     return Features(
-        lines=[call],
+        lines=[f"first = {name}({scaled}, {size}u, f);"],
         size=size + degree,
-        live=min(degree + 1, size + degree),
+        live=degree + 1,
         windowed=True,
-        room=size + degree,
+        room=degree + 1,
     )
 
 
@@ -130,11 +131,14 @@ def _sum(
     first = _features(unit, layer, one, number)
     centres = unit.flash.add(f"centres{number}", layer.arrays[other.centres])
     each = [f"const {unit.real.name} d = {_over('z - ' + centres + '[b]', unit, other.width)};"]
-    zero = unit.literal(0)
-    inside = f"(b >= first && b < stop ? f[b] : {zero})" if first.windowed else "f[b]"
+    size = first.size
+    inside = "f[b]"
+    if first.windowed:
+        inside = f"(b >= first && b - first < {first.live}u ? f[b - first] : {unit.literal(0)})"
     each.append(f"f[b] = {inside} + {unit.math('exp')}(-d * d);")
-    lines = [*first.lines, *loop("b", f"{first.size}u", each)]
-    return Features(lines=lines, size=first.size, live=first.size, room=first.room)
+    # From the last one on: a window at the beginning of `f` is read before it is written over.
+    lines = [*first.lines, f"for (b = {size}u; b-- > 0;) {{", *indented(each), "}"]
+    return Features(lines=lines, size=size, live=size, room=max(first.room, size))
 
 
 # --- functions of a distance ----------------------------------------------------------------------

@@ -40,7 +40,7 @@ def prefix_of(stem: str) -> str:
 
 def named(options: COptions, path: Path) -> COptions:
     """The options, with the prefix that the name of the header's file gives where there is none."""
-    return options if options.prefix else replace(options, prefix=prefix_of(path.stem))
+    return options if options.prefix is not None else replace(options, prefix=prefix_of(path.stem))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +291,7 @@ class _Network:
     def header(self, functions: list[str], sizes: Sizes) -> str:
         """The whole text."""
         unit, name = self.unit, self.unit.prefix
-        helpers = text_of(unit.helpers, name, unit.real)
+        helpers = text_of(unit.helpers.values(), name, unit.real)
         upper = name.upper()
         macros = "\n".join(
             f"#define {upper}_{key} {value}"

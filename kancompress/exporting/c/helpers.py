@@ -6,6 +6,9 @@ its literals and of its functions of math.h.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from kancompress.exporting.c.memory import Real
 
 HELPERS = {
@@ -33,37 +36,6 @@ static inline @T @P_elu(@T x)
 static inline @T @P_relu(@T x)
 {
     return x > 0.0@F ? x : 0.0@F;
-}""",
-    "splines": """\
-/* The B-splines of a degree that are not zero at t, which counts intervals from the lower end of
- * the grid: f[*first] to below f[*stop]. */
-static inline void @P_splines(@T t, uint32_t degree, uint32_t size, @T *f, uint32_t *first,
-                              uint32_t *stop)
-{
-    @T w[17];
-    const @T from = t + (@T)degree;
-    @T rest;
-    uint32_t interval, q, r;
-    *first = 0;
-    *stop = 0;
-    if (!(from >= 0.0@F && from < (@T)(size + 2u * degree)))
-        return;
-    interval = (uint32_t)from;
-    rest = t - ((@T)interval - (@T)degree);
-    w[0] = 1.0@F;
-    for (q = 1; q <= degree; ++q) {
-        @T saved = 0.0@F;
-        for (r = 0; r < q; ++r) {
-            const @T share = w[r] / (@T)q;
-            w[r] = saved + ((@T)(r + 1u) - rest) * share;
-            saved = (rest + (@T)(q - 1u - r)) * share;
-        }
-        w[q] = saved;
-    }
-    *first = interval > degree ? interval - degree : 0u;
-    *stop = interval < size + degree ? interval + 1u : size + degree;
-    for (r = *first; r < *stop; ++r)
-        f[r] = w[r + degree - interval];
 }""",
     "knots": """\
 /* All B-splines of a degree on `count` ascending knots, by the recursion of Cox and de Boor. */
@@ -119,7 +91,63 @@ static inline uint32_t @P_symbol(@P_stream *stream, const uint16_t *begins, uint
 }
 
 
-def text_of(names: set[str], prefix: str, real: Real) -> str:
-    """The definitions of these helpers, in their order."""
-    found = "\n\n".join(text for name, text in HELPERS.items() if name in names)
+def splines(degree: int) -> str:
+    """The B-splines of a degree that are not zero, by the recursion on equal intervals.
+
+    No division: the recursion's are one factor, 1 / degree!.
+    """
+    first = [f"    w0 = {(1 / math.factorial(degree))!r}@F;"]
+    for q in range(1, degree + 1):
+        first.append(f"    w{q} = u * w{q - 1};")
+        first += [
+            f"    w{r} = (u + {q - r}.0@F) * w{r - 1} + ({r + 1}.0@F - u) * w{r};"
+            for r in range(q - 1, 0, -1)
+        ]
+        first.append("    w0 = (1.0@F - u) * w0;")
+    names = [f"w{r}" for r in range(degree + 1)]
+    return _SPLINES.format(
+        degree=degree,
+        count=degree + 1,
+        names=", ".join(names),
+        recursion="\n".join(first),
+        stored="\n".join(f"    f[{r}] = {name};" for r, name in enumerate(names)),
+    )
+
+
+_SPLINES = """\
+/* {count} B-splines of degree {degree} in a row, with all that are not zero at t, which counts the
+ * `size` intervals from the lower end of the grid; returns the number of the first. */
+static inline uint32_t @P_splines{degree}(@T t, uint32_t size, @T *f)
+{{
+    const @T from = t + {degree}.0@F;
+    @T u, {names};
+    uint32_t interval, shift, r;
+    if (!(from >= 0.0@F && from < (@T)(size + {degree}u + {degree}u))) {{
+        for (r = 0; r < {count}u; ++r)
+            f[r] = 0.0@F;
+        return 0;
+    }}
+    interval = (uint32_t)from;
+    u = t - ((@T)interval - {degree}.0@F);
+{recursion}
+{stored}
+    if (interval < {degree}u) {{
+        shift = {degree}u - interval;
+        for (r = 0; r < {count}u; ++r)
+            f[r] = r + shift < {count}u ? f[r + shift] : 0.0@F;
+        return 0;
+    }}
+    if (interval >= size + {degree}u) {{
+        shift = interval + 1u - size - {degree}u;
+        for (r = {count}u; r-- > 0;)
+            f[r] = r >= shift ? f[r - shift] : 0.0@F;
+        return size - 1u;
+    }}
+    return interval - {degree}u;
+}}"""
+
+
+def text_of(texts: Iterable[str], prefix: str, real: Real) -> str:
+    """The definitions of these helpers."""
+    found = "\n\n".join(texts)
     return found.replace("@P", prefix).replace("@T", real.name).replace("@F", real.suffix)

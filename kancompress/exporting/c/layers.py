@@ -25,9 +25,12 @@ from kancompress.layers.forms import Window
 from kancompress.runtime.program import Layer
 
 _COUNTERS = (
-    "i", "j", "b", "c", "r", "n", "py", "px", "e", "t", "row", "first", "stop", "near", "kept",
+    "i", "j", "b", "c", "r", "n", "py", "px", "e", "t", "row", "first", "near", "kept",
     "last",
 )  # fmt: skip
+
+# Features of which the products are one sum in the code.
+_MOST_TERMS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +78,16 @@ class _Function:
         self.kept = 0 if self.edges is None else self.edges.most_kept(layer.inputs)
         self.stride = layer.edges.clusters + self.kept
         self.p = ""
+        # Where the features have the base branch, and function `b` of the basis.
+        self.base = f"f[{self.basis.live}]"
+        self.value = "f[b - first]" if self.basis.windowed else "f[b]"
 
     # --- the whole --------------------------------------------------------------------------------
 
     def text(self) -> str:
         """The definition."""
         unit, layer, place = self.unit, self.layer, self.place
-        f = unit.scratch.want("features", unit.real.name, max(self.basis.room, self.size))
+        f = unit.scratch.want("features", unit.real.name, max(self.basis.room, self.basis.live + 1))
         self._count()
         chain = Chain(
             unit,
@@ -165,7 +171,7 @@ class _Function:
             lines += [f"{real} z = v;", *self.basis.lines]
         if form.base is None:
             return lines
-        return [*lines, f"f[{self.size - 1}] = {activation(self.unit, form.base, based)};"]
+        return [*lines, f"{self.base} = {activation(self.unit, form.base, based)};"]
 
     # --- packed edges -----------------------------------------------------------------------------
 
@@ -252,37 +258,83 @@ class _Function:
         if not self.basis.windowed:
             return [(f"{low}u", f"{high}u")]
         begin = "first" if low == 0 else f"(first > {low}u ? first : {low}u)"
-        end = "stop" if high == self.basis.size else f"(stop < {high}u ? stop : {high}u)"
+        end = f"first + {self.basis.live}u"
+        end = end if high == self.basis.size else f"({end} < {high}u ? {end} : {high}u)"
         return [(begin, end)]
 
     def _products(self, segment: _Segment, offset: int) -> Lines:
-        clusters, d = self.layer.edges.clusters, self.size
-        low = segment.part * (d // self.layer.edges.parts)
-        to = "c" if not offset else f"{offset}u + c"
-        based = self.layer.form.base is not None and segment.high == d
-        start = self.unit.literal(0)
-        if based:
-            start = f"f[{d - 1}] * {self.table}[{(d - 1 - low) * clusters}u + c]"
-        lines = loop("c", f"{clusters}u", [f"p[{to}] = {start};"])
-        real = self.unit.real.name
+        """The products of a segment with all rows of the table, at `p + offset`."""
+        clusters = self.layer.edges.clusters
+        to = "p[c]" if not offset else f"p[{offset}u + c]"
+        terms = self._terms(segment)
+        if terms is None:
+            lines = self._summed(segment, to)
+        else:
+            real = self.unit.real.name
+            values = [f"g{number} = {value}" for number, (value, _) in enumerate(terms)]
+            sums = [f"g{number} * {self.table}[{row} + c]" for number, (_, row) in enumerate(terms)]
+            added = [f"{to} = {sums[0]}", *(f"    + {one}" for one in sums[1:])]
+            added[-1] += ";"
+            lines = [
+                "{",
+                *indented([f"const {real} {', '.join(values)};"]),
+                *indented(loop("c", f"{clusters}u", added)),
+                "}",
+            ]
+        return [*lines, *self._own_products(segment, offset + clusters)]
+
+    def _based(self, segment: _Segment) -> bool:
+        return self.layer.form.base is not None and segment.high == self.size
+
+    def _first(self, segment: _Segment) -> int:
+        """The coefficient with which the segment's part begins."""
+        return segment.part * (self.size // self.layer.edges.parts)
+
+    def _terms(self, segment: _Segment) -> list[tuple[str, str]] | None:
+        """Features of a segment, and where the table's row for each begins; None where they are too
+        many, or where they depend on the input."""
+        clusters, first = self.layer.edges.clusters, self._first(segment)
+        low, high = segment.low, min(segment.high, self.basis.size)
+        if self.basis.windowed and (low, high) != (0, self.basis.size):
+            return None
+        if self.basis.windowed:
+            live = self.basis.live
+            terms = [(f"f[{r}]", f"(first + {r}u) * {clusters}u") for r in range(live)]
+        else:
+            terms = [(f"f[{b}]", f"{(b - first) * clusters}u") for b in range(low, high)]
+        if self._based(segment):
+            terms.append((self.base, f"{(self.size - 1 - first) * clusters}u"))
+        return terms if 0 < len(terms) <= _MOST_TERMS else None
+
+    def _summed(self, segment: _Segment, to: str) -> Lines:
+        """The same, feature by feature."""
+        clusters, first = self.layer.edges.clusters, self._first(segment)
+        real, start = self.unit.real.name, self.unit.literal(0)
+        if self._based(segment):
+            start = f"{self.base} * {self.table}[{(self.size - 1 - first) * clusters}u + c]"
+        lines = loop("c", f"{clusters}u", [f"{to} = {start};"])
         for begin, end in self._runs(segment):
-            column = "b" if not low else f"(b - {low}u)"
-            add = f"p[{to}] += g * {self.table}[{column} * {clusters}u + c];"
-            body = [f"const {real} g = f[b];", *loop("c", f"{clusters}u", [add])]
+            column = "b" if not first else f"(b - {first}u)"
+            add = f"{to} += g * {self.table}[{column} * {clusters}u + c];"
+            body = [f"const {real} g = {self.value};", *loop("c", f"{clusters}u", [add])]
             lines += [f"for (b = {begin}; b < {end}; ++b) {{", *indented(body), "}"]
-        if self.kept:
-            start = f"f[{d - 1}] * {self.own}[c * {d}u + {d - 1}u]" if based else start
-            if not based:
-                start = self.unit.literal(0)
-            body = [f"{real} g = {start};"]
-            for begin, end in self._runs(segment):
-                body += [
-                    f"for (b = {begin}; b < {end}; ++b)",
-                    f"    g += f[b] * {self.own}[c * {d}u + b];",
-                ]
-            body.append(f"p[{offset + clusters}u + c - kept] = g;")
-            lines += ["for (c = kept; c < last; ++c) {", *indented(body), "}"]
         return lines
+
+    def _own_products(self, segment: _Segment, offset: int) -> Lines:
+        """The products with the input's kept edges."""
+        if not self.kept:
+            return []
+        d, start = self.size, self.unit.literal(0)
+        if self._based(segment):
+            start = f"{self.base} * {self.own}[c * {d}u + {d - 1}u]"
+        body = [f"{self.unit.real.name} g = {start};"]
+        for begin, end in self._runs(segment):
+            body += [
+                f"for (b = {begin}; b < {end}; ++b)",
+                f"    g += {self.value} * {self.own}[c * {d}u + b];",
+            ]
+        body.append(f"p[{offset}u + c - kept] = g;")
+        return ["for (c = kept; c < last; ++c) {", *indented(body), "}"]
 
     def _term(self, segments: list[_Segment], first: int, row: str, edge: str) -> str:
         """What an edge adds for its segments, whose products lie from number `first` on."""
@@ -413,10 +465,10 @@ class _Function:
         based, real = layer.form.base is not None, self.unit.real.name
         number = "i" if self.window is None else f"(i * {self.taps}u + n)"
         body = [f"const {real} *const w = {weights} + ({number} * {out}u + j) * {d}u;"]
-        start = f"f[{d - 1}] * w[{d - 1}]" if based else self.unit.literal(0)
+        start = f"{self.base} * w[{d - 1}]" if based else self.unit.literal(0)
         body.append(f"{real} g = {start};")
         for begin, end in self._runs(self.segments[0]):
-            body += [f"for (b = {begin}; b < {end}; ++b)", "    g += f[b] * w[b];"]
+            body += [f"for (b = {begin}; b < {end}; ++b)", f"    g += {self.value} * w[b];"]
         if self.window is None:
             inner = [
                 *self._features(chain),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kancompress.errors import UsageError
+from kancompress.exporting.c.helpers import HELPERS
 from kancompress.exporting.c.memory import Flash, Real, Scratch
 from kancompress.formats.safetensors import shown
 
@@ -23,7 +24,7 @@ class Unit:
     real: Real
     flash: Flash
     scratch: Scratch
-    helpers: set[str] = field(default_factory=set)
+    helpers: dict[str, str] = field(default_factory=dict)
     multiplications: int = 0
     additions: int = 0
 
@@ -33,9 +34,9 @@ class Unit:
         real = Real(double)
         return cls(prefix, real, Flash(prefix, real), Scratch())
 
-    def helper(self, name: str) -> str:
-        """The C name of one of `HELPERS`."""
-        self.helpers.add(name)
+    def helper(self, name: str, text: str = "") -> str:
+        """The C name of one of `HELPERS`, or of another one with this text."""
+        self.helpers.setdefault(name, text or HELPERS[name])
         return f"{self.prefix}_{name}"
 
     def literal(self, value: float) -> str:
