@@ -259,6 +259,7 @@ def test_the_example_is_what_is_written_today() -> None:
     assert len(page) < 60_000
     again = page_of(packed_in(page))
     assert page == again, "write docs/digits.html anew: docs/guides/export-web.md says how"
+    assert f"{len(page):,} bytes, " in (EXAMPLE.parent / "guides" / "export-web.md").read_text()
 
 
 def test_a_page_is_one_file_that_asks_for_nothing() -> None:

@@ -21,7 +21,7 @@ from kancompress.formats.packed import PackedRecord
 from kancompress.runtime.program import Program
 from kancompress.version import __version__
 
-_FILES = resources.files("kancompress.exporting.html") / "page"
+_FILES = resources.files("kancompress.exporting.html") / "assets"
 # Strings of a script, which stay as they are. No string of ours has the other's quotes in it.
 _STRINGS = re.compile(r'("(?:[^"\\\n]|\\.)*"|`[^`]*`)')
 

@@ -33,7 +33,7 @@ TITLES: dict[str, str] = {
     DatasetName.CIFAR10: "Small pictures",
     DatasetName.CIFAR100: "Small pictures",
 }
-# How the makers of a data set saw ink: page/drawing.js says what the words mean. Those of
+# How the makers of a data set saw ink: assets/drawing.js says what the words mean. Those of
 # scikit-learn's digits fill 8 rows and on average 5.6 columns.
 _IMAGES: dict[str, dict[str, Any]] = {
     DatasetName.MNIST: {"channels": 1, "side": 28, "pen": 2.4, "box": 20, "mass": True},

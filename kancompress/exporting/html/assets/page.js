@@ -152,7 +152,7 @@ function showLayers(state) {
     const map = image && at === 0 && layer.parts === 1 ? mapOf(state, layer, uses) : null;
     const shape = { layer, uses, all: uses.reduce((a, b) => a + b, 0) };
     place.append(layer.parts > 1
-      ? el("p", { class: "quiet" }, `An edge is ${layer.parts} centroids, one behind the other: a centroid is ${layer.size / layer.parts} of its ${layer.size} numbers, and no curve.`)
+      ? el("p", { class: "quiet" }, `An edge is ${layer.parts} centroids, one behind the other: a centroid is ${layer.size / layer.parts} of its ${layer.size} numbers, and no curve. So many parts use them: ${order.map((c) => count(uses[c])).join(", ")}.`)
       : curves(shape, order, map));
     if (uses.length > order.length) place.append(el("p", { class: "quiet" }, `The ${order.length} centroids that are used most, of ${count(uses.length)}.`));
     if (map) place.append(map.node);

@@ -226,7 +226,7 @@ function mapOf(state, layer, uses) {
         const light = chosen === null ? 92 - 62 * (rank[one] ?? 1) : pale ? 95 : 22;
         context.fillStyle = pale ? "#f0f0f0" : `hsl(${(one * 137.5) % 360} ${chosen === null ? 60 : 70}% ${light}%)`;
         context.fillRect(c * cell, r * cell, cell, cell);
-        context.fillStyle = light > 55 ? "#111" : "#fff";
+        context.fillStyle = light > 44 ? "#111" : "#fff";
         if (cell >= 24) context.fillText(String(one), (c + 0.5) * cell, (r + 0.5) * cell);
       }
     }
