@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from test_architecture import ORDER, PACKAGE, imports, modules, package_of
+from test_architecture import ORDER, PACKAGE, imports, modules, package_of, parsed
 
 PAGE = Path(__file__).parent.parent / "docs" / "contributing" / "architecture.md"
 # What all may import, and what only starts the command line.
@@ -29,7 +29,7 @@ def graph() -> Graph:
     found: Graph = {name: set() for name in ORDER}
     for module, path in modules().items():
         own = package_of(module)
-        targets = imports(ast.parse(path.read_text())) if module else homes()
+        targets = imports(parsed(path)) if module else homes()
         found[own] |= {package_of(target) for target in targets} - {own}
     return found
 
@@ -93,7 +93,7 @@ def _said(name: str) -> str:
 
 def first_sentence(path: Path) -> str:
     """What the docstring of a module says first."""
-    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
+    text = " ".join((ast.get_docstring(parsed(path)) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[a-z)]\.) (?=[A-Z])", text)[0].rstrip(".")
 
 

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 
 import kancompress
@@ -18,6 +18,13 @@ ORDER = (
 )  # fmt: skip
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """What a file says; it is read once."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def modules() -> dict[str, Path]:
     """Modules by their names without the package's; '' is the package itself."""
     result = {}
@@ -27,6 +34,7 @@ def modules() -> dict[str, Path]:
     return result
 
 
+@cache
 def imports(tree: ast.AST) -> set[str]:
     """Modules and names of ours that a file imports when it runs, without the package's name."""
     found: set[str] = set()
@@ -59,7 +67,7 @@ def test_packages_import_one_way() -> None:
     for module, path in modules().items():
         if not module:  # which names the homes of what it exports
             continue
-        for target in imports(ast.parse(path.read_text())):
+        for target in imports(parsed(path)):
             assert ORDER.index(package_of(target)) <= ORDER.index(package_of(module)), (
                 f"{module} imports {target or 'kancompress'}"
             )
@@ -76,7 +84,7 @@ def test_modules_of_a_package_import_one_way() -> None:
     needs = {
         module: {
             target if target in known else target.rpartition(".")[0]
-            for target in imports(ast.parse(path.read_text()))
+            for target in imports(parsed(path))
         }
         - {module}
         for module, path in known.items()
@@ -97,8 +105,10 @@ def test_modules_of_a_package_import_one_way() -> None:
 
 def test_no_import_of_ours_hides_in_a_function() -> None:
     for module, path in modules().items():
-        for function in ast.walk(ast.parse(path.read_text())):
-            if isinstance(function, ast.FunctionDef):
+        for function in ast.walk(parsed(path)):
+            if isinstance(function, ast.FunctionDef) and any(
+                isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(function)
+            ):
                 assert not imports(function), f"{module}.{function.name}"
 
 
@@ -112,8 +122,8 @@ def test_the_library_names_no_options_of_the_command_line() -> None:
     for name, path in modules().items():
         if name.partition(".")[0] == "cli" or name == LAYOUT_FILE:
             continue
-        tree = ast.parse(path.read_text())
-        docs = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+        tree = parsed(path)
+        docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs:
                 text = reduce(lambda text, known: text.replace(known, ""), NAMED, node.value)
@@ -122,7 +132,7 @@ def test_the_library_names_no_options_of_the_command_line() -> None:
 
 def test_functions_stay_readable() -> None:
     for path in modules().values():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.body[0].lineno + 1
                 assert length <= 70, f"{path}: {node.name} has {length} lines"

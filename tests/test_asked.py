@@ -260,6 +260,7 @@ def test_what_is_changed_in_place_does_not_reach_what_was_seen(models) -> None:
     assert solved(Model(True), x) == solved(Model(False), x)
 
 
+@pytest.mark.slow
 def test_compiled_models_run_eagerly(models) -> None:
     def build() -> nn.Sequential:
         torch.manual_seed(0)

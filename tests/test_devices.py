@@ -164,7 +164,7 @@ def calibrated(where: str, source: str, output: str, *options: str) -> dict[str,
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        ("kan", "-k 4"),
+        slow("kan", "-k 4"),
         slow("metafastkan", "-k 4 --codebook-dtype float16 --rounds 1 --sweeps 1"),
         slow("gramkan", "-k auto --target-bytes 2400 --side-dtype float16"),
         ("kan", "-k 4 --method metric"),

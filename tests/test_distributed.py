@@ -388,7 +388,7 @@ def test_without_torchrun_s_store_everybody_tells(rank: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) -> None:
     options = ["--model", "fastkanconv", "--hidden", "2,3", "--epochs", "2", "--lr", "0.01",
                "--dropout", "0", "--head-dropout", "0", "--no-augment"]  # fmt: skip
@@ -407,7 +407,7 @@ def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) ->
         assert torch.allclose(tensor, two[name], atol=1e-4), name
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_process_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
     script = """
     import os, signal, sys

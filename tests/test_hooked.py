@@ -170,6 +170,7 @@ def error(model: nn.Module, other: nn.Module, x: Tensor) -> float:
         return float((model(x) - other(x)).square().mean())
 
 
+@pytest.mark.slow
 def test_layers_between_other_layers_come_nearer_than_with_plain_k_means(models) -> None:
     model, x = make(models.Net), images()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -205,6 +206,7 @@ def test_a_model_may_run_its_own_state_dict(models) -> None:
         assert torch.equal(found[0][name], found[1][name])
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_model_s_outputs(models) -> None:
     model, x = make(models.Net), images()
     found = kancompress.compress_by_outputs(

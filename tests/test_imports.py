@@ -36,6 +36,7 @@ def test_import_loads_nothing() -> None:
     assert loaded("import kancompress").isdisjoint({*HEAVY, "typer", "click"})
 
 
+@pytest.mark.slow
 def test_every_name_can_be_had_without_the_command_line() -> None:
     code = "import kancompress\n[getattr(kancompress, name) for name in kancompress.__all__]"
     assert loaded(code).isdisjoint(

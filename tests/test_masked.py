@@ -120,7 +120,9 @@ def test_edges_that_a_tied_layer_needs_are_kept(tmp_path: Path) -> None:
         assert torch.equal(back[name], state[name])
 
 
-@pytest.mark.parametrize("how", ["plain", "grid", "rows", "auto"])
+@pytest.mark.parametrize(
+    "how", ["plain", "grid", "rows", pytest.param("auto", marks=pytest.mark.slow)]
+)
 def test_a_layer_whose_edges_are_all_masked_is_one_of_no_edges(how: str) -> None:
     state = splines(pruned=True)
     state["act_fun.1.mask"] = torch.zeros_like(state["act_fun.1.mask"])

@@ -372,7 +372,7 @@ def test_the_grid_metric_needs_a_known_basis(tmp_path: Path) -> None:
     assert "alpha and beta" in " ".join(done.stderr.split())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_norms_in_float16_leave_bytes_for_centroids(dense: Path, tmp_path: Path) -> None:
     options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500"]
     errors = {}
@@ -440,6 +440,7 @@ def test_moments_that_overflow_are_one_sentence(dense: Path, tmp_path: Path) -> 
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path) -> None:
     with pytest.raises(kancompress.KancompressError) as refused:
         kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=1))

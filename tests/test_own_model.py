@@ -236,7 +236,7 @@ def test_errors_of_options_and_files() -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_process_of_its_own_with_a_traceback_for_debug(place: Path) -> None:
     command = ("eval", "packed.st", "--model", "models:Angry", "--data", "images.npz")
     plain = spawn(*command, cwd=place)

@@ -113,7 +113,7 @@ def test_a_priced_file_is_smaller_for_little_error() -> None:
     assert paid.calibrated.price == 2.0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_target_is_met_with_and_without_a_price() -> None:
     """The search ends with whatever has the least error in so many bytes."""
     checkpoint = fresh("kan", (200, 64, 10))

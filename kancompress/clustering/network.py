@@ -295,14 +295,24 @@ class _Search:
         base = self._best_discounted(budget, curves)
         if base is None:
             return {}
+        packed = [
+            split(number).clusters
+            for number, is_large in zip(base.clusters, large, strict=True)
+            if is_large and number is not None
+        ]
         found: dict[float, Choice | None] = {}
-        for times in _MORE:
+        for times in _MORE if packed else _MORE[:1]:
             numbers = tuple(
                 times_as_many(number, times) if is_large else number
                 for number, is_large in zip(base.clusters, large, strict=True)
             )
-            k = max((split(number).clusters for number in numbers if number is not None), default=2)
-            share = _DISCOUNT * math.log(k / times) / math.log(k)
+            if any(
+                curve.bytes_of(number) > curve.dense_bytes
+                for curve, number in zip(curves, numbers, strict=True)
+            ):
+                break
+            k = max(packed, default=2)
+            share = _DISCOUNT * math.log(k) / math.log(times * k)
             found[price_for(share)] = replace(base, clusters=numbers)
         return found
 
