@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from kancompress.errors import UsageError
 from kancompress.specs import FAMILIES, ModelName
 
 HIDDEN = (32,)
@@ -53,6 +54,13 @@ class Runtime(StrEnum):
 
     TORCH = "torch"
     NUMPY = "numpy"
+
+
+def runtime_of(word: Runtime | str) -> Runtime:
+    """The runtime of a name. Raises UsageError."""
+    if word not in list(Runtime):
+        raise UsageError(f"`runtime={word}` is none of {', '.join(Runtime)}.", fields=("runtime",))
+    return Runtime(word)
 
 
 class RowFormat(StrEnum):

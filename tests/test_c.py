@@ -26,8 +26,9 @@ from kancompress.layers.edges import DenseEdges
 from kancompress.layers.forms import LayerForm, Series
 from kancompress.layers.layer import EdgeLayer
 from kancompress.models.foreign import packed_network
-from kancompress.models.native import build
+from kancompress.models.native import build, initialise, to_checkpoint
 from kancompress.runtime.program import Edges, Gain, Layer, Program, read
+from kancompress.specs import Family, default_basis
 
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")
@@ -374,6 +375,24 @@ def piped(folder: Path, text: str) -> Any:
     )
 
 
+def test_functions_that_do_not_see_their_input_compile(tmp_path: Path) -> None:
+    """Gram polynomials of degree 0."""
+    basis = replace(default_basis(Family.GRAMKAN), degree=0)
+    network = initialise(basis, (4, 3, 2), None, 0)
+    checkpoint = to_checkpoint(network, basis, None)
+    header = kancompress.export(kancompress.encode(checkpoint), format="c").data
+    (tmp_path / "kan.h").write_bytes(header)
+    command = [COMPILERS[0], *WARNINGS, "-fsyntax-only", "-x", "c", "kan.h"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+
+
+def test_the_size_of_images_is_for_convolutions() -> None:
+    with pytest.raises(kancompress.UsageError, match="`image` is the size of what convolutions"):
+        kancompress.export(
+            kancompress.encode(fresh("kan", (4, 3, 2))), options={"image": (2, 2)}, format="c"
+        )
+
+
 def test_a_header_is_a_program(program: Path) -> None:
     x = np.random.default_rng(0).random((3, 64), np.float32)
     text = "\n".join(",".join(f"{value:.9g}" for value in row) for row in x)
@@ -387,12 +406,23 @@ def test_a_header_is_a_program(program: Path) -> None:
     np.testing.assert_allclose(rows, wanted.numpy(), rtol=0, atol=1e-5)
     assert piped(program, text.replace(",", " ;\t")).stdout == found.stdout
 
-    short = piped(program, "1 2 3")
-    assert (short.returncode, short.stdout) == (1, "")
-    assert short.stderr == "Row 1 has 3 numbers; 64 were expected.\n"
-    wrong = piped(program, text + "\n0.5,pixel")
-    assert (wrong.returncode, wrong.stdout) == (1, found.stdout)
-    assert wrong.stderr == "Row 4 has no number after 1 of 64.\n"
+    assert piped(program, f"\n{text}\r\n\n").stdout == found.stdout
+
+    for rows_, sentence in {
+        "1 2 3": "has 3 numbers; 64 were expected",
+        "\n".join(["0," * 62 + "0"] * 64): "has 63 numbers; 64 were expected",
+        "0," * 64 + "0": "has more than 64 numbers",
+        "0,,0": "has an empty field after 1 numbers",
+        "0.5,pixel": ": pixel is no finite number",
+        "0.5,nan": ": nan is no finite number",
+        "1e300": ": 1e300 is no finite number",
+    }.items():
+        wrong = piped(program, rows_)
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert wrong.stderr in (f"Row 1 {sentence}.\n", f"Row 1{sentence}.\n")
+    late = piped(program, text + "\n0.5,pixel")
+    assert (late.returncode, late.stdout) == (1, found.stdout)
+    assert late.stderr == "Row 4: pixel is no finite number.\n"
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm")

@@ -566,3 +566,11 @@ def test_options_of_another_format() -> None:
     with pytest.raises(kancompress.UsageError, match="OnnxOptions"):
         kancompress.export(native(ModelName.MLP), options=ClusterConfig(), format="onnx")  # type: ignore[arg-type]
     assert call("export", "--help").exit_code == 0
+
+
+def test_a_suffix_of_another_format_is_refused(tmp_path: Path) -> None:
+    dense = kancompress.encode(fresh("kan", (4, 3, 2)))
+    for name, format_, options in (("o.onnx", "c", None), ("o.h", None, kancompress.OnnxOptions())):
+        with pytest.raises(kancompress.UsageError, match="says another format than"):
+            kancompress.export(dense, tmp_path / name, options, format=format_)
+    assert not list(tmp_path.iterdir())

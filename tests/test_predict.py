@@ -492,3 +492,16 @@ def test_what_numpy_does_not_run(line: str, here: Path) -> None:
 def test_a_model_of_ones_own_needs_torch(here: Path) -> None:
     with pytest.raises(UsageError, match="`model` is run by torch"):
         kancompress.predict("linear.st", X, model=nn.Linear(64, 2), runtime=Runtime.NUMPY)
+
+
+def test_a_runtime_is_named_by_a_word() -> None:
+    dense = kancompress.encode(fresh("kan", (4, 3, 2)))
+    rows = np.zeros((1, 4), np.float32)
+    found = kancompress.predict(dense, rows, runtime="numpy").outputs
+    assert np.allclose(found, kancompress.predict(dense, rows).outputs, atol=1e-6)
+    for call in (
+        lambda: kancompress.predict(dense, rows, runtime="bogus"),
+        lambda: kancompress.evaluate(dense, runtime="bogus"),
+    ):
+        with pytest.raises(kancompress.UsageError, match="none of torch, numpy"):
+            call()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.api.records import own_tensors, runnable_record
-from kancompress.config import Machine, RunOptions, Runtime
+from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data import datasets
 from kancompress.formats.storage import called
 from kancompress.models import runnable as running
@@ -33,7 +33,7 @@ def evaluate(
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
-    runtime: Runtime = Runtime.TORCH,
+    runtime: Runtime | str = Runtime.TORCH,
     state: str | None = None,
     name: str | None = None,
 ) -> Evaluation:
@@ -61,7 +61,7 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
-    if runtime is Runtime.NUMPY:
+    if runtime_of(runtime) is Runtime.NUMPY:
         check_numpy(model, state)
         return _with_numpy(NumpyNetwork.of(source, name, options), data)
     record = runnable_record(source, name, state)

@@ -105,14 +105,20 @@ def format_of(path: str | os.PathLike[str] | None, name: str | None = None) -> s
     Raises UsageError, which lists the formats.
     """
     listed = ", ".join(one.what for one in FORMATS.values())
+    suffix = "" if path is None else Path(path).suffix.lower()
     if name is not None:
         if name not in FORMATS:
             raise UsageError(
                 f"`format={name}` is none; the formats are {', '.join(FORMATS)}: {listed}.",
                 fields=("format",),
             )
+        if suffix != FORMATS[name].suffix and suffix in (one.suffix for one in FORMATS.values()):
+            raise UsageError(
+                f"{os.fspath(path or '')} says another format than {FORMATS[name].what}, which was"
+                f" asked for; name it {FORMATS[name].suffix}.",
+                fields=("format",),
+            )
         return name
-    suffix = "" if path is None else Path(path).suffix.lower()
     for found, one in FORMATS.items():
         if one.suffix == suffix:
             return found

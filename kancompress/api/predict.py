@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
-from kancompress.config import Machine, RowFormat, RunOptions, Runtime
+from kancompress.config import Machine, RowFormat, RunOptions, Runtime, runtime_of
 from kancompress.data.rows import (
     Numbers,
     as_floats,
@@ -139,7 +139,7 @@ def predict(
     *,
     classes: bool | None = False,
     raw: bool = False,
-    runtime: Runtime = Runtime.TORCH,
+    runtime: Runtime | str = Runtime.TORCH,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
@@ -183,6 +183,7 @@ def predict(
     """
     if batch_size < 1:
         raise UsageError(f"`batch_size={batch_size}` is no number of rows.", fields=("batch_size",))
+    runtime = runtime_of(runtime)
     rows, where = _given(x)
     check_numbers(rows, where)
     if runtime is Runtime.NUMPY:

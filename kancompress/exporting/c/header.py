@@ -123,6 +123,12 @@ def _checked(options: COptions) -> str:
 
 class _Network:
     def __init__(self, unit: Unit, program: Program, options: COptions) -> None:
+        if options.image is not None and not program.is_conv:
+            raise UsageError(
+                "`image` is the size of what convolutions take, and this network is fully"
+                " connected; leave it out.",
+                fields=("image",),
+            )
         self.unit, self.program, self.options = unit, program, options
         self.maps = self._maps()
         pixels = math.prod(self.maps[0]) if self.maps else 1

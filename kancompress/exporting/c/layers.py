@@ -168,7 +168,8 @@ class _Function:
             based = "a"
         lines += chain.statements
         if self.basis.lines:
-            lines += [f"{real} z = v;", *self.basis.lines]
+            used = any(re.search(r"\bz\b", line) for line in self.basis.lines)
+            lines += [f"{real} z = v;"] * used + list(self.basis.lines)
         if form.base is None:
             return lines
         return [*lines, f"{self.base} = {activation(self.unit, form.base, based)};"]
