@@ -520,7 +520,7 @@ def test_errors_that_calibration_tells_are_those_of_the_file(name: str) -> None:
     assert all(layer.sides["bias"].shape == (layer.shape[0],) for layer in done.model.layers)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_numbers_of_clusters_are_chosen_for_a_size(few: DataOptions) -> None:
     record = kancompress.train(
         "fastkanconv", few, kancompress.TrainConfig(lr=1e-3, epochs=0), hidden=(6, 8)

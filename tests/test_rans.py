@@ -432,7 +432,7 @@ def test_an_encoding_that_does_not_exist_is_refused(steep: Path) -> None:
     assert "rans" in refused(2, "cluster", "dense.st", "-o", "x.st", "--indices", "huffman")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_indices_that_tell_next_to_nothing_are_written_so_that_readers_take_them() -> None:
     """Nine million equal indices but one would stand for more than a reader allows a few bytes."""
     state = {"w": torch.zeros(3000, 3000, 1)}
