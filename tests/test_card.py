@@ -234,3 +234,11 @@ def test_what_is_not_ours_has_no_card(tmp_path: Path) -> None:
     result = call("export", tmp_path / "model.pt", "--card", tmp_path / "README.md")
     assert result.exit_code == 2
     assert "kancompress cluster FILE" in result.stderr
+
+
+def test_scores_of_another_file_are_refused() -> None:
+    dense = kancompress.encode(fresh("kan", (4, 3, 2)))
+    scores = {"accuracy": 0.5, "loss": 1.0, "examples": 360, "file_bytes": len(dense)}
+    assert "50.00 %" in kancompress.model_card(dense, scores=scores)
+    with pytest.raises(kancompress.UsageError, match="score this file"):
+        kancompress.model_card(dense, scores=scores | {"file_bytes": len(dense) + 1})

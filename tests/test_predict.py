@@ -414,6 +414,7 @@ def test_eval_writes_predictions_for_rows_without_labels(here: Path, tmp_path: P
         np.testing.assert_array_equal(arrays["outputs"], wanted.outputs)
         np.testing.assert_array_equal(arrays["classes"], wanted.classes)
     told = json.loads(done(*command, tmp_path / "out.safetensors", "--json").stdout)
+    assert told.pop("file_bytes") > 0
     assert told == {"labels": False, "loss": None, "examples": 7, "notes": []}
     real = ("eval", "real.st", "--data", "x.npz", "--predictions", tmp_path / "real.npz")
     done(*real)

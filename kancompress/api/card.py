@@ -10,7 +10,7 @@ from typing import Any
 
 from kancompress.api.export import FORMATS
 from kancompress.api.inspect import inspect
-from kancompress.errors import KancompressError
+from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.storage import Source, called, once
 from kancompress.reporting.card import CardOptions, card, read_scores
 from kancompress.runtime.program import read
@@ -54,6 +54,13 @@ def model_card(
     options.check()
     source, name = once(source, name)
     report = inspect(source, name)
+    scored = (options.scores or {}).get("file_bytes")
+    if scored not in (None, report["file_bytes"]):
+        raise UsageError(
+            f"The scores are of a file of {scored} bytes, and this one has {report['file_bytes']};"
+            " score this file.",
+            fields=("scores",),
+        )
     options = replace(options, runs=_runs(source, name))
     return card(report, _file_name(source, name), options)
 

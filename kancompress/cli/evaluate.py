@@ -93,11 +93,18 @@ def evaluate(
     for note in notes:
         _output.note(f"assumed {note}")
     if shown.json_:
-        _output.document(told.record | {"notes": notes})
+        _output.document(told.record | {"file_bytes": _bytes_of(found.source), "notes": notes})
     elif told.result is not None:
         _output.result(told.result)
     else:
         _output.note(f"no labels, so no score; outputs of {told.record['examples']:,} rows")
+
+
+def _bytes_of(source: Path | bytes) -> int | None:
+    """Bytes of the file that was scored, which tell whose score this is; None of a folder."""
+    if isinstance(source, bytes):
+        return len(source)
+    return source.stat().st_size if isinstance(source, Path) and source.is_file() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
