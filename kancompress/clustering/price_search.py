@@ -39,7 +39,7 @@ _LEAST, _MOST, _TINY = 1e-4, 1e4, 1e-30
 # least, usual and most.
 _FALLS, _RISES = (-0.15, -0.33, -0.6), (0.2, 0.6, 1.2)
 # About the power of its bytes that the error of priced networks falls with.
-_TRADE = 2.0
+_TRADE = 3.0
 
 
 def least_error(
@@ -110,9 +110,10 @@ def _searched(
     slopes : of the amount over the price, as of `next_price`
     trade  : the power of the amount that the worth falls with
 
-    Numbers of centroids are solved at their first prices as long as they promise more and more.
-    From there the most promising is brought to its target, and the next one as long as it promises
-    more than was found.
+    Numbers of centroids are solved at their first prices as long as they promise more and more;
+    where one misses the target, the prices of the next ones move by what would have met it. From
+    there the most promising is brought to its target, and the next one as long as it promises more
+    than was found.
     """
     tries = 0
 
@@ -128,16 +129,19 @@ def _searched(
             best = tried
         return own, worth(tried)
 
+    aim = math.log((1 + near) / 2)
     lines: list[_Line[T]] = []
-    for price, solve in richer:
+    moved = 0.0  # by how much the logarithms of first prices moved
+    for start, solve in richer:
+        price = _tried_at(math.log(start) + moved)
         first = tried_at(price, solve)
         if first is None:
             break
+        moved += min(aim - math.log(first[0]), 0.0) / slopes[1]
         known = [(math.log(price), math.log(first[0]))]
         lines.append(_Line(solve, known, first[1] * first[0] ** trade))
         if len(lines) > 1 and lines[-1].promise > lines[-2].promise:
             break  # still more centroids are no better
-    aim = math.log((1 + near) / 2)
     for line in sorted(lines, key=lambda line: line.promise):
         if best is not None and line.promise >= worth(best):
             break
