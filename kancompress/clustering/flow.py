@@ -28,6 +28,8 @@ from kancompress.system import devices
 
 # Images are taken at least, where there are so many.
 _IMAGES = 1024
+# Outputs of the dense layers of a chain, at most, that are kept from one solution to the next.
+_KEPT = 1 << 25
 
 
 def few_images(images: Tensor) -> Tensor:
@@ -108,13 +110,14 @@ class Chain(Flow):
         if conv:
             rows, held_out = few_images(rows), few_images(held_out)
         self._rows = (rows, held_out)
+        self._kept: dict[str, tuple[Tensor, ...]] = {}
         self.restart()
 
     def restart(self) -> None:
         """As of `Flow`."""
         self._next = 0
         self._streams = tuple(Streams(dense=x, packed=x) for x in self._rows)
-        self._dense: tuple[Tensor, ...] | None = None
+        self._dense: tuple[Tensor, ...] | None = self._kept.get(self._names[0])
 
     def seen(self, name: str) -> tuple[Streams, Streams]:
         """As of `Flow`."""
@@ -129,7 +132,8 @@ class Chain(Flow):
         pairs = zip(streams, self._outputs(), strict=True)
         self._streams = tuple(advance(layer, rows, edges, place, dense) for rows, dense in pairs)
         self._next += 1
-        self._dense = None
+        later = self._names[self._next : self._next + 1]
+        self._dense = self._kept.get(later[0]) if later else None
 
     def errors(self) -> tuple[float, float]:
         """As of `Flow`."""
@@ -165,10 +169,17 @@ class Chain(Flow):
         return self._error(held_out)
 
     def _outputs(self) -> tuple[Tensor, ...]:
-        """Dense outputs of the next layer for both kinds of rows, taken once for all its probes."""
+        """Dense outputs of the next layer for both kinds of rows, taken once for all its probes.
+
+        Where they are not many, once for all solutions.
+        """
         if self._dense is None:
-            layer = self.layers[self._names[self._next]]
-            self._dense = tuple(dense_outputs(layer, rows.dense) for rows in self._streams)
+            name = self._names[self._next]
+            dense = tuple(dense_outputs(self.layers[name], rows.dense) for rows in self._streams)
+            kept = sum(x.numel() for own in self._kept.values() for x in own)
+            if kept + sum(x.numel() for x in dense) <= _KEPT:
+                self._kept[name] = dense
+            self._dense = dense
         return self._dense
 
 

@@ -447,11 +447,19 @@ class Problem:
         moves = codebook.any(dim=1, keepdim=True)  # a centroid at zero stays there
         free = torch.ones(self.d, dtype=torch.bool, device=codebook.device)
         order = codebook.abs().amax(0).argsort(descending=True, stable=True)
-        for some in order.tensor_split(min(self.d, _ROUNDED)):
+        groups = order.tensor_split(min(self.d, _ROUNDED))
+        normal = None
+        if all(form.is_summed(len(codebook), len(groups) - 1) for form in self.forms):
+            normal = quadratic.normal(self.forms, codebook, labels)
+        for some in groups:
             codebook = codebook.clone()
             codebook[:, some] = to(codebook)[:, some]
             free[some] = False
-            if free.any():
+            if not free.any():
+                break
+            if normal is not None:
+                codebook = normal.solved(codebook, moves & free)
+            else:
                 codebook = quadratic.refit(
                     self.forms, codebook, labels, steps=_ROUNDED_STEPS, free=moves & free
                 )

@@ -32,7 +32,7 @@ CG_STEPS = 8
 CG_TOLERANCE = 1e-5
 # Rows that are few beside a matrix's, and numbers that fill two vector registers.
 _FEW_ROWS, _REGISTERS = 128, 16
-# Pairs of centroids for each output, at most, whose normal equations take less than these steps.
+# Pairs of centroids for each output, at most, whose normal equations take less than those steps.
 _PAIRS = 2
 # Numbers of centroids that are scaled, or of moments that are summed, at a time, 4 MB in float32.
 _CELLS = 1 << 20
@@ -113,9 +113,11 @@ class Form:
             sums.index_add_(0, chosen.to(sums.device), own)
         return sums
 
-    def is_summed(self, clusters: int) -> bool:
-        """Whether `sums` of so many centroids take less than steps of conjugate gradients."""
-        return self.factors is None and clusters * (clusters + 1) <= 2 * _PAIRS * len(self.weights)
+    def is_summed(self, clusters: int, times: int = 1) -> bool:
+        """Whether `sums` of so many centroids take less than so many refits by conjugate
+        gradients."""
+        pairs = clusters * (clusters + 1) // 2
+        return self.factors is None and pairs <= times * _PAIRS * len(self.weights)
 
     def sums(self, labels: Tensor, clusters: int) -> Tensor:
         """Moments between centroids: what the form is of the codebook alone, (k, d, k, d) float64.
@@ -281,7 +283,7 @@ def refit(
     free  : which numbers move, one for each coefficient (d,) or centroid (k, 1); all when None
     """
     if all(form.is_summed(len(codebook)) for form in forms):
-        return _solved(forms, codebook, labels, free)
+        return normal(forms, codebook, labels).solved(codebook, free)
     k, d = codebook.shape
     result = devices.wide(codebook)
     blocks = torch.zeros(k, d, d, dtype=torch.float64, device=result.device)
@@ -331,10 +333,34 @@ def refit(
     return result.float().to(codebook.device)
 
 
-def _solved(
-    forms: list[Form], codebook: Tensor, labels: list[Tensor], free: Tensor | None
-) -> Tensor:
-    """The same by the normal equations."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Normal:
+    """Forms as one of the codebook alone, for fixed labels.
+
+    moments : (k * d, k * d) float64; codebook : (k, d) float64, where slopes (k, d) were taken
+    """
+
+    moments: Tensor
+    codebook: Tensor
+    slopes: Tensor
+
+    def solved(self, codebook: Tensor, free: Tensor | None) -> Tensor:
+        """The codebook of least error; what is not free, as of `refit`, stays as in this one."""
+        wide = devices.wide(codebook)
+        matrix = self.moments.clone()
+        right = self.slopes.reshape(-1) - matrix @ (wide - self.codebook).reshape(-1)
+        if free is not None:
+            moves = free.to(wide).expand(wide.shape).reshape(-1)
+            matrix, right = matrix * moves[:, None] * moves, right * moves
+        # What does not move, or moves nothing, stays.
+        diagonal = matrix.diagonal()
+        diagonal += (1e-9 * float(diagonal.mean()) + 1e-30) + (diagonal <= 0)
+        moved: Tensor = wide + torch.linalg.solve(matrix, right).view_as(wide)
+        return moved.float().to(codebook.device)
+
+
+def normal(forms: list[Form], codebook: Tensor, labels: list[Tensor]) -> Normal:
+    """The normal equations of a codebook (k, d) for fixed labels (out, m) by form."""
     k, d = codebook.shape
     wide = devices.wide(codebook)
     moments, slopes = wide.new_zeros(k, d, k, d), torch.zeros_like(wide)
@@ -342,12 +368,4 @@ def _solved(
         moments += form.sums(chosen, k)
         slope = form.gradient(codebook, chosen).view(-1, d)
         slopes.index_add_(0, chosen.reshape(-1).to(slopes.device), devices.wide(slope))
-    matrix, right = moments.reshape(k * d, k * d), slopes.reshape(-1)
-    if free is not None:
-        moves = free.to(wide).expand(k, d).reshape(-1)
-        matrix, right = matrix * moves[:, None] * moves, right * moves
-    # What does not move, or moves nothing, stays.
-    diagonal = matrix.diagonal()
-    diagonal += (1e-9 * float(diagonal.mean()) + 1e-30) + (diagonal <= 0)
-    moved: Tensor = wide + torch.linalg.solve(matrix, right).view(k, d)
-    return moved.float().to(codebook.device)
+    return Normal(moments.reshape(k * d, k * d), wide, slopes)
