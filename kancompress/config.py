@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from kancompress.errors import UsageError
+from kancompress import given
 from kancompress.specs import FAMILIES, ModelName
 
 HIDDEN = (32,)
@@ -58,9 +58,7 @@ class Runtime(StrEnum):
 
 def runtime_of(word: Runtime | str) -> Runtime:
     """The runtime of a name. Raises UsageError."""
-    if word not in list(Runtime):
-        raise UsageError(f"`runtime={word}` is none of {', '.join(Runtime)}.", fields=("runtime",))
-    return Runtime(word)
+    return given.choice(Runtime)("runtime", word)
 
 
 class RowFormat(StrEnum):
@@ -463,6 +461,15 @@ class OnnxOptions:
     with_softmax: bool = False
     weights: Weights = Weights.DENSE
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value of another type."""
+        given.fill(
+            self,
+            with_normalisation=given.flag,
+            with_softmax=given.flag,
+            weights=given.choice(Weights),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class COptions:
@@ -486,6 +493,18 @@ class COptions:
     indices: IndexCoding | None = None
     image: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value of another type."""
+        given.fill(
+            self,
+            with_normalisation=given.flag,
+            with_softmax=given.flag,
+            with_main=given.flag,
+            prefix=given.optional(given.text),
+            indices=given.optional(given.choice(IndexCoding)),
+            image=given.optional(given.pair),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HtmlOptions:
@@ -498,3 +517,7 @@ class HtmlOptions:
 
     title: str | None = None
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value of another type."""
+        given.fill(self, title=given.optional(given.text), labels=given.texts)

@@ -244,6 +244,16 @@ def test_extreme_rows_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e39])
+def test_rows_that_are_not_finite_are_refused(number: float) -> None:
+    network = load(kancompress.encode(fresh("kan", (6, 5, 4))))
+    x = np.zeros((3, 6))
+    x[1, 2] = number
+    with pytest.raises(UsageError, match="NaN, infinity or numbers beyond float32") as told:
+        network.run(x)
+    assert told.value.fields == ("x",)
+
+
 def with_data(mean: tuple[float, ...], std: tuple[float, ...], name: str = "cifar10") -> Network:
     model = fresh("kan", (6, 5, 4))
     data = DataSpec(name=name, classes=4, mean=mean, std=std)

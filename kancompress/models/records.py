@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from kancompress import given
 from kancompress.config import RunOptions
 from kancompress.formats import checkpoint as checkpoints
 from kancompress.formats.arrays import Array, Outline
@@ -171,6 +172,7 @@ class PackedModel(PackedRecord[Tensor]):
         >>> network(torch.zeros(3, 64)).shape
         torch.Size([3, 10])
         """
+        given.record("options", options, RunOptions)
         return _module(self, options)
 
     def outline(self) -> dict[str, Tensor]:
