@@ -29,7 +29,15 @@ from test_masked import pruned
 import kancompress
 from command import ENVIRONMENT
 from conftest import fresh
-from kancompress import Activation, ClusterConfig, PackedModel, RunOptions, UsageError
+from kancompress import (
+    Activation,
+    ClusterConfig,
+    Flaw,
+    InvalidFileError,
+    PackedModel,
+    RunOptions,
+    UsageError,
+)
 from kancompress.config import StoredDtype
 from kancompress.layers import forms
 from kancompress.models import runnable
@@ -430,6 +438,13 @@ def test_layers_that_cannot_run_are_refused(case: str, words: str) -> None:
     with pytest.raises(UsageError) as also:
         packed_network(kancompress.load(raw))  # type: ignore[arg-type]
     assert str(told.value) == str(also.value)
+
+
+def test_files_that_are_not_packed_name_what_to_do() -> None:
+    path = Path(__file__).parent / "cases" / "efficient_kan_default" / "state.safetensors"
+    with pytest.raises(InvalidFileError, match=r"kancompress cluster FILE .* torch") as told:
+        load(path)
+    assert told.value.flaw is Flaw.NOT_KANCOMPRESS
 
 
 def test_meta_networks_are_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kancompress.exporting.record import Exported
 from kancompress.formats import document as documents
 from kancompress.formats.packed import ordinary
 from kancompress.formats.storage import Recorded, Source, file_of, open_container
+from kancompress.frozen import dataclass
 from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from kancompress.config import RunOptions
 from kancompress.data.rows import Numbers
 from kancompress.errors import UsageError
 from kancompress.formats.storage import Source, called, file_of, is_native, once
+from kancompress.frozen import dataclass
 from kancompress.runtime.network import Network
 from kancompress.runtime.program import read
 from kancompress.specs import DataSpec

@@ -6,7 +6,6 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,6 +27,7 @@ from kancompress.errors import KancompressError, UsageError
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import from_numpy
 from kancompress.formats.storage import Source
+from kancompress.frozen import dataclass
 from kancompress.reporting.targets import row_format
 from kancompress.runtime.inputs import array_of
 from kancompress.specs import DataSpec

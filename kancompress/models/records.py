@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from kancompress.formats.foreign import ForeignRecord
 from kancompress.formats.packed import LayerRecord, PackedRecord, state, writer
 from kancompress.formats.packed.encodings import PLAIN
 from kancompress.formats.packed.record import with_layer_tensors, with_tensors
+from kancompress.frozen import dataclass
 from kancompress.layers.stored import dtype_of
 from kancompress.models.tensors import (
     all_to_arrays,

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kancompress import given
-from kancompress.config import RunOptions
+from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.storage import Source
+from kancompress.forward import RunOptions
 from kancompress.runtime import inputs
 from kancompress.runtime.activations import Numbers
 from kancompress.runtime.layer import RunningLayer
@@ -87,4 +88,10 @@ def load(source: Source, *, any_size: bool = False, options: RunOptions | None =
     """
     given.flag("any_size", any_size)
     given.record("options", options, RunOptions)
-    return Network(read(source, any_size=any_size, options=options))
+    try:
+        return Network(read(source, any_size=any_size, options=options))
+    except InvalidFileError as error:
+        if error.flaw is not Flaw.NOT_KANCOMPRESS:
+            raise
+        packing = "Pack it with: kancompress cluster FILE -o PACKED; or run it with torch"
+        raise error.followed(f"{packing} (kancompress.predict).") from None

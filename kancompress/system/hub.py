@@ -15,11 +15,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.frozen import dataclass
 from kancompress.system import inputs
 from kancompress.system.files import HUB
 from kancompress.version import __version__
