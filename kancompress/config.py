@@ -9,12 +9,17 @@ meta-learner have one. An MLP, of which the paper gives no recipe, learns as Fas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
 from enum import StrEnum
-from typing import Any
 
-from kancompress.errors import UsageError
+from kancompress import given
+from kancompress.forward import MAX_SPLINE_ORDER as MAX_SPLINE_ORDER
+from kancompress.forward import RUN_FIELDS as RUN_FIELDS
+from kancompress.forward import Activation as Activation
+from kancompress.forward import RunOptions as RunOptions
+from kancompress.frozen import dataclass
 from kancompress.specs import FAMILIES, ModelName
+from kancompress.specs import HeaderForm as HeaderForm
 
 HIDDEN = (32,)
 CLUSTERS = 16
@@ -58,9 +63,7 @@ class Runtime(StrEnum):
 
 def runtime_of(word: Runtime | str) -> Runtime:
     """The runtime of a name. Raises UsageError."""
-    if word not in list(Runtime):
-        raise UsageError(f"`runtime={word}` is none of {', '.join(Runtime)}.", fields=("runtime",))
-    return Runtime(word)
+    return given.choice(Runtime)("runtime", word)
 
 
 class RowFormat(StrEnum):
@@ -166,15 +169,6 @@ class IndexCoding(StrEnum):
     BITS = "bits"
     RANS = "rans"
     AUTO = "auto"
-
-
-class HeaderForm(StrEnum):
-    """How the header of a packed file is written: `plain`, with a record for each tensor; `short`,
-    with one for all; or the short one where any index is entropy-coded."""
-
-    AUTO = "auto"
-    PLAIN = "plain"
-    SHORT = "short"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,63 +282,6 @@ def default_training(model: ModelName) -> TrainConfig:
 def default_rate(*, conv: bool = False) -> float:
     """The paper's learning rate for fine-tuning."""
     return 1e-5 if conv else 1e-4
-
-
-# Highest degree of splines whose grid is not saved.
-MAX_SPLINE_ORDER = 16
-
-
-class Activation(StrEnum):
-    """Activations of a base branch."""
-
-    SILU = "silu"
-    GELU = "gelu"
-    RELU = "relu"
-    ELU = "elu"
-    TANH = "tanh"
-    SIGMOID = "sigmoid"
-    IDENTITY = "identity"
-    ZERO = "zero"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What the tensors of another library's checkpoint do not tell of its forward.
-
-    layouts         : layer name or stem ("" for all) to the name of a layout
-    base_activation : of the base branch; the library's own default when None
-    rbf_denominator : width of the radial functions; the distance of the centres when None
-    grid_range      : low and high of a grid that is not saved; -1 and 1 when None
-    spline_order    : degree of splines whose grid is not saved; 3 when None
-    layers          : layer name or stem ("." for the top level) to what is told of it alone, where
-                      that differs from the above; layouts go into `layouts`
-    """
-
-    layouts: Mapping[str, str] = field(default_factory=dict)
-    base_activation: Activation | None = None
-    rbf_denominator: float | None = None
-    grid_range: tuple[float, float] | None = None
-    spline_order: int | None = None
-    layers: Mapping[str, RunOptions] = field(default_factory=dict)
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """Names of what is told of all layers beside their layouts."""
-        return tuple(name for name in TOLD_FIELDS if getattr(self, name) is not None)
-
-    def of(self, *names: str) -> RunOptions:
-        """What is told of a layer that has these names; the first of them counts most."""
-        told = [*(self.layers[name] for name in names if name in self.layers), self]
-        values: dict[str, Any] = {
-            option: next((getattr(one, option) for one in told if option in one.given), None)
-            for option in TOLD_FIELDS
-        }
-        return replace(self, layers={}, **values)
-
-
-# The names of these options, which messages speak of, and of those that are no layouts.
-RUN_FIELDS = tuple(option.name for option in fields(RunOptions) if option.name != "layers")
-TOLD_FIELDS = tuple(name for name in RUN_FIELDS if name != "layouts")
 
 
 class Method(StrEnum):
@@ -463,6 +400,15 @@ class OnnxOptions:
     with_softmax: bool = False
     weights: Weights = Weights.DENSE
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value of another type."""
+        given.fill(
+            self,
+            with_normalisation=given.flag,
+            with_softmax=given.flag,
+            weights=given.choice(Weights),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class COptions:
@@ -486,6 +432,18 @@ class COptions:
     indices: IndexCoding | None = None
     image: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value of another type."""
+        given.fill(
+            self,
+            with_normalisation=given.flag,
+            with_softmax=given.flag,
+            with_main=given.flag,
+            prefix=given.optional(given.text),
+            indices=given.optional(given.choice(IndexCoding)),
+            image=given.optional(given.pair),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HtmlOptions:
@@ -498,3 +456,7 @@ class HtmlOptions:
 
     title: str | None = None
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value of another type."""
+        given.fill(self, title=given.optional(given.text), labels=given.texts)

@@ -6,12 +6,13 @@ The JSON form of each record is specified in docs/packed-format.md, section 5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kancompress.errors import UsageError
+from kancompress.frozen import dataclass
 
 # Most centroids of a codebook: indices have at most 16 bits.
 MAX_CLUSTERS = 65_536
@@ -21,6 +22,15 @@ TEST_SHARE = 0.2
 FILE = "file"
 # How the name of a model of convolutions ends.
 CONV = "conv"
+
+
+class HeaderForm(StrEnum):
+    """How the header of a packed file is written: `plain`, with a record for each tensor; `short`,
+    with one for all; or the short one where any index is entropy-coded."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    SHORT = "short"
 
 
 class Family(StrEnum):

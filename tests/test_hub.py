@@ -265,6 +265,7 @@ def test_a_private_repository_with_its_token(
     [
         "hf://", "hf://one", "hf://lab//one", "hf://lab/one/../x.st", "hf://lab/one@", "hf://@v1",
         "hf://lab/one@v1/x.st@v2", "hf://spaces/lab/one/x.st", "hf://lab/o ne",
+        "hf://datasets/one", "hf://models/one@v1", "HF://lab/one", "Hf://lab/one/x.st",
     ],
 )  # fmt: skip
 def test_what_is_no_name_is_refused(local: Hub, name: str) -> None:

@@ -194,6 +194,18 @@ def test_files_are_read_without_torch() -> None:
     assert loaded(code).isdisjoint({*HEAVY} - {"numpy"})
 
 
+def test_the_runtime_loads_what_it_needs() -> None:
+    """Beside numpy, the formats and the layers: no options of training, and no random numbers."""
+    found = loaded("import kancompress.runtime", depth=3)
+    assert found.isdisjoint(
+        {
+            *(set(HEAVY) - {"numpy"}), "typer", "random", "secrets", "zipfile", "tempfile",
+            "socket", "kancompress.config", "kancompress.libraries", "kancompress.formats.foreign",
+            "kancompress.data",
+        }
+    )  # fmt: skip
+
+
 def test_inspect_needs_no_torch(tmp_path: Path) -> None:
     """Neither for kancompress's own files nor for another library's."""
     dense = fresh("kan", (6, 5, 4))

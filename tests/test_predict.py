@@ -215,6 +215,23 @@ def held(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.parametrize("runtime", list(Runtime))
+@pytest.mark.parametrize(
+    ("model", "number"), [("fastkan", 1e30), ("gramkan", -1e30), ("kanconv", 3e38)]
+)
+def test_rows_beyond_the_arithmetic_are_refused(
+    model: str, number: float, runtime: Runtime
+) -> None:
+    """A normalisation that overflows is not told as zeros, whatever runs it."""
+    record = fresh(model, (2, 4, 3) if "conv" in model else (6, 4, 3))
+    sign = np.array([[1], [-1]], np.float32)
+    x = np.ones((2, 2, 3, 3) if "conv" in model else (2, 6), np.float32)
+    x[1] = (number * np.resize(sign, x[1].size)).reshape(x[1].shape)
+    with pytest.raises(KancompressError, match="NaN or infinity for 1 of 2 rows"):
+        kancompress.predict(record, x, runtime=runtime)
+    assert np.isfinite(kancompress.predict(record, x[:1], runtime=runtime).outputs).all()
+
+
 # --- files ---------------------------------------------------------------------------------
 
 
@@ -335,6 +352,7 @@ REFUSED = {
     "packed.st --data x.npz -o out.txt": (2, "should end in .npz, .safetensors or .csv"),
     "packed.st --data x.npz -o out": (2, "names the format"),
     "packed.st --data x.npz -o out.npz --format xml": (2, "csv"),
+    "packed.st --data x.npz -o out.npz --format csv": (2, "another format than csv"),
     "packed.st --data x.npz -o x.npz --force": (2, "input itself"),
     "packed.st --data x.npz -o packed.st --format npz --force": (2, "input itself"),
     "packed.st --data x.npz -o no/such/out.npz": (2, "create it first"),
@@ -343,7 +361,8 @@ REFUSED = {
     "- --data - -o out.npz": (2, "both standard input"),
     "missing.st --data x.npz -o out.npz": (3, "missing.st does not exist"),
     "packed.st --data missing.npz -o out.npz": (3, "missing.npz does not exist"),
-    "packed.st --data empty.npz -o out.npz": (3, "empty.npz is empty"),
+    "packed.st --data empty.npz -o out.npz": (3, "empty.npz is empty; write the arrays with"),
+    "packed.st --data empty.npy -o out.npz": (3, "empty.npy is empty; write the arrays with"),
     "packed.st --data none.npz -o out.npz": (3, "x of shape [0, 64]"),
     "packed.st --data flat.npy -o out.npz": (3, "numbers (rows, features) were expected"),
     "packed.st --data words.npy -o out.npz": (3, "numbers (rows, features) were expected"),
@@ -351,6 +370,7 @@ REFUSED = {
     "packed.st --data text.csv -o out.npz": (3, "none of npz, npy and safetensors"),
     "packed.st --data objects.npy -o out.npz": (3, "not a readable npy"),
     "packed.st --data nan.npz -o out.npz": (3, "NaN"),
+    "packed.st --data nan.npz -o out.npz --runtime numpy": (3, "NaN"),
     "packed.st --data wide.npz -o out.npz": (2, "takes 64 inputs, but wide.npz has 65 numbers"),
     "packed.st --data colours.npz -o out.npz": (2, "192 numbers a row. Bring the images to the"),
     "packed.st --data bright.npz -o out.npz --raw": (3, "whole numbers up to 16"),
@@ -371,6 +391,7 @@ REFUSED = {
 def flawed(here: Path) -> Path:
     """Files that do not fit."""
     Path("empty.npz").touch()
+    Path("empty.npy").touch()
     Path("text.csv").write_text("1,2\n" * 99)
     Path("m.py").write_text("import torch\n\ndef n():\n    return torch.nn.Linear(64, 10)\n")
     np.savez("none.npz", x=X[:0])

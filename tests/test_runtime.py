@@ -29,7 +29,15 @@ from test_masked import pruned
 import kancompress
 from command import ENVIRONMENT
 from conftest import fresh
-from kancompress import Activation, ClusterConfig, PackedModel, RunOptions, UsageError
+from kancompress import (
+    Activation,
+    ClusterConfig,
+    Flaw,
+    InvalidFileError,
+    PackedModel,
+    RunOptions,
+    UsageError,
+)
 from kancompress.config import StoredDtype
 from kancompress.layers import forms
 from kancompress.models import runnable
@@ -244,6 +252,16 @@ def test_extreme_rows_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e39])
+def test_rows_that_are_not_finite_are_refused(number: float) -> None:
+    network = load(kancompress.encode(fresh("kan", (6, 5, 4))))
+    x = np.zeros((3, 6))
+    x[1, 2] = number
+    with pytest.raises(UsageError, match="NaN, infinity or numbers beyond float32") as told:
+        network.run(x)
+    assert told.value.fields == ("x",)
+
+
 def with_data(mean: tuple[float, ...], std: tuple[float, ...], name: str = "cifar10") -> Network:
     model = fresh("kan", (6, 5, 4))
     data = DataSpec(name=name, classes=4, mean=mean, std=std)
@@ -420,6 +438,13 @@ def test_layers_that_cannot_run_are_refused(case: str, words: str) -> None:
     with pytest.raises(UsageError) as also:
         packed_network(kancompress.load(raw))  # type: ignore[arg-type]
     assert str(told.value) == str(also.value)
+
+
+def test_files_that_are_not_packed_name_what_to_do() -> None:
+    path = Path(__file__).parent / "cases" / "efficient_kan_default" / "state.safetensors"
+    with pytest.raises(InvalidFileError, match=r"kancompress cluster FILE .* torch") as told:
+        load(path)
+    assert told.value.flaw is Flaw.NOT_KANCOMPRESS
 
 
 def test_meta_networks_are_refused() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kancompress import given
 from kancompress.api.export import FORMATS
 from kancompress.api.inspect import inspect
 from kancompress.errors import KancompressError, UsageError
@@ -44,11 +45,13 @@ def model_card(
     >>> page.splitlines()[:3]
     ['---', 'library_name: "kancompress"', 'license: "mit"']
     """
+    for option, value in (("base_model", base_model), ("license", license), ("name", name)):
+        given.optional(given.text)(option, value)
     options = CardOptions(
         scores=_read_scores(scores),
         base_model=base_model,
         license=license,
-        exported=[Path(path).name for path in exported],
+        exported=[path.name for path in given.paths("exported", exported)],
         formats=[one.suffix for one in FORMATS.values()],
     )
     options.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import refuse_state
 from kancompress.formats.packed.forms import OWN_CLASS, FormRecord
 from kancompress.formats.storage import called, is_native, once
+from kancompress.frozen import dataclass
 from kancompress.libraries.told import refuse_options, with_layouts
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import KnownLayers, dense_network

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from enum import StrEnum
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from kancompress import given
 from kancompress.config import COptions, HtmlOptions, OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.c import header as c
@@ -17,20 +17,13 @@ from kancompress.exporting.onnx import model as onnx
 from kancompress.exporting.record import Exported
 from kancompress.formats import document as documents
 from kancompress.formats.packed import ordinary
-from kancompress.formats.storage import Record, Source, open_container, write
+from kancompress.formats.storage import Recorded, Source, file_of, open_container
+from kancompress.frozen import dataclass
 from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 
 ExportOptions = OnnxOptions | COptions | HtmlOptions
-
-
-class Recorded(Protocol):
-    """A `PackedModel` or a `Checkpoint`, which this module does not import: they need torch."""
-
-    def record(self) -> Record:
-        """What its file holds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +43,14 @@ class Format:
     encode: Callable[[Program, Any, bytes], Exported]
     named: Callable[[Any, Path], Any] = lambda options, _: options
 
-    def options_of(self, given: Mapping[str, Any]) -> Any:
+    def options_of(self, asked: Mapping[str, Any]) -> Any:
         """The record of options that are given by their names.
 
-        Raises UsageError for one that means nothing for this format, and for a word that is no
-        choice.
+        Raises UsageError for one that means nothing for this format, and for a value of another
+        type.
         """
         known = {one.name for one in fields(self.options)}
-        strange = tuple(name for name in given if name not in known)
+        strange = tuple(str(name) for name in asked if name not in known)
         if strange:
             names = ", ".join(f"`{name}`" for name in strange)
             raise UsageError(
@@ -65,14 +58,7 @@ class Format:
                 f" {'it' if len(strange) == 1 else 'them'} out.",
                 fields=strange,
             )
-        return self.options(**{name: self._value(name, value) for name, value in given.items()})
-
-    def _value(self, name: str, value: object) -> object:
-        """A value of an option; a word becomes the choice that it names."""
-        kind = type(getattr(self.options(), name))
-        if not issubclass(kind, StrEnum) or value in list(kind):
-            return kind(str(value)) if issubclass(kind, StrEnum) else value
-        raise UsageError(f"`{name}={value}` is none of {', '.join(kind)}.", fields=(name,))
+        return self.options(**asked)
 
 
 # By the name that `format` has. A format more is an entry more.
@@ -107,7 +93,7 @@ def format_of(path: str | os.PathLike[str] | None, name: str | None = None) -> s
     listed = ", ".join(one.what for one in FORMATS.values())
     suffix = "" if path is None else Path(path).suffix.lower()
     if name is not None:
-        if name not in FORMATS:
+        if name not in list(FORMATS):
             raise UsageError(
                 f"`format={name}` is none; the formats are {', '.join(FORMATS)}: {listed}.",
                 fields=("format",),
@@ -163,15 +149,21 @@ def export(
     >>> len(made.data) == sum(made.parts.values())
     True
     """
-    own = [source] if isinstance(source, str | os.PathLike) else []
-    if path is not None and not dry_run:
-        files.check_target(Path(path), force=force, inputs=[Path(one) for one in (*inputs, *own)])
-    chosen = FORMATS[format_of(path, format or _format_of_options(options))]
+    for option, value in (("dry_run", dry_run), ("force", force), ("any_size", any_size)):
+        given.flag(option, value)
+    given.record("told", told, RunOptions)
+    given.optional(given.text)("name", name)
+    target = None if path is None else given.path("path", path)
+    kept = given.paths("inputs", inputs)
+    kept += [Path(source)] if isinstance(source, str | os.PathLike) else []
+    if target is not None and not dry_run:
+        files.check_target(target, force=force, inputs=kept)
+    chosen = FORMATS[format_of(target, format or _format_of_options(options))]
     settled = _options(options, chosen)
-    settled = settled if path is None else chosen.named(settled, Path(path))
+    settled = settled if target is None else chosen.named(settled, target)
     made = _encoded(source, chosen, settled, told, name, any_size=any_size)
-    if path is not None and not dry_run:
-        files.write(Path(path), [made.data], force=force)
+    if target is not None and not dry_run:
+        files.write(target, [made.data], force=force)
     return made
 
 
@@ -180,8 +172,8 @@ def _options(options: ExportOptions | Mapping[str, Any] | None, chosen: Format) 
         return chosen.options_of(options or {})
     if not isinstance(options, chosen.options):
         raise UsageError(
-            f"{type(options).__name__} are no options of {chosen.what}, which has"
-            f" {chosen.options.__name__}.",
+            f"`options` is of the type {type(options).__name__}; {chosen.options.__name__} was"
+            f" expected for {chosen.what}, or a mapping.",
             fields=("options",),
         )
     return options
@@ -196,7 +188,7 @@ def _encoded(
     *,
     any_size: bool,
 ) -> Exported:
-    raw = source if isinstance(source, str | os.PathLike | bytes) else write(source.record())
+    raw = file_of(source)
     _, where, content = reading.opened(raw, name, "The input")
     data = bytes(content[:])
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +9,8 @@ import numpy as np
 from kancompress.config import RunOptions
 from kancompress.data.rows import Numbers
 from kancompress.errors import UsageError
-from kancompress.formats import storage
-from kancompress.formats.storage import Source, called, is_native, once
+from kancompress.formats.storage import Source, called, file_of, is_native, once
+from kancompress.frozen import dataclass
 from kancompress.runtime.network import Network
 from kancompress.runtime.program import read
 from kancompress.specs import DataSpec
@@ -54,8 +52,7 @@ class NumpyNetwork:
         Raises UsageError for a file that kancompress did not write.
         """
         source, name = once(source, name)
-        if not isinstance(source, str | os.PathLike | bytes):
-            source = storage.write(source.record())
+        source = file_of(source)
         if not is_native(source):
             raise UsageError(
                 f"{called(source, name)} was not written by kancompress, and `runtime=numpy` runs"

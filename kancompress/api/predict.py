@@ -6,14 +6,13 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from kancompress import given
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.config import Machine, RowFormat, RunOptions, Runtime, runtime_of
 from kancompress.data.rows import (
@@ -28,7 +27,9 @@ from kancompress.errors import KancompressError, UsageError
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import from_numpy
 from kancompress.formats.storage import Source
+from kancompress.frozen import dataclass
 from kancompress.reporting.targets import row_format
+from kancompress.runtime.inputs import array_of
 from kancompress.specs import DataSpec
 from kancompress.system import files
 
@@ -62,19 +63,19 @@ class Prediction:
         named = {"outputs": self.outputs, "classes": self.classes, "shares": self.shares}
         return {name: array for name, array in named.items() if array is not None}
 
-    def encode(self, form: RowFormat = RowFormat.NPZ) -> bytes:
-        """The bytes of a file with these arrays.
+    def encode(self, form: RowFormat | str = RowFormat.NPZ) -> bytes:
+        """The bytes of a file with these arrays. Raises UsageError for another format.
 
         form : npz and safetensors hold them by their names; csv has a header line, `output_0,...`
                and where they are there `class` and `share_0,...`, and a line for each row
         """
-        match form:
+        match given.choice(RowFormat)("form", form):
             case RowFormat.SAFETENSORS:
                 arrays = {name: from_numpy(array) for name, array in self.arrays().items()}
                 return containers.encode(arrays, {})
             case RowFormat.CSV:
                 return "".join(_lines(self.arrays())).encode()
-            case _:
+            case RowFormat.NPZ:
                 buffer = io.BytesIO()
                 np.savez(buffer, **self.arrays())  # type: ignore[arg-type]
                 return buffer.getvalue()
@@ -83,22 +84,23 @@ class Prediction:
         self,
         path: str | os.PathLike[str],
         *,
-        form: RowFormat | None = None,
+        form: RowFormat | str | None = None,
         force: bool = False,
-        inputs: Iterable[Path] = (),
+        inputs: Iterable[str | os.PathLike[str]] = (),
     ) -> int:
         """Write them to `path`, atomically and verified; returns the file's bytes.
 
         form   : as for `encode`; None is the one that the suffix names
         force  : whether it may replace a file
         inputs : files that it must not replace even then
-        Raises UsageError for a suffix that names no format, for an existing file without `force`
-        and for one of `inputs`; KancompressError where the file cannot be written.
+        Raises UsageError for a suffix that names no format or another one than `form`, for an
+        existing file without `force` and for one of `inputs`; KancompressError where the file
+        cannot be written.
         """
-        target = Path(path)
-        form = form or row_format(target)
-        files.check_target(target, force=force, inputs=inputs)
-        return files.write(target, [self.encode(form)], force=force)
+        target = given.path("path", path)
+        chosen = row_format(target, given.optional(given.choice(RowFormat))("form", form))
+        files.check_target(target, force=force, inputs=given.paths("inputs", inputs))
+        return files.write(target, [self.encode(chosen)], force=force)
 
 
 def _lines(arrays: Mapping[str, Numbers]) -> Iterable[str]:
@@ -171,7 +173,7 @@ def predict(
     name    : what messages call the source, its path when None
     Raises UsageError where the rows do not fit the network, it is not known what that computes, or
     classes are asked of a regression; InvalidFileError for files that cannot be read, and for rows
-    with NaN; KancompressError where the network puts out NaN.
+    with NaN; KancompressError where the network puts out NaN, or infinity unless it is `model`.
 
     >>> import kancompress
     >>> import numpy as np
@@ -181,9 +183,15 @@ def predict(
     >>> found.save("outputs.csv") > 0
     True
     """
-    if batch_size < 1:
-        raise UsageError(f"`batch_size={batch_size}` is no number of rows.", fields=("batch_size",))
     runtime = runtime_of(runtime)
+    batch_size = given.count("batch_size", batch_size)
+    given.flag("raw", raw)
+    given.optional(given.flag)("classes", classes)
+    given.optional(given.text)("state", state)
+    given.optional(given.text)("name", name)
+    shape = given.optional(given.sizes)("shape", shape)
+    given.record("options", options, RunOptions)
+    given.record("machine", machine, Machine)
     rows, where = _given(x)
     check_numbers(rows, where)
     if runtime is Runtime.NUMPY:
@@ -194,6 +202,7 @@ def predict(
         outputs = own.run(_as_they_are(rows, shape, where), batch_size)
         if classes:
             own.check_classes()
+        _check_outputs(np.isnan(outputs), "NaN")
         return _prediction(outputs, None, bool(classes), own.notes)
     network = _network(source, runtime, name, options, machine, state)
     known = network.data is not None and not network.data.is_regression
@@ -206,7 +215,9 @@ def predict(
         )
     rows = shaped(rows, network.inputs, where, images=network.conv)
     rows = normalised(rows, network.data, where) if raw else as_floats(rows, where)
-    return _prediction(network.run(rows, batch_size), network.data, classes, network.notes)
+    outputs = network.run(rows, batch_size)
+    _check_outputs(~np.isfinite(outputs), "NaN or infinity")
+    return _prediction(outputs, network.data, classes, network.notes)
 
 
 def _given(x: Any) -> tuple[Numbers, str]:
@@ -214,7 +225,7 @@ def _given(x: Any) -> tuple[Numbers, str]:
     if isinstance(x, str | os.PathLike | bytes):
         return read_x(x)
     detached = x.detach().cpu() if hasattr(x, "detach") else x
-    return np.asarray(detached), "x"
+    return array_of(detached), "x"
 
 
 def _check_own(raw: bool) -> None:
@@ -255,19 +266,23 @@ def _network(
     return cast(RowNetwork, import_module(_TORCH).network(source, name, options, machine, state))
 
 
+def _check_outputs(wrong: npt.NDArray[np.bool_], what: str) -> None:
+    """Refuse outputs that are no numbers; a model of one's own may mean infinity.
+
+    wrong : (rows, width), which they are
+    """
+    count = int(wrong.any(axis=1).sum())
+    if count:
+        raise KancompressError(
+            f"The network puts out {what} for {count:,} of {len(wrong):,} rows. Look for {what} in"
+            " its tensors, and for rows far from those it was trained on."
+        )
+
+
 def _prediction(
     outputs: Numbers, data: DataSpec | None, classes: bool, notes: tuple[str, ...]
 ) -> Prediction:
-    """The result, with classes and shares where they were asked for.
-
-    Raises KancompressError for NaN among the outputs.
-    """
-    wrong = int(np.isnan(outputs).any(axis=1).sum())
-    if wrong:
-        raise KancompressError(
-            f"The network puts out NaN for {wrong:,} of {len(outputs):,} rows. Look for NaN in its"
-            " tensors, and for rows far from those it was trained on."
-        )
+    """The result, with classes and shares where they were asked for."""
     if not classes:
         return Prediction(outputs=outputs, notes=notes)
     if data is None and outputs.shape[1] < 2:

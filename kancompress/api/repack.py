@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from kancompress.api.records import packed_record
@@ -12,6 +11,7 @@ from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats import document as documents
 from kancompress.formats.packed import ordinary
 from kancompress.formats.storage import Source, called, once, open_container
+from kancompress.frozen import dataclass
 from kancompress.models.files import encode
 from kancompress.models.records import PackedModel
 from kancompress.packing.repack import PartBytes, parts, parts_of, repacked

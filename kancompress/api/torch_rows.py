@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
@@ -12,6 +10,7 @@ from kancompress.config import Machine, RunOptions
 from kancompress.data.rows import Numbers
 from kancompress.errors import UsageError
 from kancompress.formats.storage import called
+from kancompress.frozen import dataclass
 from kancompress.models import runnable as running
 from kancompress.models.files import Input
 from kancompress.models.runnable import Running

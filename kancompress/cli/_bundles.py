@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args,
 from typer.core import TyperCommand
 from typer.models import ParameterInfo
 
+from kancompress.frozen import dataclass
+
 _PANEL = "__panel__"
 Kind = TypeVar("Kind", bound=type)
 
@@ -25,7 +27,7 @@ def bundle(panel: str) -> Callable[[Kind], Kind]:
 
     def decorate(kind: Kind) -> Kind:
         setattr(kind, _PANEL, panel)
-        return cast(Kind, dataclasses.dataclass(frozen=True, kw_only=True)(kind))
+        return cast(Kind, dataclass(frozen=True, kw_only=True)(kind))
 
     return decorate
 

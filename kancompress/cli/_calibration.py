@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import kancompress
 from kancompress.cli import _files, _model, _output
 from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
 from kancompress.errors import UsageError
+from kancompress.frozen import dataclass
 from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
 

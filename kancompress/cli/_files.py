@@ -7,12 +7,12 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import kancompress
 from kancompress.cli import _streams
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.frozen import dataclass
 from kancompress.system import files
 from kancompress.system import inputs as reading
 from kancompress.system import torchrun as launch

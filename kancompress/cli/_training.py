@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +18,7 @@ from kancompress.cli._bundles import bundle
 from kancompress.cli._options import Compute, SeedOption, check_finite, use_threads
 from kancompress.config import FinetuneConfig, Machine, Precision
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.frozen import dataclass
 from kancompress.system import files, locks, parts
 from kancompress.system import torchrun as launch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from kancompress.cli._options import (
 )
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
+from kancompress.frozen import dataclass
 
 
 @bundle("Results")

@@ -76,10 +76,13 @@ class Results:
     ] = None
 
     def form(self, output: str) -> RowFormat:
-        """The format of the output. Raises UsageError where nothing names one."""
-        if self.format is not None:
-            return self.format
-        return RowFormat.NPZ if output == _files.DASH else row_format(Path(output))
+        """The format of the output.
+
+        Raises UsageError where nothing names one, and where the suffix names another one.
+        """
+        if output == _files.DASH:
+            return self.format or RowFormat.NPZ
+        return row_format(Path(output), self.format)
 
 
 @command

@@ -35,6 +35,11 @@ def read_arrays(data: Data, where: str, *, npy: bool = False) -> dict[str, Numbe
     where : what messages call the file
     Raises InvalidFileError.
     """
+    give = "numpy.savez(FILE, x=x)" if npy else "numpy.savez(FILE, x=x, y=y)"
+    if not len(data):
+        raise InvalidFileError(
+            Flaw.EMPTY, f"{where} is empty; write the arrays with {give}.", where=where
+        )
     begin = bytes(data[: len(_NPY)])
     if begin.startswith(_ZIP):
         return _read_npz(data[:], where)
@@ -45,9 +50,7 @@ def read_arrays(data: Data, where: str, *, npy: bool = False) -> dict[str, Numbe
     except InvalidFileError as error:
         if error.flaw not in (Flaw.NOT_SAFETENSORS, Flaw.TOO_SHORT):
             raise
-        known, give = "neither safetensors nor npz", "numpy.savez(FILE, x=x, y=y)"
-        if npy:
-            known, give = "none of npz, npy and safetensors", "numpy.savez(FILE, x=x)"
+        known = "none of npz, npy and safetensors" if npy else "neither safetensors nor npz"
         raise bad(where, f"is {known}; write the arrays with {give} and name the .npz") from None
     return {
         name: np.require(array.values(), requirements=["A", "W"]) for name, array in arrays.items()

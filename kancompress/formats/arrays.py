@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Literal, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
+
+from kancompress.frozen import dataclass
 
 U8 = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[Any]

@@ -14,7 +14,6 @@ In convolutions an edge is (out, in, row, column), `norm` is (4, features), the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from kancompress.errors import Flaw, InvalidFileError
@@ -22,6 +21,7 @@ from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import REAL, Array, Outline
 from kancompress.formats.safetensors import Container, shown
+from kancompress.frozen import dataclass
 from kancompress.specs import FAMILIES, BasisSpec, ConvSpec, DataSpec, ModelSpec
 
 Kind = Literal["dense", "meta"]

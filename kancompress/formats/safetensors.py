@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
@@ -25,6 +25,7 @@ from kancompress.formats.arrays import (
     from_bytes,
     is_countable,
 )
+from kancompress.frozen import dataclass
 from kancompress.system.inputs import Data
 
 MAX_HEADER = 100_000_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.formats import checkpoint as checkpoints
 from kancompress.formats import document as documents
 from kancompress.formats import packed
@@ -20,6 +20,29 @@ from kancompress.system import files, inputs
 Source = str | os.PathLike[str] | bytes
 Record = CheckpointRecord[Array] | PackedRecord[Array]
 Opened = TypeVar("Opened")
+
+
+class Recorded(Protocol):
+    """A `PackedModel` or a `Checkpoint`, which are not imported where there is no torch."""
+
+    def record(self) -> Record:
+        """What its file holds."""
+        ...
+
+
+def file_of(source: Source | Recorded) -> Source:
+    """A path or bytes as they are, and the bytes of the file of a record.
+
+    Raises UsageError for anything else.
+    """
+    if isinstance(source, str | os.PathLike | bytes):
+        return source
+    if not callable(getattr(source, "record", None)):
+        raise UsageError(
+            f"A network cannot be had from {type(source).__name__}; a path, the bytes of a file, a"
+            " Checkpoint or a PackedModel was expected."
+        )
+    return write(source.record())
 
 
 def open_container(source: Source, name: str | None = None) -> Container:

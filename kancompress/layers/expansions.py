@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 from kancompress.layers import forms
 from kancompress.layers import knots as grids
 from kancompress.layers.bases import bspline, gaussian, gram, polynomials, radial

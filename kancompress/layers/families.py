@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 from kancompress.layers.forms import (
     Act,
     Basis,

@@ -8,11 +8,11 @@ kancompress's own and layers of other libraries have the same record.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
-from kancompress.config import Activation
 from kancompress.errors import UsageError
+from kancompress.forward import Activation
+from kancompress.frozen import dataclass
 
 # --- steps: what is done to all inputs, or to all sums, of a layer --------------------------------
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from kancompress.config import RUN_FIELDS
 from kancompress.errors import UsageError
 from kancompress.formats.edges import masks
 from kancompress.formats.edges.axes import has_coefficients
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.packed import FormRecord, PackedRecord
 from kancompress.formats.safetensors import shown
+from kancompress.forward import RUN_FIELDS
+from kancompress.frozen import dataclass
 from kancompress.layers.forms import LayerForm
 from kancompress.libraries import told
 from kancompress.libraries.catalogue import FORMS, LAYOUTS, RIVALS, UNKNOWN

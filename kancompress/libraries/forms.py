@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import RUN_FIELDS, Activation, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.safetensors import shown
+from kancompress.forward import RUN_FIELDS, Activation, RunOptions
+from kancompress.frozen import dataclass
 from kancompress.layers import forms
 from kancompress.layers.forms import Basis, LayerForm, Series
 

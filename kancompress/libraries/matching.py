@@ -6,7 +6,6 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -22,6 +21,7 @@ from kancompress.formats.edges.axes import (
     solve,
 )
 from kancompress.formats.edges.found import FoundLayer, Gain, Mask, Part
+from kancompress.frozen import dataclass
 from kancompress.libraries.checks import real_type
 from kancompress.libraries.notation import entries
 from kancompress.libraries.records import Beside, Layout, Misfit, Scale, Veil

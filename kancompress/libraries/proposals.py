@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from kancompress.errors import UsageError
 from kancompress.formats.arrays import REAL, Described, Stored, dtype_name
+from kancompress.frozen import dataclass
 from kancompress.libraries.matching import match
 from kancompress.libraries.notation import BY_HAND, parse_layout
 from kancompress.libraries.records import Misfit, Recognition

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 from kancompress.errors import UsageError, shortened, together
 from kancompress.formats.arrays import Described, Stored
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.matching import Named, find_stem, layer_name, match
 from kancompress.libraries.notation import parse_layout

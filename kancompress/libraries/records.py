@@ -10,11 +10,12 @@ is missing where nothing tells it from `out`), `coef` (and `half`, outside `coef
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kancompress.errors import UsageError
 from kancompress.formats.arrays import Described
 from kancompress.formats.edges.found import FoundLayer
+from kancompress.frozen import dataclass
 
 # --- what a layout looks like ---------------------------------------------------------------
 

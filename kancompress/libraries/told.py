@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
-from kancompress.config import RUN_FIELDS, Activation, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats.arrays import Described
 from kancompress.formats.packed.forms import OWN_CLASS, TOLD, WORDS, FormRecord, as_text
 from kancompress.formats.safetensors import shown
+from kancompress.forward import RUN_FIELDS, Activation, RunOptions
+from kancompress.frozen import dataclass
 from kancompress.libraries.catalogue import LAYOUTS
 from kancompress.libraries.forms import OWN_CLASS as IN_ITS_CLASS
 from kancompress.libraries.recognition import recognise

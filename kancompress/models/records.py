@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from kancompress import given
 from kancompress.config import RunOptions
 from kancompress.formats import checkpoint as checkpoints
 from kancompress.formats.arrays import Array, Outline
@@ -20,6 +21,7 @@ from kancompress.formats.foreign import ForeignRecord
 from kancompress.formats.packed import LayerRecord, PackedRecord, state, writer
 from kancompress.formats.packed.encodings import PLAIN
 from kancompress.formats.packed.record import with_layer_tensors, with_tensors
+from kancompress.frozen import dataclass
 from kancompress.layers.stored import dtype_of
 from kancompress.models.tensors import (
     all_to_arrays,
@@ -171,6 +173,7 @@ class PackedModel(PackedRecord[Tensor]):
         >>> network(torch.zeros(3, 64)).shape
         torch.Size([3, 10])
         """
+        given.record("options", options, RunOptions)
         return _module(self, options)
 
     def outline(self) -> dict[str, Tensor]:

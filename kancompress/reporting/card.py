@@ -7,10 +7,10 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.frozen import dataclass
 from kancompress.specs import FILE, DatasetName
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)

@@ -61,13 +61,21 @@ def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] 
 _ROWS = {f".{form}": form for form in RowFormat}
 
 
-def row_format(path: Path) -> RowFormat:
-    """The format of arrays of rows that a suffix names. Raises UsageError where it names none."""
+def row_format(path: Path, asked: RowFormat | None = None) -> RowFormat:
+    """The format of arrays of rows that was asked for, or that a suffix names.
+
+    Raises UsageError where neither does, and where the suffix names another one.
+    """
     form = _ROWS.get(path.suffix.lower())
-    if form is None:
+    if form is None and asked is None:
         *others, last = _ROWS
         raise UsageError(
             f"{path} should end in {', '.join(others)} or {last}, which names the format.",
             where=str(path),
         )
-    return form
+    if asked is not None and form not in (None, asked):
+        raise UsageError(
+            f"{path} says another format than {asked}, which was asked for; name it .{asked}.",
+            where=str(path),
+        )
+    return asked or form or RowFormat.NPZ

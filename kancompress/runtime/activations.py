@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 
 Numbers = npt.NDArray[np.floating[Any]]
 

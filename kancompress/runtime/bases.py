@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 from kancompress.layers import forms, knots
 from kancompress.layers.forms import Basis, Series
 from kancompress.runtime.activations import ACTIVATIONS, Numbers

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.frozen import dataclass
 from kancompress.runtime.activations import Numbers
 from kancompress.runtime.program import Edges
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import RunOptions
 from kancompress.formats.arrays import Array, Outline
 from kancompress.formats.edges import masks
 from kancompress.formats.edges.axes import parse_axes
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.edges.places import rows_of, sizes_of, to_edges
 from kancompress.formats.packed import PackedRecord, state
+from kancompress.forward import RunOptions
 from kancompress.libraries import chain, told
 from kancompress.libraries.chain import ToldLayer
 from kancompress.libraries.told import Wishes

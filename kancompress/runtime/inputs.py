@@ -33,7 +33,7 @@ def normalised(x: npt.ArrayLike, data: DataSpec | None) -> Numbers:
             "The file does not say on which data its network was trained, so raw rows cannot be"
             " normalised; give rows as the network takes them."
         )
-    raw = np.asarray(x)
+    raw = array_of(x)
     values = _floats(raw)
     if not data.mean:
         return values
@@ -52,16 +52,31 @@ def normalised(x: npt.ArrayLike, data: DataSpec | None) -> Numbers:
     return ((planes - mean) / std).reshape(values.shape)
 
 
+def array_of(x: Any) -> npt.NDArray[Any]:
+    """What numpy makes of rows. Raises UsageError where they are of several lengths."""
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "x is no array of numbers, or its rows have several lengths; numbers (rows, inputs)"
+            " were expected.",
+            fields=("x",),
+        ) from error
+
+
 def _floats(x: npt.NDArray[Any]) -> Numbers:
     if x.dtype.kind not in "fiub":
         raise UsageError(f"Rows are of the type {x.dtype}; numbers were expected.")
     return x.astype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
-def checked(x: npt.ArrayLike, inputs: int, *, images: bool) -> Numbers:
-    """Rows as floats. Raises UsageError where they are not (rows, inputs), or (rows, channels,
-    height, width) for convolutions."""
-    values = _floats(np.asarray(x))
+def checked(x: npt.ArrayLike, inputs: int, dtype: np.dtype[Any], *, images: bool) -> Numbers:
+    """Rows in the type of the computation.
+
+    Raises UsageError where they are not (rows, inputs), or (rows, channels, height, width) for
+    convolutions, and where a number is not finite.
+    """
+    values = _floats(array_of(x))
     if images and (values.ndim != 4 or values.shape[1] != inputs):
         raise UsageError(
             f"x has the shape {list(values.shape)}; images (rows, {inputs}, height, width) were"
@@ -71,5 +86,13 @@ def checked(x: npt.ArrayLike, inputs: int, *, images: bool) -> Numbers:
         raise UsageError(
             f"x has the shape {list(values.shape)}; rows of {inputs} numbers, (rows, {inputs}),"
             " were expected."
+        )
+    with np.errstate(over="ignore"):
+        values = values.astype(dtype, copy=False)
+    if not np.isfinite(values).all():
+        raise UsageError(
+            f"x has NaN, infinity or numbers beyond {dtype}; finite numbers were expected. Leave"
+            " such rows out.",
+            fields=("x",),
         )
     return values

@@ -126,6 +126,7 @@ def _normalised(y: Numbers) -> Numbers:
     """Over the features of each row, to mean 0 and variance 1."""
     centred: Numbers = y - y.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
+    variance[np.isinf(variance)] = np.nan  # else the row would be zeros; torch has NaN here, too
     centred /= np.sqrt(variance + _EPS)
     return centred
 

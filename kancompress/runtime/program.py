@@ -7,20 +7,21 @@ Coefficients stay packed: a codebook, and of every edge the row that it points t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats import storage
 from kancompress.formats.arrays import Array
 from kancompress.formats.checkpoint import HEAD, CheckpointRecord
 from kancompress.formats.packed import LayerRecord, PackedRecord, state
 from kancompress.formats.storage import Source
+from kancompress.forward import RunOptions
+from kancompress.frozen import dataclass
 from kancompress.layers.families import form_of, place_of
 from kancompress.layers.forms import LayerForm
 from kancompress.specs import DataSpec, ModelSpec

@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from kancompress import given
 from kancompress.config import Device, Machine, Precision
 from kancompress.errors import UsageError
 from kancompress.system import torchrun as launch
@@ -20,8 +21,9 @@ def find(device: Device, *, auto: Sequence[Device] = (Device.CUDA, Device.MPS)) 
     """The device that is meant; with `auto` the first of these that is there, else the CPU.
 
     Of the processes that torchrun starts on a machine each has a CUDA device of its own.
-    Raises UsageError for a device that is not there.
+    Raises UsageError for a device that is not there, and for what is none.
     """
+    device = given.choice(Device)("device", device)
     number = launch.local_number()
     if device == Device.AUTO:
         available = [d for d in auto if _is_there(d)]

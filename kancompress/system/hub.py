@@ -15,11 +15,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
+from kancompress.frozen import dataclass
 from kancompress.system import inputs
 from kancompress.system.files import HUB
 from kancompress.version import __version__
@@ -31,6 +32,7 @@ _NAME = re.compile(
     re.ASCII,
 )
 _OTHERS = ("spaces", "buckets", "kernels")
+_KINDS = ("models", "datasets")
 _PREFERRED = "model.kc.safetensors"
 _SAFETENSORS = (".safetensors", ".safetensors.index.json")
 # What pykan's `saveckpt` writes beside its state.
@@ -72,7 +74,14 @@ def parse(name: str) -> Place:
             f" {HUB}OWNER/NAME/FILE or {HUB}OWNER/NAME/FILE@REVISION was expected.",
             where=name,
         )
-    if not found["kind"] and found["repository"].split("/")[0] in _OTHERS:
+    owner = found["repository"].split("/")[0]
+    if not found["kind"] and owner in _KINDS:
+        raise UsageError(
+            f"{name} says {owner} and then no repository; {HUB}{owner}/OWNER/NAME/FILE was"
+            " expected.",
+            where=name,
+        )
+    if not found["kind"] and owner in _OTHERS:
         raise UsageError(
             f"{name} is of no repository of models or data; files are read from these alone.",
             where=name,

@@ -19,7 +19,7 @@ from io import FileIO
 from itertools import islice
 from pathlib import Path
 
-from kancompress.errors import Flaw, InvalidFileError, KancompressError
+from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
 from kancompress.system import files
 
 # Descriptors that are open at a time: a checkpoint may lie in more shards than a process may open.
@@ -36,6 +36,7 @@ _MOST_ENTRIES = 10_000
 _MOST_NAMES = 5
 # What knows the Hugging Face hub; loaded where a source lies there.
 _HUB = "kancompress.system.hub"
+_HUB_ROOT = "hf:"
 
 
 class Data:
@@ -160,13 +161,25 @@ def found(source: str | os.PathLike[str]) -> tuple[Path, str]:
     """Where a source lies on this machine, and what messages call it.
 
     A file of the Hugging Face hub, `hf://OWNER/NAME/FILE`, is fetched into the hub's cache; of
-    pykan's `saveckpt` the state is meant. Raises UsageError for a name that can be none on the hub,
-    InvalidFileError for what cannot be had from there, KancompressError without huggingface_hub.
+    pykan's `saveckpt` the state is meant. Raises UsageError for what is no path, and for a name
+    that can be none on the hub, InvalidFileError for what cannot be had from there,
+    KancompressError without huggingface_hub.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(
+            f"A file cannot be had from {type(source).__name__}; a path, or the bytes of a file,"
+            " was expected."
+        )
     if name := files.hub_name(source):
         path, called = import_module(_HUB).fetched(name)
         return path, called
     path = files.located(Path(source))
+    if "".join(path.parts[:1]).lower() == _HUB_ROOT and not path.exists():
+        raise UsageError(
+            f"{os.fspath(source)} does not exist; names on the Hugging Face hub begin with"
+            f" {files.HUB}, in small letters.",
+            where=str(path),
+        )
     return path, str(path)
 
 

@@ -16,7 +16,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 from pathlib import Path
 
@@ -64,7 +63,7 @@ class Part:
             self.leave()
 
     def _create(self, size: int, mode: int) -> None:
-        name = f"{_start(self._target.name)}{secrets.token_hex(size)}.part"
+        name = f"{_start(self._target.name)}{os.urandom(size).hex()}.part"
         self.path = self._target.with_name(name)
         _own.add(name)  # before there is anything to sweep, or to take away
         self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)

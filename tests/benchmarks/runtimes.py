@@ -3,10 +3,12 @@
     pip install '.[onnx]' onnxruntime
     python -m tests.benchmarks.runtimes CHECKPOINT [CHECKPOINT ...] [--clusters 16] [--rounds 9]
 
-Each CHECKPOINT is a dense file of kancompress's own network, packed by plain k-means (what is timed
-does not depend on how well). Every runtime is a process of its own with one thread. They stay, and
-take turns, so that a busy machine slows all of them alike: a round asks each for the time of one
-row, then of 128 rows. Ratios to dense torch are medians over the rounds, with their range.
+Each CHECKPOINT is a file of one of kancompress's own fully connected networks (`kan`, `fastkan`,
+`gramkan`, with a meta-learner or without), packed by plain k-means (what is timed does not depend
+on how well). Every runtime is a process of its own with one thread, whose modules are compiled, as
+an installation has them. They stay, and take turns, so that a busy machine slows all of them alike:
+a round asks each for the time of one row, then of 128 rows. Ratios to dense torch are medians over
+the rounds, with their range.
 
 - ready: from the start of the process until the first row is computed, of that many starts
 - held: resident memory when it is ready, less that of Python alone
@@ -19,133 +21,25 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.runtime_process import RUNTIMES
+
 BATCHES = (1, 128)
-RUNTIMES = ("torch, dense", "torch, packed", "numpy", "onnx, folded", "onnx, not folded", "C")
-_SECONDS = 0.15  # of a measurement, at least
 _STARTS = 5
-
-Run = Callable[[np.ndarray], np.ndarray]
-
-
-# --- one runtime, in a process of its own ---------------------------------------------------------
-
-
-def torch_dense(files: dict[str, str]) -> Run:
-    return _torch(files["dense"])
-
-
-def torch_packed(files: dict[str, str]) -> Run:
-    return _torch(files["packed"])
-
-
-def _torch(path: str) -> Run:
-    torch = import_module("torch")
-    torch.set_num_threads(1)
-    module = import_module("kancompress").load(path).module()
-
-    def run(x: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            found: np.ndarray = module(torch.from_numpy(x)).numpy()
-        return found
-
-    return run
-
-
-def in_numpy(files: dict[str, str]) -> Run:
-    run: Run = import_module("kancompress.runtime").load(files["packed"]).run
-    return run
-
-
-def onnx_folded(files: dict[str, str]) -> Run:
-    return _onnx(files["onnx"], folded=True)
-
-
-def onnx_not_folded(files: dict[str, str]) -> Run:
-    return _onnx(files["onnx"], folded=False)
-
-
-def _onnx(path: str, *, folded: bool) -> Run:
-    runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    if not folded:
-        options.add_session_config_entry(
-            "optimization.disable_specified_optimizers", "ConstantFolding"
-        )
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(x: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run(None, {name: x})[0]
-        return found
-
-    return run
-
-
-def in_c(files: dict[str, str]) -> Run:
-    """A library of the header and a loop over rows."""
-    ctypes = import_module("ctypes")
-    library = ctypes.CDLL(files["library"])
-    outputs = int(files["outputs"])
-    pointer = ctypes.POINTER(ctypes.c_float)
-
-    def run(x: np.ndarray) -> np.ndarray:
-        y = np.empty((len(x), outputs), np.float32)
-        status = library.run_rows(
-            x.ctypes.data_as(pointer), y.ctypes.data_as(pointer), len(x), x[0].size
-        )
-        assert status == 0
-        return y
-
-    return run
-
-
-OPENERS = dict(
-    zip(
-        RUNTIMES,
-        (torch_dense, torch_packed, in_numpy, onnx_folded, onnx_not_folded, in_c),
-        strict=True,
-    )
-)
-
-
-def child(name: str, files: dict[str, str]) -> None:
-    """Answer with the first row's outputs and the memory held, then with seconds a call."""
-    rows = np.load(files["rows"])
-    held = _resident()
-    run = OPENERS[name](files)
-    first = run(rows[:1])
-    print(json.dumps({"first": first.tolist(), "held": _resident() - held}), flush=True)
-    for line in sys.stdin:
-        batch = rows[: int(line)]
-        run(batch)
-        count, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < _SECONDS:
-            run(batch)
-            count += 1
-        print(json.dumps((time.perf_counter() - begin) / count), flush=True)
-
-
-def _resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
-# --- all of them ----------------------------------------------------------------------------------
+# An installation has its modules compiled, and so have these processes from the second start on.
+_ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+} | {"OMP_NUM_THREADS": "1"}
 
 
 class Child:
@@ -154,11 +48,11 @@ class Child:
     def __init__(self, name: str, files: dict[str, str]) -> None:
         begin = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.runtimes", "--child", name],
+            [sys.executable, "-m", "tests.benchmarks.runtime_process", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "RUNTIME_FILES": json.dumps(files)},
+            env=_ENVIRONMENT | {"RUNTIME_FILES": json.dumps(files)},
         )
         told = json.loads(self._line())
         self.ready = time.perf_counter() - begin
@@ -278,11 +172,7 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*", type=Path)
     parser.add_argument("--clusters", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--child")
     options = parser.parse_args()
-    if options.child:
-        child(options.child, json.loads(os.environ["RUNTIME_FILES"]))
-        return
     for checkpoint in options.checkpoints:
         measure(checkpoint, options.clusters, options.rounds)
     names = ("torch", "numpy", "onnxruntime", "kancompress")

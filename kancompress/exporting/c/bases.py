@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from kancompress.config import Activation
 from kancompress.exporting.c.helpers import splines
 from kancompress.exporting.c.unit import Lines, Unit, indented, loop, unwritten
+from kancompress.frozen import dataclass
 from kancompress.layers import forms
 from kancompress.layers.forms import Basis, Series
 from kancompress.layers.knots import uniform

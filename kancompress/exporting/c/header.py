@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from kancompress.exporting.c.main import main_of
 from kancompress.exporting.c.unit import Lines, Unit, indented, loop
 from kancompress.exporting.record import Exported
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.runtime.program import Program
 
 # Rows and columns of the images of data sets that the program knows.

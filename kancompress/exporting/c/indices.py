@@ -7,7 +7,6 @@ parts each with its part; a position has one index for each output, but for edge
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from kancompress.config import IndexCoding
 from kancompress.exporting.c.unit import Lines, Unit, loop, unwritten
 from kancompress.formats.packed.encodings import RANS, bits, rans
 from kancompress.formats.packed.encodings.protocol import Indices
+from kancompress.frozen import dataclass
 from kancompress.runtime.program import Layer
 
 # Bits of an index that never lie in two bytes.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +20,7 @@ from kancompress.exporting.c.bases import Features, activation, features
 from kancompress.exporting.c.indices import Edges, Reading, reading
 from kancompress.exporting.c.steps import Chain, after
 from kancompress.exporting.c.unit import Lines, Unit, indented, loop
+from kancompress.frozen import dataclass
 from kancompress.layers.forms import Window
 from kancompress.runtime.program import Layer
 

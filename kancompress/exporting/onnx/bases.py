@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from kancompress.config import Activation
 from kancompress.exporting.onnx.graph import FLOAT, Graph
+from kancompress.frozen import dataclass
 from kancompress.layers import forms
 from kancompress.layers.forms import Basis, Polynomials, Series
 from kancompress.layers.knots import uniform

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from kancompress.exporting.onnx.graph import INT32, UINT4, UINT8, UINT16, UINT32, Graph
+from kancompress.frozen import dataclass
 from kancompress.runtime.program import Edges, Layer, Rows
 
 _AXIS = 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from kancompress.exporting.onnx.bases import Features, activated
 from kancompress.exporting.onnx.edges import Codebooks, can_pick, picked, weights
 from kancompress.exporting.onnx.graph import Graph
+from kancompress.frozen import dataclass
 from kancompress.layers import forms
 from kancompress.layers.forms import Step, Window
 from kancompress.runtime.program import Head, Layer, Numbers

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from kancompress.errors import UsageError
+from kancompress.frozen import dataclass
 
 # Row-major order of an edge matrix: the first six number the edge, the last two its coefficient.
 # `half` splits the coefficients in blocks (the cosines and sines of a Fourier layer).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts,
 from kancompress.formats.foreign.saveckpt import Settings
 from kancompress.formats.foreign.skeletons import Skeleton
 from kancompress.formats.safetensors import MAX_HEADER
+from kancompress.frozen import dataclass
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from kancompress.errors import UsageError, shortened
 from kancompress.formats.foreign.records import Global, Number, Stub, TensorRecord, Unsupported
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 
 # Where trainers put the state dict; the first of these wins.
 KEYS = (

@@ -9,7 +9,6 @@ import gc
 import pickletools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 from kancompress.errors import Flaw, InvalidFileError
@@ -17,6 +16,7 @@ from kancompress.formats.foreign import records
 from kancompress.formats.foreign.records import Global, Storage, Stub, TensorRecord, dictionary_key
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.system.inputs import Data
 
 # A thousand tensors with their optimizer's take a hundred thousand; each may cost a dictionary.

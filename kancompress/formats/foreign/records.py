@@ -7,11 +7,12 @@ only torch's own ways to rebuild a tensor are understood, as descriptions of whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kancompress.formats.arrays import NAMED, Dtype, element_count
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 
 _MAX_RANK = 64
 _MAX_KEY = 256  # torch writes some digits

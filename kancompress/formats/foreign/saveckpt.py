@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from kancompress.errors import InvalidFileError
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.system import inputs
 
 _STATE, _CONFIG, _CACHE = "_state", "_config.yml", "_cache_data"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, together
 from kancompress.formats.arrays import StoredArrays
 from kancompress.formats.safetensors import Container, parse, shown, strict_json
+from kancompress.frozen import dataclass
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 

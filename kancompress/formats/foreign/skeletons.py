@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from kancompress.formats.foreign.placement import covered, extent, overlapping, 
 from kancompress.formats.foreign.records import TensorRecord
 from kancompress.formats.foreign.torchfiles import TorchFile
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.system.inputs import Data
 
 # Where torch lets a storage begin, so that the file can be mapped; the rest goes into a field of

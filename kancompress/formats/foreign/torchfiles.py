@@ -11,13 +11,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.foreign import pickles
 from kancompress.formats.foreign.records import Storage, TensorRecord
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.system.inputs import Data
 
 _MAGIC = 0x1950A86A20F9469CFC6C

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from kancompress.config import MAX_SPLINE_ORDER, Activation
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.document import check_keys
 from kancompress.formats.safetensors import shown
+from kancompress.forward import MAX_SPLINE_ORDER, Activation
+from kancompress.frozen import dataclass
 
 # What a user may tell of a layer, and what is else taken as the library's default.
 TOLD = ("base_activation", "grid_range", "rbf_denominator", "spline_order")

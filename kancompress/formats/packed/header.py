@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from kancompress.formats.packed.origins import LayerClaim, check_origins
 from kancompress.formats.packed.record import CODEBOOK_ROLES, ROLES, SIDE_ROLES
 from kancompress.formats.packed.restore import Restore, read_restore, stored_names
 from kancompress.formats.safetensors import Container, Entry, shown
+from kancompress.frozen import dataclass
 from kancompress.specs import MAX_CLUSTERS, DataSpec, ModelSpec, SourceSizes
 
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_.]+")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats.arrays import (
@@ -30,6 +29,7 @@ from kancompress.formats.packed.restore import (
     bad,
 )
 from kancompress.formats.safetensors import Entry, shown
+from kancompress.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

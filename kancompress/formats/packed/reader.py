@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import HeaderForm
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.arrays import (
     DTYPES,
@@ -32,6 +31,7 @@ from kancompress.formats.packed.record import ROLES, SIDE_ROLES, LayerRecord, Pa
 from kancompress.formats.packed.restore import Restore
 from kancompress.formats.packed.writer import BLANK, CHECKSUM_PREFIX
 from kancompress.formats.safetensors import Container, shown
+from kancompress.specs import HeaderForm
 from kancompress.system.inputs import Data
 
 _BLOCK = 1 << 16  # edges whose coefficients are converted at a time

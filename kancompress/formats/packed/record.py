@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.config import HeaderForm
 from kancompress.errors import UsageError
 from kancompress.formats.packed import encodings
 from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.restore import Restore
 from kancompress.formats.safetensors import shown
-from kancompress.specs import BasisSpec, ConvSpec, DataSpec, ModelSpec, SourceSizes
+from kancompress.frozen import dataclass
+from kancompress.specs import BasisSpec, ConvSpec, DataSpec, HeaderForm, ModelSpec, SourceSizes
 
 # Roles of tensors named <layer>.<role>, section 3.3.
 CODEBOOK_ROLES = ("codebook", "index", "kept_at", "kept")

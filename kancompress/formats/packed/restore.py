@@ -6,13 +6,13 @@ Each tensor of another library's checkpoint has an origin: what it is given back
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.arrays import DTYPES, is_countable
 from kancompress.formats.document import check_keys
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
 _WITH_OPAQUE = ("torch-zip", "torch-module")

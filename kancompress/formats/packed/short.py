@@ -7,7 +7,7 @@ it, so that all else knows ordinary files only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
@@ -20,6 +20,7 @@ from kancompress.formats.packed.encodings.claims import told_encodings
 from kancompress.formats.packed.header import Shape, layer_claim, model_of, without_codebook
 from kancompress.formats.packed.restore import Repeat, read_restore, stored_names
 from kancompress.formats.safetensors import Container, Entry, shown
+from kancompress.frozen import dataclass
 from kancompress.specs import ModelSpec
 
 # Name of the one tensor.

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from kancompress.config import HeaderForm
 from kancompress.formats import document as documents
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import Array, Outline
@@ -22,6 +21,7 @@ from kancompress.formats.packed.encodings import (
 )
 from kancompress.formats.packed.encodings.claims import told_encodings
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
+from kancompress.specs import HeaderForm
 
 CHECKSUM_PREFIX = "sha256-"
 BLANK = "A" * 44

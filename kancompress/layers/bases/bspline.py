@@ -12,13 +12,13 @@ Outside the extended grid every function is zero, as in efficient-kan and pykan.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kancompress.frozen import dataclass
 from kancompress.layers.bases.kernels import features
 
 _ROOT = 6 ** (-1 / 3)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from kancompress.frozen import dataclass
 from kancompress.layers.bases import kernels
 
 

@@ -7,7 +7,7 @@ Khochawongwat/GRAMKAN, and the fully connected layers of IvanDrokin/torch-conv-k
 
 from __future__ import annotations
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 from kancompress.layers.forms import Basis, Polynomials, Series
 from kancompress.libraries.forms import (
     TANH,

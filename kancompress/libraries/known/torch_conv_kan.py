@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 from kancompress.layers.forms import Basis, Series, Splines
 from kancompress.libraries.forms import (
     Form,

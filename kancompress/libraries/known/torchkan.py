@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kancompress.config import Activation
+from kancompress.forward import Activation
 from kancompress.layers.forms import Series
 from kancompress.libraries.checks import extended_grid
 from kancompress.libraries.forms import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from kancompress.clustering.nearest import F64, SUM_BLOCK, Labels, one_thread
 from kancompress.config import ClusterConfig, PlotConfig, Projection
 from kancompress.errors import UsageError
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.libraries import recognise
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedLayer, PackedModel
 from kancompress.models.runnable import Runnable

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from kancompress.clustering.nearest import F64, Labels
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.safetensors import shown
+from kancompress.frozen import dataclass
 from kancompress.layers.edges import CodebookEdges
 from kancompress.layers.expansions import ACTIVATIONS
 from kancompress.layers.forms import Act, Norm, Points, UniformGaussians, UniformSplines

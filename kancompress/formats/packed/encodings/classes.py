@@ -7,11 +7,12 @@ classes on every machine.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from kancompress.frozen import dataclass
 
 MOST_CLASSES = 16
 # A bit, in the whole numbers that prices are counted in.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kancompress.formats.arrays import Array, Outline
 from kancompress.formats.safetensors import Entry
+from kancompress.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

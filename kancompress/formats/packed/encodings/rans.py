@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from kancompress.formats.packed.encodings.classes import (
 from kancompress.formats.packed.encodings.frequencies import TOTAL, TOTAL_BITS
 from kancompress.formats.packed.encodings.protocol import Indices, Size, index_type
 from kancompress.formats.safetensors import Entry, shown
+from kancompress.frozen import dataclass
 
 MOST_CLUSTERS = 1024
 # States lie from LEAST to 2^32 - 1; every lane begins, and a reader's ends, at LEAST.
