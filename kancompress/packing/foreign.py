@@ -141,6 +141,11 @@ class ForeignSource:
         return self.checkpoint.file_bytes
 
     @property
+    def used_bytes(self) -> int:
+        """As of `Source`."""
+        return self.checkpoint.used_bytes
+
+    @property
     def names(self) -> Sequence[str]:
         """As of `Source`."""
         return [layer.name for layer in self.found.layers]
@@ -350,7 +355,7 @@ class ForeignSource:
         given, source = self.checkpoint, self._written[0]
         return SourceSizes(
             tensors=given.tensor_bytes,
-            file=given.file_bytes,
+            file=given.used_bytes,
             dense=None if source is given else twin_sizes(source),
         )
 
