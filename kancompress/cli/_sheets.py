@@ -28,42 +28,47 @@ class Lines:
 
 def whole(sheet: Sheet) -> Lines:
     """The whole table, a line a row."""
-    return Lines(tuple(_drawn(sheet, _natural(sheet))), 1)
+    return _lines(_blocks(sheet, _natural(sheet)))
 
 
 def fitted(sheet: Sheet, width: int) -> Lines:
     """The table in lines of at most `width` characters."""
-    least = [head for head in sheet.least if head in sheet.heads]
-    for count in range(len(least) + 1):
-        shown = _without(sheet, least[:count])
-        widths = _widths(shown, width, _COMFORT)
-        if widths is not None:
-            return Lines(tuple(_drawn(shown, widths)), 1, _in_order(sheet, least[:count]))
-    smallest = _without(sheet, least)
-    widths = _widths(smallest, width, 1)
-    if widths is not None:
-        return Lines(tuple(_drawn(smallest, widths)), 1, _in_order(sheet, least))
+    chosen = _chosen(sheet, width)
+    if chosen is not None:
+        shown, widths, left_out = chosen
+        return _lines(_blocks(shown, widths), left_out)
     return _stacked(sheet, width)
+
+
+def _chosen(sheet: Sheet, width: int) -> tuple[Sheet, list[int], tuple[str, ...]] | None:
+    """The columns that are shown, how wide they are, and those that are left out."""
+    least = [head for head in sheet.least if head in sheet.heads]
+    tries = [(count, _COMFORT) for count in range(len(least) + 1)] + [(len(least), 1)]
+    for count, comfort in tries:
+        shown = _without(sheet, least[:count])
+        widths = _widths(shown, width, comfort)
+        if widths is not None:
+            return shown, widths, _in_order(sheet, least[:count])
+    return None
 
 
 def _stacked(sheet: Sheet, width: int) -> Lines:
     """Each row in two lines or more: its name, and below it the other columns."""
-    if len(sheet.heads) == 1:
-        return whole(sheet)
-    rest = replace(
-        sheet, heads=sheet.heads[1:], rows=tuple(row[1:] for row in sheet.rows), title=""
-    )
-    found = fitted(rest, width - _INDENT)
-    each = (len(found.lines) - found.head) // max(1, len(sheet.rows))
-    if found.head + each * len(sheet.rows) != len(found.lines):  # rows of several lines
-        found = whole(rest)
-        each = 1
-    indented = [f"{' ' * _INDENT}{line}" for line in found.lines]
-    lines = [sheet.heads[0], *indented[: found.head]]
-    for number, row in enumerate(sheet.rows):
-        at = found.head + number * each
-        lines += [row[0], *indented[at : at + each]]
-    return Lines(tuple(lines), 1 + found.head, found.left_out)
+    rest = replace(sheet, heads=sheet.heads[1:], rows=tuple(row[1:] for row in sheet.rows))
+    names = (sheet.heads[0], *(row[0] for row in sheet.rows))
+    if not rest.heads:
+        return _lines([[name] for name in names])
+    shown, widths, left_out = _chosen(rest, width - _INDENT) or (rest, _natural(rest), ())
+    blocks = [
+        [name, *(f"{' ' * _INDENT}{line}" for line in block)]
+        for name, block in zip(names, _blocks(shown, widths), strict=True)
+    ]
+    return _lines(blocks, left_out)
+
+
+def _lines(blocks: Sequence[Sequence[str]], left_out: tuple[str, ...] = ()) -> Lines:
+    """Blocks of lines, of which the first are the headings."""
+    return Lines(tuple(line for block in blocks for line in block), len(blocks[0]), left_out)
 
 
 def _in_order(sheet: Sheet, heads: Sequence[str]) -> tuple[str, ...]:
@@ -106,16 +111,19 @@ def _widths(sheet: Sheet, width: int, comfort: int) -> list[int] | None:
     return widths
 
 
-def _drawn(sheet: Sheet, widths: Sequence[int]) -> Iterator[str]:
-    texts = [head in sheet.texts for head in sheet.heads]
-    for row in (sheet.heads, *sheet.rows):
-        broken = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for number in range(max(map(len, broken))):
-            parts = [lines[number] if number < len(lines) else "" for lines in broken]
-            yield _GAP.join(
-                _padded(part, width, left=text)
-                for part, width, text in zip(parts, widths, texts, strict=True)
-            ).rstrip()
+def _blocks(sheet: Sheet, widths: Sequence[int]) -> list[list[str]]:
+    """The lines of the headings, and those of each row."""
+    return [list(_row(sheet, row, widths)) for row in (sheet.heads, *sheet.rows)]
+
+
+def _row(sheet: Sheet, row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    broken = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+    for number in range(max(map(len, broken))):
+        parts = [lines[number] if number < len(lines) else "" for lines in broken]
+        yield _GAP.join(
+            _padded(part, width, left=head in sheet.texts)
+            for head, part, width in zip(sheet.heads, parts, widths, strict=True)
+        ).rstrip()
 
 
 def _padded(text: str, width: int, *, left: bool) -> str:

@@ -283,8 +283,8 @@ def _named(
 
 
 def _words(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Sheet:
-    """Rows of words, the last of which may be many."""
-    return Sheet(heads=heads, rows=tuple(rows), texts=heads, wraps=heads[-1:])
+    """Rows of words, the first and the last of which may be many."""
+    return Sheet(heads=heads, rows=tuple(rows), texts=heads, wraps=(heads[0], heads[-1]))
 
 
 def _coded(row: Mapping[str, Any]) -> tuple[str, ...]:
