@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
+    from kancompress.api.pages import html_report, markdown_report
     from kancompress.api.predict import Prediction, predict
     from kancompress.api.repack import Repacked, repack
     from kancompress.api.train import train
@@ -99,6 +100,7 @@ _HOMES = {
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
+    "kancompress.api.pages": ("html_report", "markdown_report"),
     "kancompress.api.predict": ("Prediction", "predict"),
     "kancompress.api.repack": ("Repacked", "repack"),
     "kancompress.api.train": ("train",),
@@ -215,9 +217,11 @@ __all__ = [
     "export",
     "finetune",
     "has_labels",
+    "html_report",
     "inspect",
     "joined",
     "load",
+    "markdown_report",
     "model_card",
     "parametrize",
     "plot_edges",

@@ -18,7 +18,7 @@ import kancompress
 SECTIONS = {
     "Commands": (
         "train", "cluster", "finetune", "evaluate", "predict", "inspect", "expand", "repack",
-        "export",
+        "export", "html_report", "markdown_report",
     ),
     "Clustering by outputs": (
         "cluster_by_outputs", "choose_clusters",

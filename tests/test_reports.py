@@ -1,8 +1,12 @@
 """Reports: the headline, tables at several widths, parts that add up, endings, and their units."""
 
+import base64
+import hashlib
 import io
+import json
 import math
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from test_masked import pruned
 from torch import Tensor
 
 import kancompress
-from command import done
+from command import done, refused
 from conftest import fresh
 from kancompress import ClusterConfig
 from kancompress.cli import _endings, _output, _scores, _sheets
@@ -378,3 +382,112 @@ def test_finetuning_that_found_nothing_better_says_so(place: Path, tmp_path: Pat
     assert result.stderr.splitlines()[-1] == (
         "no epoch was better on the validation rows, so that the output is the input"
     )
+
+
+# --- pages ----------------------------------------------------------------------------------
+
+
+class Read(HTMLParser):
+    """What a page says, and what it would load or run."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data} "
+
+
+def test_a_page_says_what_the_terminal_says(place: Path, tmp_path: Path) -> None:
+    report = done("inspect", place / "packed", "--html", tmp_path / "p.html")
+    assert f"p.html: page, {(tmp_path / 'p.html').stat().st_size:,} bytes" in report.stderr
+    page = Read((tmp_path / "p.html").read_text())
+    for line in report.stdout.splitlines()[1:]:
+        for cell in re.split(r"  +", line):
+            assert cell in page.text, cell
+    for row in kancompress.inspect(place / "packed")["parts"]:
+        assert reports.PARTS[row] in page.text
+    curves = [kind for tag, kind in page.tags if tag == "polyline"]
+    assert len(curves) == 8
+    assert all(len(kind["points"].split()) == 51 for kind in curves)  # type: ignore[union-attr]
+
+
+def test_a_page_needs_nothing_else_and_runs_nothing(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "dot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    text = kancompress.html_report(place / "packed", pictures=[tmp_path / "dot.svg"])
+    page = Read(text)
+    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    sources = [kind[key] for _, kind in page.tags for key in ("src", "href") if key in kind]
+    assert [one for one in sources if not (one or "").startswith("data:")] == []
+    (policy,) = [kind["content"] for tag, kind in page.tags if "http-equiv" in kind]
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in str(policy)
+    assert not any("style" in kind for _, kind in page.tags)
+
+
+def test_names_from_a_file_are_no_markup(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    at = "<img src=x>|`b`\x1b."
+    state = {
+        at + "base_weight": torch.randn(4, 6, generator=rng),
+        at + "spline_weight": torch.randn(4, 6, 8, generator=rng),
+        at + "grid": (torch.arange(-3, 9) * 0.4 - 1).repeat(6, 1),
+    }
+    torch.save(state, tmp_path / "odd.pt")
+    page = Read(kancompress.html_report(tmp_path / "odd.pt"))
+    assert "img" not in [tag for tag, _ in page.tags]
+    assert "<img src=x>|`b`\ufffd" in page.text
+    text = kancompress.markdown_report(tmp_path / "odd.pt")
+    assert r"| \<img src=x\>\|\`b\`" in text
+    assert "\x1b" not in text
+
+
+def test_markdown_has_the_tables_and_the_pictures(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "out").mkdir()
+    result = done(
+        "inspect", place / "packed", "--markdown", tmp_path / "p.md", "--html", tmp_path / "p.html",
+        "--plot", tmp_path / "out" / "edges.png", "--json",
+    )  # fmt: skip
+    told = json.loads(result.stdout)
+    assert [one["kind"] for one in told["pages"]] == ["html", "markdown"]
+    assert told["pages"][1]["file_bytes"] == (tmp_path / "p.md").stat().st_size
+    text = (tmp_path / "p.md").read_text()
+    assert "![edges.png](<out/edges.png>)" in text
+    assert "data:image/png;base64," in (tmp_path / "p.html").read_text()
+    report = kancompress.inspect(place / "packed")
+    for name, size in report["parts"].items():
+        assert f"| {reports.PARTS[name]} | {size:,} |" in text
+    heads = [line for line in text.splitlines() if line.startswith("| layer |")]
+    assert heads == [f"| {' | '.join(reports._LAYERS)} |"]
+    assert len(re.findall("`[▁-█]+`", text)) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--html", "a", "--markdown", "a"), "two names"),
+        (("--html", "a", "--check"), "--check"),
+        (("--markdown", "-"), "--markdown names a file"),
+        (("--html", "dense"), "exists"),
+        (("--html", "a", "--print-layout"), "--print-layout"),
+    ],
+)
+def test_pages_that_cannot_be_written_are_refused(
+    options: tuple[str, ...], says: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert says in refused(2, "inspect", "packed", *options)
+    assert not (place / "a").exists()
+
+
+def test_functions_that_are_not_known_are_said_not_to_be_drawn(place: Path) -> None:
+    text = kancompress.markdown_report(place / "library.pt-packed")
+    assert "The functions of the centroids are not drawn." in text
+    assert "embed.weight" in text

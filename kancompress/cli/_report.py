@@ -9,14 +9,20 @@ from typing import Any
 import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._options import option_of
+from kancompress.config import RUN_FIELDS
 from kancompress.errors import spoken
 from kancompress.reporting import told
 from kancompress.system import torchrun as launch
 
 
+def words(text: str) -> str:
+    """A sentence of a report in the words of the command line."""
+    return spoken(text, (*told.SPOKEN, *RUN_FIELDS), option_of)
+
+
 def in_words(report: Mapping[str, Any]) -> told.Told:
     """A report in the words of the command line."""
-    return told.told(report).in_words(lambda text: spoken(text, told.SPOKEN, option_of))
+    return told.told(report).in_words(words)
 
 
 def show(report: Mapping[str, Any], name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from kancompress.cli._run import command
 from kancompress.config import PlotConfig, Projection, RunOptions
 from kancompress.errors import UsageError
 from kancompress.specs import MAX_CLUSTERS
+from kancompress.system import files
 
 _DEFAULTS = PlotConfig()
 
@@ -55,8 +57,35 @@ class Report:
             help="Print the layouts of another library's layers as TOML, for --layout @FILE.",
         ),
     ] = False
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            readable=False,
+            help="Write the report as a page, with bytes as bars, curves and the pictures asked"
+            " for.",
+            show_default=False,
+        ),
+    ] = None
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            readable=False,
+            help="Write the report as Markdown, with links to the pictures asked for.",
+            show_default=False,
+        ),
+    ] = None
     state: StateOption = None
     layout: LayoutOption = None
+
+    @property
+    def pages(self) -> list[tuple[str, Path]]:
+        """Kinds and paths of the pages that are asked for."""
+        both = (("html", self.html), ("markdown", self.markdown))
+        return [(kind, path) for kind, path in both if path is not None]
 
 
 @bundle("Pictures")
@@ -118,11 +147,14 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
       kancompress inspect --check packed.safetensors && echo sound
       kancompress inspect trained.safetensors --plot edges.png --projection tsne
       kancompress inspect packed.safetensors --plot-functions functions.png
+      kancompress inspect packed.safetensors --html report.html --plot edges.png
     """
     _check(report, pictures, shown)
     kept = _files.inputs(source)
     for _, path in pictures.drawn:
         kancompress.check_picture_target(path, force=shown.force, inputs=kept)
+    for _, path in report.pages:
+        files.check_target(path, force=shown.force, inputs=kept)
     found = _files.given(source)
     chosen = layouts(report.layout or [])
     if report.print_layout:
@@ -144,8 +176,10 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
         told["problems"] = list(map(noted, told["problems"]))
     config = pictures.config(report.clusters)
     plots = _draw(found, pictures, config, chosen, state=report.state, force=shown.force, kept=kept)
+    pages = _pages(found, report, pictures, chosen, force=shown.force)
     if shown.json_:
-        _output.document(told | ({"plots": plots} if plots else {}))
+        more = {"plots": plots, "pages": pages}
+        _output.document(told | {key: made for key, made in more.items() if made})
     elif report.check:
         _output.note(f"{found.name}: sound ({told['kind']})")
     else:
@@ -153,18 +187,63 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
     for one in plots:
         size = _output.size(one["file_bytes"])
         _output.note(f"{one['output']}: picture of the {one['kind']}, {size} bytes")
+    for one in pages:
+        _output.note(f"{one['output']}: page, {_output.size(one['file_bytes'])} bytes")
 
 
 def _check(report: Report, pictures: Pictures, shown: Shown) -> None:
     """Refuse options that exclude each other."""
-    drawn = [path for _, path in pictures.drawn]
+    drawn = [path for _, path in (*pictures.drawn, *report.pages)]
     others = (report.check, shown.json_, report.clusters is not None, drawn)
     if report.print_layout and any(others):
         raise UsageError("--print-layout prints nothing else; leave the other options out.")
     if report.check and drawn:
-        raise UsageError("--check draws nothing; leave --plot and --plot-functions out.")
-    if len(drawn) == 2 and drawn[0].resolve() == drawn[1].resolve():
-        raise UsageError(f"Both pictures are to be {drawn[0]}; give them two names.")
+        raise UsageError(
+            "--check draws and writes nothing; leave --plot, --plot-functions, --html and"
+            " --markdown out."
+        )
+    if len({path.resolve() for path in drawn}) < len(drawn):
+        raise UsageError(f"Two files are to be {_twice(drawn)}; give them two names.")
+    for kind, path in report.pages:
+        if str(path) == _files.DASH:
+            raise UsageError(f"--{kind} names a file; standard output is for the report itself.")
+
+
+def _twice(paths: Sequence[Path]) -> Path:
+    """The first path that is there twice."""
+    found = [path.resolve() for path in paths]
+    return next(path for path in paths if found.count(path.resolve()) > 1)
+
+
+def _pages(
+    found: _files.Given,
+    report: Report,
+    pictures: Pictures,
+    chosen: dict[str, str],
+    *,
+    force: bool,
+) -> list[dict[str, Any]]:
+    """Write the pages that were asked for; what is told of each."""
+    if not report.pages:
+        return []
+    common: dict[str, Any] = {
+        "layouts": chosen, "clusters": report.clusters, "state": report.state, "name": found.name,
+        "words": _report.words,
+    }  # fmt: skip
+    shown = [path for _, path in pictures.drawn if path.suffix.lower() != ".pdf"]
+    made = []
+    for kind, path in report.pages:
+        if kind == "html":
+            text = kancompress.html_report(found.source, pictures=shown, **common)
+        else:
+            linked = [os.path.relpath(one, path.parent) for one in shown]
+            text = kancompress.markdown_report(found.source, pictures=linked, **common)
+        made.append((path, [text.encode()]))
+    sizes = files.write_together(made, force=force)
+    return [
+        {"kind": kind, "output": str(path), "file_bytes": size}
+        for (kind, path), size in zip(report.pages, sizes, strict=True)
+    ]
 
 
 def _draw(
