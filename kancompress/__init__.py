@@ -70,7 +70,12 @@ if TYPE_CHECKING:
     from kancompress.packing.by_outputs import Hooks
     from kancompress.packing.pack import Compression, LayerClustering
     from kancompress.packing.repack import PartBytes
-    from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
+    from kancompress.reporting.plotting import (
+        plot_edges,
+        plot_functions,
+        plot_map,
+        plot_pictures,
+    )
     from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
         BasisSpec,
@@ -125,7 +130,7 @@ _HOMES = {
     "kancompress.models.restoration": ("Restored",),
     "kancompress.training.history": ("Epoch", "Score"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
-    "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
+    "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_map", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "COptions", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
@@ -226,6 +231,7 @@ __all__ = [
     "parametrize",
     "plot_edges",
     "plot_functions",
+    "plot_map",
     "plot_pictures",
     "predict",
     "print_layouts",

@@ -110,6 +110,27 @@ class Pictures:
             show_default=False,
         ),
     ] = None
+    plot_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot-map",
+            metavar="PICTURE",
+            help="Of a packed network of images, draw the inputs as an image: the centroid that"
+            " most edges of each pixel use, and the bits of its indices.",
+            show_default=False,
+        ),
+    ] = None
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="DENSE",
+            readable=False,
+            help="The checkpoint that IN was packed from, whose edges stand behind the centroids"
+            " in --plot and --plot-functions.",
+            show_default=False,
+        ),
+    ] = None
     projection: Annotated[
         Projection, typer.Option(help="How --plot brings edge vectors into the plane.")
     ] = _DEFAULTS.projection
@@ -121,8 +142,12 @@ class Pictures:
     @property
     def drawn(self) -> list[tuple[str, Path]]:
         """Kinds and paths of the pictures that are asked for."""
-        both = (("edges", self.plot), ("functions", self.plot_functions))
-        return [(kind, path) for kind, path in both if path is not None]
+        every = (
+            ("edges", self.plot),
+            ("functions", self.plot_functions),
+            ("map", self.plot_map),
+        )
+        return [(kind, path) for kind, path in every if path is not None]
 
     def config(self, clusters: int | None) -> PlotConfig:
         """The library's record of these options."""
@@ -147,10 +172,11 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
       kancompress inspect --check packed.safetensors && echo sound
       kancompress inspect trained.safetensors --plot edges.png --projection tsne
       kancompress inspect packed.safetensors --plot-functions functions.png
+      kancompress inspect packed.safetensors --plot-functions f.png --against dense.safetensors
       kancompress inspect packed.safetensors --html report.html --plot edges.png
     """
     _check(report, pictures, shown)
-    kept = _files.inputs(source)
+    kept = _files.inputs(source, pictures.against)
     for _, path in pictures.drawn:
         kancompress.check_picture_target(path, force=shown.force, inputs=kept)
     for _, path in report.pages:
@@ -199,9 +225,13 @@ def _check(report: Report, pictures: Pictures, shown: Shown) -> None:
         raise UsageError("--print-layout prints nothing else; leave the other options out.")
     if report.check and drawn:
         raise UsageError(
-            "--check draws and writes nothing; leave --plot, --plot-functions, --html and"
-            " --markdown out."
+            "--check draws nothing and writes nothing; leave --plot, --plot-functions, --plot-map,"
+            " --html and --markdown out."
         )
+    if pictures.against is not None:
+        if pictures.plot is None and pictures.plot_functions is None:
+            raise UsageError("--against goes with --plot or --plot-functions.")
+        _files.check_there(pictures.against)
     if len({path.resolve() for path in drawn}) < len(drawn):
         raise UsageError(f"Two files are to be {_twice(drawn)}; give them two names.")
     for kind, path in report.pages:
@@ -260,6 +290,12 @@ def _draw(
     edges, functions = pictures.plot, pictures.plot_functions
     options = RunOptions(layouts=chosen)
     common: dict[str, Any] = {"state": state, "name": found.name, "force": force, "inputs": kept}
+    maps = (
+        []
+        if pictures.plot_map is None
+        else [kancompress.plot_map(found.source, pictures.plot_map, **common)]
+    )
+    common["against"] = pictures.against
     sizes: Sequence[int] = ()
     if edges is not None and functions is not None:
         sizes = kancompress.plot_pictures(
@@ -273,5 +309,5 @@ def _draw(
         ]
     return [
         {"kind": kind, "output": str(path), "file_bytes": size}
-        for (kind, path), size in zip(pictures.drawn, sizes, strict=True)
+        for (kind, path), size in zip(pictures.drawn, [*sizes, *maps], strict=True)
     ]

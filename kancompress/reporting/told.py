@@ -329,7 +329,7 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     if report["layers"] and "coefficients" not in report["parts"]:
         yield f"All coefficients written out take {totals['dense_bytes']:,} bytes."
     if predicted:
-        yield f"Packed, the file would have {predicted['file_bytes']:,} bytes."
+        yield f"packed file, predicted: {predicted['file_bytes']:,} bytes"
     for row in report["layers"]:
         yield from _edges_of(row)
     if unused := report["parts"].get("unused"):
