@@ -145,6 +145,8 @@ def test_bytes_that_no_tensor_uses_are_told_and_never_divided_by(tmp_path: Path)
     for source in (tmp_path / "view.pt", tmp_path / "own.pt", state):
         sizes.append(kancompress.cluster(source, config).model.source)
     assert sizes[0].file == (tmp_path / "view.pt").stat().st_size - unused
+    notes = kancompress.cluster(tmp_path / "view.pt", config).notes
+    assert f"{unused:,} bytes of its storages belong to no tensor; they are in no ratio" in notes
     for found in sizes[1:]:
         assert found.file == pytest.approx(sizes[0].file, rel=0.02)
         assert found.tensors == sizes[0].tensors

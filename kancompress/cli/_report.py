@@ -10,7 +10,7 @@ import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._options import option_of
 from kancompress.config import RUN_FIELDS
-from kancompress.errors import spoken
+from kancompress.errors import KancompressError, spoken
 from kancompress.reporting import told
 from kancompress.system import torchrun as launch
 
@@ -50,7 +50,11 @@ def tell_packed(
         return
     is_file = output != _files.DASH and Path(output).is_file()
     source = Path(output) if is_file else kancompress.encode(record)
-    found = in_words(kancompress.inspect(source))
+    try:
+        found = in_words(kancompress.inspect(source))
+    except KancompressError:  # such as for a file that stands for too many bytes to be read
+        _output.note(f"{_called(output)}: written{more}")
+        return
     _output.note(f"{_called(output)}: {found.headline}{more}")
     for sheet in (found.ratios, found.unshrunk if why else None):
         if sheet is not None:

@@ -206,7 +206,9 @@ class ByOutputs:
     ] = _CALIBRATION.batch_size
     target_error: Annotated[
         float | None,
-        typer.Option(min=0.0, help="With -k auto: most relative error of the network's outputs."),
+        typer.Option(
+            min=0.0, help="With -k auto: most relative squared error of the network's outputs."
+        ),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With -k auto: tell the choice, write nothing.")

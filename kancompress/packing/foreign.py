@@ -185,6 +185,11 @@ class ForeignSource:
             told += tuple(n for layer in found.layers for n in fold_notes(layer.gains))
         notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
         notes += source.notes
+        if source.unused_bytes:
+            notes.append(
+                f"{source.unused_bytes:,} bytes of its storages belong to no tensor; they are in no"
+                " ratio"
+            )
         fate = "left out" if self.extra is None else "kept beside the model"
         notes += [f"{fate}: {what}" for what in source.dropped]
         if self.extra is None and _LIGHTNING in source.dropped:
