@@ -210,6 +210,11 @@ def test_what_did_not_shrink_says_why_and_what_changes_it(place: Path) -> None:
     others = rows("library.pt-packed")
     assert others["tensor embed.weight"][:2] == (f"{4 * 24:,}", "no edges of KAN layers")
     assert "symbolic" in rows("pykan.pt-packed")["4 edges"][1]
+    extra = {"model": library(), "optimizer": {"step": torch.ones(30)}}
+    torch.save(extra, place / "extra.pt")
+    packed = kancompress.cluster(place / "extra.pt", ClusterConfig(clusters=4), keep_extra=True)
+    kancompress.save(packed.model, place / "extra", force=True)
+    assert rows("extra")["tensor extra"][2] == "leave `keep_extra` out"
     assert "in float32" not in str(rows("short"))
     assert "--side-dtype float16" in done("inspect", place / "packed").stdout
     assert rows("dense") == {}
@@ -350,7 +355,8 @@ def test_calibration_tells_scores_and_warns_of_outputs_that_moved(
 def test_rows_without_labels_have_no_score(tmp_path: Path) -> None:
     kancompress.save(fresh("kan", (6, 5, 3)), tmp_path / "dense")
     np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).normal(size=(64, 6)))
-    arguments = ("--calibrate", tmp_path / "rows.npz", "-k", "2", "-o", tmp_path / "out")
+    rows = ("--calibrate", tmp_path / "rows.npz", "--method", "kmeans")
+    arguments = (*rows, "-k", "2", "-o", tmp_path / "out")
     assert "test rows" not in done("cluster", tmp_path / "dense", *arguments).stderr
 
 
@@ -373,6 +379,7 @@ def test_endings_say_why_how_long_and_what_next() -> None:
     assert ending(5, 5)[1].endswith("still improving; raise --epochs")
     assert ending(0, 2)[1].endswith("so that the output is the input")
     assert "no finite number" in ending(1, 1)[0]
+    assert len(ending(0, 0, epochs=0)) == 1  # none was asked for
     assert ending(1, 1, output="-")[0].startswith("standard output: ")
 
 

@@ -37,7 +37,7 @@ class Ending:
             f"{where}: {_output.size(self.written)} bytes, written after {epochs} in"
             f" {_duration(seconds)}; {self._reason(last, best)}"
         )
-        if not best:
+        if not best and last:
             yield f"no epoch was better on the validation rows, so that the output is {self.before}"
         elif best == last == self.epochs:
             yield "the last epoch was the best one: it was still improving; raise --epochs"

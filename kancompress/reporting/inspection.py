@@ -197,7 +197,7 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         "parts": accounting.of_packed(container, (layer.name for layer in model.layers)),
         "source": source.to_json(),
         "layers": layers,
-        **({} if model.restore is None else {"forms": forms}),
+        **({} if model.restore is None else {"forms": forms, "extra": model.restore.opaque}),
         "other": _others(container, owned, encoded),
         "totals": totals,
         "ratios": ratios,

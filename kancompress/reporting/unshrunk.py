@@ -117,9 +117,18 @@ def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
 
 def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     """Tensors that hold no edges, in the layers that are packed and outside of them."""
-    stems = [f"{row['name']}." for row in report["layers"]]
-    inside = [row for row in report["other"] if row["name"].startswith(tuple(stems))]
-    outside = [row for row in report["other"] if row not in inside]
+    stems = tuple(f"{row['name']}." for row in report["layers"])
+    extra = [row for row in report["other"] if row["name"] == report.get("extra")]
+    others = [row for row in report["other"] if row not in extra]
+    inside = [row for row in others if row["name"].startswith(stems)]
+    outside = [row for row in others if not row["name"].startswith(stems)]
+    if extra:
+        yield Unshrunk(
+            what=_named("tensor", [row["name"] for row in extra]),
+            size=sum(row["bytes"] for row in extra),
+            why="what the source held beside the model",
+            change="leave `keep_extra` out",
+        )
     for rows, why in (
         (inside, "beside the edges: grids, biases, norms, masks"),
         (outside, "no edges of KAN layers"),
