@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kancompress
 from kancompress.cli import _files, _model, _output, _scores
 from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import InvalidFileError, NoScoreError, UsageError
 from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
 
@@ -166,7 +166,7 @@ def scores(
                 ).score
                 for source, state in ((found.source, wishes.state), (packed.model, None))
             )
-    except KancompressError:
+    except (UsageError, InvalidFileError, NoScoreError):  # of rows that it cannot be scored on
         return None
     return before, after
 

@@ -39,7 +39,7 @@ class Ending:
         )
         if not best and last:
             yield f"no epoch was better on the validation rows, so that the output is {self.before}"
-        elif best == last == self.epochs:
+        elif last and best == last == self.epochs:
             yield "the last epoch was the best one: it was still improving; raise --epochs"
 
     def _reason(self, last: int, best: int) -> str:
