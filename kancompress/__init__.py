@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kancompress.api.layouts import print_layouts, read_layouts
     from kancompress.api.modules import Compressed, compress
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
+    from kancompress.api.pages import html_report, markdown_report
     from kancompress.api.predict import Prediction, predict
     from kancompress.api.repack import Repacked, repack
     from kancompress.api.train import train
@@ -69,7 +70,12 @@ if TYPE_CHECKING:
     from kancompress.packing.by_outputs import Hooks
     from kancompress.packing.pack import Compression, LayerClustering
     from kancompress.packing.repack import PartBytes
-    from kancompress.reporting.plotting import plot_edges, plot_functions, plot_pictures
+    from kancompress.reporting.plotting import (
+        plot_edges,
+        plot_functions,
+        plot_map,
+        plot_pictures,
+    )
     from kancompress.reporting.targets import check_picture_target, check_predictions_target
     from kancompress.specs import (
         BasisSpec,
@@ -99,6 +105,7 @@ _HOMES = {
     "kancompress.api.finetune": ("finetune",),
     "kancompress.api.inspect": ("inspect",),
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
+    "kancompress.api.pages": ("html_report", "markdown_report"),
     "kancompress.api.predict": ("Prediction", "predict"),
     "kancompress.api.repack": ("Repacked", "repack"),
     "kancompress.api.train": ("train",),
@@ -123,7 +130,7 @@ _HOMES = {
     "kancompress.models.restoration": ("Restored",),
     "kancompress.training.history": ("Epoch", "Score"),
     "kancompress.models.parametrization": ("Parametrization", "parametrize"),
-    "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_pictures"),
+    "kancompress.reporting.plotting": ("plot_edges", "plot_functions", "plot_map", "plot_pictures"),
     "kancompress.reporting.targets": ("check_picture_target", "check_predictions_target"),
     "kancompress.config": (
         "Activation", "COptions", "CalibrationConfig", "ClusterConfig", "Device", "FinetuneConfig",
@@ -215,13 +222,16 @@ __all__ = [
     "export",
     "finetune",
     "has_labels",
+    "html_report",
     "inspect",
     "joined",
     "load",
+    "markdown_report",
     "model_card",
     "parametrize",
     "plot_edges",
     "plot_functions",
+    "plot_map",
     "plot_pictures",
     "predict",
     "print_layouts",

@@ -138,6 +138,10 @@ class ClosedPipeError(KancompressError):
     exit_code = 141
 
 
+class NoScoreError(KancompressError):
+    """A network whose outputs have no score: some are NaN, or infinite."""
+
+
 class UsageError(KancompressError):
     """An option or argument that does not fit the others, or the file."""
 

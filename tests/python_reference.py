@@ -18,7 +18,7 @@ import kancompress
 SECTIONS = {
     "Commands": (
         "train", "cluster", "finetune", "evaluate", "predict", "inspect", "expand", "repack",
-        "export",
+        "export", "html_report", "markdown_report",
     ),
     "Clustering by outputs": (
         "cluster_by_outputs", "choose_clusters",
@@ -31,7 +31,7 @@ SECTIONS = {
         "check_predictions_target", "has_labels",
     ),
     "Pictures": (
-        "plot_edges", "plot_functions", "plot_pictures", "check_picture_target",
+        "plot_edges", "plot_functions", "plot_map", "plot_pictures", "check_picture_target",
     ),
     "Threads and processes": (
         "use_threads", "joined",

@@ -409,7 +409,7 @@ def test_plain_lines_away_from_a_terminal(here: Path, tmp_path: Path) -> None:
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert [line[:9] for line in lines[:2]] == ["epoch 0/1", "epoch 1/1"]
-    assert len(lines) == 4
+    assert len(lines) == 6  # what was written, why it stopped, and which epoch was the best
     assert "\x1b" not in result.stderr
     assert re.fullmatch(
         r"accuracy \d+\.\d\d %, loss \d\.\d{4}, 360 examples, \d+\.\d\d s\n",
@@ -449,10 +449,10 @@ def test_odd_paths(here: Path, tmp_path: Path) -> None:
 
 
 def test_json_silences_everything_else(here: Path, tmp_path: Path) -> None:
-    assert done("cluster", "dense.st", "-o", tmp_path / "a.st").stderr.count("\n") == 3
+    assert done("cluster", "dense.st", "-o", tmp_path / "a.st").stderr.count("\n") == 11
     assert done("cluster", "dense.st", "-o", tmp_path / "b.st", "--json").stderr == ""
     # a later command in the same process is not silenced
-    assert done("cluster", "dense.st", "-o", tmp_path / "c.st").stderr.count("\n") == 3
+    assert done("cluster", "dense.st", "-o", tmp_path / "c.st").stderr.count("\n") == 11
 
 
 def test_predictions(here: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +24,7 @@ from command import call, done, refused
 from conftest import fresh
 from kancompress import ClusterConfig, PlotConfig, Projection, UsageError
 from kancompress.models.files import read_foreign
+from kancompress.packing.native import dense_coefficients
 from kancompress.reporting.plotting.clouds import Cloud, edge_clouds, principal_components, project
 from kancompress.reporting.plotting.curves import centroid_curves
 from kancompress.reporting.plotting.drawing import (
@@ -30,7 +32,9 @@ from kancompress.reporting.plotting.drawing import (
     MOST_PANELS,
     draw_clouds,
     draw_curves,
+    draw_map,
 )
+from kancompress.reporting.plotting.maps import input_map
 
 
 def dense_of(record: kancompress.PackedModel) -> list[np.ndarray]:
@@ -269,7 +273,7 @@ def test_curves_of_another_library_are_those_of_its_edges(tmp_path: Path, is_pac
 def test_grids_that_differ_are_told(tmp_path: Path) -> None:
     save_file(efficient_kan(UNIFORM * torch.tensor([[1.0], [2.0], [1.0]])), tmp_path / "net.st")
     (layer,) = centroid_curves(read_foreign(tmp_path / "net.st"), PlotConfig())
-    assert layer.note == "on the first input's grid"
+    assert layer.note == "each input has its own grid, and this is that of the first"
     assert layer.x[-1] == pytest.approx(1)
 
 
@@ -285,6 +289,123 @@ def test_a_panel_for_each_function_and_a_note_where_there_are_more() -> None:
     share = round(100 * sum(titles) / 2048)
     text = figure.subfigs[0].get_suptitle()
     assert f"the 32 most used of 40 centroids ({share} % of the edges)" in text
+
+
+# --- against the dense file, and maps --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fastkan", "metakan"])
+def test_the_dense_vectors_are_the_points_of_a_packed_file(name: str) -> None:
+    source = fresh(name, (6, 5, 4))
+    model = kancompress.cluster(source, ClusterConfig(clusters=3, layers={"1": 2})).model
+    dense = dense_coefficients(source)
+    clouds = list(edge_clouds(model, PlotConfig(), against=source))
+    for cloud, layer, given in zip(clouds, model.layers, dense, strict=True):
+        vectors = given.flatten(0, -2).numpy()
+        np.testing.assert_allclose(cloud.vectors, vectors, rtol=1e-6)
+        np.testing.assert_array_equal(cloud.labels, model.indices_of(layer))
+        assert cloud.edges == layer.edges
+    title = draw_clouds(clouds, PlotConfig(), "net").axes[0].get_title()
+    assert "30 edges, 3 centroids" in title
+    assert "before" in title
+
+
+def test_the_edges_of_a_centroid_are_drawn_behind_it_and_named() -> None:
+    source = fresh("kan", (6, 5, 4))
+    model = kancompress.cluster(source, ClusterConfig(clusters=3)).model
+    curves = centroid_curves(model, PlotConfig(), against=source)
+    for layer, stored in zip(curves, model.layers, strict=True):
+        inputs = stored.shape[1]
+        index = model.indices_of(stored)
+        order = np.argsort(-np.bincount(index), kind="stable")
+        dense = source.tensors[f"{stored.name}.coefficients"].flatten(0, 1).double().numpy()
+        for number, own, used in zip(order, layer.own, layer.used, strict=True):
+            edges = np.flatnonzero(index == number)
+            assert list(used) == [(e % inputs, e // inputs) for e in edges[:3].tolist()]
+            wanted = [function_of("kan", dense[e], layer.x, None) for e in edges]
+            np.testing.assert_allclose(own, wanted, atol=2e-5)
+    figure = draw_curves(curves, "net")
+    drawn = [axes for axes in figure.axes if axes.get_visible()]
+    behind = [len(axes.collections[0].get_segments()) for axes in drawn]
+    assert behind == [*curves[0].edges, *curves[1].edges]
+    first = "→".join(map(str, curves[0].used[0][0]))
+    assert drawn[0].get_title().splitlines()[1].startswith(first)
+
+
+def test_another_library_s_dense_file_gives_its_vectors(tmp_path: Path) -> None:
+    save_file(efficient_kan(UNIFORM), tmp_path / "net")
+    config = ClusterConfig(clusters=4, force_pack=True)
+    model = kancompress.cluster(tmp_path / "net", config).model
+    dense = read_foreign(tmp_path / "net")
+    (cloud,) = edge_clouds(model, PlotConfig(), against=dense)
+    means = [cloud.vectors[cloud.labels == number].mean(axis=0) for number in range(4)]
+    np.testing.assert_allclose(means, cloud.centroids, atol=1e-5)  # as k-means leaves them
+    (curves,) = centroid_curves(model, PlotConfig(), against=dense)
+    assert [len(own) for own in curves.own] == curves.edges.tolist()
+    np.testing.assert_allclose(curves.own[0].mean(axis=0), curves.y[0], atol=1e-4)
+
+
+def test_only_the_dense_file_stands_behind_a_packed_one(tmp_path: Path) -> None:
+    dense, other = fresh("kan", (6, 5, 4)), fresh("kan", (6, 4, 4))
+    model = kancompress.cluster(dense, ClusterConfig(clusters=3)).model
+    save_file(efficient_kan(UNIFORM), tmp_path / "net")
+    for wrong, says in (
+        (model, "is packed, too"), (other, "no layer '0' of 30 edges"),
+        (read_foreign(tmp_path / "net"), "another library"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=says):
+            list(edge_clouds(model, PlotConfig(), against=wrong))
+    with pytest.raises(UsageError, match="this one is not packed"):
+        centroid_curves(dense, PlotConfig(), against=dense)
+    kancompress.save(model, tmp_path / "packed")
+    assert "--against goes with" in refused(2, "inspect", tmp_path / "packed", "--against", "x")
+
+
+def test_few_centroids_leave_no_empty_canvas_and_words_agree() -> None:
+    model = kancompress.cluster(
+        fresh("kan", (6, 5, 4)), ClusterConfig(clusters=2, layers={"1": 1})
+    ).model
+    figure = draw_curves(centroid_curves(model, PlotConfig()), "net")
+    assert len(figure.axes) == 3  # no panel without a function
+    assert figure.get_figwidth() < 6
+    above = [block.get_suptitle() for block in figure.subfigs]
+    assert "2 centroids" in above[0]
+    assert "1 centroid," in above[1]
+    clouds = draw_clouds(list(edge_clouds(model, PlotConfig())), PlotConfig(), "net")
+    assert "1 centroid," in clouds.axes[1].get_title()
+
+
+def test_a_map_shows_the_edges_of_each_pixel() -> None:
+    index = np.random.default_rng(0).integers(0, 3, size=(12, 36))
+    index[:, 7] = 2  # a pixel whose edges are all alike
+    model = kancompress.cluster(fresh("kan", (36, 12)), ClusterConfig(clusters=3)).model
+    layer = replace(model.layers[0], index=index.reshape(-1).astype(np.uint8))
+    found = input_map(replace(model, layers=(layer,)), "net")
+    assert found.most.shape == found.bits.shape == (1, 6, 6)
+    for pixel in range(36):
+        counts = np.bincount(index[:, pixel], minlength=3)
+        assert found.most.reshape(-1)[pixel] == counts.argmax()
+        shares = counts[counts > 0] / 12
+        wanted = -(shares * np.log2(shares)).sum()
+        assert found.bits.reshape(-1)[pixel] == pytest.approx(wanted, abs=1e-9)
+    assert found.bits[0, 1, 1] == 0
+    assert len(draw_map(found, "net").axes) == 4  # two images, and what their colours mean
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "says"),
+    [
+        ("kan", (30, 4), "not the pixels of a square image"),
+        ("fastkanconv", (1, 4, 3), "convolution"),
+    ],
+)
+def test_other_networks_have_no_map(name: str, widths: tuple[int, ...], says: str) -> None:
+    source = fresh(name, widths)
+    config = ClusterConfig(clusters=2, force_pack=True)
+    with pytest.raises(UsageError, match=says):
+        input_map(kancompress.cluster(source, config).model, "net")
+    with pytest.raises(UsageError, match="not packed"):
+        input_map(source, "net")
 
 
 def test_layers_without_a_codebook_have_no_functions_to_draw() -> None:

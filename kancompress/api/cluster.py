@@ -241,7 +241,7 @@ class Work:
         if target is None:
             packed = pack(source, clusterer, config, report=report)
         else:
-            budget = target.bytes_of(source.file_bytes)
+            budget = target.bytes_of(source.used_bytes)
             packed = pack_within(source, clusterer, config, budget, report=report)
         return replace(packed, notes=(*source.notes, *told, *packed.notes))
 

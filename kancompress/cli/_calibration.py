@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kancompress
-from kancompress.cli import _files, _model, _output
+from kancompress.cli import _files, _model, _output, _scores
 from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
-from kancompress.errors import UsageError
+from kancompress.errors import InvalidFileError, NoScoreError, UsageError
 from kancompress.frozen import dataclass
 from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from kancompress.clustering.layer import LayerSolution
     from kancompress.clustering.network import Calibrated
     from kancompress.packing.pack import Compression, Report
+    from kancompress.training.history import Score
+
+
+# Outputs that move by more than this share of their spread are worth a warning.
+_MOVED = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +145,39 @@ def run(
         )
 
 
+def scores(
+    found: Given, rows: DataOptions, wishes: Wishes, packed: Compression
+) -> tuple[Score, Score] | None:
+    """Of the source and of the packed file on the test rows of what they were calibrated on; None
+    where it has no labels, or others than the network's."""
+    try:
+        if not kancompress.has_labels(rows):
+            return None
+        with _model.own_model(wishes.model) as model:
+            before, after = (
+                kancompress.evaluate(
+                    source,
+                    rows,
+                    options=wishes.options,
+                    model=model,
+                    machine=Machine(device=wishes.device),
+                    state=state,
+                    name=found.name,
+                ).score
+                for source, state in ((found.source, wishes.state), (packed.model, None))
+            )
+    except (UsageError, InvalidFileError, NoScoreError):  # of rows that it cannot be scored on
+        return None
+    return before, after
+
+
+def tell_scores(found: tuple[Score, Score] | None) -> None:
+    """Say what packing cost."""
+    if found is not None:
+        before, after = map(_scores.score_text, found)
+        _output.note(f"{found[0].examples:,} test rows: {before} before; {after} packed")
+
+
 def choose(
     found: Given,
     rows: DataOptions,
@@ -171,9 +209,9 @@ def choose(
 def solved(name: str, layer: LayerSolution) -> None:
     """Tell of a layer that was clustered by its outputs."""
     _output.note(
-        f"layer {name}: output error {layer.error:.3g}, {layer.held_out:.3g} on held-out rows"
-        f" ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
-        f" {layer.plain:.3g}, {layer.plain_held_out:.3g}), index entropy"
+        f"layer {name}: {_scores.error_text(layer.held_out)} on held-out rows, {layer.error:.3g} on"
+        f" the others ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
+        f" {layer.plain_held_out:.3g} and {layer.plain:.3g}), index entropy"
         f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
     )
     if layer.slope is not None:
@@ -182,7 +220,7 @@ def solved(name: str, layer: LayerSolution) -> None:
 
 def probed(name: str, number: Number, error: float) -> None:
     """Tell of a point on a layer's curve."""
-    _output.note(f"layer {name}: alone at k = {_told(number)}, error of the network {error:.3g}")
+    _output.note(f"layer {name}: alone at k = {_told(number)}, {_scores.error_text(error)}")
 
 
 def _told(number: Number) -> str:
@@ -246,14 +284,20 @@ def tell(found: Calibrated) -> None:
     rows = [[name, "dense" if k is None else _told(k)] for name, k in found.clusters.items()]
     if found.curves:
         _output.table(["layer", "clusters"], rows)
-        _output.note(f"error of the network that the curves promise: {found.predicted:.3g}")
+        _output.note(f"promised by the curves: {_scores.error_text(found.predicted or 0.0)}")
     if found.price:
         _output.note(f"price of a bit: {found.price:.3g}")
     if found.solution is not None:
+        held_out = found.solution.held_out
         _output.note(
-            f"error of the network's outputs {found.solution.error:.3g},"
-            f" {found.solution.held_out:.3g} on held-out rows"
+            f"the network: {_scores.error_text(held_out)} on held-out rows,"
+            f" {found.solution.error:.3g} on the others"
         )
+        if held_out > _MOVED**2:
+            _output.note(
+                f"Warning: the outputs moved by more than {_MOVED:.0%} of their spread; score the"
+                " packed file, and take more centroids (-k), more bytes, or a finer --method"
+            )
 
 
 def report_bytes(found: Calibrated) -> bytes:

@@ -12,10 +12,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kancompress.cli import _streams
+from kancompress.cli import _sheets, _streams
 from kancompress.errors import KancompressError, shortened
+from kancompress.reporting.told import Sheet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +41,11 @@ def set_silent(silent: bool) -> None:
     """Silence all but errors: one of several processes prints."""
     global _silent
     _silent = silent
+
+
+def speaks() -> bool:
+    """Whether notes and tables on stderr are printed."""
+    return not (_quiet or _silent)
 
 
 def printable(text: str) -> str:
@@ -112,53 +119,38 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    title: str | None = None,
-    to_stdout: bool = False,
-) -> None:
-    """A table; the first column is text, the others are numbers."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stderr; the first column is text, the others are numbers."""
+    sheet(Sheet(heads=tuple(columns), rows=tuple(map(tuple, rows)), texts=tuple(columns[:1])))
+
+
+def sheet(table: Sheet, *, to_stdout: bool = False) -> None:
+    """A table, as wide as a terminal is or whole; what has no room there is said."""
     if _quiet and not to_stdout:
         return
     stream = sys.stdout if to_stdout else sys.stderr
-    cells = [[shortened(printable(cell), _CELL) for cell in row] for row in rows]
-    if stream.isatty():
-        _write(_rich_table(columns, cells, title, _console(stream)), stream)
+    rows = tuple(tuple(shortened(printable(cell), _CELL) for cell in row) for row in table.rows)
+    table = replace(table, rows=rows)
+    if not stream.isatty():
+        _write("\n".join(_sheets.whole(table).lines) + "\n", stream)
         return
-    widths = [max(len(cell) for cell in column) for column in zip(columns, *cells, strict=True)]
-    lines = [title] if title else []
-    for row in (columns, *cells):
-        aligned = [
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(aligned).rstrip())
-    _write("\n".join(lines) + "\n", stream)
+    console = _console(stream)
+    found = _sheets.fitted(table, console.width)
+    with console.capture() as capture:
+        for number, line in enumerate(found.lines):
+            style = "bold" if number < found.head else ""
+            console.print(line, style=style, no_wrap=True, overflow="ignore", crop=False)
+        if found.left_out:
+            words = f"left out: {', '.join(found.left_out)}; a wider terminal or a pipe shows them"
+            console.print(words, style="dim")
+        console.print()
+    _write(capture.get(), stream)
 
 
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)
-
-
-def _rich_table(
-    columns: Sequence[str], rows: list[list[str]], title: str | None, console: Console
-) -> str:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
-    for number, column in enumerate(columns):
-        drawn.add_column(Text(column), justify="right" if number else "left", no_wrap=False)
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    with console.capture() as capture:
-        console.print(drawn)
-    return capture.get()
 
 
 class Bar:

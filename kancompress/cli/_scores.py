@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from kancompress.cli import _output
@@ -35,6 +36,17 @@ def json_of(score: Score | None) -> dict[str, Any] | None:
 def text_of(score: Score | None) -> str:
     """`score_text`, where there is a score."""
     return "no labels" if score is None else score_text(score)
+
+
+def error_text(error: float) -> str:
+    """An error of outputs with its name and unit; its root is in the unit of the outputs."""
+    return f"relative squared error {error:.3g}: {_share(error)} of the outputs' spread"
+
+
+def _share(error: float) -> str:
+    """The root of a relative squared error in percent, in two digits."""
+    percent = 100 * math.sqrt(max(0.0, error))
+    return f"{percent:.0f} %" if percent >= 9.5 else f"{percent:.2g} %"
 
 
 def epoch_text(epoch: Epoch, total: int) -> str:

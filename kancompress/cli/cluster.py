@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import kancompress
-from kancompress.cli import _calibration, _files, _output
+from kancompress.cli import _calibration, _files, _output, _report, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
     Compute,
@@ -43,6 +43,7 @@ from kancompress.specs import DataOptions
 
 if TYPE_CHECKING:
     from kancompress import Compression, LayerClustering
+    from kancompress.training.history import Score
 
 _CLUSTER, _CALIBRATION = ClusterConfig(), CalibrationConfig()
 _GIB = 2**30
@@ -205,7 +206,9 @@ class ByOutputs:
     ] = _CALIBRATION.batch_size
     target_error: Annotated[
         float | None,
-        typer.Option(min=0.0, help="With -k auto: most relative error of the network's outputs."),
+        typer.Option(
+            min=0.0, help="With -k auto: most relative squared error of the network's outputs."
+        ),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With -k auto: tell the choice, write nothing.")
@@ -302,23 +305,13 @@ def cluster(
         _choose(found, rows, wishes, config, by_outputs.config(clusters), shown)
         return
     if wishes.calibrate is None:
-        packed = kancompress.cluster(
-            found.source,
-            config,
-            target=wishes.target(),
-            options=wishes.options,
-            keep_scaler=stored.keep_scaler,
-            keep_extra=stored.keep_extra,
-            state=foreign.state,
-            name=found.name,
-            report=_tell,
-        )
+        packed, scores = _plain(found, wishes, config), None
     else:
         rows = wishes.rows(by_outputs.data_dir)
-        calibration = by_outputs.config(clusters)
-        packed = _calibration.run(found, rows, wishes, config, calibration, _tell)
+        packed = _calibration.run(found, rows, wishes, config, by_outputs.config(clusters), _tell)
         assert packed.calibrated is not None
         _calibration.tell(packed.calibrated)
+        scores = _calibration.scores(found, rows, wishes, packed)
     assert output is not None
     for note in packed.notes:
         _output.note(noted(note))
@@ -326,9 +319,27 @@ def cluster(
     if wishes.report is not None and packed.calibrated is not None:
         more.append((wishes.report, _calibration.report_bytes(packed.calibrated)))
     written = _files.write_with(packed.model, output, more, force=shown.force, inputs=kept)
-    _tell_written(packed, written, clusters.target_bytes)
+    most = clusters.target_bytes
+    asked = "" if most is None else f"; at most {_output.size(most)} were asked for"
+    _report.tell_packed(packed.model, output, more=asked, why=True)
+    _calibration.tell_scores(scores)
     if shown.json_:
-        _print(packed, output, written)
+        _print(packed, output, written, scores)
+
+
+def _plain(found: _files.Given, wishes: _calibration.Wishes, config: ClusterConfig) -> Compression:
+    """Cluster without rows."""
+    return kancompress.cluster(
+        found.source,
+        config,
+        target=wishes.target(),
+        options=wishes.options,
+        keep_scaler=wishes.keep_scaler,
+        keep_extra=wishes.keep_extra,
+        state=wishes.state,
+        name=found.name,
+        report=_tell,
+    )
 
 
 def _wishes(
@@ -411,16 +422,9 @@ def _choose(
         _output.document({"calibration": _calibration.record(choice)})
 
 
-def _tell_written(packed: Compression, written: int, target: int | None) -> None:
-    origin = packed.model.source
-    _output.note(
-        f"{_output.size(written)} bytes; the source has {_output.size(origin.file)}"
-        + (f", its dense twin {_output.size(origin.dense[1])}" if origin.dense else "")
-        + (f"; at most {_output.size(target)} were asked for" if target else "")
-    )
-
-
-def _print(packed: Compression, output: str, written: int) -> None:
+def _print(
+    packed: Compression, output: str, written: int, scores: tuple[Score, Score] | None
+) -> None:
     """Print the JSON document."""
     document: dict[str, Any] = {
         "output": output,
@@ -431,6 +435,9 @@ def _print(packed: Compression, output: str, written: int) -> None:
     }
     if packed.calibrated:
         document["calibration"] = _calibration.record(packed.calibrated)
+        before, after = scores or (None, None)
+        document["test_before"] = _scores.json_of(before)
+        document["test"] = _scores.json_of(after)
     _output.document(document, to_stderr=output == _files.DASH)
 
 

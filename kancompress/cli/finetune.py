@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import kancompress
-from kancompress.cli import _files, _output, _scores
+from kancompress.cli import _endings, _files, _output, _report, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
     Foreign,
@@ -153,7 +153,18 @@ def finetune(
             _output.note(f"assumed {noted(note)}")
         written = _files.write_record(done.model, output, force=shown.force, inputs=kept)
         conduct.finish()
+    _report.tell_packed(done.model, output)
     _tell(done)
+    _endings.tell(
+        _endings.Ending(
+            history=done.history,
+            epochs=config.epochs,
+            patience=config.patience,
+            output=output,
+            written=written,
+            before="the input",
+        )
+    )
     if shown.json_:
         _print(done, output, written)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import kancompress
-from kancompress.cli import _files, _output, _scores
+from kancompress.cli import _endings, _files, _output, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import OutputOption, Shown, TrainingData, check_finite
 from kancompress.cli._run import shared_command
@@ -293,6 +293,16 @@ def train(
         written = _files.write_record(done.checkpoint, output, force=shown.force, inputs=kept)
         conduct.finish()
     _tell(done, network.model, written)
+    _endings.tell(
+        _endings.Ending(
+            history=done.history,
+            epochs=config.epochs,
+            patience=config.patience,
+            output=output,
+            written=written,
+            before="the new network as it was drawn",
+        )
+    )
     if shown.json_:
         _print(done, network.model, output, written)
 

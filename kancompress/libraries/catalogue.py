@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kancompress.libraries.forms import Form
+from kancompress.libraries.forms import Form, Named
 from kancompress.libraries.known import (
     convkan,
     convolutional_kans,
@@ -66,3 +66,9 @@ RIVALS: dict[str, tuple[str, ...]] = {
     name: rivals for library in LIBRARIES for name, rivals in library.FORMS.rivals.items()
 }
 UNKNOWN["by-hand"] = "a layout written by hand says where the edges lie, not what they compute"
+
+
+def basis_word(layout: str) -> str | None:
+    """What reports call the basis of a layout's layers; None where that depends on the layer."""
+    form = FORMS.get(layout) or PATCH_FORMS.get(layout) or MAP_FORMS.get(layout)
+    return form.basis.word if form is not None and isinstance(form.basis, Named) else None

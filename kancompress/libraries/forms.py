@@ -234,6 +234,19 @@ TANH = Fixed(Activation.TANH)
 Tell = Callable[[Setting], Basis]
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A basis that has a name whatever a layer's tensors tell: `tell`, and `word`, as reports call
+    it."""
+
+    word: str
+    tell: Tell
+
+    def __call__(self, setting: Setting) -> Basis:
+        """The basis of one layer."""
+        return self.tell(setting)
+
+
 def splines(grid: str) -> Tell:
     """B-splines on the knots that the file holds, (in, G + 2k + 1)."""
 
@@ -242,7 +255,7 @@ def splines(grid: str) -> Tell:
         degree = knots.shape[1] - setting.size - 1
         return forms.Splines(degree, setting.hold(grid, knots))
 
-    return tell
+    return Named("bspline", tell)
 
 
 def gaussians(grid: str) -> Tell:
@@ -251,7 +264,7 @@ def gaussians(grid: str) -> Tell:
     def tell(setting: Setting) -> Basis:
         return gaussians_at(grid, setting)
 
-    return tell
+    return Named("gaussian", tell)
 
 
 def gaussians_at(grid: str, setting: Setting) -> forms.Gaussians:
@@ -290,7 +303,7 @@ def polynomials(series: Series, *, learnt: str = "", **more: Any) -> Tell:
             setting.refuse(f"{setting.full(learnt)} is missing")
         return forms.Polynomials(series, setting.size - 1, learnt=role, **more)
 
-    return tell
+    return Named(str(series), tell)
 
 
 # --- forms ----------------------------------------------------------------------------------

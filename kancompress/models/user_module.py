@@ -8,7 +8,7 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from kancompress.errors import KancompressError, UsageError
+from kancompress.formats.foreign.placement import union
 from kancompress.formats.safetensors import shown
 from kancompress.models import factory
 from kancompress.models.records import ForeignCheckpoint
@@ -202,7 +203,19 @@ def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
         dropped=tuple(dropped),
         tensor_bytes=sum(t.nbytes for name, t in tensors.items() if name not in ties),
         file_bytes=counter.count,
+        unused_bytes=_unused(tensors.values()),
     )
+
+
+def _unused(tensors: Iterable[Tensor]) -> int:
+    """Bytes of storages that `torch.save` would write although no tensor uses them."""
+    places: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        begin = int(tensor.storage_offset()) * tensor.itemsize
+        held = places.setdefault(storage.data_ptr(), (storage.nbytes(), []))[1]
+        held.append((begin, begin + tensor.nbytes))
+    return sum(size - union(held) for size, held in places.values())
 
 
 def _check_tensor(name: str, value: Tensor, where: str) -> None:

@@ -390,7 +390,7 @@ def _calibrated(
             fields=("clusters", *RUN_FIELDS),
         )
     if target is not None and target.ratio is not None:
-        target = Target(bytes=target.bytes_of(runs.source.file_bytes))
+        target = Target(bytes=target.bytes_of(runs.source.used_bytes))
 
     with devices.repeatable(runs.device):
         return calibrate(

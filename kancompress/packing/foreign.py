@@ -141,6 +141,11 @@ class ForeignSource:
         return self.checkpoint.file_bytes
 
     @property
+    def used_bytes(self) -> int:
+        """As of `Source`."""
+        return self.checkpoint.used_bytes
+
+    @property
     def names(self) -> Sequence[str]:
         """As of `Source`."""
         return [layer.name for layer in self.found.layers]
@@ -180,6 +185,11 @@ class ForeignSource:
             told += tuple(n for layer in found.layers for n in fold_notes(layer.gains))
         notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
         notes += source.notes
+        if source.unused_bytes:
+            notes.append(
+                f"{source.unused_bytes:,} bytes of its storages belong to no tensor; they are in no"
+                " ratio"
+            )
         fate = "left out" if self.extra is None else "kept beside the model"
         notes += [f"{fate}: {what}" for what in source.dropped]
         if self.extra is None and _LIGHTNING in source.dropped:
@@ -350,7 +360,7 @@ class ForeignSource:
         given, source = self.checkpoint, self._written[0]
         return SourceSizes(
             tensors=given.tensor_bytes,
-            file=given.file_bytes,
+            file=given.used_bytes,
             dense=None if source is given else twin_sizes(source),
         )
 

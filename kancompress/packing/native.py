@@ -54,6 +54,11 @@ class NativeSource:
         return [NativeLayer(self, number) for number in range(len(self.checkpoint.shapes))]
 
     @property
+    def used_bytes(self) -> int:
+        """As of `Source`: our own files hold nothing else."""
+        return self.file_bytes
+
+    @property
     def names(self) -> Sequence[str]:
         """As of `Source`."""
         return [layer.name for layer in self.layers]

@@ -456,7 +456,7 @@ def _notes(
     if growing and len(growing) < len(packed):
         notes.append(f"lossless, as they would grow else: {listed(growing)}")
     elif growing:
-        times = source.file_bytes / sum(sizes(model))
+        times = source.used_bytes / sum(sizes(model))
         how = f"{times:.3g} times smaller" if times >= 1 else f"{1 / times:.3g} times larger"
         notes.append(f"lossless, {how}: as it was asked for every layer would grow")
     return tuple(map(shortened, notes))

@@ -149,6 +149,10 @@ class Source(Assembly, Protocol):
         """Bytes of its file."""
 
     @property
+    def used_bytes(self) -> int:
+        """The same without bytes that no tensor uses: what ratios divide."""
+
+    @property
     def layers(self) -> Sequence[SourceLayer]:
         """By the names under which the user gives numbers of clusters."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.frozen import dataclass
+from kancompress.reporting import markdown
 from kancompress.specs import FILE, DatasetName
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
@@ -132,7 +133,7 @@ def card(report: Mapping[str, Any], file: str, options: CardOptions | None = Non
     title = file.removesuffix(".safetensors").removesuffix(".kc") or file
     parts = [
         f"---\n{_yaml(_front(report, title, options))}---\n",
-        f"# {_text(title)}\n",
+        f"# {markdown.text(title)}\n",
         f"{_KINDS[report['kind']]} {_network(report)}\n",
         _size(report),
         _layers(report),
@@ -223,7 +224,8 @@ def _below(item: Any, indent: str) -> str:
 
 
 def _scalar(value: str | float) -> str:
-    return json.dumps(_shown(value) if isinstance(value, str) else value, ensure_ascii=False)
+    told = markdown.shown(value) if isinstance(value, str) else value
+    return json.dumps(told, ensure_ascii=False)
 
 
 # --- the page -------------------------------------------------------------------------------
@@ -231,16 +233,17 @@ def _scalar(value: str | float) -> str:
 
 def _network(report: Mapping[str, Any]) -> str:
     model, data = report["model"], report["data"]
-    what = f"It is a {_code(model['name'])} network" if model else "Its layers are of"
+    what = f"It is a {markdown.code(model['name'])} network" if model else "Its layers are of"
     if not model:
         layouts = dict.fromkeys(form["layout"] for form in report.get("forms", {}).values())
-        what = f"{what} {', '.join(map(_code, layouts)) or 'another library'}"
+        what = f"{what} {', '.join(map(markdown.code, layouts)) or 'another library'}"
     known = _known_data(report)
     if known:
         what += f", trained on {known.title}"
     elif data:
         own = data["name"] == FILE
-        what += f", trained on {'the own data of its maker' if own else _code(data['name'])}"
+        name = "the own data of its maker" if own else markdown.code(data["name"])
+        what += f", trained on {name}"
     return f"{what}."
 
 
@@ -251,7 +254,7 @@ def _size(report: Mapping[str, Any]) -> str:
         rows += [("indices", totals["index_bytes"]), ("codebooks", totals["codebook_bytes"])]
     rows += [("other tensors" if len(rows) > 1 else "tensors", totals["other_bytes"])]
     rows += [("file", report["file_bytes"])]
-    table = _table(("part", "bytes"), [(name, f"{count:,}") for name, count in rows])
+    table = markdown.table(("part", "bytes"), [(name, f"{count:,}") for name, count in rows])
     return f"## Size\n\n{_headline(report)}\n\n{table}"
 
 
@@ -279,7 +282,7 @@ def _layers(report: Mapping[str, Any]) -> str:
     """How each layer is stored."""
     rows = [
         (
-            _code(row["name"] or "."),
+            markdown.code(row["name"] or "."),
             " x ".join(map(str, row["shape"])),
             f"{row['edges']:,}",
             str(row["coefficients"]),
@@ -292,7 +295,7 @@ def _layers(report: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     heads = ("layer", "shape", "edges", "coefficients", "centroids", "bits an edge", "stored as")
-    return f"{_packing(report)}\n{_table(heads, rows)}"
+    return f"{_packing(report)}\n{markdown.table(heads, rows)}"
 
 
 def _packing(report: Mapping[str, Any]) -> str:
@@ -320,7 +323,8 @@ def _scores(report: Mapping[str, Any], scores: Mapping[str, Any] | None) -> str:
     ]
     tested = _tested(report, scores)
     where = f" on the test rows of {tested.title}" if tested else ""
-    return f"## Scores\n\nMeasured{where} by `kancompress eval`.\n\n{_table(('', 'value'), rows)}"
+    table = markdown.table(("", "value"), rows)
+    return f"## Scores\n\nMeasured{where} by `kancompress eval`.\n\n{table}"
 
 
 def _use(report: Mapping[str, Any], file: str, options: CardOptions) -> str:
@@ -329,19 +333,19 @@ def _use(report: Mapping[str, Any], file: str, options: CardOptions) -> str:
     blocks = [
         "## Use\n",
         "`OWNER/NAME` is this repository. A path on your machine does as well.\n",
-        _block("bash", _commands(report, name, runs=options.runs)),
+        markdown.block("bash", _commands(report, name, runs=options.runs)),
     ]
     if options.runs:
-        blocks += ["In Python, with torch:\n", _block("python", _predicting(report, name))]
-        blocks += ["With numpy alone:\n", _block("python", _numpy(report, name))]
+        blocks += ["In Python, with torch:\n", markdown.block("python", _predicting(report, name))]
+        blocks += ["With numpy alone:\n", markdown.block("python", _numpy(report, name))]
     elif report.get("forms"):
-        blocks += ["In Python:\n", _block("python", _restoring(name))]
+        blocks += ["In Python:\n", markdown.block("python", _restoring(name))]
     for exported in options.exported:
         blocks += _of_export(exported)
     if options.runs and (others := _others(options)):
         blocks += ["For other programs it can be exported:\n"]
         lines = [f"kancompress export {shlex.quote(name)} -o model{suffix}" for suffix in others]
-        blocks += [_block("bash", lines)]
+        blocks += [markdown.block("bash", lines)]
     return "\n".join(blocks)
 
 
@@ -404,41 +408,16 @@ def _of_export(name: str) -> list[str]:
             f"session = onnxruntime.InferenceSession({json.dumps(shown)})",
             '(outputs,) = session.run(["y"], {"x": x})',
         ]
-        return ["With any ONNX runtime, as onnxruntime:\n", _block("python", lines)]
+        return ["With any ONNX runtime, as onnxruntime:\n", markdown.block("python", lines)]
     if suffix == ".h":
         lines = [f"#include {json.dumps(shown)}  // the comment at its head says how to call it"]
-        return ["In C99, on a microcontroller as well:\n", _block("c", lines)]
+        return ["In C99, on a microcontroller as well:\n", markdown.block("c", lines)]
     if suffix in (".html", ".htm"):
-        return [f"In a browser: open {_code(shown)}, which needs no server and no network.\n"]
-    return [f"{_code(shown)} is exported from it.\n"]
+        page = markdown.code(shown)
+        return [f"In a browser: open {page}, which needs no server and no network.\n"]
+    return [f"{markdown.code(shown)} is exported from it.\n"]
 
 
 def _others(options: CardOptions) -> list[str]:
     done = {f".{name.rpartition('.')[2].lower()}" for name in options.exported}
     return [suffix for suffix in options.formats if suffix not in done]
-
-
-# --- Markdown -------------------------------------------------------------------------------
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
-
-
-def _block(language: str, lines: Iterator[str] | Sequence[str]) -> str:
-    return "\n".join([f"```{language}", *lines, "```\n"])
-
-
-def _code(text: object) -> str:
-    """A name from a file between backticks, in a table as well."""
-    return f"`{_shown(str(text)).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
-
-
-def _text(text: str) -> str:
-    """A name from a file as plain words."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", _shown(text))
-
-
-def _shown(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "�" for sign in text)

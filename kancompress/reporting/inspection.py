@@ -18,6 +18,8 @@ from kancompress.formats.packed.encodings import PLAIN, RANS, bits
 from kancompress.formats.packed.writer import claim_of
 from kancompress.formats.safetensors import Container
 from kancompress.formats.storage import Record, read_record
+from kancompress.libraries.catalogue import basis_word
+from kancompress.reporting import accounting, others
 from kancompress.specs import FAMILIES, BasisSpec
 
 if TYPE_CHECKING:
@@ -53,14 +55,28 @@ def describe_foreign(
         size = known[layer.tensors[0]].itemsize
         record = _layer(layer.name, None, layer.shape, layer.coefficients)
         layers.append(
-            record | {"layout": layer.layout, "dense_bytes": record["dense_bytes"] // 4 * size}
+            record
+            | {
+                "basis": basis_word(layer.layout),
+                "layout": layer.layout,
+                "tensors": others.edge_tensors(layer),
+                "dense_bytes": record["dense_bytes"] // 4 * size,
+            }
+            | others.left_out(layer, lambda name: source.tensors[name].values())
         )
     names = {name for layer in found.layers for name in layer.tensors}
+    sizes = {name: one.nbytes for name, one in known.items() if name not in source.ties}
     return {
         "kind": "safetensors" if source.container == "safetensors" else "torch",
         "file_bytes": source.file_bytes,
         "header_bytes": source.file_bytes - source.tensor_bytes,
         "payload_bytes": source.tensor_bytes,
+        "parts": accounting.of_foreign(
+            sizes,
+            (name for layer in layers for name in layer["tensors"]),
+            file=source.file_bytes,
+            unused=source.unused_bytes,
+        ),
         "model": None,
         "data": None,
         "layers": layers,
@@ -173,10 +189,15 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
     if _has_pykan_twin(model):
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
     forms = {name: form.to_json() for name, form in model.forms.items()}
+    if model.restore is not None:
+        told = others.of_packed(model)
+        layers = [layer | told[layer["name"]] for layer in layers]
     return _frame(container, "packed", model) | {
+        "header_form": model.header.value,
+        "parts": accounting.of_packed(container, (layer.name for layer in model.layers)),
         "source": source.to_json(),
         "layers": layers,
-        **({} if model.restore is None else {"forms": forms}),
+        **({} if model.restore is None else {"forms": forms, "extra": model.restore.opaque}),
         "other": _others(container, owned, encoded),
         "totals": totals,
         "ratios": ratios,
@@ -261,6 +282,7 @@ def _describe_checkpoint(container: Container, record: CheckpointRecord[Array]) 
         ratios["dense_tensors"] = twin[0] / container.payload_size
         ratios["dense_file"] = twin[1] / container.file_size
     return _frame(container, record.kind, record) | {
+        "parts": accounting.of_checkpoint(container, len(record.shapes), record.kind),
         "layers": layers,
         "other": _others(container, owned),
         "totals": _totals(layers, container),

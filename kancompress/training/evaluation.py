@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from kancompress.data.datasets import Dataset, check_rows
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import NoScoreError, UsageError
 from kancompress.models.runnable import Running
 from kancompress.specs import DataSpec
 from kancompress.training import loop as fitting
@@ -67,14 +67,14 @@ def evaluate_with(run: Callable[[Tensor], Tensor], ready: Ready, data: Dataset) 
 def scored(outputs: Tensor, data: Dataset) -> Score:
     """Score of outputs on the test rows.
 
-    Raises KancompressError where they have none: NaN of classes, or numbers that are not finite of
+    Raises NoScoreError where they have none: NaN of classes, or numbers that are not finite of
     a regression. Infinite outputs of a classification (masked logits) order the classes.
     """
     bad = ~outputs.isfinite() if data.spec.is_regression else outputs.isnan()
     rows = int(bad.any(1).sum())
     if rows:
         what = "NaN or infinity" if data.spec.is_regression else "NaN"
-        raise KancompressError(
+        raise NoScoreError(
             f"The network puts out {what} for {rows:,} of {len(outputs):,} test rows, so it has no"
             " score. Look for NaN in its tensors, and for rows far from those it was trained on."
         )

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats.arrays import Array
 from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
+from kancompress.formats.foreign.placement import unused_bytes
 from kancompress.formats.foreign.saveckpt import Settings
 from kancompress.formats.foreign.skeletons import Skeleton
 from kancompress.formats.safetensors import MAX_HEADER
@@ -51,7 +52,8 @@ class ForeignRecord(Generic[T_co]):
     `container` is safetensors, torch-zip, torch-legacy or torch-module; `path` the dictionary keys
     under which the state dict lay. `tensors` keeps the source's order and names, and reads a tensor
     of a file when it is asked for. `ties` maps a name to the earlier name of which it is the same
-    storage, offset, shape and stride; `tensor_bytes` counts the two once. `data` are the bytes of
+    storage, offset, shape and stride; `tensor_bytes` counts the two once. `unused_bytes` of the
+    file lie in a storage of which the tensors use another part. `data` are the bytes of
     the one file it lies in, None for shards and live modules. `metadata` is a safetensors file's
     own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
     `notes` are what to know of what lies beside the tensors, in the file or next to it; `settings`
@@ -70,6 +72,12 @@ class ForeignRecord(Generic[T_co]):
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
     data: Data | None = None
+    unused_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the file without those that no tensor uses: what ratios divide."""
+        return self.file_bytes - self.unused_bytes
 
 
 def read_record(
@@ -172,6 +180,7 @@ def _checkpoint(loaded: shards.Loaded, where: str) -> ForeignRecord[Array]:
         notes=loaded.notes,
         tensor_bytes=sum(sizes),
         file_bytes=loaded.file_bytes,
+        unused_bytes=loaded.unused_bytes,
     )
 
 
@@ -187,6 +196,7 @@ def _from_torch(file: torchfiles.TorchFile, where: str, state: str | None) -> sh
         path=found.path,
         ties=ties,
         notes=found.notes,
+        unused_bytes=unused_bytes(found.records.values()),
     )
 
 

@@ -109,10 +109,7 @@ def covered(records: Iterable[TensorRecord], size: int) -> int:
     size : bytes of the storage; every tensor lies inside
     """
     found = [record for record in records if 0 not in record.shape]
-    total = reach = 0
-    for begin, end in sorted(extent(record) for record in found if _is_piece(record)):
-        total += max(0, end - max(begin, reach))
-        reach = max(reach, end)
+    total = union([extent(record) for record in found if _is_piece(record)])
     if total == size or all(map(_is_piece, found)):
         return total
     unit = min(record.dtype.itemsize for record in found)
@@ -122,6 +119,29 @@ def covered(records: Iterable[TensorRecord], size: int) -> int:
     for record in found:
         _cells(marks, record, unit)[...] = True
     return int(np.count_nonzero(marks)) * unit
+
+
+def unused_bytes(records: Iterable[TensorRecord]) -> int:
+    """How many bytes of their storages no tensor uses, at least; quick, whatever a file says."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    elements: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for record in records:
+        if 0 not in record.shape:
+            key = record.storage.key
+            places.setdefault(key, []).append(extent(record))
+            elements[key] = elements.get(key, 0) + record.size
+            sizes[key] = record.storage.size
+    return sum(size - min(union(places[key]), elements[key]) for key, size in sizes.items())
+
+
+def union(places: list[tuple[int, int]]) -> int:
+    """Bytes that lie in any of some ranges."""
+    total = reach = 0
+    for begin, end in sorted(places):
+        total += max(0, end - max(begin, reach))
+        reach = max(reach, end)
+    return total
 
 
 def overlapping(records: Mapping[str, TensorRecord], size: int) -> set[str]:

@@ -29,6 +29,7 @@ class Loaded:
     path: tuple[str, ...] = ()
     ties: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unused_bytes: int = 0
 
 
 Read = Callable[[Data, str], Loaded]
@@ -97,6 +98,7 @@ def read_index(data: Data, where: str, path: Path | None, read: Read) -> Loaded:
         container=first.container,
         path=first.path,
         ties=ties,
+        unused_bytes=sum(shard.unused_bytes for shard in shards.values()),
     )
 
 

@@ -121,12 +121,12 @@ def _tied(record: PackedRecord[Array], edges: Mapping[str, Any]) -> dict[str, An
         if tensor.pieces:
             result[tensor.name] = edges[tensor.name]
         elif not isinstance(tensor.origin, Tie):
-            result[tensor.name] = _given_back(tensor, record)
+            result[tensor.name] = given_back(tensor, record)
     return {tensor.name: result[tensor.owner] for tensor in record.restore.tensors}
 
 
-def _given_back(tensor: SourceTensor, record: PackedRecord[Array]) -> Array:
-    """A tensor that holds no edges, with storage of its own."""
+def given_back(tensor: SourceTensor, record: PackedRecord[Array]) -> Array:
+    """A tensor of the source that holds no edges, with storage of its own."""
     stored = record.tensors
     match tensor.origin:
         case Fill(number):

@@ -23,6 +23,7 @@ from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedLaye
 from kancompress.models.runnable import Runnable
 from kancompress.models.vectors import gather, packable
 from kancompress.packing.native import dense_coefficients
+from kancompress.reporting.plotting.against import dense_vectors, labels_of
 
 Points = npt.NDArray[np.floating]
 
@@ -35,6 +36,7 @@ class Cloud:
     labels    : (n,) centroid of each, -1 where there is none
     centroids : (k, d), and `counts` (k,) of the edges that use them; k is 0 where there are none
     parts     : of an edge, where its coefficients are cut; vectors are then those of parts
+    full      : vectors are all edges of a packed layer, as they were before
     """
 
     name: str
@@ -44,17 +46,32 @@ class Cloud:
     centroids: Points
     counts: Labels
     parts: int = 1
+    full: bool = False
 
     @property
     def edges(self) -> int:
         """Edges of the layer that are drawn, if only as centroids."""
+        if self.full:
+            return len(self.vectors) // self.parts
         return int(self.counts.sum() + (self.labels < 0).sum()) // self.parts
 
 
 def edge_clouds(
-    record: Runnable, config: PlotConfig, layouts: Mapping[str, str] | None = None
+    record: Runnable,
+    config: PlotConfig,
+    layouts: Mapping[str, str] | None = None,
+    against: Runnable | None = None,
 ) -> Iterator[Cloud]:
-    """The edge vectors of each layer."""
+    """The edge vectors of each layer.
+
+    against : of a packed file, the dense one, whose vectors are then the points
+    """
+    if against is not None:
+        vectors = dense_vectors(record, against, layouts)
+        assert isinstance(record, PackedModel)
+        for layer in record.layers:
+            yield _with_vectors(record, layer, vectors[layer.name])
+        return
     config = settled(record, config)
     if isinstance(record, ForeignCheckpoint):
         yield from _foreign_clouds(record, config, layouts)
@@ -117,6 +134,17 @@ def _packed_cloud(model: PackedModel, layer: PackedLayer) -> Cloud:
     counts = np.bincount(model.indices_of(layer), minlength=len(centroids))
     cloud = _cloud(layer.name, layer.shape, kept)
     return replace(cloud, centroids=centroids, counts=counts, parts=layer.parts)
+
+
+def _with_vectors(model: PackedModel, layer: PackedLayer, vectors: Tensor) -> Cloud:
+    """A packed layer with the vectors that its edges had, each in the colour of its centroid."""
+    cloud, codebook = _packed_cloud(model, layer), model.codebook_of(layer)
+    if codebook is None:
+        return cloud
+    points = _points(vectors).reshape(-1, codebook.shape[1])
+    if not np.isfinite(points).all():
+        raise UsageError(f"Layer {shown(layer.name)} holds NaN or infinity, so it is not drawn.")
+    return replace(cloud, vectors=points, labels=labels_of(model, layer).reshape(-1), full=True)
 
 
 def _cloud(

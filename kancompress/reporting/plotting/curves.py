@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,9 +20,13 @@ from kancompress.layers.layer import EdgeLayer, ScaledEdges
 from kancompress.models import runnable as running
 from kancompress.models.records import PackedModel
 from kancompress.models.runnable import Runnable
+from kancompress.reporting.plotting.against import dense_vectors
+from kancompress.reporting.plotting.clouds import Points as Vectors
 from kancompress.reporting.plotting.clouds import clustered, in_units, settled
 
 _POINTS = 201
+# Most edges of a centroid that are drawn behind it, and that are named.
+_BEHIND, _NAMED = 40, 3
 # Inputs of a basis that has no grid.
 _NO_GRID = (-3.0, 3.0)
 
@@ -33,6 +39,8 @@ class Curves:
     y     : (k, points) values, base branch included, most used centroid first
     edges : (k,) that use each
     input : what `x` is; unit : what `y` is divided by, as in " / 1e30"
+    own   : of each centroid, functions (n, points) of some edges that use it, as they were before
+            packing; used : the first of these edges, as (input, output). Both where they are known
     """
 
     name: str
@@ -43,13 +51,21 @@ class Curves:
     input: str
     note: str = ""
     unit: str = ""
+    own: tuple[F64, ...] = ()
+    used: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 def centroid_curves(
-    record: Runnable, config: PlotConfig, options: RunOptions | None = None
+    record: Runnable,
+    config: PlotConfig,
+    options: RunOptions | None = None,
+    against: Runnable | None = None,
 ) -> list[Curves]:
     """The functions of the centroids of each layer, but of those that a packed file keeps dense or
-    cuts into parts."""
+    cuts into parts.
+
+    against : of a packed file, the dense one, whose edges are then drawn behind their centroids
+    """
     try:
         ready = running.run(record, options)
     except UsageError as error:  # which counsels `eval`
@@ -60,6 +76,10 @@ def centroid_curves(
             tensor=error.tensor,
             fields=error.fields,
         ) from None
+    dense: list[EdgeLayer] = []
+    if against is not None:
+        dense_vectors(record, against, options.layouts if options else None)  # or refuses
+        dense = list(running.run(against, options).network.kan_layers())
     config = settled(record, config)
     found = []
     for number, layer in enumerate(ready.network.kan_layers()):
@@ -67,7 +87,8 @@ def centroid_curves(
         if isinstance(record, PackedModel) and (own is None or own.parts > 1):
             continue
         with torch.no_grad():
-            found.append(_curves(layer, str(number), config))
+            behind = dense[number].edges() if dense else None
+            found.append(_curves(layer, str(number), config, behind))
     if not found:
         raise UsageError(
             "No layer of this file has a codebook of whole edges, so there is no function to draw."
@@ -75,7 +96,9 @@ def centroid_curves(
     return found
 
 
-def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
+def _curves(
+    layer: EdgeLayer, number: str, config: PlotConfig, behind: Tensor | None = None
+) -> Curves:
     source = _codebook_edges(layer.edges)
     if source is not None:
         centroids: Tensor = source.codebook.centroids
@@ -89,7 +112,8 @@ def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
         centroids, counts = torch.from_numpy(cloud.centroids), cloud.counts
     x, features, axis, note = _grid_features(layer)
     order = np.argsort(-counts, kind="stable")
-    (vectors,), unit = in_units(centroids.double().numpy())
+    own, named = _own(source, behind, order, config.seed)
+    (vectors, *own), unit = in_units(centroids.double().numpy(), *own)
     curves = (torch.from_numpy(vectors) @ features.double().T).numpy()
     if not np.isfinite(curves).all():
         raise UsageError(
@@ -104,7 +128,30 @@ def _curves(layer: EdgeLayer, number: str, config: PlotConfig) -> Curves:
         input=axis,
         note=note,
         unit=unit,
+        own=tuple((torch.from_numpy(few) @ features.double().T).numpy() for few in own),
+        used=named,
     )
+
+
+def _own(
+    source: CodebookEdges | None, behind: Tensor | None, order: Labels, seed: int
+) -> tuple[list[Vectors], tuple[tuple[tuple[int, int], ...], ...]]:
+    """Vectors of some edges of each centroid, and which edges those are, (input, output)."""
+    if source is None or behind is None:
+        return [], ()
+    index = source.index.reshape(-1).numpy()
+    vectors = behind.flatten(0, -2).double().numpy()
+    taps = math.prod(source.index.shape[2:])
+    inputs = source.index.shape[1]
+    rng = np.random.default_rng(seed)
+    own, used = [], []
+    for number in order:
+        edges = np.flatnonzero(index == number)
+        chosen = np.sort(rng.choice(edges, min(len(edges), _BEHIND), replace=False))
+        own.append(vectors[chosen])
+        first = (edges[:_NAMED] // taps).tolist()
+        used.append(tuple((edge % inputs, edge // inputs) for edge in first))
+    return own, tuple(used)
 
 
 def _codebook_edges(edges: nn.Module) -> CodebookEdges | None:
@@ -123,7 +170,7 @@ def _grid_features(layer: EdgeLayer) -> tuple[Tensor, Tensor, str, str]:
         wide = x[:, None].expand(-1, layer.shape[1])
         planes = layer.expanded(wide, wide)
         same = torch.allclose(planes, planes[:, :, :1].expand_as(planes), atol=1e-4)
-        note = "" if same else "on the first input's grid"
+        note = "" if same else "each input has its own grid, and this is that of the first"
         return x, planes[:, :, 0], "input" if not form.before else "input of the basis", note
     has_grid = isinstance(form.basis, UniformSplines | UniformGaussians)
     low, high = layer.expansion.span if has_grid else _NO_GRID

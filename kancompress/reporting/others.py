@@ -1,0 +1,93 @@
+"""What is told of another library's layers beside their bytes, packed or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kancompress.errors import KancompressError
+from kancompress.formats.arrays import Array, Numbers, Outline
+from kancompress.formats.edges import masks
+from kancompress.formats.edges.found import FoundLayer
+from kancompress.formats.packed import PackedRecord
+from kancompress.formats.packed.restore import PerEdge, SourceTensor, Stored
+from kancompress.formats.packed.state import given_back
+from kancompress.libraries import recognise
+from kancompress.libraries.catalogue import basis_word
+
+Told = dict[str, Any]
+
+
+def edge_tensors(layer: FoundLayer) -> list[str]:
+    """Tensors that hold the edges of a layer, or what generates them."""
+    generated = [layer.generator.embeddings] if layer.generator is not None else []
+    return list(dict.fromkeys([*generated, *(part.tensor for part in layer.parts)]))
+
+
+def left_out(layer: FoundLayer, read: masks.Read) -> dict[str, int]:
+    """How many edges have a formula beside their coefficients, and how many compute nothing, where
+    there are any."""
+    if not layer.masks:
+        return {}
+    found = {
+        "symbolic_edges": masks.hidden_edges(layer, read),
+        "masked_edges": int(masks.silent(layer, read).sum()),
+    }
+    return {key: count for key, count in found.items() if count}
+
+
+def of_packed(model: PackedRecord[Array]) -> dict[str, Told]:
+    """Of each packed layer of another library's file: the tensors of the source that it holds,
+    and, as far as it is known, their layout, basis and symbolic edges."""
+    assert model.restore is not None
+    tensors: dict[str, list[str]] = {layer.name: [] for layer in model.layers}
+    for tensor in model.restore.tensors:
+        for name in dict.fromkeys(piece.layer for piece in tensor.pieces):
+            tensors[name].append(tensor.name)
+    found = _recognised(model)
+    told: dict[str, Told] = {}
+    for name, held in tensors.items():
+        layers = list({found[one].name: found[one] for one in held if one in found}.values())
+        told[name] = {"tensors": held} | _layout(layers, model)
+        symbolic = sum(_symbolic(layer, model) for layer in layers)
+        if symbolic:
+            told[name]["symbolic_edges"] = symbolic
+    return told
+
+
+def _layout(layers: list[FoundLayer], model: PackedRecord[Array]) -> Told:
+    """The layout of layers that share a codebook, as the file says it, else as they look."""
+    forms = model.forms
+    layouts = {
+        forms[layer.name].layout if layer.name in forms else layer.layout for layer in layers
+    }
+    if len(layouts) != 1:
+        return {}
+    (layout,) = layouts
+    return {"layout": layout, "basis": basis_word(layout)}
+
+
+def _recognised(model: PackedRecord[Array]) -> dict[str, FoundLayer]:
+    """Layers of the source by the tensors that hold their edges; shapes and names tell them."""
+    assert model.restore is not None
+    outline = {one.name: Outline(one.dtype, one.shape) for one in model.restore.tensors}
+    try:
+        layers = recognise(outline).layers
+    except KancompressError:
+        return {}
+    return {name: layer for layer in layers for name in edge_tensors(layer)}
+
+
+def _symbolic(layer: FoundLayer, model: PackedRecord[Array]) -> int:
+    """Edges with a formula; a mask that is the same for all edges has none."""
+    assert model.restore is not None
+    wanted = {mask.tensor for mask in layer.masks if not mask.live}
+    origins: dict[str, SourceTensor] = {
+        one.name: one for one in model.restore.tensors if one.name in wanted
+    }
+    if not all(isinstance(one.origin, PerEdge | Stored) for one in origins.values()):
+        return 0
+
+    def read(name: str) -> Numbers:
+        return given_back(origins[name], model).values()
+
+    return masks.hidden_edges(layer, read) if origins else 0

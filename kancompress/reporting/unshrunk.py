@@ -1,0 +1,146 @@
+"""What of a packed file did not shrink, grouped by the reason, and what would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from kancompress.frozen import dataclass
+
+# Parameters of which it may speak.
+SPOKEN = (
+    "force_pack", "clusters", "parts", "codebook_dtype", "side_dtype", "header", "keep_masked",
+    "keep_extra", "layouts",
+)  # fmt: skip
+_NOTHING = "nothing: they come back bit for bit"
+# A header of more than this share of the file is worth a word.
+_LARGE_HEADER = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unshrunk:
+    """Some bytes of a file that packing did not make fewer."""
+
+    what: str
+    size: int
+    why: str
+    change: str
+
+
+def found(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
+    """All of them, where a file is packed."""
+    if report["kind"] != "packed":
+        return
+    yield from _dense(report)
+    yield from _kept(report)
+    yield from _codebooks(report)
+    yield from _others_of_library(report) if report["model"] is None else _sides(report)
+    size = report["header_bytes"]
+    if report["header_form"] == "plain" and size > _LARGE_HEADER * report["file_bytes"]:
+        yield Unshrunk(
+            what="header",
+            size=size,
+            why="it names each tensor, for any safetensors reader",
+            change="`header=short`",
+        )
+
+
+def _dense(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
+    rows = [row for row in report["layers"] if row["clusters"] is None]
+    if rows:
+        yield Unshrunk(
+            what=_named("layer", [row["name"] or "." for row in rows]),
+            size=sum(row["dense_bytes"] for row in rows),
+            why="stays dense: with its codebook it would grow",
+            change="fewer `clusters` for it, or `force_pack`",
+        )
+
+
+def _kept(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
+    count = sum(row.get("kept_edges", 0) for row in report["layers"])
+    if not count:
+        return
+    parts = report["parts"]
+    symbolic = sum(row.get("symbolic_edges", 0) for row in report["layers"])
+    masked = count > symbolic
+    yield Unshrunk(
+        what=f"{count:,} {'edge' if count == 1 else 'edges'}",
+        size=parts.get("kept_edges", 0) + parts.get("kept_positions", 0),
+        why="symbolic, or masked and kept" if masked else "symbolic: they need their own numbers",
+        change="of masked ones: leave `keep_masked` out" if masked else _NOTHING,
+    )
+
+
+def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
+    heavy = [
+        row
+        for row in report["layers"]
+        if row["clusters"] and 2 * (row["codebook_bytes"] + row["index_bytes"]) > row["dense_bytes"]
+    ]
+    if heavy:
+        yield Unshrunk(
+            what=_named("layer", [row["name"] or "." for row in heavy]),
+            size=sum(row["codebook_bytes"] + row["index_bytes"] for row in heavy),
+            why="few edges for so many centroids",
+            change="fewer `clusters` for it, `parts`",
+        )
+    wide = [row for row in report["layers"] if row["codebook_dtype"] in ("float32", "float64")]
+    size = sum(row["codebook_bytes"] for row in wide)
+    if size:
+        kinds = sorted({row["codebook_dtype"] for row in wide})
+        yield Unshrunk(
+            what=_named("codebook", [row["name"] or "." for row in wide if row["codebook_bytes"]]),
+            size=size,
+            why=f"in {' and '.join(kinds)}, as the source",
+            change="`codebook_dtype=float16` or `codebook_dtype=int8`",
+        )
+
+
+def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
+    """Tensors beside the edges of a network of kancompress's own."""
+    head = [row for row in report["other"] if row["name"].startswith("head.")]
+    wide = [row for row in report["other"] if row["dtype"] == "F32" and row not in head]
+    if wide:
+        yield Unshrunk(
+            what=_named("tensor", [row["name"] for row in wide]),
+            size=sum(row["bytes"] for row in wide),
+            why="no edges, in float32 as the source",
+            change="`side_dtype=float16` or `side_dtype=int8`",
+        )
+    if head:
+        yield Unshrunk(
+            what=_named("tensor", [row["name"] for row in head]),
+            size=sum(row["bytes"] for row in head),
+            why="the linear layer behind the convolutions, no KAN layer",
+            change="nothing",
+        )
+
+
+def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
+    """Tensors that hold no edges, in the layers that are packed and outside of them."""
+    stems = tuple(f"{row['name']}." for row in report["layers"])
+    extra = [row for row in report["other"] if row["name"] == report.get("extra")]
+    others = [row for row in report["other"] if row not in extra]
+    inside = [row for row in others if row["name"].startswith(stems)]
+    outside = [row for row in others if not row["name"].startswith(stems)]
+    if extra:
+        yield Unshrunk(
+            what=_named("tensor", [row["name"] for row in extra]),
+            size=sum(row["bytes"] for row in extra),
+            why="what the source held beside the model",
+            change="leave `keep_extra` out",
+        )
+    for rows, why in (
+        (inside, "beside the edges: grids, biases, norms, masks"),
+        (outside, "no edges of KAN layers"),
+    ):
+        if size := sum(row["bytes"] for row in rows):
+            names = [row["name"] for row in rows if row["bytes"]]
+            yield Unshrunk(what=_named("tensor", names), size=size, why=why, change=_NOTHING)
+
+
+def _named(word: str, names: Sequence[str]) -> str:
+    """`layer 1`, `layers 1 and 2`, `5 layers, 1 to 5`."""
+    if len(names) <= 2:
+        return f"{word}{'s' if len(names) > 1 else ''} {' and '.join(names)}"
+    return f"{len(names):,} {word}s, {names[0]} to {names[-1]}"
