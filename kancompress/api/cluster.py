@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.clustering.asked import AskedLayer, ask
+from kancompress.clustering.cuts import number_of
 from kancompress.clustering.layer import Solvable
-from kancompress.clustering.network import Calibrated
+from kancompress.clustering.network import Calibrated, TooSmallError
 from kancompress.clustering.user_flow import Modules, find_modules, misfit
 from kancompress.config import (
     RUN_FIELDS,
@@ -145,7 +146,7 @@ def cluster(
     )
     if rows is None:
         return work.plain(work.open(source, name), target)
-    return work.by_outputs(work.running(source, rows, model, name), target)
+    return work.with_rows(source, rows, model, name, target)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -256,6 +257,35 @@ class Work:
             hooks=self.hooks,
             notes=running.notes,
         )
+
+    def with_rows(
+        self,
+        source: Clusterable,
+        rows: Tensor | np.ndarray | DataOptions,
+        model: nn.Module | None,
+        name: str | None,
+        target: Target | None,
+    ) -> Compression:
+        """Cluster on rows, or without them where nothing else fits into the target."""
+        source, name = once(source, name)
+        running = self.running(source, rows, model, name)
+        try:
+            return self.by_outputs(running, target)
+        except TooSmallError as error:
+            return self.instead(self.open(source, name), target, error)
+
+    def instead(
+        self, source: NativeSource | ForeignSource, target: Target | None, error: TooSmallError
+    ) -> Compression:
+        """What fits into a target that no choice by outputs does: plain k-means, which adds no
+        biases and goes down to one centroid.
+
+        Raises what `plain` does, so that a target out of reach is told the same smallest file with
+        rows and without.
+        """
+        packed = self.plain(source, target or Target(bytes=self.config.target_bytes))
+        note = f"clustered without rows, by plain k-means: {error.clause}"
+        return replace(packed, notes=(*packed.notes, note), calibrated=_chosen(packed))
 
     def choose(self, running: Running, target: Target) -> Calibrated:
         """The numbers of clusters for a target."""
@@ -376,6 +406,15 @@ class Work:
         if asked:
             notes.append(f"features asked of the model's own modules: {', '.join(asked)}")
         return Running(runs=runs, rows=rows, notes=tuple(notes))
+
+
+def _chosen(packed: Compression) -> Calibrated:
+    """The numbers of clusters of what was packed, as calibration tells them."""
+    clusters = {
+        layer.name: None if layer.clusters is None else number_of(layer.clusters, layer.parts)
+        for layer in packed.layers
+    }
+    return Calibrated(clusters=clusters, curves={}, predicted=None, solution=None)
 
 
 def _solvable(

@@ -244,8 +244,9 @@ def _points(curve: Curve) -> dict[str, float]:
 def tell(found: Calibrated) -> None:
     """Print a table of the choice."""
     rows = [[name, "dense" if k is None else _told(k)] for name, k in found.clusters.items()]
-    if found.curves:
+    if found.curves or found.solution is None:
         _output.table(["layer", "clusters"], rows)
+    if found.predicted is not None:
         _output.note(f"error of the network that the curves promise: {found.predicted:.3g}")
     if found.price:
         _output.note(f"price of a bit: {found.price:.3g}")

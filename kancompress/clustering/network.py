@@ -391,8 +391,9 @@ def _within(
             fields=("target.bytes", "target.ratio"),
         )
     raise TooSmallError(
-        f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
-        " Raise `target.bytes` to that, or lower `target.ratio`.",
+        f"No choice of clusters by outputs gives a file of at most {budget:,} bytes; the smallest"
+        f" has {least:,}.",
+        hint="Raise `target.bytes` to that, or lower `target.ratio`.",
         fields=("target.bytes", "target.ratio"),
     )
 
