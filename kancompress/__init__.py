@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kancompress.api.card import model_card
     from kancompress.api.cluster import cluster
+    from kancompress.api.compare import Comparison, compare
     from kancompress.api.evaluate import evaluate, save_predictions
     from kancompress.api.expand import expand
     from kancompress.api.export import export
@@ -93,6 +94,7 @@ from kancompress.version import __version__
 _HOMES = {
     "kancompress.api.card": ("model_card",),
     "kancompress.api.cluster": ("cluster",),
+    "kancompress.api.compare": ("Comparison", "compare"),
     "kancompress.api.evaluate": ("evaluate", "save_predictions"),
     "kancompress.api.expand": ("expand",),
     "kancompress.api.export": ("export",),
@@ -148,6 +150,7 @@ __all__ = [
     "CalibrationConfig",
     "Checkpoint",
     "ClusterConfig",
+    "Comparison",
     "Compressed",
     "Compression",
     "ConvSpec",
@@ -207,6 +210,7 @@ __all__ = [
     "choose_clusters",
     "cluster",
     "cluster_by_outputs",
+    "compare",
     "compress",
     "compress_by_outputs",
     "encode",

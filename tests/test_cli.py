@@ -21,6 +21,7 @@ COMMANDS = (
     "cluster",
     "finetune",
     "eval",
+    "compare",
     "predict",
     "inspect",
     "expand",

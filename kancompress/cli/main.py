@@ -20,6 +20,7 @@ COMMANDS = {
     "cluster": "cluster",
     "finetune": "finetune",
     "eval": "evaluate",
+    "compare": "compare",
     "predict": "predict",
     "inspect": "inspect",
     "expand": "expand",

@@ -16,6 +16,7 @@ COMMANDS = (
     "cluster",
     "finetune",
     "eval",
+    "compare",
     "predict",
     "inspect",
     "expand",
