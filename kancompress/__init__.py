@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kancompress.api.outputs import choose_clusters, cluster_by_outputs, compress_by_outputs
     from kancompress.api.predict import Prediction, predict
     from kancompress.api.repack import Repacked, repack
+    from kancompress.api.sweep import Sweep, sweep
+    from kancompress.api.sweep_folder import Asked, Point
     from kancompress.api.train import train
     from kancompress.clustering.cuts import Cut
     from kancompress.clustering.layer import LayerSolution
@@ -103,6 +105,8 @@ _HOMES = {
     "kancompress.api.layouts": ("print_layouts", "read_layouts"),
     "kancompress.api.predict": ("Prediction", "predict"),
     "kancompress.api.repack": ("Repacked", "repack"),
+    "kancompress.api.sweep": ("Sweep", "sweep"),
+    "kancompress.api.sweep_folder": ("Asked", "Point"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.packing.pack": ("Compression", "LayerClustering"),
@@ -144,6 +148,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Activation",
+    "Asked",
     "BasisSpec",
     "COptions",
     "Calibrated",
@@ -186,6 +191,7 @@ __all__ = [
     "Parametrization",
     "PartBytes",
     "PlotConfig",
+    "Point",
     "Precision",
     "Prediction",
     "Projection",
@@ -198,6 +204,7 @@ __all__ = [
     "Score",
     "StateFile",
     "StoredDtype",
+    "Sweep",
     "Target",
     "TrainConfig",
     "Training",
@@ -233,6 +240,7 @@ __all__ = [
     "repack",
     "save",
     "save_predictions",
+    "sweep",
     "train",
     "use_threads",
 ]

@@ -1,6 +1,7 @@
 """Every exception that kancompress raises on purpose.
 
     KancompressError            exit code 1   the work could not be done
+    ├── TooSmallError           exit code 1   a target of bytes that no file fits into
     ├── ClosedPipeError         exit code 141 the reader of a pipe that is written has gone
     ├── UsageError              exit code 2   an option or argument does not fit
     ├── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
@@ -143,6 +144,10 @@ class UsageError(KancompressError):
     """An option or argument that does not fit the others, or the file."""
 
     exit_code = 2
+
+
+class TooSmallError(KancompressError):
+    """A target of bytes that no file fits into."""
 
 
 class MissedError(KancompressError):

@@ -19,6 +19,7 @@ from kancompress.reporting import inspection
 COMMANDS = (
     "train",
     "cluster",
+    "sweep",
     "finetune",
     "eval",
     "compare",

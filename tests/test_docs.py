@@ -91,7 +91,7 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     "name",
     [
         "cluster", "compare", "evaluate", "expand", "finetune", "inspect", "load", "predict",
-        "save", "train", "Checkpoint.module", "PackedModel.module",
+        "save", "sweep", "train", "Checkpoint.module", "PackedModel.module",
     ],
 )  # fmt: skip
 def test_examples_of_functions_run(

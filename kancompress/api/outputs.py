@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kancompress.api.cluster import Clusterable, Work, cluster
-from kancompress.clustering.network import Calibrated, TooSmallError
+from kancompress.clustering.network import Calibrated
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
-from kancompress.errors import UsageError
+from kancompress.errors import TooSmallError, UsageError
 from kancompress.formats.storage import once
 from kancompress.models.files import Input
 from kancompress.packing.by_outputs import Hooks

@@ -34,6 +34,11 @@ def score_cells(score: Score) -> tuple[str, str]:
     return f"{score.rmse:.6g}", f"{score.loss:.6g}"
 
 
+def score_keys(score: Score) -> tuple[str, ...]:
+    """Names of what `score_cells` has."""
+    return ("accuracy" if score.accuracy is not None else "rmse"), "loss"
+
+
 def json_of(score: Score | None) -> dict[str, Any] | None:
     """`score_json`, where there is a score."""
     return None if score is None else score_json(score)

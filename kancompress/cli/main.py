@@ -18,6 +18,7 @@ from kancompress.cli._run import Group
 COMMANDS = {
     "train": "train",
     "cluster": "cluster",
+    "sweep": "sweep",
     "finetune": "finetune",
     "eval": "evaluate",
     "compare": "compare",

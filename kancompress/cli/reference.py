@@ -14,6 +14,7 @@ from kancompress.cli.main import app
 COMMANDS = (
     "train",
     "cluster",
+    "sweep",
     "finetune",
     "eval",
     "compare",

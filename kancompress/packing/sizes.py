@@ -16,7 +16,7 @@ from kancompress.clustering.clusterer import points
 from kancompress.clustering.cuts import cut
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.layers.stored import encoding_of, in_memory, scale_bytes
 from kancompress.models.records import sizes
@@ -250,7 +250,7 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
         for own in [config.layers.get(name, k)]
     )
     bound = config.coding is not IndexCoding.BITS
-    return KancompressError(
+    return TooSmallError(
         f"No packed file {'is sure to have' if bound else 'has'} at most {target:,} bytes: the"
         f" smallest, at k = {k}, has {'up to ' if bound else ''}{header + payload:,}, of which"
         f" {header:,} are its header, {edges:,} edges and {payload - edges:,} other tensors."
