@@ -113,7 +113,7 @@ def draw_tradeoff(tradeoff: Tradeoff, name: str) -> Figure:
     figure.suptitle(f"{_text(Path(name).name)}: bytes and what they give", parse_math=False)
     score, error = figure.subplots(1, 2)
     _draw_points(score, tradeoff.sizes, tradeoff.scores, tradeoff.labels)
-    score.axhline(tradeoff.dense, color="grey", linestyle="--", linewidth=1)
+    score.axhline(tradeoff.dense, color="grey", linestyle="dashed", linewidth=1)
     score.annotate(
         f"dense, {tradeoff.dense_bytes:,} bytes", (1, tradeoff.dense), (-4, 4), fontsize=8,
         xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color="grey",
