@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kancompress.api.card import model_card
     from kancompress.api.cluster import cluster
+    from kancompress.api.compare import Comparison, compare
     from kancompress.api.evaluate import evaluate, save_predictions
     from kancompress.api.expand import expand
     from kancompress.api.export import export
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from kancompress.api.pages import html_report, markdown_report
     from kancompress.api.predict import Prediction, predict
     from kancompress.api.repack import Repacked, repack
+    from kancompress.api.sweep import Sweep, sweep
+    from kancompress.api.sweep_folder import Asked, Point
     from kancompress.api.train import train
     from kancompress.clustering.cuts import Cut
     from kancompress.clustering.layer import LayerSolution
@@ -99,6 +102,7 @@ from kancompress.version import __version__
 _HOMES = {
     "kancompress.api.card": ("model_card",),
     "kancompress.api.cluster": ("cluster",),
+    "kancompress.api.compare": ("Comparison", "compare"),
     "kancompress.api.evaluate": ("evaluate", "save_predictions"),
     "kancompress.api.expand": ("expand",),
     "kancompress.api.export": ("export",),
@@ -108,6 +112,8 @@ _HOMES = {
     "kancompress.api.pages": ("html_report", "markdown_report"),
     "kancompress.api.predict": ("Prediction", "predict"),
     "kancompress.api.repack": ("Repacked", "repack"),
+    "kancompress.api.sweep": ("Sweep", "sweep"),
+    "kancompress.api.sweep_folder": ("Asked", "Point"),
     "kancompress.api.train": ("train",),
     "kancompress.packing.by_outputs": ("Hooks",),
     "kancompress.packing.pack": ("Compression", "LayerClustering"),
@@ -149,12 +155,14 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Activation",
+    "Asked",
     "BasisSpec",
     "COptions",
     "Calibrated",
     "CalibrationConfig",
     "Checkpoint",
     "ClusterConfig",
+    "Comparison",
     "Compressed",
     "Compression",
     "ConvSpec",
@@ -190,6 +198,7 @@ __all__ = [
     "Parametrization",
     "PartBytes",
     "PlotConfig",
+    "Point",
     "Precision",
     "Prediction",
     "Projection",
@@ -202,6 +211,7 @@ __all__ = [
     "Score",
     "StateFile",
     "StoredDtype",
+    "Sweep",
     "Target",
     "TrainConfig",
     "Training",
@@ -214,6 +224,7 @@ __all__ = [
     "choose_clusters",
     "cluster",
     "cluster_by_outputs",
+    "compare",
     "compress",
     "compress_by_outputs",
     "encode",
@@ -239,6 +250,7 @@ __all__ = [
     "repack",
     "save",
     "save_predictions",
+    "sweep",
     "train",
     "use_threads",
 ]

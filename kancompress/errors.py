@@ -1,9 +1,11 @@
 """Every exception that kancompress raises on purpose.
 
     KancompressError            exit code 1   the work could not be done
+    ├── TooSmallError           exit code 1   a target of bytes that no file fits into
     ├── ClosedPipeError         exit code 141 the reader of a pipe that is written has gone
     ├── UsageError              exit code 2   an option or argument does not fit
-    └── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
+    ├── InvalidFileError        exit code 3   a file that cannot be read or lies; has a `flaw`
+    └── MissedError             exit code 4   a score or a size that a gate does not let pass
 
 Each message is one or two sentences: what was found, where, what was expected, what to try. It has
 at most 500 characters, however long the names in a file; `together` joins several. What the error
@@ -146,6 +148,16 @@ class UsageError(KancompressError):
     """An option or argument that does not fit the others, or the file."""
 
     exit_code = 2
+
+
+class TooSmallError(KancompressError):
+    """A target of bytes that no file fits into."""
+
+
+class MissedError(KancompressError):
+    """A score or a size that a gate, such as `eval --min-accuracy`, does not let pass."""
+
+    exit_code = 4
 
 
 class Flaw(StrEnum):

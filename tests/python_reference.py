@@ -17,8 +17,8 @@ import kancompress
 
 SECTIONS = {
     "Commands": (
-        "train", "cluster", "finetune", "evaluate", "predict", "inspect", "expand", "repack",
-        "export", "html_report", "markdown_report",
+        "train", "cluster", "sweep", "finetune", "evaluate", "compare", "predict", "inspect",
+        "expand", "repack", "export", "html_report", "markdown_report",
     ),
     "Clustering by outputs": (
         "cluster_by_outputs", "choose_clusters",
@@ -38,7 +38,8 @@ SECTIONS = {
     ),
     "Results": (
         "Training", "Compression", "Compressed", "Calibrated", "Finetuning", "Evaluation",
-        "Prediction", "Parametrization", "Hooks", "Repacked", "PartBytes", "Exported",
+        "Comparison", "Sweep", "Point", "Asked", "Prediction",
+        "Parametrization", "Hooks", "Repacked", "PartBytes", "Exported",
     ),
     "Files as records": (
         "PackedModel", "PackedLayer", "Checkpoint",

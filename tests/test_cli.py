@@ -19,8 +19,10 @@ from kancompress.reporting import inspection
 COMMANDS = (
     "train",
     "cluster",
+    "sweep",
     "finetune",
     "eval",
+    "compare",
     "predict",
     "inspect",
     "expand",
@@ -376,7 +378,8 @@ def test_json_of_regression(here: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.st"
     done("train", "--data", "targets.npz", *TINY, "-o", target)
     report = strict(done("eval", target, "--data", "targets.npz", "--json").stdout)
-    assert report.keys() == {"rmse", "loss", "examples", "seconds", "file_bytes", "notes"}
+    named = {"file", "file_bytes", "ratio", "clusters"}
+    assert report.keys() == {"rmse", "loss", "examples", "seconds", "notes"} | named
     assert report["file_bytes"] == target.stat().st_size
     assert report["rmse"] == pytest.approx(report["loss"] ** 0.5)
     assert report["examples"] == 12

@@ -90,8 +90,8 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "name",
     [
-        "cluster", "evaluate", "expand", "finetune", "inspect", "load", "predict", "save", "train",
-        "Checkpoint.module", "PackedModel.module",
+        "cluster", "compare", "evaluate", "expand", "finetune", "inspect", "load", "predict",
+        "save", "sweep", "train", "Checkpoint.module", "PackedModel.module",
     ],
 )  # fmt: skip
 def test_examples_of_functions_run(

@@ -210,7 +210,8 @@ def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Recipe]:
         return cell(recipe, 0.5, 0.4, 0.3) | more
 
     monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr("sys.argv", ["paper", *arguments])
+    where = () if "--work" in arguments else ("--publish",)
+    monkeypatch.setattr("sys.argv", ["paper", *arguments, *where])
     program.main()
     return ran
 
@@ -223,6 +224,41 @@ def test_finished_cells_are_not_run_again(folder: Path, monkeypatch: pytest.Monk
     assert start(monkeypatch, *wish) == []
     assert start(monkeypatch, *wish, "--table") == []
     assert len((folder / "table1.jsonl").read_text().splitlines()) == 4
+
+
+def test_cells_of_ones_own_are_kept_apart_and_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ("table1", "--dataset", "mnist", "--models", "metakan")
+    start(monkeypatch, *wish)
+    published = (folder / "table1.jsonl").read_text()
+    mine = (*wish, "--seeds", "0", "1", "--work", str(folder / "work"))
+    capsys.readouterr()
+    assert [recipe.seed for recipe in start(monkeypatch, *mine)] == [1]
+    told = capsys.readouterr()
+    assert "1 of 2 cells ran; 1 were read from results." in told.err
+    assert (folder / "table1.jsonl").read_text() == published
+    assert len((folder / "work" / "results" / "table1.jsonl").read_text().splitlines()) == 1
+    assert start(monkeypatch, *mine) == []
+    models = {line.split("|")[1].strip() for line in told.out.splitlines() if line[:1] == "|"}
+    assert models == {"model", "---", "metakan"}
+    assert len(kept.finished("table1")) == 1  # published ones alone
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table8", "table9", "mlp"])
+def test_a_cell_that_was_cut_off_is_marked_in_every_table(name: str) -> None:
+    dataset = "mnist" if name == "mlp" else "cifar10"
+    model = "kanconv" if name == "table2" else "metafastkan"
+    recipe = Recipe(model=model, dataset=dataset, embedding=3 if name == "table9" else None)
+    whole, cut = cell(recipe, 0.5, 0.4, 0.45), cell(recipe, 0.5, 0.4, 0.45, complete=False)
+    show = getattr(tables, name)
+    texts = [
+        show(dataset, [c]) if name in ("table1", "table2") else show([c]) for c in (whole, cut)
+    ]
+    assert "40.00 |" in texts[0]
+    assert "+ |" not in texts[0]
+    assert "40.00+ |" in texts[1]
+    assert texts[1].endswith("+ behind a number: training was cut off.")
 
 
 def test_tables_share_their_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

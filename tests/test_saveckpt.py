@@ -160,3 +160,32 @@ def test_golden_checkpoints(case: str) -> None:
     for name, tensor in before.items():
         if not name.endswith((".coef", ".scale_base", ".scale_sp")):
             assert bytes_of(back.tensors[name]) == bytes_of(tensor)
+
+
+def test_what_loadckpt_needs_is_written_beside_the_state(tmp_path: Path) -> None:
+    prefix = triple(tmp_path)
+    packed, back = tmp_path / "packed.st", tmp_path / "back_state"
+    done("cluster", prefix, "-k", "2", "--force-pack", "-o", packed)
+    config = ("--pykan-config", tmp_path / "mark_config.yml")
+    told = done("expand", packed, "-o", back, *config).stderr
+    assert f"kan.KAN.loadckpt({str(tmp_path / 'back')!r})" in told
+    assert (tmp_path / "back_config.yml").read_text() == CONFIG
+    assert torch.load(tmp_path / "back_cache_data", weights_only=True) is None
+    assert list(torch.load(back, weights_only=True)) == list(state())
+    assert "exists" in refused(2, "expand", packed, "-o", tmp_path / "back_state", *config)
+    assert "ends in _state" in refused(2, "expand", packed, "-o", tmp_path / "back.pt", *config)
+
+
+@pytest.mark.slow
+def test_pykan_loads_what_was_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kan = pytest.importorskip("kan")
+    monkeypatch.chdir(tmp_path)  # where pykan keeps a history of its own
+    model = kan.KAN(width=[3, 4, 2], grid=3, k=3, seed=0, auto_save=False)
+    rows = torch.rand(20, 3) * 2 - 1
+    wanted = model(rows)
+    model.saveckpt("mark")
+    # every edge its own centroid
+    done("cluster", "mark", "-k", "64", "--force-pack", "-o", "packed.st")
+    done("expand", "packed.st", "-o", "back_state", "--pykan-config", "mark_config.yml")
+    again = kan.KAN.loadckpt("back")
+    torch.testing.assert_close(again(rows), wanted, rtol=1e-4, atol=1e-5)

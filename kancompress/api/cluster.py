@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.clustering.asked import AskedLayer, ask
+from kancompress.clustering.cuts import number_of
+from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import Solvable
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.user_flow import Modules, find_modules, misfit
@@ -24,7 +26,7 @@ from kancompress.config import (
     Target,
 )
 from kancompress.data import datasets
-from kancompress.errors import UsageError
+from kancompress.errors import TooSmallError, UsageError
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.foreign import refuse_state
 from kancompress.formats.packed.forms import OWN_CLASS, FormRecord
@@ -146,7 +148,7 @@ def cluster(
     )
     if rows is None:
         return work.plain(work.open(source, name), target)
-    return work.by_outputs(work.running(source, rows, model, name), target)
+    return work.with_rows(source, rows, model, name, target)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -245,8 +247,13 @@ class Work:
             packed = pack_within(source, clusterer, config, budget, report=report)
         return replace(packed, notes=(*source.notes, *told, *packed.notes))
 
-    def by_outputs(self, running: Running, target: Target | None) -> Compression:
-        """Cluster by what layers put out; `config.target_bytes` is a target, too."""
+    def by_outputs(
+        self, running: Running, target: Target | None, kept: Kept | None = None
+    ) -> Compression:
+        """Cluster by what layers put out; `config.target_bytes` is a target, too.
+
+        kept : of earlier calls with the same source and rows
+        """
         if target is None and self.config.target_bytes is not None:
             target = Target(bytes=self.config.target_bytes)
         return pack_by_outputs(
@@ -256,7 +263,37 @@ class Work:
             target=target,
             hooks=self.hooks,
             notes=running.notes,
+            kept=kept,
         )
+
+    def with_rows(
+        self,
+        source: Clusterable,
+        rows: Tensor | np.ndarray | DataOptions,
+        model: nn.Module | None,
+        name: str | None,
+        target: Target | None,
+    ) -> Compression:
+        """Cluster on rows, or without them where nothing else fits into the target."""
+        source, name = once(source, name)
+        running = self.running(source, rows, model, name)
+        try:
+            return self.by_outputs(running, target)
+        except TooSmallError as error:
+            return self.instead(self.open(source, name), target, error)
+
+    def instead(
+        self, source: NativeSource | ForeignSource, target: Target | None, error: TooSmallError
+    ) -> Compression:
+        """What fits into a target that no choice by outputs does: plain k-means, which adds no
+        biases and goes down to one centroid.
+
+        Raises what `plain` does, so that a target out of reach is told the same smallest file with
+        rows and without.
+        """
+        packed = self.plain(source, target or Target(bytes=self.config.target_bytes))
+        note = f"clustered without rows, by plain k-means: {error.clause}"
+        return replace(packed, notes=(*packed.notes, note), calibrated=_chosen(packed))
 
     def choose(self, running: Running, target: Target) -> Calibrated:
         """The numbers of clusters for a target."""
@@ -276,17 +313,26 @@ class Work:
         name: str | None,
     ) -> Running:
         """A source whose layers run on rows."""
-        rows = _tensor(rows)
+        rows = given_rows(rows)
         if isinstance(source, nn.Module):
             refuse_state(self.state, "a module in memory")
             return self._live(source, rows, model)
         opened = self.open(source, name)
+        if isinstance(source, Mapping) and isinstance(opened, ForeignSource) and model is not None:
+            opened = replace(opened, checkpoint=_copied(opened.checkpoint))
+        return self.running_of(opened, rows, model)
+
+    def running_of(
+        self,
+        opened: NativeSource | ForeignSource,
+        rows: Tensor | DataOptions,
+        model: nn.Module | None,
+    ) -> Running:
+        """A source that is open already, as it runs on rows."""
         if isinstance(opened, ForeignSource):
             if model is None:
                 return self._by_itself(opened, _inputs(rows, None))
             devices.move(model, self.machine)
-            if isinstance(source, Mapping):
-                opened = replace(opened, checkpoint=_copied(opened.checkpoint))
             x = _as_given(rows)
             names = load_into(model, opened.checkpoint.tensors, opened.where)
             return self._in_model(opened, model, x, names)
@@ -379,6 +425,15 @@ class Work:
         return Running(runs=runs, rows=rows, notes=tuple(notes))
 
 
+def _chosen(packed: Compression) -> Calibrated:
+    """The numbers of clusters of what was packed, as calibration tells them."""
+    clusters = {
+        layer.name: None if layer.clusters is None else number_of(layer.clusters, layer.parts)
+        for layer in packed.layers
+    }
+    return Calibrated(clusters=clusters, curves={}, predicted=None, solution=None)
+
+
 def _solvable(
     source: ForeignSource,
     known: KnownLayers,
@@ -430,7 +485,7 @@ def _copied(checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def _tensor(rows: object) -> Tensor | DataOptions:
+def given_rows(rows: object) -> Tensor | DataOptions:
     """Rows as a tensor, or where they lie. Raises UsageError for anything else."""
     if isinstance(rows, Tensor | DataOptions):
         return rows

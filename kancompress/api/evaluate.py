@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.api.records import own_tensors, runnable_record
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data import datasets
+from kancompress.data.datasets import Dataset
 from kancompress.formats.storage import called
 from kancompress.models import runnable as running
 from kancompress.models.files import Input
 from kancompress.models.tensors import encode
 from kancompress.reporting.targets import check_predictions_target
-from kancompress.specs import DataOptions
+from kancompress.specs import DataOptions, DataSpec
 from kancompress.system import devices, files
 from kancompress.training import loop as fitting
 from kancompress.training.evaluation import Evaluation, evaluate_running, evaluate_with
@@ -61,28 +62,57 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
-    if runtime_of(runtime) is Runtime.NUMPY:
-        check_numpy(model, state)
-        return _with_numpy(NumpyNetwork.of(source, name, options), data)
-    record = runnable_record(source, name, state)
-    if model is not None:
-        where = called(source, name)
-        tensors = own_tensors(record, options, where)
-        rows = datasets.load_for_model(None, data)
-        devices.move(model, machine)
-        return evaluate_module(model, tensors, rows, where)
-    ready = running.run(record, options)
-    devices.put(ready.network, devices.find((machine or Machine()).device))
-    data = replace(data or DataOptions(), images=ready.conv)
-    return evaluate_running(ready, datasets.load_for_model(ready.data, data))
+    scorer = Scorer(
+        data=data, options=options, model=model, machine=machine, runtime=runtime_of(runtime)
+    )
+    return scorer.run(source, name, state)[0]
 
 
-def _with_numpy(network: NumpyNetwork, data: DataOptions | None) -> Evaluation:
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(network.run(x.numpy(), fitting.EVALUATION_BATCH))
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Scorer:
+    """Scores networks on the same test rows, which are read once; fields as of `evaluate`.
 
-    options = replace(data or DataOptions(), images=network.conv)
-    return evaluate_with(run, network, datasets.load_for_model(network.data, options))
+    rows : that were read so far, by what was asked for
+    """
+
+    data: DataOptions | None = None
+    options: RunOptions | None = None
+    model: nn.Module | None = None
+    machine: Machine | None = None
+    runtime: Runtime = Runtime.TORCH
+    rows: dict[tuple[DataSpec | None, DataOptions], Dataset] = field(default_factory=dict)
+
+    def run(
+        self, source: Input, name: str | None, state: str | None = None
+    ) -> tuple[Evaluation, Dataset]:
+        """Score a network; the result and the rows behind it. Raises what `evaluate` does."""
+        if self.runtime is Runtime.NUMPY:
+            check_numpy(self.model, state)
+            return self._with_numpy(NumpyNetwork.of(source, name, self.options))
+        record = runnable_record(source, name, state)
+        if self.model is not None:
+            where = called(source, name)
+            tensors = own_tensors(record, self.options, where)
+            rows = self._load(None, self.data or DataOptions())
+            devices.move(self.model, self.machine)
+            return evaluate_module(self.model, tensors, rows, where), rows
+        ready = running.run(record, self.options)
+        devices.put(ready.network, devices.find((self.machine or Machine()).device))
+        rows = self._load(ready.data, replace(self.data or DataOptions(), images=ready.conv))
+        return evaluate_running(ready, rows), rows
+
+    def _with_numpy(self, network: NumpyNetwork) -> tuple[Evaluation, Dataset]:
+        def run(x: Tensor) -> Tensor:
+            return torch.from_numpy(network.run(x.numpy(), fitting.EVALUATION_BATCH))
+
+        rows = self._load(network.data, replace(self.data or DataOptions(), images=network.conv))
+        return evaluate_with(run, network, rows), rows
+
+    def _load(self, spec: DataSpec | None, options: DataOptions) -> Dataset:
+        key = (spec, options)
+        if key not in self.rows:
+            self.rows[key] = datasets.load_for_model(spec, options)
+        return self.rows[key]
 
 
 def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:

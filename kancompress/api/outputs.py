@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from kancompress.api.cluster import Clusterable, Work, cluster
 from kancompress.clustering.network import Calibrated
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
-from kancompress.errors import UsageError
+from kancompress.errors import TooSmallError, UsageError
+from kancompress.formats.storage import once
 from kancompress.models.files import Input
 from kancompress.packing.by_outputs import Hooks
 from kancompress.packing.pack import Compression
@@ -89,7 +90,14 @@ def choose_clusters(
         keep_extra=keep_extra,
         state=state,
     )
-    return work.choose(work.running(source, rows, model, name), target)
+    source, name = once(source, name)
+    running = work.running(source, rows, model, name)
+    try:
+        return work.choose(running, target)
+    except TooSmallError as error:
+        found = work.instead(work.open(source, name), target, error).calibrated
+        assert found is not None
+        return found
 
 
 def compress_by_outputs(

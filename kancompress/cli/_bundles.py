@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from typer.core import TyperCommand
@@ -14,19 +14,22 @@ from typer.models import ParameterInfo
 
 from kancompress.frozen import dataclass
 
-_PANEL = "__panel__"
+_PANEL, _WITHOUT = "__panel__", "__without__"
 Kind = TypeVar("Kind", bound=type)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def bundle(panel: str) -> Callable[[Kind], Kind]:
+def bundle(panel: str, without: Sequence[str] = ()) -> Callable[[Kind], Kind]:
     """A class of options that several commands may share.
 
-    panel : heading of these options in the help
+    panel   : heading of these options in the help
+    without : fields that are no options, of a class that has them from another; they keep their
+              defaults
     """
 
     def decorate(kind: Kind) -> Kind:
         setattr(kind, _PANEL, panel)
+        setattr(kind, _WITHOUT, tuple(without))
         return cast(Kind, dataclass(frozen=True, kw_only=True)(kind))
 
     return decorate
@@ -53,9 +56,9 @@ class Flat:
 
     def __call__(self, **options: Any) -> None:
         """Run the command with options that are given one by one."""
-        for name, kind in self._bundles.items():
-            own = {field.name: options.pop(field.name) for field in dataclasses.fields(kind)}
-            options[name] = kind(**own)
+        for bundle_name, kind in self._bundles.items():
+            own = {name: options.pop(name) for name in _names(kind)}
+            options[bundle_name] = kind(**own)
         self._function(**options)
 
     def sign(self, wrapper: Callable[..., Any]) -> None:
@@ -68,10 +71,18 @@ class Flat:
         }
 
 
+def _names(kind: type) -> list[str]:
+    without = getattr(kind, _WITHOUT)
+    return [field.name for field in dataclasses.fields(kind) if field.name not in without]
+
+
 def _fields(kind: type) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
+    names = _names(kind)
     parameters = []
     for field in dataclasses.fields(kind):
+        if field.name not in names:
+            continue
         base, *told = get_args(hints[field.name])
         info = copy.copy(next(one for one in told if isinstance(one, ParameterInfo)))
         info.rich_help_panel = getattr(kind, _PANEL)

@@ -282,9 +282,10 @@ def _points(curve: Curve) -> dict[str, float]:
 def tell(found: Calibrated) -> None:
     """Print a table of the choice."""
     rows = [[name, "dense" if k is None else _told(k)] for name, k in found.clusters.items()]
-    if found.curves:
+    if found.curves or found.solution is None:
         _output.table(["layer", "clusters"], rows)
-        _output.note(f"promised by the curves: {_scores.error_text(found.predicted or 0.0)}")
+    if found.predicted is not None:
+        _output.note(f"promised by the curves: {_scores.error_text(found.predicted)}")
     if found.price:
         _output.note(f"price of a bit: {found.price:.3g}")
     if found.solution is not None:

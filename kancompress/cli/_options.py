@@ -123,7 +123,15 @@ ThreadsOption = Annotated[
 class Shown:
     """How a command ends: what it may replace, and what it prints."""
 
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", envvar="KANCOMPRESS_FORCE", help="Replace the output if it exists."
+        ),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors, nothing else.")
+    ] = False
     json_: Annotated[
         bool,
         typer.Option(

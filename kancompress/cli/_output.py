@@ -119,9 +119,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stderr; the first column is text, the others are numbers."""
-    sheet(Sheet(heads=tuple(columns), rows=tuple(map(tuple, rows)), texts=tuple(columns[:1])))
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, to_stdout: bool = False
+) -> None:
+    """A table; the first column is text, the others are numbers."""
+    found = Sheet(heads=tuple(columns), rows=tuple(map(tuple, rows)), texts=tuple(columns[:1]))
+    sheet(found, to_stdout=to_stdout)
 
 
 def sheet(table: Sheet, *, to_stdout: bool = False) -> None:

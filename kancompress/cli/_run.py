@@ -1,7 +1,7 @@
 """What surrounds every command: errors become sentences and exit codes.
 
-0 done, 1 failed, 2 usage, 3 unreadable or invalid input, 130 interrupted, 141 the reader of
-standard output has gone, 128 + n stopped by signal n.
+0 done, 1 failed, 2 usage, 3 unreadable or invalid input, 4 a gate is missed, 130 interrupted, 141
+the reader of standard output has gone, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _wrapped(function: Callable[..., None], *, shared: bool) -> Callable[..., No
         if not shared and not launch.is_first():
             return
         debug = bool(kwargs.get("debug"))
-        _output.set_quiet(bool(kwargs.get("json_")))
+        _output.set_quiet(bool(kwargs.get("json_") or kwargs.get("quiet")))
         _output.set_silent(not launch.is_first())
         _catch_signals()
         warnings.showwarning = _warn

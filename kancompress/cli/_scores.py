@@ -28,6 +28,18 @@ def score_text(score: Score) -> str:
     return f"rmse {score.rmse:.6g}, loss {score.loss:.6g}"
 
 
+def score_cells(score: Score) -> tuple[str, str]:
+    """Accuracy or root mean squared error, and the loss, for a table."""
+    if score.accuracy is not None:
+        return _output.percent(score.accuracy), f"{score.loss:.4f}"
+    return f"{score.rmse:.6g}", f"{score.loss:.6g}"
+
+
+def score_keys(score: Score) -> tuple[str, ...]:
+    """Names of what `score_cells` has."""
+    return ("accuracy" if score.accuracy is not None else "rmse"), "loss"
+
+
 def json_of(score: Score | None) -> dict[str, Any] | None:
     """`score_json`, where there is a score."""
     return None if score is None else score_json(score)

@@ -285,7 +285,7 @@ def cluster(
             " write NAME=K for single layers."
         )
     wishes = _wishes(clusters, stored, by_outputs, machine, foreign, auto=auto)
-    _check(wishes, by_outputs)
+    check(wishes, by_outputs)
     if output is None and not by_outputs.dry_run:
         raise UsageError("The file to write is missing; name it with --output OUT.")
     kept = _files.inputs(source, wishes.file())
@@ -296,7 +296,7 @@ def cluster(
     use_threads(machine.threads)
     largest = wishes.calibrate is None and not auto
     config = replace(
-        _config(clusters, stored, common, layers, largest=largest),
+        config_of(clusters, stored, common, layers, largest=largest),
         parts=parts,
         layer_parts=layer_parts,
     )
@@ -369,7 +369,7 @@ def _wishes(
     )
 
 
-def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
+def check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
     """Refuse options that need others, or exclude each other."""
     needing = {
         "--method": by_outputs.method is not _CALIBRATION.method,
@@ -383,9 +383,13 @@ def _check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
     _check_polish(by_outputs.method, by_outputs.rounds, by_outputs.sweeps)
 
 
-def _config(
+def config_of(
     clusters: Clusters, stored: Stored, common: int | None, layers: dict[str, int], *, largest: bool
 ) -> ClusterConfig:
+    """The library's record of these options.
+
+    largest : whether a target of bytes is met with the largest number that fits
+    """
     return ClusterConfig(
         clusters=common,
         layers=layers,
@@ -447,15 +451,15 @@ def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
         if len(values) > 1:
             raise UsageError("--clusters auto chooses for every layer; leave other numbers out.")
         return None, {}, True
-    return *_numbers("--clusters", values, "number of clusters; write 16 or 1=64"), False
+    return *numbers("--clusters", values, "number of clusters; write 16 or 1=64"), False
 
 
 def _parts(values: list[str]) -> tuple[int | None, dict[str, int]]:
     """The common number of parts and the layers' own, from `3`, `NAME=9`."""
-    return _numbers("--parts", values, "number of parts; write 3 or 1=9")
+    return numbers("--parts", values, "number of parts; write 3 or 1=9")
 
 
-def _numbers(option: str, values: list[str], what: str) -> tuple[int | None, dict[str, int]]:
+def numbers(option: str, values: list[str], what: str) -> tuple[int | None, dict[str, int]]:
     """A number for all layers, and those of single layers."""
     common: int | None = None
     layers: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._bundles import bundle
+from kancompress.cli._gates import Gates
 from kancompress.cli._options import (
     Foreign,
     InputArgument,
@@ -22,6 +24,10 @@ from kancompress.cli._options import (
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
 from kancompress.frozen import dataclass
+from kancompress.system import inputs as reading
+
+# What reads a file once more, for JSON alone.
+_SUMMARY = "kancompress.reporting.summary"
 
 
 @bundle("Results")
@@ -45,6 +51,7 @@ def evaluate(
     source: InputArgument,
     data: ModelData,
     outputs: Outputs,
+    gates: Gates,
     machine: Running,
     own: OwnModel,
     foreign: Foreign,
@@ -61,6 +68,7 @@ def evaluate(
       kancompress eval mnist.safetensors --data-dir ~/data --json
       kancompress eval mine.safetensors --data my.npz --predictions outputs.npz
       kancompress eval efficient_kan.pt --dataset mnist --base-activation gelu
+      kancompress eval packed.safetensors --min-accuracy 0.93 --max-bytes 5000
       kancompress eval packed.safetensors --model models:Net --data images.npz
     """
     rows = data.options(own.row_shape())
@@ -73,6 +81,8 @@ def evaluate(
         kancompress.check_predictions_target(predictions, force=shown.force, inputs=kept)
     found = _files.given(source)
     _files.check_there(data.data)
+    size = reading.size_of(found.source)
+    gates.check(sized=size is not None)
     where = machine.machine()
     unlabelled = bool(predictions and data.data) and not kancompress.has_labels(rows)
     run = _predicted if unlabelled else _scored
@@ -81,6 +91,7 @@ def evaluate(
             found.source,
             rows,
             predictions,
+            gates,
             force=shown.force,
             options=options,
             model=module,
@@ -93,18 +104,23 @@ def evaluate(
     for note in notes:
         _output.note(f"assumed {note}")
     if shown.json_:
-        _output.document(told.record | {"file_bytes": _bytes_of(found.source), "notes": notes})
+        _output.document(told.record | _file(found) | {"notes": notes})
     elif told.result is not None:
         _output.result(told.result)
     else:
         _output.note(f"no labels, so no score; outputs of {told.record['examples']:,} rows")
+    gates.pass_or_end(told.score, size)
 
 
-def _bytes_of(source: Path | bytes) -> int | None:
-    """Bytes of the file that was scored, which tell whose score this is; None of a folder."""
-    if isinstance(source, bytes):
-        return len(source)
-    return source.stat().st_size if isinstance(source, Path) and source.is_file() else None
+def _file(found: _files.Given) -> dict[str, Any]:
+    """The file that was scored, which tells whose score this is."""
+    told = import_module(_SUMMARY).summary(found.source, found.name)
+    return {
+        "file": found.name,
+        "file_bytes": told.file_bytes,
+        "ratio": told.ratio,
+        "clusters": told.clusters,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,17 +130,20 @@ class _Told:
     result: str | None
     record: dict[str, Any]
     notes: tuple[str, ...]
+    score: kancompress.Score | None = None
 
 
 def _scored(
     source: Path | bytes,
     rows: kancompress.DataOptions,
     predictions: Path | None,
+    gates: Gates,
     *,
     force: bool,
     **how: Any,
 ) -> _Told:
     done = kancompress.evaluate(source, rows, **how)
+    gates.check_score(done.score)
     if predictions:
         kancompress.save_predictions(done, predictions, force=force)
     text = _scores.score_text(done.score)
@@ -132,6 +151,7 @@ def _scored(
         result=f"{text}, {done.score.examples} examples, {done.seconds:.2f} s",
         record=_scores.score_json(done.score) | {"seconds": done.seconds},
         notes=done.notes,
+        score=done.score,
     )
 
 
@@ -139,11 +159,13 @@ def _predicted(
     source: Path | bytes,
     rows: kancompress.DataOptions,
     predictions: Path | None,
+    gates: Gates,
     *,
     force: bool,
     **how: Any,
 ) -> _Told:
     """The outputs of all rows, which have no labels."""
+    gates.check_score(None)
     if rows.test_split is not None:
         raise UsageError(
             f"{rows.file} has no labels, so all of its rows are test rows; leave --test-split out."

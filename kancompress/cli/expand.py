@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,12 @@ import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._options import InputArgument, OutputOption, Shown
 from kancompress.cli._run import command
+from kancompress.errors import UsageError
+from kancompress.system import files
+from kancompress.system import inputs as reading
 
+# How the name of a state of pykan's ends.
+_STATE = "_state"
 # Whether a suffix asks for a torch file; the source's own container where it says nothing.
 _TORCH_FILE = {".safetensors": False, ".pt": True, ".pth": True, ".bin": True}
 
@@ -28,6 +34,16 @@ def expand(
             " gigabyte.",
         ),
     ] = False,
+    pykan_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            readable=False,
+            help="Config that pykan's saveckpt wrote. With OUT named PREFIX_state, also write"
+            " PREFIX_config.yml and PREFIX_cache_data, for pykan's loadckpt.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     shown: Shown,
 ) -> None:
@@ -42,18 +58,23 @@ def expand(
       kancompress expand packed.safetensors -o dense.safetensors
       kancompress expand packed.safetensors -o restored.pt
       kancompress expand packed.safetensors -o - | kancompress eval -
+      kancompress expand packed.safetensors -o back_state --pykan-config mark_config.yml
     """
-    kept = _files.inputs(source)
+    kept = _files.inputs(source, pykan_config)
+    beside = _pykan_beside(output, pykan_config, force=shown.force, kept=kept)
     _files.check_output(output, force=shown.force, inputs=kept)
     found = _files.given(source)
     dense = kancompress.expand(found.source, name=found.name, any_size=any_size)
     if isinstance(dense, kancompress.Checkpoint):
+        if beside:
+            raise UsageError(f"{found.name} holds no network of pykan; leave --pykan-config out.")
         written = _files.write_record(dense, output, force=shown.force, inputs=kept)
     else:
         suffix = _TORCH_FILE.get(Path(output).suffix)
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
-        written = _files.write_bytes(dense.encode(torch_file=suffix), output, force=shown.force)
+        raw = dense.encode(torch_file=suffix if pykan_config is None else True)
+        written = _files.write_bytes_with(raw, output, beside, force=shown.force)
         alike: dict[str, list[str]] = {}
         for name, form in dense.forms.items():
             alike.setdefault(form.text, []).append(name or ".")
@@ -61,5 +82,32 @@ def expand(
             if text:
                 _output.note(f"the packed file alone says of {', '.join(names)}: {text}")
     _output.note(f"{_output.size(written)} bytes")
+    if beside:
+        prefix = output.removesuffix(_STATE)
+        _output.note(f"to load it in pykan: kan.KAN.loadckpt({prefix!r})")
     if shown.json_:
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)
+
+
+def _pykan_beside(
+    output: str, config: Path | None, *, force: bool, kept: list[Path]
+) -> list[tuple[Path, bytes]]:
+    """What pykan's `loadckpt` reads beside the state: the config, and a cache without rows."""
+    if config is None:
+        return []
+    if not output.endswith(_STATE) or Path(output).name == _STATE:
+        raise UsageError(
+            "--pykan-config goes with an OUT whose name ends in _state, as in back_state."
+        )
+    prefix = output.removesuffix(_STATE)
+    beside = [Path(f"{prefix}_config.yml"), Path(f"{prefix}_cache_data")]
+    for path in beside:
+        files.check_target(path, force=force, inputs=kept)
+    reading.check(config)
+    return [(beside[0], bytes(reading.read(config)[:])), (beside[1], _empty_cache())]
+
+
+def _empty_cache() -> bytes:
+    """What torch saves of None, which pykan takes for a cache without rows."""
+    raw: bytes = import_module("kancompress.models.restoration").empty_cache()
+    return raw

@@ -18,8 +18,10 @@ from kancompress.cli._run import Group
 COMMANDS = {
     "train": "train",
     "cluster": "cluster",
+    "sweep": "sweep",
     "finetune": "finetune",
     "eval": "evaluate",
+    "compare": "compare",
     "predict": "predict",
     "inspect": "inspect",
     "expand": "expand",

@@ -14,8 +14,10 @@ from kancompress.cli.main import app
 COMMANDS = (
     "train",
     "cluster",
+    "sweep",
     "finetune",
     "eval",
+    "compare",
     "predict",
     "inspect",
     "expand",
@@ -26,8 +28,9 @@ _HEAD = """# Command line
 
 This page is written by the program (`python -m kancompress.cli.reference > docs/cli.md`).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable or invalid input, 130 interrupted, 141 the
-reader of standard output has gone. The keys of `--json` are listed in [json.md](json.md).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable or invalid input, 4 a gate of `eval` is
+missed, 130 interrupted, 141 the reader of standard output has gone. The keys of `--json` are
+listed in [json.md](json.md).
 """
 
 

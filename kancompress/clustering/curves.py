@@ -8,6 +8,7 @@ from dataclasses import replace
 from kancompress.clustering.allocation import PROBES, Curve
 from kancompress.clustering.cuts import Number, divisors, number_of
 from kancompress.clustering.flow import Flow
+from kancompress.clustering.kept import Kept
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import Place, Solvable, is_small, naming, pose, solve_layer
 from kancompress.config import CalibrationConfig, Method
@@ -30,12 +31,14 @@ def measure_curves(
     most_bytes: int | None,
     priced_to: int | None = None,
     tell: TellProbe | None = None,
+    kept: Kept | None = None,
 ) -> tuple[dict[str, Curve], Problem | None]:
     """Curves of all layers, errors on the held-out rows, and the first layer's problem.
 
     flow       : nothing of it settled; it is restarted in the end
     most_bytes : numbers of centroids that alone would take more are not tried
     priced_to  : every other of those that would take more than this is not tried either
+    kept       : what was measured already, and gets what is
     """
     quick = replace(
         config, rounds=_ROUNDS if config.rounds is None else min(_ROUNDS, config.rounds), starts=1
@@ -43,35 +46,40 @@ def measure_curves(
     if config.method is Method.SWEEPS:
         quick = replace(quick, method=Method.FEEDBACK)
     curves: dict[str, Curve] = {}
-    first: Problem | None = None
+    kept = kept or Kept()
 
-    def measured(name: str, layer: Solvable, parts: int) -> Curve:
-        nonlocal first
-        streams, place = flow.seen(name), flow.places[name]
-        held = streams[1]
+    def posed(name: str, layer: Solvable, parts: int, known: Problem | None) -> Problem:
+        if known is not None:
+            return known
         with naming(name):
-            problem = pose(layer, streams[0], quick, place.cut(parts))
-        first = first or problem
+            problem = pose(layer, flow.seen(name)[0], quick, flow.places[name].cut(parts))
+        kept.first = kept.first or problem
+        return problem
+
+    def measured(name: str, layer: Solvable, parts: int, known: Problem | None = None) -> Curve:
+        place, held = flow.places[name], flow.seen(name)[1]
         curve = _curve(layer, place, parts)
-        errors: dict[int, float] = {}
-        for k in _probes(curve, most_bytes, priced_to):
-            number = number_of(k, parts)
+        wanted = {k: number_of(k, parts) for k in _probes(curve, most_bytes, priced_to)}
+        missing = [number for number in wanted.values() if (name, number) not in kept.probes]
+        if missing or not wanted:
+            known = posed(name, layer, parts, known)
+        for number in missing:
             with naming(name):
                 # Only what is held out tells here.
-                found = solve_layer(layer, (held, held), number, quick, place, problem)
-            errors[k] = flow.alone(name, found, quick)
+                found = solve_layer(layer, (held, held), number, quick, place, known)
+            kept.probes[name, number] = flow.alone(name, found, quick)
             if tell:
-                tell(name, number, errors[k])
-        return replace(curve, errors=errors)
+                tell(name, number, kept.probes[name, number])
+        return replace(curve, errors={k: kept.probes[name, n] for k, n in wanted.items()})
 
     for name, layer in flow.layers.items():
         given, *others = _cuts(layer, flow.places[name])
-        whole = measured(name, layer, given)
+        whole = measured(name, layer, given, None if curves else kept.first)
         shorter = tuple(measured(name, layer, parts) for parts in others)
         curves[name] = replace(whole, shorter=shorter)
         flow.settle(name, None)
     flow.restart()
-    return curves, first
+    return curves, kept.first
 
 
 def _curve(layer: Solvable, place: Place, parts: int) -> Curve:

@@ -16,11 +16,12 @@ from kancompress.clustering.allocation import Choice, Curve
 from kancompress.clustering.curves import TellProbe, measure_curves
 from kancompress.clustering.cuts import Number, split, times_as_many
 from kancompress.clustering.flow import Flow
+from kancompress.clustering.kept import Kept
 from kancompress.clustering.ladder import Problem
-from kancompress.clustering.layer import LayerSolution, naming, solve_layer
+from kancompress.clustering.layer import LayerSolution, naming, pose, solve_layer
 from kancompress.clustering.price_search import Solve, Tried, price_for
 from kancompress.config import CalibrationConfig, Method, Target
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import KancompressError, TooSmallError, UsageError
 
 # The share of rows that are held out, and the most of them.
 _HELD_OUT, _MOST_HELD_OUT = 8, 2048
@@ -171,6 +172,7 @@ def calibrate(
     dry_run: bool = False,
     tell: Tell | None = None,
     tell_probe: TellProbe | None = None,
+    kept: Kept | None = None,
 ) -> Calibrated:
     """Cluster the layers of a network in their order by what they put out.
 
@@ -180,13 +182,15 @@ def calibrate(
                 `target`
     price     : of a bit, as of `ClusterConfig`; None is searched for the target
     dry_run   : choose only; where a price or an error is asked for, that takes solving
+    kept      : of earlier calls for the same network and rows, whose result this does not change
     With a price the result is no worse on the held-out rows than plain k-means in a file of at most
     as many bytes. Raises UsageError for rows that do not fit, KancompressError for a target out of
     reach.
     """
-    flow = open_flow(*sample(rows, config.samples, config.seed))
+    flow = _opened(open_flow, rows, config, kept)
     if clusters is not None:
-        solution = solve_network(flow, clusters, config, price=price or 0.0, tell=tell)
+        first = None if kept is None else _first(flow, clusters, config, kept)
+        solution = solve_network(flow, clusters, config, price=price or 0.0, first=first, tell=tell)
         found = Calibrated(
             clusters=clusters, curves={}, predicted=None, solution=solution, price=price or 0.0
         )
@@ -198,7 +202,7 @@ def calibrate(
     if most is not None and price is None:
         most, priced_to = _RICHEST * most, most
     curves, first = measure_curves(
-        flow, config, most_bytes=most, priced_to=priced_to, tell=tell_probe
+        flow, config, most_bytes=most, priced_to=priced_to, tell=tell_probe, kept=kept
     )
     choices = allocation.frontier(list(curves.values()))
     names = list(curves)
@@ -225,6 +229,35 @@ def calibrate(
     return _checked(found, flow, files, config)
 
 
+def _opened(
+    open_flow: Callable[[Tensor, Tensor], Flow],
+    rows: Tensor,
+    config: CalibrationConfig,
+    kept: Kept | None,
+) -> Flow:
+    """The flow at its start, that of earlier calls where there is one."""
+    if kept is not None and kept.flow is not None:
+        kept.flow.restart()
+        return kept.flow
+    flow = open_flow(*sample(rows, config.samples, config.seed))
+    if kept is not None:
+        kept.flow = flow
+    return flow
+
+
+def _first(flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept) -> Problem | None:
+    """The first layer's problem, whose moments are measured once for all numbers of clusters."""
+    name, layer = next(iter(flow.layers.items()))
+    number = clusters[name]
+    if number is None or config.method is Method.KMEANS:
+        return None
+    if kept.first is None:
+        place = flow.places[name].cut(split(number).parts)
+        with naming(name):
+            kept.first = pose(layer, flow.seen(name)[0], config, place)
+    return kept.first
+
+
 def _checked(found: Calibrated, flow: Flow, files: Files, config: CalibrationConfig) -> Calibrated:
     """The result, where bits had a price no worse than plain k-means of as many bytes."""
     if not found.price or found.solution is None:
@@ -243,10 +276,6 @@ _LARGE = 0.1
 _FINER = ((0.4, 1.0), (0.15, 4.0))
 # How many times the budget a layer without a price may take.
 _RICHEST = 4
-
-
-class TooSmallError(KancompressError):
-    """A target of bytes that no choice of centroids with indices of one width fits into."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -391,8 +420,9 @@ def _within(
             fields=("target.bytes", "target.ratio"),
         )
     raise TooSmallError(
-        f"No choice of clusters gives a file of at most {budget} bytes; the smallest has {least}."
-        " Raise `target.bytes` to that, or lower `target.ratio`.",
+        f"No choice of clusters by outputs gives a file of at most {budget:,} bytes; the smallest"
+        f" has {least:,}.",
+        hint="Raise `target.bytes` to that, or lower `target.ratio`.",
         fields=("target.bytes", "target.ratio"),
     )
 

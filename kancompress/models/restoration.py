@@ -60,6 +60,13 @@ class Restored:
         return buffer.getvalue()
 
 
+def empty_cache() -> bytes:
+    """The file of pykan's last batch of inputs where there is none."""
+    buffer = io.BytesIO()
+    torch.save(None, buffer)
+    return buffer.getvalue()
+
+
 def restore(model: PackedModel) -> Restored:
     """Give a packed checkpoint of another library back (docs/packed-format.md, section 8)."""
     if model.restore is None:

@@ -14,6 +14,7 @@ from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clustere
 from kancompress.clustering.curves import TellProbe
 from kancompress.clustering.cuts import Number, cut, number_of, split
 from kancompress.clustering.flow import Chain, Flow
+from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
 from kancompress.clustering.user_flow import Hooked
@@ -321,14 +322,16 @@ def pack_by_outputs(
     target: Target | None,
     hooks: Hooks,
     notes: Sequence[str] = (),
+    kept: Kept | None = None,
 ) -> Compression:
     """Cluster and pack; with a target the numbers of clusters are chosen for it.
 
+    kept : of earlier calls with the same source and rows, as of `calibrate`
     Raises one error with all that is wrong with the source and with `runs.config`, before any work;
     UsageError for rows that do not fit; and KancompressError when a target is out of reach or no
     layer would shrink.
     """
-    found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False)
+    found = _calibrated(runs, rows, calibration, target, hooks, dry_run=False, kept=kept)
     assert found.solution is not None
     config = replace(runs.config, price=found.price)
     made = pack(
@@ -368,6 +371,7 @@ def _calibrated(
     hooks: Hooks,
     *,
     dry_run: bool,
+    kept: Kept | None = None,
 ) -> Calibrated:
     check(runs.source, runs.config)
     for name, layer in runs.layers.items():
@@ -404,6 +408,8 @@ def _calibrated(
             dry_run=dry_run,
             tell=hooks.solved,
             tell_probe=hooks.probed,
+            # a module of the user's own holds what was packed last, so its rows run anew
+            kept=kept if isinstance(runs, ChainRuns) else None,
         )
 
 

@@ -151,6 +151,11 @@ class NativeSource:
             where=self.where,
         )
 
+    @property
+    def dense_bytes(self) -> int:
+        """Of the file of the network with all coefficients written out."""
+        return self.file_bytes if self._sizes.dense is None else self._sizes.dense[1]
+
     @cached_property
     def _sizes(self) -> SourceSizes:
         dense = dense_twin_sizes(self.checkpoint) if self.checkpoint.kind == "meta" else None

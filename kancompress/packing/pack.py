@@ -135,8 +135,8 @@ def pack(
 
     growing : layers for which the clusterer has nothing because they would grow
     Raises one error with all that is wrong with the source and with `config`, before any work;
-    UsageError when no number of clusters fits; and KancompressError when every layer would grow and
-    the whole file would, too.
+    and KancompressError when no number of clusters fits, and when every layer would grow and the
+    whole file would, too.
     """
     check(source, config)
     config = coded_for(source, config)

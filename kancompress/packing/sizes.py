@@ -16,7 +16,7 @@ from kancompress.clustering.clusterer import points
 from kancompress.clustering.cuts import cut
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
-from kancompress.errors import KancompressError, UsageError
+from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.layers.stored import encoding_of, in_memory, scale_bytes
 from kancompress.models.records import sizes
@@ -171,7 +171,8 @@ def largest_common(plan: Plan, config: ClusterConfig, *, below: int | None = Non
     """The largest common number of clusters with which the file has at most `target_bytes`.
 
     Layers that `config.layers` names keep their own number. `below` leaves out larger numbers.
-    Raises UsageError when no number fits, saying what the smallest file would be.
+    Raises KancompressError when no number fits, saying what the smallest file would be; UsageError
+    where every layer has a number of its own.
     """
     free = [v for name, v in plan.vectors.items() if name not in config.layers and v.edges]
     if not free:
@@ -249,7 +250,7 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
         for own in [config.layers.get(name, k)]
     )
     bound = config.coding is not IndexCoding.BITS
-    return UsageError(
+    return TooSmallError(
         f"No packed file {'is sure to have' if bound else 'has'} at most {target:,} bytes: the"
         f" smallest, at k = {k}, has {'up to ' if bound else ''}{header + payload:,}, of which"
         f" {header:,} are its header, {edges:,} edges and {payload - edges:,} other tensors."

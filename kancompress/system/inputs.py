@@ -183,6 +183,14 @@ def found(source: str | os.PathLike[str]) -> tuple[Path, str]:
     return path, str(path)
 
 
+def size_of(source: str | os.PathLike[str] | bytes) -> int | None:
+    """Bytes of a file, or of what is in memory; None of what is no file, and of shards."""
+    if isinstance(source, bytes):
+        return len(source)
+    path, _ = found(source)
+    return path.stat().st_size if path.is_file() and not is_index(path.name) else None
+
+
 def read(path: Path) -> Data:
     """Open a file. Raises InvalidFileError when there is none, or none to be read.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,37 @@ from kancompress.training.history import Epoch
 FOLDER = Path(__file__).parent / "results"
 
 
+# Where cells are kept that are not to be published; None: beside the published ones.
+_own: Path | None = None
+
+
+@contextlib.contextmanager
+def own_results(folder: Path | None) -> Iterator[None]:
+    """Within it new cells go to a folder of their own, which is read beside the published ones."""
+    global _own
+    before, _own = _own, folder
+    try:
+        yield
+    finally:
+        _own = before
+
+
 def finished(name: str) -> list[dict[str, Any]]:
-    """Cells in a results file, none where there is no file yet."""
-    path = FOLDER / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Cells in a results file, published and own, none where there is no file yet."""
+    paths = [folder / f"{name}.jsonl" for folder in (FOLDER, _own) if folder is not None]
+    return [
+        json.loads(line)
+        for path in paths
+        if path.exists()
+        for line in path.read_text().splitlines()
+    ]
 
 
 def keep(name: str, cell: dict[str, Any]) -> None:
     """Append a cell and print it."""
-    FOLDER.mkdir(exist_ok=True)
-    with (FOLDER / f"{name}.jsonl").open("a") as file:
+    folder = _own or FOLDER
+    folder.mkdir(exist_ok=True, parents=True)
+    with (folder / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(cell) + "\n")
     print(json.dumps(cell), flush=True)
 

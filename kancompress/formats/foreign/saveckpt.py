@@ -40,12 +40,19 @@ class Settings:
     mult_arity: int | tuple[tuple[int, ...], ...] | None
 
 
+def config_of(state: Path) -> Path | None:
+    """Where the config of a state file lies; None for another file."""
+    if not state.name.endswith(_STATE) or state.name == _STATE:
+        return None
+    return state.with_name(state.name.removesuffix(_STATE) + _CONFIG)
+
+
 def beside(state: Path) -> tuple[Settings | None, tuple[str, ...]]:
     """What lies beside a state file whose name is of that kind: settings, and notes on the rest."""
-    if not state.name.endswith(_STATE) or state.name == _STATE:
+    config = config_of(state)
+    if config is None:
         return None, ()
-    prefix = state.name.removesuffix(_STATE)
-    config, cache = state.with_name(prefix + _CONFIG), state.with_name(prefix + _CACHE)
+    cache = state.with_name(state.name.removesuffix(_STATE) + _CACHE)
     settings, notes = _read(config) if config.is_file() else (None, ())
     if cache.is_file():
         size = cache.stat().st_size

@@ -16,6 +16,7 @@ from kancompress.errors import UsageError
 from kancompress.reporting.plotting.clouds import Cloud, Plane, project
 from kancompress.reporting.plotting.curves import Curves
 from kancompress.reporting.plotting.maps import InputMap
+from kancompress.reporting.plotting.tradeoff import Tradeoff
 from kancompress.reporting.targets import PICTURES
 
 if TYPE_CHECKING:
@@ -199,6 +200,48 @@ def _count(number: int, word: str) -> str:
 def _wrapped(text: str, width: float, per_inch: float = 12.5) -> str:
     """Text in lines that are as long as a picture of so many inches is wide; names are not cut."""
     return textwrap.fill(text, max(20, int(width * per_inch)), break_on_hyphens=False)
+
+
+def draw_tradeoff(tradeoff: Tradeoff, name: str) -> Figure:
+    """The score of packed files, and the error of their outputs, against their bytes."""
+    figure = _figure(9.2, 4.3)
+    figure.suptitle(f"{_text(Path(name).name)}: bytes and what they give", parse_math=False)
+    score, error = figure.subplots(1, 2)
+    _draw_points(score, tradeoff.sizes, tradeoff.scores, tradeoff.labels)
+    score.axhline(tradeoff.dense, color="grey", linestyle="dashed", linewidth=1)
+    score.annotate(
+        f"dense, {tradeoff.dense_bytes:,} bytes", (1, tradeoff.dense), (-4, 4), fontsize=8,
+        xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color="grey",
+    )  # fmt: skip
+    score.set_ylabel(tradeoff.unit)
+    positive = [one > 0 for one in tradeoff.errors]
+    chosen = [[one for one, is_shown in zip(many, positive, strict=True) if is_shown]
+              for many in (tradeoff.sizes, tradeoff.errors, tradeoff.labels)]  # fmt: skip
+    _draw_points(error, *chosen)
+    if any(positive):
+        error.set_yscale("log")
+    error.set_ylabel("relative squared error of the outputs")
+    return figure
+
+
+def _draw_points(
+    axes: Axes, sizes: Sequence[Any], values: Sequence[Any], labels: Sequence[Any]
+) -> None:
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    axes.plot(
+        [sizes[n] for n in order], [values[n] for n in order], "o-", color=_COLOURS[0], linewidth=1
+    )
+    for number, n in enumerate(order):  # neighbours have theirs above and below
+        place = (0, -13 if number % 2 else 7)
+        axes.annotate(
+            labels[n], (sizes[n], values[n]), place,
+            textcoords="offset points", fontsize=7, ha="center",
+        )  # fmt: skip
+    if sizes and max(sizes) > 10 * min(sizes):
+        axes.set_xscale("log")
+    axes.set_xlabel("bytes of the packed file")
+    axes.margins(0.12)
+    axes.grid(alpha=0.25)
 
 
 def _first(layers: Sequence[Any]) -> str:

@@ -10,22 +10,24 @@
     python -m tests.benchmarks.paper docs
 
 A cell is one network (model, data set, seed) trained, clustered and fine-tuned. It is appended to
-its results file when it is done and is not run again; --table only prints, and `docs` writes the
-tables of the documents anew. Trained checkpoints are kept in --work, and shared by tables and
-figures; a run that was killed goes on after its last epoch, and one that --minutes cut off says so
-in its table. docs/guides/reproduce-the-paper.md has the commands of all; `times` prints what they
-took here, `estimate` what they would on a GPU.
+a results file when it is done, in WORK/results (--publish: among the published ones, which are read
+as well), and is not run again. A last line says how many cells ran. --table only prints, and `docs`
+writes the tables of the documents anew. Trained checkpoints are kept in --work, and shared by
+tables and figures; a run that was killed goes on after its last epoch, and one that --minutes cut
+off says so in its table. docs/guides/reproduce-the-paper.md has the commands of all; `times` prints
+what they took here, `estimate` what they would on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks.cells import Recipe, finished, is_done, keep
+from tests.benchmarks.cells import Recipe, finished, is_done, keep, own_results
 from tests.benchmarks.paper import costs, figures, tables
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
 from tests.benchmarks.paper.stages import Packing, run
@@ -188,12 +190,18 @@ def run_missing(experiment: Experiment, options: Options) -> None:
     cells = list(experiment.cells(options))
     if not cells and options.what not in ("times", "estimate"):
         raise SystemExit(f"{options.what} has no cell with these models, rows and data sets.")
+    ran = 0
     for recipe, packing in cells:
         results = results_of(recipe, packing)
         whole = recipe.whole_key | asdict(packing)
         found = tables.of(finished(results), **whole)
         if not found or not is_done(found[-1], options.minutes):
             keep(results, run(recipe, options.data_dir, options.work, packing, options.minutes))
+            ran += 1
+    print(
+        f"{ran} of {len(cells)} cells ran; {len(cells) - ran} were read from results.",
+        file=sys.stderr,
+    )
 
 
 def chosen(arguments: Sequence[str] | None = None) -> Options:
@@ -215,6 +223,11 @@ def chosen(arguments: Sequence[str] | None = None) -> Options:
         type=float,
         help="most minutes of training for each cell; a later run with more, or without, goes on",
     )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="add new cells to the published results (default: to WORK/results)",
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--pictures", type=Path, help="figures: folder to draw into")
     parser.add_argument("--tflops", type=float, default=10, help="estimate: sustained, of a GPU")
@@ -229,7 +242,7 @@ def shown(options: Options) -> str:
     """The table of the cells that are kept."""
     experiment = EXPERIMENTS[options.what]
     cells = tables.latest(cell for name in experiment.results for cell in finished(name))
-    return experiment.show(options, cells)
+    return tables.only(experiment.show(options, cells), options.models or ())
 
 
 def written(page: str) -> str:
@@ -253,9 +266,10 @@ def main() -> None:
             page.write_text(written(page.read_text()))
         return
     experiment = EXPERIMENTS[options.what]
-    if not options.table and experiment.results:
-        run_missing(experiment, options)
-    print(shown(options))
+    with own_results(None if options.publish else options.work / "results"):
+        if not options.table and experiment.results:
+            run_missing(experiment, options)
+        print(shown(options))
 
 
 if __name__ == "__main__":

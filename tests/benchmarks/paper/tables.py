@@ -40,6 +40,18 @@ def accuracies(cells: Iterable[Cell], stage: int) -> list[float]:
     return [100 * cell["accuracy"][stage] for cell in cells]
 
 
+def is_cut(cell: Cell) -> bool:
+    """Whether the training of a cell was cut off."""
+    return not cell.get("complete", True)
+
+
+def score(cells: Sequence[Cell], stage: int) -> tuple[str, str]:
+    """Median, and least and greatest, of the accuracies after a stage, in percent; a plus behind
+    the median where a run was cut off."""
+    middle, spread = percent(accuracies(cells, stage))
+    return middle + ("+" if any(map(is_cut, cells)) else ""), spread
+
+
 def size(cells: Sequence[Cell], stage: int) -> int | None:
     """Bytes of the file after a stage."""
     return statistics.median_high([cell["bytes"][stage] for cell in cells]) if cells else None
@@ -56,8 +68,22 @@ def times(over: float | None, under: float | None) -> str:
 
 
 def footer(table: str, cells: Sequence[Cell]) -> str:
-    """The table and below it where its cells ran."""
-    return f"{table}\n\n{ran_with(list(cells))}" if cells else table
+    """The table and below it where its cells ran, and whether some were cut off."""
+    if not cells:
+        return table
+    cut = " + behind a number: training was cut off." if any(map(is_cut, cells)) else ""
+    return f"{table}\n\n{ran_with(list(cells))}{cut}"
+
+
+def only(text: str, models: Sequence[str]) -> str:
+    """The tables of a text without the rows of other models, where some were asked for."""
+    others = {name.value for name in ModelName} - set(models)
+
+    def stays(line: str) -> bool:
+        cells = {cell.strip() for cell in line.strip("|").split("|")}
+        return not (models and line.startswith("|") and cells & others)
+
+    return "\n".join(filter(stays, text.splitlines()))
 
 
 # --- Tables 1 and 2 -------------------------------------------------------------------------
@@ -79,7 +105,7 @@ def table1(dataset: str, cells: Sequence[Cell]) -> str:
         paper_dense = TABLE1[dataset][plain(model)][0][1]
         for stage, name in enumerate(STAGES):
             accuracy, kilobytes = published[stage]
-            found, spread = percent(accuracies(own, stage))
+            found, spread = score(own, stage)
             rows.append(
                 [
                     *(model, name, f"{accuracy:.2f}", found, spread, str(len(own))),
@@ -103,11 +129,11 @@ def metacluster(cells: Sequence[Cell], datasets: Sequence[str]) -> str:
                 continue
             accuracy, kilobytes = TABLE1[dataset][model][2]
             own = of(cells, dataset=dataset, model=model)
-            stages = [percent(accuracies(own, stage))[0] for stage in range(3)]
+            stages = [score(own, stage)[0] for stage in range(3)]
             wanted, found = 1024 * kilobytes, size(own, 2)
             rows.append(
                 [
-                    *(dataset, model, *stages, percent(accuracies(own, 2))[1], str(len(own))),
+                    *(dataset, model, *stages, score(own, 2)[1], str(len(own))),
                     f"{accuracy:.2f}",
                     f"{statistics.median(accuracies(own, 2)) - accuracy:+.2f}" if own else "",
                     *(count(found), count(wanted)),
@@ -130,7 +156,7 @@ def table2(dataset: str, cells: Sequence[Cell]) -> str:
         own = of(mine, model=model)
         for stage, name in enumerate(STAGES):
             accuracy, kilobytes = published[stage]
-            found, _ = percent(accuracies(own, stage))
+            found, _ = score(own, stage)
             kept = [100 * cell["accuracy"][stage] / cell["accuracy"][0] for cell in own]
             rows.append(
                 [
@@ -149,7 +175,7 @@ def table2(dataset: str, cells: Sequence[Cell]) -> str:
 
 def _epochs(cells: Sequence[Cell]) -> str:
     """Epochs that were trained, with a plus where the run was cut off."""
-    found = [f"{cell['epochs']}{'' if cell.get('complete', True) else '+'}" for cell in cells]
+    found = [f"{cell['epochs']}{'+' if is_cut(cell) else ''}" for cell in cells]
     return ", ".join(found)
 
 
@@ -162,7 +188,7 @@ def table3(cells: Sequence[Cell]) -> str:
     for model, by_count in TABLE8.items():
         for grid, published in by_count.items():
             own = _of_grid(cells, model, grid)
-            before, after = (percent(accuracies(own, stage))[0] for stage in (0, 1))
+            before, after = (score(own, stage)[0] for stage in (0, 1))
             changes = [change(cell["accuracy"]) for cell in own]
             middle, spread = percent(changes)
             rows.append(
@@ -219,7 +245,7 @@ def _stage_rows(names: list[str], published: Stages, own: Sequence[Cell]) -> lis
     rows = []
     for stage, name in enumerate(STAGES):
         accuracy, kilobytes = published[stage]
-        found, spread = percent(accuracies(own, stage))
+        found, spread = score(own, stage)
         rows.append(
             [
                 *(*names, name, f"{accuracy:.2f}", found, spread, str(len(own))),
@@ -253,7 +279,7 @@ def figure2(cells: Sequence[Cell]) -> str:
     for model, by_k in by_clusters(cells).items():
         for k, own in by_k.items():
             used += own
-            stages = [percent(accuracies(own, stage))[0] for stage in range(3)]
+            stages = [score(own, stage)[0] for stage in range(3)]
             rows.append([model, str(k), *stages, count(size(own, 2)), str(len(own))])
     columns = ["model", "k", *(f"{stage} %" for stage in STAGES), "bytes", "seeds"]
     return footer(markdown(columns, rows), used)
@@ -280,7 +306,7 @@ def mlp(cells: Sequence[Cell], clusters: int = 16) -> str:
         width = default_basis(ModelName(model).family).coefficients
         ratio = formula((784 * 32, 32 * 10), width, clusters)
         packed = size(own, 1)
-        stages = [percent(accuracies(own, stage))[0] for stage in range(3)]
+        stages = [score(own, stage)[0] for stage in range(3)]
         rows.append(
             [
                 *(model, str(width), *stages, str(len(own)), count(dense), count(packed)),

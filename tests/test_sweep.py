@@ -1,0 +1,210 @@
+"""`sweep`: one network packed to many sizes, each as `cluster` would, and each scored."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kancompress
+from command import call, done, only_line, refused
+from conftest import fresh
+from kancompress import CalibrationConfig, ClusterConfig, DataOptions, StoredDtype, Target
+from kancompress.clustering import ladder
+
+QUICK = CalibrationConfig(starts=1, samples=32, rounds=1, sweeps=1, max_iterations=5)
+FREE = ClusterConfig(price=0.0)  # no price is searched
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense file for digits, a file of another library, and rows with classes for that."""
+    place = tmp_path_factory.mktemp("sweep")
+    kancompress.save(fresh("fastkan", (64, 6, 10)), place / "dense.st")
+    rng = torch.Generator().manual_seed(0)
+    state = {}
+    for number, (inputs, outputs) in enumerate(((12, 7), (7, 3))):
+        prefix = f"layers.{number}."
+        knots = (torch.arange(-3, 9) * 0.4 - 1).repeat(inputs, 1)
+        state[f"{prefix}spline_weight"] = torch.randn(outputs, inputs, 8, generator=rng)
+        state[f"{prefix}base_weight"] = torch.randn(outputs, inputs, generator=rng)
+        state[f"{prefix}grid"] = knots
+    torch.save(state, place / "model.pt")
+    x = torch.rand(80, 12, generator=rng).numpy() * 2 - 1
+    np.savez(place / "rows.npz", x=x, y=np.arange(80) % 3)
+    return place
+
+
+def written(made: kancompress.Compression) -> bytes:
+    return kancompress.encode(made.model)
+
+
+def test_files_without_rows_are_those_of_cluster(place: Path) -> None:
+    source, narrow = place / "dense.st", ClusterConfig(codebook_dtype=StoredDtype.FLOAT16)
+    found = kancompress.sweep(source, [2, 4, 2], [2300], config=narrow)
+    assert [point.asked.text for point in found.points] == ["k = 2", "k = 4", "at most 2,300 bytes"]
+    configs = [{"clusters": 2}, {"clusters": 4}, {"target_bytes": 2300}]
+    for point, config in zip(found.points, configs, strict=True):
+        own = ClusterConfig(codebook_dtype=StoredDtype.FLOAT16, **config)  # type: ignore[arg-type]
+        assert point.raw == written(kancompress.cluster(source, own))
+        assert point.file_bytes == len(point.raw)
+        assert point.ratio == source.stat().st_size / len(point.raw)
+        between = kancompress.compare(source, point.raw)
+        assert point.score == between.packed.score
+        assert (point.error, point.equal_classes) == (between.error, between.equal_classes)
+        assert point.clusters == between.packed.file.clusters
+    assert found.dense == kancompress.evaluate(source).score
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("dense.st", []),
+        ("model.pt", []),
+        pytest.param("dense.st", [2400, 3000], marks=pytest.mark.slow),
+        pytest.param("model.pt", [2400, 3000], marks=pytest.mark.slow),
+    ],
+)
+def test_files_by_outputs_are_those_of_cluster(
+    name: str, sizes: list[int], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = name == "model.pt"
+    data = DataOptions(file=place / "rows.npz") if foreign else DataOptions(name="digits")
+    wanted = [2, 3], sizes
+    common = {"rows": data, "calibration": QUICK}
+    made = []
+    own = ladder.Problem.__init__
+
+    def counted(self: ladder.Problem, *args: object, **options: object) -> None:
+        made.append(self)
+        own(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ladder.Problem, "__init__", counted)
+    source = place / name
+    found = kancompress.sweep(source, *wanted, data if foreign else None, FREE, **common)  # type: ignore[arg-type]
+    in_sweep = len(made)
+    made.clear()
+    single = [
+        kancompress.cluster(source, ClusterConfig(clusters=k, price=0.0), **common)  # type: ignore[arg-type]
+        for k in wanted[0]
+    ]
+    single += [
+        kancompress.cluster(source, FREE, target=Target(bytes=size), **common)  # type: ignore[arg-type]
+        for size in wanted[1]
+    ]
+    assert [point.raw for point in found.points] == [written(one) for one in single]
+    assert in_sweep < len(made)  # moments are measured fewer times
+    assert all(point.score is not None for point in found.points)
+
+
+def test_a_sweep_goes_on_where_it_was_interrupted(place: Path, tmp_path: Path) -> None:
+    source, folder = place / "dense.st", tmp_path / "sizes"
+
+    def stop(point: kancompress.Point, number: int, count: int) -> None:
+        assert count == 3
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kancompress.sweep(source, [2, 3, 4], output=folder, on_point=stop)
+    found = kancompress.sweep(source, [2, 3, 4], output=folder)
+    assert [point.resumed for point in found.points] == [True, True, False]
+    whole = kancompress.sweep(source, [2, 3, 4])
+    for one, other in zip(found.points, whole.points, strict=True):
+        assert one.path is not None
+        assert one.path.read_bytes() == other.raw
+        same = ("file_bytes", "ratio", "clusters", "score", "error", "equal_classes", "notes")
+        assert [getattr(one, key) for key in same] == [getattr(other, key) for key in same]
+    # a file without its record, as where a run was killed between the two
+    (folder / "k3.safetensors").unlink()
+    (folder / "k5.safetensors").write_bytes(kancompress.sweep(source, [5]).points[0].raw)
+    found = kancompress.sweep(source, [2, 3, 4, 5], output=folder)
+    assert [point.resumed for point in found.points] == [True, False, True, False]
+
+
+def test_what_is_another_sweeps_is_not_taken(place: Path, tmp_path: Path) -> None:
+    source, folder = place / "dense.st", tmp_path / "sizes"
+    kancompress.sweep(source, [2], output=folder)
+    half = ClusterConfig(codebook_dtype=StoredDtype.FLOAT16)
+    with pytest.raises(kancompress.UsageError, match="another set of options"):
+        kancompress.sweep(source, [2], config=half, output=folder)
+    other = fresh("fastkan", (64, 6, 10), seed=1)
+    with pytest.raises(kancompress.UsageError, match="another source"):
+        kancompress.sweep(other, [2], output=folder)
+    (folder / "k2.safetensors").write_bytes(b"tuned since")
+    with pytest.raises(kancompress.UsageError, match="not what this sweep wrote"):
+        kancompress.sweep(source, [2], output=folder)
+    found = kancompress.sweep(other, [2], output=folder, force=True)
+    assert not found.points[0].resumed
+    for text in ("[]", '{"told": {}, "points": {"k2.safetensors": 3}}', "{"):
+        (folder / "sweep.json").write_text(text)
+        with pytest.raises(kancompress.UsageError, match="no sweep"):
+            kancompress.sweep(other, [2], output=folder)
+    (folder / "sweep.json").unlink()
+    with pytest.raises(kancompress.UsageError, match="exists"):
+        kancompress.sweep(other, [2], output=folder)
+
+
+def test_the_command_prints_and_writes_the_same_numbers(place: Path, tmp_path: Path) -> None:
+    table, picture = tmp_path / "t.csv", tmp_path / "curve.svg"
+    swept = (
+        "sweep",
+        place / "dense.st",
+        "-k",
+        "2,4",
+        "--target-bytes",
+        "100",
+        "-o",
+        tmp_path / "o",
+    )
+    told = json.loads(done(*swept, "--json", "--csv", table, "--plot", picture).stdout)
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    assert [line["clusters"] for line in lines] == ["", "2", "4", ""]
+    points = [
+        {"score": told["dense"], "error": 0.0, "ratio": 1.0, **told["dense"]},
+        *told["points"],
+    ]
+    for line, point in zip(lines, points, strict=True):
+        if point["score"] is None:
+            assert "smallest, at k = 1" in point["problem"]
+            assert line["accuracy"] == line["file"] == ""
+            continue
+        assert float(line["accuracy"]) == point["score"]["accuracy"]
+        assert float(line["error"]) == point["error"]
+        assert int(line["file_bytes"]) == point["file_bytes"]
+    for k in (2, 4):
+        done("cluster", place / "dense.st", "-k", k, "-o", tmp_path / "one.st", "--force")
+        same = (tmp_path / "one.st").read_bytes()
+        assert (tmp_path / "o" / f"k{k}.safetensors").read_bytes() == same
+    assert picture.read_bytes().startswith(b"<?xml")
+    printed = done(*swept)
+    assert "1 of 3, k = 2" in printed.stderr
+    assert "was there" in printed.stderr
+    assert printed.stdout.splitlines()[0].split() == [
+        "asked", "bytes", "ratio", "accuracy", "loss", "error",
+    ]  # fmt: skip
+    assert done(*swept, "--csv", "-", "-q").stdout == table.read_text()
+
+
+def test_what_means_nothing_is_refused(place: Path, tmp_path: Path) -> None:
+    source = place / "dense.st"
+    assert "Name the points" in refused(2, "sweep", source)
+    assert "--clusters 2,x" not in refused(2, "sweep", source, "-k", "2,x")
+    assert "--target-bytes 0" in refused(2, "sweep", source, "--target-bytes", "0")
+    assert "--target-bytes chooses" in refused(2, "sweep", source, "-k", "auto")
+    assert "--calibrate" in refused(2, "sweep", source, "-k", "2", "--samples", "32")
+    assert "--dataset" in refused(2, "sweep", place / "model.pt", "-k", "2")
+    line = refused(2, "sweep", source, "-k", "2", "--json", "--csv", "-")
+    assert "leave one out" in line
+    result = call("sweep", source, "--target-bytes", "1,2")
+    assert result.exit_code == 1
+    assert "the smallest, at k = 1" in result.stderr.splitlines()[-1]
+    assert only_line(result.stderr).startswith("No packed file has at most 2 bytes")
+    with pytest.raises(kancompress.UsageError, match="target_bytes"):
+        kancompress.sweep(source)
+    done("sweep", source, "-k", "2", "-o", tmp_path / "o", "-q")
+    line = refused(2, "sweep", source, "-k", "2", "-o", tmp_path / "o", "--seed", "3")
+    assert "--force" in line
+    assert "--output" in line
