@@ -2,9 +2,9 @@
 
 >>> import kancompress
 >>> trained = kancompress.train("metafastkan")                       # doctest: +SKIP
->>> packed = kancompress.cluster(trained.checkpoint)                 # doctest: +SKIP
->>> tuned = kancompress.finetune(packed.model)                       # doctest: +SKIP
->>> kancompress.save(tuned.model, "model.kc.safetensors")            # doctest: +SKIP
+>>> packed = kancompress.cluster(trained, clusters=16)               # doctest: +SKIP
+>>> tuned = kancompress.finetune(packed)                             # doctest: +SKIP
+>>> kancompress.save(tuned, "model.kc.safetensors")                  # doctest: +SKIP
 >>> kancompress.evaluate("model.kc.safetensors").score.accuracy      # doctest: +SKIP
 
 Names are loaded when they are first used, so that the import itself costs nothing.
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from kancompress.api.predict import Prediction, predict
     from kancompress.api.repack import Repacked, repack
     from kancompress.api.train import train
+    from kancompress.clustering.allocation import Curve
     from kancompress.clustering.cuts import Cut
     from kancompress.clustering.layer import LayerSolution
-    from kancompress.clustering.network import Calibrated
+    from kancompress.clustering.network import Calibrated, NetworkSolution
     from kancompress.config import (
         Activation,
         CalibrationConfig,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         MetaSpec,
         ModelName,
         ModelSpec,
+        SourceSizes,
     )
     from kancompress.system.devices import use_threads
     from kancompress.system.distributed import joined
@@ -107,7 +109,8 @@ _HOMES = {
     "kancompress.packing.repack": ("PartBytes",),
     "kancompress.clustering.cuts": ("Cut",),
     "kancompress.clustering.layer": ("LayerSolution",),
-    "kancompress.clustering.network": ("Calibrated",),
+    "kancompress.clustering.allocation": ("Curve",),
+    "kancompress.clustering.network": ("Calibrated", "NetworkSolution"),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
     "kancompress.data.datasets": ("has_labels",),
@@ -133,6 +136,7 @@ _HOMES = {
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
+        "SourceSizes",
     ),
     "kancompress.training.state_file": ("StateFile",),
     "kancompress.models.files": ("encode", "load", "save"),
@@ -151,6 +155,7 @@ __all__ = [
     "Compressed",
     "Compression",
     "ConvSpec",
+    "Curve",
     "Cut",
     "DataOptions",
     "DataSpec",
@@ -177,6 +182,7 @@ __all__ = [
     "Metric",
     "ModelName",
     "ModelSpec",
+    "NetworkSolution",
     "OnnxOptions",
     "PackedLayer",
     "PackedModel",
@@ -193,6 +199,7 @@ __all__ = [
     "RunOptions",
     "Runtime",
     "Score",
+    "SourceSizes",
     "StateFile",
     "StoredDtype",
     "Target",

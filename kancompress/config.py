@@ -8,13 +8,27 @@ meta-learner have one. An MLP, of which the paper gives no recipe, learns as Fas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from kancompress.errors import UsageError
-from kancompress.specs import FAMILIES, ModelName
+from kancompress.specs import FAMILIES, MAX_CLUSTERS, ModelName
+from kancompress.values import (
+    Rule,
+    by_layer,
+    each,
+    flag,
+    instance,
+    maybe,
+    number,
+    settle,
+    text,
+    whole,
+    word,
+)
 
 HIDDEN = (32,)
 CLUSTERS = 16
@@ -22,6 +36,12 @@ CLUSTERS = 16
 CHANNELS = (32, 64, 128, 256)
 CONV_CLUSTERS = 256
 CONV_DECAY = 0.975
+# Seeds are those of torch; batches those whose rows an int32 counts.
+_SEED = whole(0, 2**63 - 1)
+_BATCH = whole(1, 2**31 - 1)
+_MOST_WORKERS = 1024
+# Most edges of a layer that a picture draws.
+_MOST_DRAWN = 1_000_000
 
 
 class StoredDtype(StrEnum):
@@ -88,6 +108,22 @@ class Machine:
     device: Device = Device.AUTO
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        settle(self, device=word(Device), workers=whole(0, _MOST_WORKERS))
+
+
+def _learning() -> dict[str, Rule]:
+    """Rules of what training and fine-tuning have in common."""
+    return {
+        "epochs": whole(0),
+        "batch_size": _BATCH,
+        "weight_decay": number(),
+        "seed": _SEED,
+        "compile": flag,
+        "precision": word(Precision),
+        "augment": maybe(flag),
+    }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -114,6 +150,17 @@ class TrainConfig:
     precision: Precision = Precision.FLOAT32
     augment: bool | None = None
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            lr=number(),
+            lr_embedding=maybe(number()),
+            lr_rest=maybe(number()),
+            decay=number(),
+            patience=whole(1),
+            **_learning(),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
@@ -134,6 +181,10 @@ class FinetuneConfig:
     compile: bool = False
     precision: Precision = Precision.FLOAT32
     augment: bool | None = None
+
+    def __post_init__(self) -> None:
+        also = each(text, "a tuple of names of groups, such as ('norms',),")
+        settle(self, lr=maybe(number()), also=also, patience=whole(1), **_learning())
 
 
 class Metric(StrEnum):
@@ -222,6 +273,30 @@ class ClusterConfig:
     keep_masked: bool = False
     header: HeaderForm = HeaderForm.AUTO
 
+    def __post_init__(self) -> None:
+        clusters, parts = whole(1, MAX_CLUSTERS), whole(1)
+        settle(
+            self,
+            clusters=maybe(clusters),
+            layers=by_layer(
+                clusters, f"a mapping from names of layers to numbers from 1 to {MAX_CLUSTERS}"
+            ),
+            parts=maybe(parts),
+            layer_parts=by_layer(parts, "a mapping from names of layers to numbers from 1 on"),
+            codebook_dtype=word(StoredDtype),
+            side_dtype=word(StoredDtype),
+            seed=_SEED,
+            max_iterations=whole(1),
+            force_pack=flag,
+            target_bytes=maybe(whole(1)),
+            metric=word(Metric),
+            kmeans=word(KMeans),
+            price=maybe(number()),
+            indices=maybe(word(IndexCoding)),
+            keep_masked=flag,
+            header=word(HeaderForm),
+        )
+
     @property
     def common(self) -> int:
         """Centroids of the layers that have no number of their own."""
@@ -276,6 +351,15 @@ class RepackConfig:
     codebook_dtype: StoredDtype = StoredDtype.SOURCE
     side_dtype: StoredDtype = StoredDtype.SOURCE
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            header=word(HeaderForm),
+            indices=word(IndexCoding),
+            codebook_dtype=word(StoredDtype),
+            side_dtype=word(StoredDtype),
+        )
+
 
 def default_training(model: ModelName) -> TrainConfig:
     """The paper's recipe for `model`."""
@@ -307,6 +391,15 @@ class Activation(StrEnum):
     ZERO = "zero"
 
 
+def _range(value: Any) -> Any:
+    """The ends of a grid, two finite numbers, the first below the second."""
+    expected = "a pair of finite numbers, the first below the second,"
+    low, high = ends = each(number(-math.inf), expected, length=2)(value)
+    if not low < high:
+        raise ValueError(expected)
+    return ends
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """What the tensors of another library's checkpoint do not tell of its forward.
@@ -326,6 +419,17 @@ class RunOptions:
     grid_range: tuple[float, float] | None = None
     spline_order: int | None = None
     layers: Mapping[str, RunOptions] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            layouts=by_layer(text, "a mapping from names of layers to names of layouts"),
+            base_activation=maybe(word(Activation)),
+            rbf_denominator=maybe(number(above=True)),
+            grid_range=maybe(_range),
+            spline_order=maybe(whole(0, MAX_SPLINE_ORDER)),
+            layers=by_layer(instance(RunOptions), "a mapping from names of layers to RunOptions"),
+        )
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -388,6 +492,21 @@ class CalibrationConfig:
     max_iterations: int = 100
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            method=word(Method),
+            samples=whole(1),
+            rounds=maybe(whole(0)),
+            sweeps=maybe(whole(0)),
+            starts=whole(1),
+            damping=maybe(number()),
+            memory=whole(1),
+            batch_size=_BATCH,
+            max_iterations=whole(1),
+            seed=_SEED,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -402,6 +521,20 @@ class Target:
     bytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            bytes=maybe(whole(1)),
+            ratio=maybe(number(1.0)),
+            error=maybe(number()),
+        )
+        given = [one for one in (self.bytes, self.ratio, self.error) if one is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"A Target has {len(given) or 'none'} of bytes, ratio and error; one was expected,"
+                " as in Target(bytes=20_000)."
+            )
 
     def bytes_of(self, source: int) -> int:
         """Most bytes of the packed file of a source of so many.
@@ -435,6 +568,15 @@ class PlotConfig:
     clusters: int | None = None
     sample: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            projection=word(Projection),
+            clusters=maybe(whole(1, MAX_CLUSTERS)),
+            sample=whole(1, _MOST_DRAWN),
+            seed=_SEED,
+        )
 
 
 class Weights(StrEnum):

@@ -37,11 +37,12 @@ SECTIONS = {
         "use_threads", "joined",
     ),
     "Results": (
-        "Training", "Compression", "Compressed", "Calibrated", "Finetuning", "Evaluation",
+        "Training", "Score", "Epoch", "Compression", "Compressed", "LayerClustering", "Calibrated",
+        "NetworkSolution", "LayerSolution", "Curve", "Cut", "Finetuning", "Evaluation",
         "Prediction", "Parametrization", "Hooks", "Repacked", "PartBytes", "Exported",
     ),
     "Files as records": (
-        "PackedModel", "PackedLayer", "Checkpoint",
+        "PackedModel", "PackedLayer", "Checkpoint", "Restored", "FormRecord", "SourceSizes",
     ),
     "Settings": (
         "TrainConfig", "ClusterConfig", "CalibrationConfig", "FinetuneConfig", "RunOptions",

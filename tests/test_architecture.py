@@ -11,8 +11,8 @@ PACKAGE = Path(kancompress.__file__).parent
 
 # Each imports only from those before it (and from itself).
 ORDER = (
-    "errors", "warnings", "version", "specs", "config", "system", "formats", "layers", "libraries",
-    "runtime", "exporting",
+    "errors", "warnings", "version", "values", "specs", "config", "system", "formats", "layers",
+    "libraries", "runtime", "exporting",
     "models", "data", "training", "clustering", "packing", "reporting", "api", "", "cli",
     "__main__",
 )  # fmt: skip

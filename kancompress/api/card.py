@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kancompress.api import given
 from kancompress.api.export import FORMATS
 from kancompress.api.inspect import inspect
 from kancompress.errors import KancompressError, UsageError
@@ -52,7 +53,8 @@ def model_card(
         formats=[one.suffix for one in FORMATS.values()],
     )
     options.check()
-    source, name = once(source, name)
+    source, called_so = given.file(source, "model_card")
+    source, name = once(source, name or called_so)
     report = inspect(source, name)
     scored = (options.scores or {}).get("file_bytes")
     if scored not in (None, report["file_bytes"]):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kancompress.api import given
 from kancompress.clustering.asked import AskedLayer, ask
 from kancompress.clustering.layer import Solvable
 from kancompress.clustering.network import Calibrated
@@ -32,7 +34,7 @@ from kancompress.formats.storage import called, is_native, once
 from kancompress.libraries.told import refuse_options, with_layouts
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import KnownLayers, dense_network
-from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
+from kancompress.models.records import ForeignCheckpoint, PackedModel
 from kancompress.models.user_module import as_taken, load_into, read_module, read_state
 from kancompress.packing.by_outputs import (
     Hooks,
@@ -57,13 +59,14 @@ from kancompress.specs import DataOptions, DataSpec
 from kancompress.system import devices
 
 Clusterable = Input | Mapping[str, Tensor] | nn.Module
+Rows = Tensor | np.ndarray | given.Data
 
 
 def cluster(
     source: Clusterable,
     config: ClusterConfig | None = None,
     *,
-    rows: Tensor | np.ndarray | DataOptions | None = None,
+    rows: Rows | None = None,
     calibration: CalibrationConfig | None = None,
     target: Target | None = None,
     layouts: Mapping[str, str] | None = None,
@@ -76,6 +79,7 @@ def cluster(
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
     hooks: Hooks | None = None,
+    **settings: Any,
 ) -> Compression:
     """Cluster the edge vectors of a checkpoint and pack it (stage 2 of the MetaCluster paper).
 
@@ -88,7 +92,7 @@ def cluster(
     ...     "layers.0.base_weight": torch.randn(20, 30),
     ...     "layers.0.grid": (torch.arange(-3, 9) * 0.4 - 1).repeat(30, 1),
     ... }
-    >>> packed = kancompress.cluster(state, kancompress.ClusterConfig(clusters=8))
+    >>> packed = kancompress.cluster(state, clusters=8)
     >>> packed.layers[0].edges, packed.layers[0].clusters
     (600, 8)
     >>> packed.state_dict()["layers.0.spline_weight"].shape
@@ -98,7 +102,8 @@ def cluster(
                   library saved; a `Checkpoint`; a state dict; or a live module of any architecture,
                   whose KAN layers are recognised by names and shapes, and which is not changed
     rows        : (n, in) unlabelled inputs of the network, (n, channels, rows, columns) of
-                  convolutions, (n, ...) of a module, or where they lie; some thousands are enough
+                  convolutions, (n, ...) of a module, as an array or tensor; or a data set's name,
+                  or the path of a file with an array x; some thousands are enough
     calibration : how far to go with rows
     target      : chooses the number of clusters of each layer instead of `config`, and the price of
                   a bit where that has none; without rows one number for all layers, in bytes or as
@@ -118,6 +123,7 @@ def cluster(
                   the one that is meant: its keys with dots between them, or the last of them
     name        : what messages call the source, its path when None
     report      : told of each layer as it is packed; `hooks` also of layers as they are solved
+    settings    : fields of ClusterConfig in place of those of `config`, such as `clusters=8`
 
     Raises one error for all that is wrong, before any work: InvalidFileError where a file is
     damaged or its layers hold NaN or infinity, else UsageError (packed already, no layer
@@ -125,20 +131,19 @@ def cluster(
     of range, rows that do not fit). KancompressError where every layer and the whole file would
     grow, where a target is out of reach, and where a file changes while it is read.
     """
+    given.check(calibration=calibration, target=target, options=options, machine=machine)
+    given.module(model)
     if rows is None and (calibration or model or (target and target.error is not None)):
         raise UsageError(
             "A calibration, a module to run the layers in, and a target that is an error of the"
             " outputs need rows to measure on; give them with rows=."
         )
-    hooks = hooks or Hooks()
-    if report is not None:
-        hooks = replace(hooks, report=report)
     work = Work(
-        config=config or ClusterConfig(),
+        config=given.clustering("cluster", config, settings),
         calibration=calibration,
         options=with_layouts(options, layouts),
         machine=machine,
-        hooks=hooks,
+        hooks=replace(hooks or Hooks(), report=report) if report else hooks or Hooks(),
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
@@ -183,12 +188,13 @@ class Work:
             return self._foreign(read_module(source))
         if isinstance(source, Mapping):
             return self._foreign(read_state(source, name or "The state dict"))
-        if not isinstance(source, str | os.PathLike | bytes | Checkpoint | PackedModel):
+        found = given.record(source)
+        if found is None and not isinstance(source, str | os.PathLike | bytes):
             raise UsageError(
                 f"A checkpoint cannot be had from {type(source).__name__}; a path, bytes, a"
                 " Checkpoint, a state dict or a torch.nn.Module was expected."
             )
-        opened, name = once(source, name)
+        opened, name = once(found or source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
             return self._foreign(read_foreign(opened, name, state=self.state))
         beside = self.keep_scaler or self.keep_extra or self.config.keep_masked
@@ -270,12 +276,12 @@ class Work:
     def running(
         self,
         source: Clusterable,
-        rows: Tensor | np.ndarray | DataOptions,
+        rows: Rows,
         model: nn.Module | None,
         name: str | None,
     ) -> Running:
         """A source whose layers run on rows."""
-        rows = _tensor(rows)
+        rows = _located(rows)
         if isinstance(source, nn.Module):
             refuse_state(self.state, "a module in memory")
             return self._live(source, rows, model)
@@ -429,8 +435,10 @@ def _copied(checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def _tensor(rows: object) -> Tensor | DataOptions:
+def _located(rows: object) -> Tensor | DataOptions:
     """Rows as a tensor, or where they lie. Raises UsageError for anything else."""
+    if isinstance(rows, str | os.PathLike):
+        return cast(DataOptions, given.data(rows, "rows"))
     if isinstance(rows, Tensor | DataOptions):
         return rows
     try:
@@ -440,7 +448,8 @@ def _tensor(rows: object) -> Tensor | DataOptions:
         pass
     what = f"an array of {rows.dtype}" if isinstance(rows, np.ndarray) else type(rows).__name__
     raise UsageError(
-        f"`rows` is {what}; a tensor or array (n, ...) of numbers, or DataOptions, was expected.",
+        f"`rows` is {what}; a tensor or array (n, ...) of numbers, or DataOptions, was expected, or"
+        " a data set's name or the path of a file with an array x.",
         fields=("rows",),
     )
 
@@ -455,7 +464,7 @@ def _as_given(rows: Tensor | DataOptions) -> Tensor:
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:
     """Rows of features, as for training, or images where the network takes them."""
     if not isinstance(rows, DataOptions):
-        return rows
+        return rows if rows.is_floating_point() else rows.float()
     x = datasets.load_inputs(spec, replace(rows, images=images))
     return x if images else x.flatten(1)
 
@@ -487,4 +496,4 @@ def _notes(runs: Runs, assumed: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-__all__ = ["Clusterable", "Work", "cluster"]
+__all__ = ["Clusterable", "Rows", "Work", "cluster"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kancompress.api import given
+from kancompress.api.given import Data
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.api.records import own_tensors, runnable_record
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
@@ -28,7 +31,7 @@ from kancompress.training.user_module import evaluate_module
 
 def evaluate(
     source: Input,
-    data: DataOptions | None = None,
+    data: Data | None = None,
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
@@ -41,8 +44,9 @@ def evaluate(
 
     source  : a dense, meta or packed file, its bytes or its record, or a checkpoint that another
               KAN library saved
-    data    : where the data set lies that the file names. It is needed when that was the user's own
-              file, and for other libraries' files, which name none
+    data    : where the data set lies that the file names: the path of a file with arrays x and y,
+              a data set's name, or DataOptions. It is needed when that was the user's own file, and
+              for other libraries' files, which name none
     options : what the tensors of another library's file do not tell
     model   : a module for another library's state dict, which is loaded into it
     machine : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
@@ -61,6 +65,9 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
+    given.check(options=options, machine=machine)
+    given.module(model)
+    source, data = given.source(source, "evaluate"), given.data(data)
     if runtime_of(runtime) is Runtime.NUMPY:
         check_numpy(model, state)
         return _with_numpy(NumpyNetwork.of(source, name, options), data)
@@ -85,7 +92,9 @@ def _with_numpy(network: NumpyNetwork, data: DataOptions | None) -> Evaluation:
     return evaluate_with(run, network, datasets.load_for_model(network.data, options))
 
 
-def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:
+def save_predictions(
+    evaluation: Evaluation, path: str | os.PathLike[str], *, force: bool = False
+) -> int:
     """Write the outputs of the test rows: `outputs` (rows, width) float32, and for classification
     `classes` (rows,) int64.
 
@@ -94,6 +103,7 @@ def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False)
     Returns the file's bytes. Raises UsageError for another suffix, an existing file without `force`
     and a directory that is not there; KancompressError where the file cannot be written.
     """
+    path = Path(path)
     check_predictions_target(path, force=force)
     arrays = {"outputs": evaluation.outputs}
     if evaluation.score.accuracy is not None:

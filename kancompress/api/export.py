@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from kancompress.api import given
 from kancompress.config import COptions, HtmlOptions, OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.c import header as c
@@ -163,6 +164,7 @@ def export(
     >>> len(made.data) == sum(made.parts.values())
     True
     """
+    source = given.source(source, "export")
     own = [source] if isinstance(source, str | os.PathLike) else []
     if path is not None and not dry_run:
         files.check_target(Path(path), force=force, inputs=[Path(one) for one in (*inputs, *own)])

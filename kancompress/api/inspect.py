@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kancompress.api import given
 from kancompress.config import ClusterConfig
 from kancompress.errors import UsageError
 from kancompress.formats import storage
 from kancompress.formats.storage import Source, called, is_native, once, open_container
 from kancompress.reporting import inspection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kancompress.models.records import Checkpoint, PackedModel
 
 # What reads and recognises other libraries' files; our own need neither.
 _FOREIGN, _LIBRARIES = "kancompress.formats.foreign", "kancompress.libraries"
@@ -19,7 +25,7 @@ _SIZES = "kancompress.api.predicted_sizes"
 
 
 def inspect(
-    source: Source,
+    source: Source | Checkpoint | PackedModel | nn.Module | Mapping[str, Tensor],
     name: str | None = None,
     *,
     check: bool = False,
@@ -29,7 +35,8 @@ def inspect(
 ) -> dict[str, Any]:
     """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
-    source   : any safetensors file, a torch file of another KAN library, or bytes of one
+    source   : any safetensors file, a torch file of another KAN library, or bytes of one; or a
+               record, a live module or a state dict, of which the file is told that it would make
     name     : what messages call the source, its path when None
     check    : only verify structure and checksum; the report is then `kind` and `sound`
     clusters : also the size of the packed file at this k, where the file is not packed yet
@@ -47,6 +54,18 @@ def inspect(
     >>> kancompress.inspect("packed.safetensors", check=True)
     {'kind': 'packed', 'sound': True}
     """
+    file, called_so = given.file(source, "inspect")
+    return _told(file, name or called_so, check, clusters, layouts, state)
+
+
+def _told(
+    source: Source,
+    name: str | None,
+    check: bool,
+    clusters: int | None,
+    layouts: Mapping[str, str] | None,
+    state: str | None,
+) -> dict[str, Any]:
     if check:
         _refuse_state(state, called(source, name))
         return {"kind": storage.check(source, name), "sound": True}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from kancompress.api import given
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.config import Machine, RowFormat, RunOptions, Runtime, runtime_of
 from kancompress.data.rows import (
@@ -50,12 +51,23 @@ class Prediction:
     classes : (rows,) int64, the number of the largest output; None where it was not asked for
     shares  : (rows, width) float32, the outputs' softmax; None where it was not asked for
     notes   : what was taken for granted that the file does not tell
+
+    >>> import kancompress
+    >>> found = kancompress.predict("packed.safetensors", [[0.0] * 64], classes=True)
+    >>> list(found.arrays())
+    ['outputs', 'classes', 'shares']
+    >>> found.encode("csv").decode().splitlines()[0].split(",")[:2]
+    ['output_0', 'output_1']
     """
 
     outputs: npt.NDArray[np.floating[Any]]
     classes: npt.NDArray[np.int64] | None = None
     shares: npt.NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {list(array.shape)}" for name, array in self.arrays().items())
+        return f"<Prediction: {', '.join(shapes)}>"
 
     def arrays(self) -> dict[str, Numbers]:
         """The arrays by their names, `outputs` first; those that there are."""
@@ -183,7 +195,9 @@ def predict(
     """
     if batch_size < 1:
         raise UsageError(f"`batch_size={batch_size}` is no number of rows.", fields=("batch_size",))
-    runtime = runtime_of(runtime)
+    given.check(options=options, machine=machine)
+    given.module(model)
+    source, runtime = given.source(source, "predict"), runtime_of(runtime)
     rows, where = _given(x)
     check_numbers(rows, where)
     if runtime is Runtime.NUMPY:

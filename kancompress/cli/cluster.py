@@ -39,7 +39,7 @@ from kancompress.config import (
     StoredDtype,
 )
 from kancompress.errors import UsageError
-from kancompress.specs import DataOptions
+from kancompress.specs import MAX_CLUSTERS, DataOptions
 
 if TYPE_CHECKING:
     from kancompress import Compression, LayerClustering
@@ -440,22 +440,28 @@ def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
         if len(values) > 1:
             raise UsageError("--clusters auto chooses for every layer; leave other numbers out.")
         return None, {}, True
-    return *_numbers("--clusters", values, "number of clusters; write 16 or 1=64"), False
+    numbers = _numbers("--clusters", values, "number of clusters; write 16 or 1=64", MAX_CLUSTERS)
+    return *numbers, False
 
 
 def _parts(values: list[str]) -> tuple[int | None, dict[str, int]]:
     """The common number of parts and the layers' own, from `3`, `NAME=9`."""
-    return _numbers("--parts", values, "number of parts; write 3 or 1=9")
+    return _numbers("--parts", values, "number of parts; write 3 or 1=9", None)
 
 
-def _numbers(option: str, values: list[str], what: str) -> tuple[int | None, dict[str, int]]:
-    """A number for all layers, and those of single layers."""
+def _numbers(
+    option: str, values: list[str], what: str, most: int | None
+) -> tuple[int | None, dict[str, int]]:
+    """A number from 1 to `most` for all layers, and those of single layers."""
     common: int | None = None
     layers: dict[str, int] = {}
     for value in values:
         name, mark, number = value.rpartition("=")
         if not number.isascii() or not number.isdigit() or len(number) > 20:
             raise UsageError(f"{option} {value} is no {what}.")
+        if not 1 <= int(number) <= (most or int(number)):
+            span = f"from 1 to {most}" if most else "from 1 on"
+            raise UsageError(f"{option} {value} is not possible; a number {span} was expected.")
         if not mark:
             if common is not None:
                 raise UsageError(f"{option} is given twice, {common} and {number}; write one.")

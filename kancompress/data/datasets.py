@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kancompress.data.digits import divide, read_digits
 from kancompress.data.images import IMAGE_SETS, Images, read_images
+from kancompress.data.places import Data, located
 from kancompress.data.rows import as_floats, bad, check_numbers, read_arrays
 from kancompress.errors import InvalidFileError, UsageError
 from kancompress.specs import FILE, TEST_SHARE, DataOptions, DatasetName, DataSpec
@@ -118,11 +119,13 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
     return _divide(replace(whole, spec=found))
 
 
-def has_labels(options: DataOptions) -> bool:
+def has_labels(data: Data) -> bool:
     """Whether data has labels: all but a file of the user's own without an array y.
 
+    data : a data set's name, the path of a file of arrays, or DataOptions
     Raises InvalidFileError for a file that cannot be read.
     """
+    options = located(data) or DataOptions()
     return options.file is None or "y" in _read_arrays(options.file)
 
 

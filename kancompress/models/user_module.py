@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
@@ -172,14 +173,16 @@ def read_module(model: nn.Module) -> ForeignCheckpoint:
 def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
     """A state dict in memory, as `read_module` reads a module's; `where` is what messages call it.
 
-    What is no tensor is dropped, and told.
+    What is no tensor is dropped, and told; arrays of numpy become tensors. Raises UsageError where
+    the tensors lie deeper, as in what a trainer saves.
     """
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
     dropped = []
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
+    for name, given_value in state.items():
+        value = _as_tensor(given_value)
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             dropped.append(f"{name} (no tensor)")
             continue
         _check_tensor(name, value, where)
@@ -190,6 +193,8 @@ def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
             continue
         first[identity] = name
         tensors[name] = value.detach().cpu().contiguous()
+    if state and not tensors:
+        raise _no_tensors(state, where)
     counter = _Counter()
     torch.save(tensors, counter)  # type: ignore[arg-type]
     return ForeignCheckpoint(
@@ -202,6 +207,30 @@ def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
         dropped=tuple(dropped),
         tensor_bytes=sum(t.nbytes for name, t in tensors.items() if name not in ties),
         file_bytes=counter.count,
+    )
+
+
+def _as_tensor(value: object) -> object:
+    """An array of numbers as a tensor over its memory; other values as they are."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
+    except TypeError:  # of texts, objects and the like
+        return value
+
+
+def _no_tensors(state: Mapping[str, Any], where: str) -> UsageError:
+    """That nothing in a state dict is a tensor, and where the tensors are."""
+    inner = [
+        str(name)
+        for name, value in state.items()
+        if isinstance(value, Mapping) and any(isinstance(one, Tensor) for one in value.values())
+    ]
+    way = f"; they lie in its {shown(inner[0])}, so give that" if inner else ""
+    return UsageError(
+        f"{where} has no tensor among its {len(state):,} entries{way}. A dict from the names of"
+        " tensors to tensors was expected."
     )
 
 
