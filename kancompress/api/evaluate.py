@@ -65,8 +65,7 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
-    given.check(options=options, machine=machine)
-    given.module(model)
+    given.check(options=options, machine=machine, model=model)
     source, data = given.source(source, "evaluate"), given.data(data)
     if runtime_of(runtime) is Runtime.NUMPY:
         check_numpy(model, state)

@@ -76,8 +76,7 @@ def finetune(
     >>> kancompress.save(tuned.model, "tuned.safetensors") > 0
     True
     """
-    given.check(config, FinetuneConfig, options=options, machine=machine)
-    given.module(model)
+    given.check(config, FinetuneConfig, options=options, machine=machine, model=model)
     source, found = given.source(source, "finetune"), given.data(data)
     packed = packed_record(source, name)
     if teacher is None and teacher_state is not None:

@@ -48,17 +48,21 @@ _CONFIGS: dict[type, str] = {
 }
 
 
-def check(config: object = None, kind: type = ClusterConfig, **records: object) -> None:
+def check(
+    config: object = None, kind: type = ClusterConfig, *, model: object = None, **records: object
+) -> None:
     """Refuse settings that are not records of settings. Raises UsageError.
 
     config : of `kind`; records : further ones, by the names of their parameters
+    model  : a module of the user's own
     """
     expect("config", config, kind, _CONFIGS[kind])
+    _check_module(model)
     for name, value in records.items():
         expect(name, value, *_RECORDS[name])
 
 
-def module(value: object) -> None:
+def _check_module(value: object) -> None:
     """Refuse a `model` that is no module: a name, or a class. Raises UsageError."""
     if value is None or (hasattr(value, "state_dict") and not isinstance(value, type)):
         return
@@ -111,4 +115,4 @@ def file(value: Any, command: str) -> tuple[Any, str | None]:
     return source(value, command), None
 
 
-__all__ = ["Data", "check", "clustering", "data", "file", "module", "record", "source"]
+__all__ = ["Data", "check", "clustering", "data", "file", "record", "source"]

@@ -195,8 +195,7 @@ def predict(
     """
     if batch_size < 1:
         raise UsageError(f"`batch_size={batch_size}` is no number of rows.", fields=("batch_size",))
-    given.check(options=options, machine=machine)
-    given.module(model)
+    given.check(options=options, machine=machine, model=model)
     source, runtime = given.source(source, "predict"), runtime_of(runtime)
     rows, where = _given(x)
     check_numbers(rows, where)
