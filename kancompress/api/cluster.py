@@ -101,9 +101,8 @@ def cluster(
     source      : path or bytes of a dense or meta checkpoint of ours or of a file that another KAN
                   library saved; a `Checkpoint`; a state dict; or a live module of any architecture,
                   whose KAN layers are recognised by names and shapes, and which is not changed
-    rows        : (n, in) unlabelled inputs of the network, (n, channels, rows, columns) of
-                  convolutions, (n, ...) of a module, as an array or tensor; or a data set's name,
-                  or the path of a file with an array x; some thousands are enough
+    rows        : some thousands of unlabelled inputs, (n, in), of convolutions (n, channels, rows,
+                  columns), of a module (n, ...); or a data set's name or a file with an array x
     calibration : how far to go with rows
     target      : chooses the number of clusters of each layer instead of `config`, and the price of
                   a bit where that has none; without rows one number for all layers, in bytes or as
@@ -131,9 +130,8 @@ def cluster(
     of range, rows that do not fit). KancompressError where every layer and the whole file would
     grow, where a target is out of reach, and where a file changes while it is read.
     """
-    given.check(
-        calibration=calibration, target=target, options=options, machine=machine, model=model
-    )
+    settled = {"calibration": calibration, "target": target, "options": options}
+    given.check(**settled, machine=machine, model=model)
     if rows is None and (calibration or model or (target and target.error is not None)):
         raise UsageError(
             "A calibration, a module to run the layers in, and a target that is an error of the"
