@@ -130,8 +130,8 @@ def cluster(
     of range, rows that do not fit). KancompressError where every layer and the whole file would
     grow, where a target is out of reach, and where a file changes while it is read.
     """
-    settled = {"calibration": calibration, "target": target, "options": options}
-    given.check(**settled, machine=machine, model=model)
+    given.check(calibration=calibration, target=target)
+    given.check(options=options, machine=machine, model=model)
     if rows is None and (calibration or model or (target and target.error is not None)):
         raise UsageError(
             "A calibration, a module to run the layers in, and a target that is an error of the"

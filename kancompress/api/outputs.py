@@ -85,8 +85,8 @@ def choose_clusters(
     Nothing is packed, and nothing is solved but for a target that is an error, and for a price that
     is searched. The arguments are those of `kancompress.cluster`, the errors, too.
     """
-    settled = {"calibration": calibration, "target": target, "options": options}
-    given.check(**settled, machine=machine, model=model)
+    given.check(calibration=calibration, target=target)
+    given.check(options=options, machine=machine, model=model)
     if target is None:
         raise UsageError(
             "`target` is None; a Target was expected, as in kancompress.Target(bytes=20_000).",
