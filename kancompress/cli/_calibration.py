@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kancompress
 from kancompress.cli import _files, _model, _output
 from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
+from kancompress.data import places
 from kancompress.errors import UsageError
 from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
@@ -106,10 +107,7 @@ class Wishes:
         if self.calibrate in list(DatasetName):
             return DataOptions(name=self.calibrate, directory=directory, shape=shape)
         if not (files.hub_name(self.calibrate) or Path(self.calibrate).exists()):
-            raise UsageError(
-                f"--calibrate {self.calibrate} is neither a file nor a data set; data sets are"
-                f" {', '.join(DatasetName)}."
-            )
+            places.located(self.calibrate, "rows")  # tells what may be meant
         return DataOptions(file=Path(self.calibrate), shape=shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import re
 import sys
@@ -22,6 +23,8 @@ from kancompress.formats.safetensors import shown
 from kancompress.models import factory
 from kancompress.models.records import ForeignCheckpoint
 from kancompress.models.tensors import NAMES
+from kancompress.system import inputs
+from kancompress.values import did_you_mean
 
 _SHOWN_NAMES = 3
 
@@ -46,7 +49,8 @@ def users_code(what: str, fields: Sequence[str] = ()) -> Iterator[None]:
 
 
 def build_module(target: str) -> nn.Module:
-    """Call `package.module:factory`, the module looked for in the current directory first.
+    """Call `package.module:factory`, the module looked for in the current directory first, or
+    `file.py:factory`.
 
     The factory takes no arguments and returns a Module; a class of Modules or a Module will do.
     This imports and runs the user's code. Raises UsageError when there is no such thing,
@@ -54,9 +58,14 @@ def build_module(target: str) -> nn.Module:
     """
     module_name, path = factory.split(target)
     here = str(Path.cwd())
+    file = factory.script(module_name)
+    if file is not None:  # what stands beside it can be imported, as beside a script
+        _check_script(file, target)
+        here = str(file.resolve().parent)
     sys.path.insert(0, here)
     try:
-        made = _called(_imported(module_name, target), path, target)
+        module = _imported(module_name, target) if file is None else _loaded(file, target)
+        made = _called(module, path, target)
     finally:
         # At the end from now on: for imports that the model makes later, and shadowing nothing.
         sys.path.remove(here)
@@ -67,6 +76,32 @@ def build_module(target: str) -> nn.Module:
             fields=("model",),
         )
     return made
+
+
+def _check_script(file: Path, target: str) -> None:
+    if not file.is_file():
+        raise UsageError(
+            f"`model={target}`: there is no file {file}.",
+            fields=("model",),
+            hint=inputs.meant(file),
+        )
+
+
+def _loaded(file: Path, target: str) -> Any:
+    """The module of a file of Python, under its own name where no other has that."""
+    name = file.stem if file.stem not in sys.modules else f"_{file.stem}_of_the_model"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickles look for it
+    try:
+        with users_code(f"Importing {file} for `model={target}`", fields=("model",)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
 
 
 def _imported(name: str, target: str) -> Any:
@@ -81,15 +116,26 @@ def _imported(name: str, target: str) -> Any:
                 f"`model={target}`: there is no module {missing}, neither installed nor in"
                 f" {Path.cwd()}.",
                 fields=("model",),
+                hint=_script_meant(name),
             ) from None
         raise
+
+
+def _script_meant(name: str) -> str:
+    """The file of Python that a module's name may mean, as a sentence; "" where there is none."""
+    near = inputs.meant(Path(f"{name.replace('.', '/')}.py"))
+    return near if near.endswith(".py?") else ""
 
 
 def _called(module: Any, path: str, target: str) -> Any:
     value, at = module, module.__name__
     for name in path.split("."):
         if not hasattr(value, name):
-            raise UsageError(f"`model={target}`: {at} has no attribute {name}.", fields=("model",))
+            raise UsageError(
+                f"`model={target}`: {at} has no attribute {name}.",
+                fields=("model",),
+                hint=did_you_mean(name, [one for one in dir(value) if one[0] != "_"]).strip(),
+            )
         value, at = getattr(value, name), f"{at}.{name}"
     if isinstance(value, nn.Module):
         return value

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.formats import kinds
 from kancompress.formats.arrays import Array
 from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
 from kancompress.formats.foreign.saveckpt import Settings
@@ -31,7 +32,7 @@ _OTHERS = (
     (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"\x89HDF", "an HDF5 file, as Keras writes"),
-    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x93NUMPY", "a NumPy array, which is data and no network"),
     (b"GGUF", "a GGUF file"),
     (b"%PDF", "a PDF"),
 )
@@ -113,6 +114,8 @@ def _read_single(data: Data, where: str, state: str | None = None) -> shards.Loa
         return _from_torch(torchfiles.read_zip(data, where), where, state)
     if start[:1] == b"\x80":
         return _from_torch(torchfiles.read_legacy(data, where), where, state)
+    if kinds.is_onnx(data):
+        raise InvalidFileError(Flaw.UNKNOWN_FORMAT, f"{where} is {kinds.ONNX}.")
     raise _unknown(start, where)
 
 
@@ -201,6 +204,8 @@ def _unknown(start: bytes, where: str) -> InvalidFileError:
             f"{where} is an HTML page, not a checkpoint. Download the raw file instead.",
         )
     kind = next((text for magic, text in _OTHERS if start.startswith(magic)), None)
+    if kind is None and start and not any(start):
+        kind = "bytes of zero, as an interrupted copy leaves them; copy it again"
     if kind is None:
         plain = start.isascii() and start.decode("ascii").replace("\n", "").isprintable()
         kind = "a text file" if plain else "none of them"
