@@ -28,7 +28,7 @@ from kancompress.config import (
 from kancompress.data import datasets
 from kancompress.errors import UsageError
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.foreign import refuse_state
+from kancompress.formats.foreign import refuse_drop, refuse_state, without
 from kancompress.formats.packed.forms import OWN_CLASS, FormRecord
 from kancompress.formats.storage import called, is_native, once
 from kancompress.libraries.told import refuse_options, with_layouts
@@ -76,6 +76,7 @@ def cluster(
     keep_scaler: bool = False,
     keep_extra: bool = False,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
     hooks: Hooks | None = None,
@@ -120,6 +121,8 @@ def cluster(
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     state       : of a torch file with several state dicts, such as an average of the model (EMA),
                   the one that is meant: its keys with dots between them, or the last of them
+    drop        : patterns of the names of tensors of another library that are left out, as in
+                  "total_*"; they fit whole names, or what stands behind a dot
     name        : what messages call the source, its path when None
     report      : told of each layer as it is packed; `hooks` also of layers as they are solved
     settings    : fields of ClusterConfig in place of those of `config`, such as `clusters=8`
@@ -146,6 +149,7 @@ def cluster(
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
+        drop=drop,
     )
     if rows is None:
         return work.plain(work.open(source, name), target)
@@ -173,6 +177,7 @@ class Work:
     keep_scaler: bool = False
     keep_extra: bool = False
     state: str | None = None
+    drop: Sequence[str] = ()
 
     def open(self, source: Clusterable, name: str | None) -> NativeSource | ForeignSource:
         """The source, read as far as it has to be."""
@@ -184,9 +189,10 @@ class Work:
         if isinstance(source, nn.Module | Mapping):
             refuse_state(self.state, "what is in memory")
         if isinstance(source, nn.Module):
-            return self._foreign(read_module(source))
+            return self._foreign(without(read_module(source), self.drop))
         if isinstance(source, Mapping):
-            return self._foreign(read_state(source, name or "The state dict"))
+            read = read_state(source, name or "The state dict")
+            return self._foreign(without(read, self.drop))
         found = given.record(source)
         if found is None and not isinstance(source, str | os.PathLike | bytes):
             raise UsageError(
@@ -195,7 +201,7 @@ class Work:
             )
         opened, name = once(found or source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
-            return self._foreign(read_foreign(opened, name, state=self.state))
+            return self._foreign(read_foreign(opened, name, state=self.state, drop=self.drop))
         beside = self.keep_scaler or self.keep_extra or self.config.keep_masked
         if self.options.layouts or beside:
             raise UsageError(
@@ -204,6 +210,7 @@ class Work:
             )
         refuse_options(self.options)
         refuse_state(self.state, called(opened, name))
+        refuse_drop(self.drop, called(opened, name))
         size, record = sized(opened, name, stored=True)
         where = called(opened, name)
         if isinstance(record, PackedModel):
@@ -313,7 +320,7 @@ class Work:
         if model is not None:
             raise UsageError("A live module runs its own layers; leave the other model out.")
         devices.move(module, self.machine)
-        checkpoint = _copied(read_module(module))
+        checkpoint = _copied(without(read_module(module), self.drop))
         x = _as_given(rows)
         return self._in_model(self._foreign(checkpoint), module, x, {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def evaluate(
     machine: Machine | None = None,
     runtime: Runtime | str = Runtime.TORCH,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
@@ -54,6 +56,8 @@ def evaluate(
     runtime : what runs the network, as for `predict`
     state   : of a torch file with several state dicts, such as an average of the model (EMA), the
               one that is meant: its keys with dots between them, or the last of them
+    drop    : patterns of the names of tensors of another library that are left out, as for
+              `cluster`
     name    : what messages call the source, its path when None
     Raises UsageError where the tensors do not determine what the network computes, or the data does
     not fit it; InvalidFileError for files that cannot be read.
@@ -68,9 +72,9 @@ def evaluate(
     given.check(options=options, machine=machine, model=model)
     source, data = given.source(source, "evaluate"), given.data(data)
     if runtime_of(runtime) is Runtime.NUMPY:
-        check_numpy(model, state)
+        check_numpy(model, state, drop)
         return _with_numpy(NumpyNetwork.of(source, name, options), data)
-    record = runnable_record(source, name, state)
+    record = runnable_record(source, name, state, drop)
     if model is not None:
         where = called(source, name)
         tensors = own_tensors(record, options, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ def inspect(
     clusters: int | None = None,
     layouts: Mapping[str, str] | None = None,
     state: str | None = None,
+    drop: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a file holds, byte by byte; the keys are listed in docs/json.md.
 
@@ -44,6 +45,7 @@ def inspect(
                or to one written as `ROLE=NAME:AXES; ...`
     state    : of a torch file with several state dicts, such as an average of the model (EMA), the
                one that is meant: its keys with dots between them, or the last of them
+    drop     : patterns of the names of tensors that are left out, as for `cluster`
     Raises InvalidFileError for a damaged file, UsageError for layouts that fit nothing, and for
     `clusters` of a file that is packed already.
 
@@ -55,7 +57,7 @@ def inspect(
     {'kind': 'packed', 'sound': True}
     """
     file, called_so = given.file(source, "inspect")
-    return _told(file, name or called_so, check, clusters, layouts, state)
+    return _told(file, name or called_so, check, clusters, layouts, state, drop)
 
 
 def _told(
@@ -65,9 +67,11 @@ def _told(
     clusters: int | None,
     layouts: Mapping[str, str] | None,
     state: str | None,
+    drop: Sequence[str],
 ) -> dict[str, Any]:
     if check:
         _refuse_state(state, called(source, name))
+        _refuse_drop(drop, called(source, name))
         return {"kind": storage.check(source, name), "sound": True}
     config = None if clusters is None else ClusterConfig(clusters=clusters)
     source, name = once(source, name)
@@ -79,10 +83,11 @@ def _told(
                 fields=("layouts",),
             )
         _refuse_state(state, called(source, name))
+        _refuse_drop(drop, called(source, name))
         container = open_container(source, name)
         sizes = None if config is None else import_module(_SIZES).of_native(container, config)
         return inspection.describe(container, sizes)
-    record = import_module(_FOREIGN).read_record(source, name, state=state)
+    record = import_module(_FOREIGN).read_record(source, name, state=state, drop=drop)
     found = import_module(_LIBRARIES).recognise(record.tensors, layouts)
     sizes = (
         None
@@ -95,3 +100,8 @@ def _told(
 def _refuse_state(state: str | None, where: str) -> None:
     if state is not None:
         import_module(_FOREIGN).refuse_state(state, where)
+
+
+def _refuse_drop(drop: Sequence[str], where: str) -> None:
+    if drop:
+        import_module(_FOREIGN).refuse_drop(drop, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -76,6 +77,7 @@ def choose_clusters(
     keep_scaler: bool = False,
     keep_extra: bool = False,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
     hooks: Hooks | None = None,
     **settings: Any,
@@ -101,6 +103,7 @@ def choose_clusters(
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
+        drop=drop,
     )
     return work.choose(work.running(source, rows, model, name), target)
 

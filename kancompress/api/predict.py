@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -156,6 +156,7 @@ def predict(
     model: nn.Module | None = None,
     machine: Machine | None = None,
     state: str | None = None,
+    drop: Sequence[str] = (),
     shape: tuple[int, ...] | None = None,
     batch_size: int = BATCH,
     name: str | None = None,
@@ -178,6 +179,7 @@ def predict(
               as they are, whole numbers as such where it takes them
     machine : where torch computes, as for `evaluate`
     state   : of a torch file with several state dicts, the one that is meant
+    drop    : patterns of the names of tensors that are left out, as for `cluster`
     shape   : of a row, with `model`; None leaves rows as they are
     batch_size : most rows that are run at a time
     name    : what messages call the source, its path when None
@@ -200,15 +202,15 @@ def predict(
     rows, where = _given(x)
     check_numbers(rows, where)
     if runtime is Runtime.NUMPY:
-        check_numpy(model, state)
+        check_numpy(model, state, drop)
     if model is not None:
         _check_own(raw)
-        own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state)
+        own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state, drop)
         outputs = own.run(_as_they_are(rows, shape, where), batch_size)
         if classes:
             own.check_classes()
         return _prediction(outputs, None, bool(classes), own.notes)
-    network = _network(source, runtime, name, options, machine, state)
+    network = _network(source, runtime, name, options, machine, state, drop)
     known = network.data is not None and not network.data.is_regression
     classes = known if classes is None else classes
     if classes and network.data is not None and network.data.is_regression:
@@ -262,10 +264,12 @@ def _network(
     options: RunOptions | None,
     machine: Machine | None,
     state: str | None,
+    drop: Sequence[str],
 ) -> RowNetwork:
     if runtime is Runtime.NUMPY:
         return NumpyNetwork.of(source, name, options)
-    return cast(RowNetwork, import_module(_TORCH).network(source, name, options, machine, state))
+    network = import_module(_TORCH).network(source, name, options, machine, state, drop)
+    return cast(RowNetwork, network)
 
 
 def _prediction(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ class Wishes:
     keep_scaler: bool = False
     keep_extra: bool = False
     state: str | None = None
+    drop: Sequence[str] = ()
 
     def check(self, needing: Mapping[str, bool]) -> None:
         """Refuse options that need others.
@@ -133,6 +134,7 @@ def run(
             keep_scaler=wishes.keep_scaler,
             keep_extra=wishes.keep_extra,
             state=wishes.state,
+            drop=wishes.drop,
             name=found.name,
             hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
         )
@@ -160,6 +162,7 @@ def choose(
             keep_scaler=wishes.keep_scaler,
             keep_extra=wishes.keep_extra,
             state=wishes.state,
+            drop=wishes.drop,
             machine=Machine(device=wishes.device),
             name=found.name,
             hooks=kancompress.Hooks(probed=probed),

@@ -14,7 +14,7 @@ from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
     Compute,
     DataDirOption,
-    Foreign,
+    ForeignFile,
     InputArgument,
     InputShapeOption,
     ModuleOption,
@@ -256,7 +256,7 @@ def cluster(
     stored: Stored,
     by_outputs: ByOutputs,
     machine: ClusterMachine,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Cluster the edge vectors of each layer and write a packed file (stage 2).
@@ -310,6 +310,7 @@ def cluster(
             keep_scaler=stored.keep_scaler,
             keep_extra=stored.keep_extra,
             state=foreign.state,
+            drop=foreign.drop or (),
             name=found.name,
             report=_tell,
         )
@@ -336,7 +337,7 @@ def _wishes(
     stored: Stored,
     by_outputs: ByOutputs,
     machine: ClusterMachine,
-    foreign: Foreign,
+    foreign: ForeignFile,
     *,
     auto: bool,
 ) -> _calibration.Wishes:
@@ -355,6 +356,7 @@ def _wishes(
         keep_scaler=stored.keep_scaler,
         keep_extra=stored.keep_extra,
         state=foreign.state,
+        drop=foreign.drop or (),
     )
 
 

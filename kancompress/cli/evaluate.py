@@ -12,7 +12,7 @@ import kancompress
 from kancompress.cli import _files, _output, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
-    Foreign,
+    ForeignFile,
     InputArgument,
     ModelData,
     OwnModel,
@@ -47,7 +47,7 @@ def evaluate(
     outputs: Outputs,
     machine: Running,
     own: OwnModel,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Score a dense, meta or packed file on the test rows of its data set.
@@ -87,6 +87,7 @@ def evaluate(
             machine=where,
             runtime=machine.runtime,
             state=foreign.state,
+            drop=foreign.drop or (),
             name=found.name,
         )
     notes = list(map(noted, told.notes))

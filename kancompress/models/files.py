@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kancompress.errors import UsageError
@@ -67,16 +67,21 @@ def sized(
 
 
 def read_foreign(
-    source: str | os.PathLike[str] | bytes, name: str | None = None, *, state: str | None = None
+    source: str | os.PathLike[str] | bytes,
+    name: str | None = None,
+    *,
+    state: str | None = None,
+    drop: Sequence[str] = (),
 ) -> ForeignCheckpoint:
     """Read a checkpoint that another program saved; `name` is what messages call it.
 
     state : which of several state dicts of a torch file is meant
+    drop  : patterns of the names of tensors that are left out
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
     command; UsageError where `state` names nothing. Nothing that a file names is ever run or
     imported.
     """
-    return foreign_of(read_foreign_record(source, name, state=state))
+    return foreign_of(read_foreign_record(source, name, state=state, drop=drop))
 
 
 def encode(record: Record | Restored) -> bytes:

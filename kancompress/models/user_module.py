@@ -316,6 +316,8 @@ _WRAPPERS = frozenset(
 )
 # Numbers that averages of a model keep beside it, which the model itself has no place for.
 _COUNTERS = frozenset({"n_averaged", "num_updates", "initted", "step", "decay"})
+# Numbers that profilers leave on the layers of the module that they looked at.
+_COUNTS = frozenset({"total_ops", "total_params"})
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, str]:
@@ -362,7 +364,7 @@ def _listed(kind: str, items: list[str]) -> str:
 
 
 def _is_counter(name: str, tensor: Tensor) -> bool:
-    return name.rpartition(".")[2] in _COUNTERS and tensor.numel() == 1
+    return name.rpartition(".")[2] in _COUNTERS | _COUNTS and tensor.numel() == 1
 
 
 def _paired(given: list[str], own: list[str]) -> dict[str, str]:

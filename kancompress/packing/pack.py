@@ -487,6 +487,11 @@ def _notes(
 ) -> tuple[str, ...]:
     """What to know of edges that are not clustered, and of layers that are kept without loss."""
     notes: list[str] = []
+    if packed and not any(one.layer.edges + one.layer.kept for one in packed):
+        notes.append(
+            "every edge of the network is masked, so it puts out the same whatever its inputs; was"
+            " it pruned too far?"
+        )
     if masked := sum(one.layer.masked for one in packed if one.coded is not None):
         notes.append(
             f"the coefficients of {masked:,} masked edges come back as zeros; `keep_masked` keeps"
