@@ -40,6 +40,8 @@ _RECORDS: dict[str, tuple[type, str]] = {
     "options": (RunOptions, "kancompress.RunOptions(spline_order=3)"),
     "target": (Target, "kancompress.Target(bytes=20_000)"),
 }
+# Settings that other libraries call so.
+_MEANT = {"data": "rows", "dataset": "rows", "k": "clusters", "n_clusters": "clusters"}
 _CONFIGS: dict[type, str] = {
     ClusterConfig: "kancompress.ClusterConfig(clusters=16)",
     RepackConfig: "kancompress.RepackConfig(header='plain')",
@@ -89,10 +91,10 @@ def clustering(
     known = ClusterConfig.__dataclass_fields__.keys()
     if unknown := settings.keys() - known:
         name = min(unknown)
-        raise UsageError(
-            f"{command} has no setting {name!r}; known are {', '.join(known)}."
-            f"{did_you_mean(name, [*known, *_RECORDS, 'rows'])}"
-        )
+        near = did_you_mean(name, [*known, *_RECORDS, "rows"])
+        if name in _MEANT:
+            near = f" Did you mean {_MEANT[name]}?"
+        raise UsageError(f"{command} has no setting {name!r}; known are {', '.join(known)}.{near}")
     if settings.get("clusters") == "auto":
         raise UsageError(
             "`clusters=auto` is what a target does: leave `clusters` out, and give"
