@@ -309,7 +309,7 @@ def test_rows_of_cluster_are_found_under_their_name(option: str) -> None:
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("own_models.py:make_nt", "own_models has no attribute make_nt. Did you mean make_net?"),
+        ("own_models.py:make_nt", "own_models.py has no attribute make_nt. Did you mean make_net?"),
         ("own_models.py", "names a file and nothing in it; write own_models.py:FACTORY"),
         ("own_model.py:make_net", "there is no file own_model.py. Did you mean own_models.py?"),
         ("own_model:make_net", "Did you mean own_models.py?"),

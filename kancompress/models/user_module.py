@@ -65,7 +65,7 @@ def build_module(target: str) -> nn.Module:
     sys.path.insert(0, here)
     try:
         module = _imported(module_name, target) if file is None else _loaded(file, target)
-        made = _called(module, path, target)
+        made = _called(module, module_name, path, target)
     finally:
         # At the end from now on: for imports that the model makes later, and shadowing nothing.
         sys.path.remove(here)
@@ -127,8 +127,9 @@ def _script_meant(name: str) -> str:
     return near if near.endswith(".py?") else ""
 
 
-def _called(module: Any, path: str, target: str) -> Any:
-    value, at = module, module.__name__
+def _called(module: Any, at: str, path: str, target: str) -> Any:
+    """What the path within a module, which messages call `at`, gives when it is called."""
+    value = module
     for name in path.split("."):
         if not hasattr(value, name):
             raise UsageError(
