@@ -84,8 +84,8 @@ def cluster(
 ) -> Compression:
     """Cluster the edge vectors of a checkpoint and pack it (stage 2 of the MetaCluster paper).
 
-    Without rows, k-means compares edge vectors, or functions where `config.metric` says so. With
-    rows, layers are clustered by what they put out on them.
+    Without rows, k-means compares edge vectors (or functions: `config.metric`). With rows, layers
+    are clustered by what they put out on them.
 
     >>> import kancompress, torch
     >>> state = {
@@ -121,12 +121,10 @@ def cluster(
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     state       : of a torch file with several state dicts, such as an average of the model (EMA),
                   the one that is meant: its keys with dots between them, or the last of them
-    drop        : patterns of the names of tensors of another library that are left out, as in
-                  "total_*"; they fit whole names, or what stands behind a dot
+    drop        : patterns of names, whole or behind a dot, of tensors to leave out: "total_*"
     name        : what messages call the source, its path when None
     report      : told of each layer as it is packed; `hooks` also of layers as they are solved
     settings    : fields of ClusterConfig in place of those of `config`, such as `clusters=8`
-
     Raises one error for all that is wrong, before any work: InvalidFileError where a file is
     damaged or its layers hold NaN or infinity, else UsageError (packed already, no layer
     recognised, layouts that fit nothing or have to be chosen, unknown names of layers, numbers out
