@@ -316,8 +316,7 @@ def cluster(
         )
     else:
         rows = wishes.rows(by_outputs.data_dir)
-        calibration = by_outputs.config(clusters)
-        packed = _calibration.run(found, rows, wishes, config, calibration, _tell)
+        packed = _calibration.run(found, rows, wishes, config, by_outputs.config(clusters), _tell)
         assert packed.calibrated is not None
         _calibration.tell(packed.calibrated)
     assert output is not None
