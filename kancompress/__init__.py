@@ -2,9 +2,9 @@
 
 >>> import kancompress
 >>> trained = kancompress.train("metafastkan")                       # doctest: +SKIP
->>> packed = kancompress.cluster(trained.checkpoint)                 # doctest: +SKIP
->>> tuned = kancompress.finetune(packed.model)                       # doctest: +SKIP
->>> kancompress.save(tuned.model, "model.kc.safetensors")            # doctest: +SKIP
+>>> packed = kancompress.cluster(trained, clusters=16)               # doctest: +SKIP
+>>> tuned = kancompress.finetune(packed)                             # doctest: +SKIP
+>>> kancompress.save(tuned, "model.kc.safetensors")                  # doctest: +SKIP
 >>> kancompress.evaluate("model.kc.safetensors").score.accuracy      # doctest: +SKIP
 
 Names are loaded when they are first used, so that the import itself costs nothing.
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from kancompress.api.sweep import Sweep, sweep
     from kancompress.api.sweep_folder import Asked, Point
     from kancompress.api.train import train
+    from kancompress.clustering.allocation import Curve
     from kancompress.clustering.cuts import Cut
     from kancompress.clustering.layer import LayerSolution
-    from kancompress.clustering.network import Calibrated
+    from kancompress.clustering.network import Calibrated, NetworkSolution
     from kancompress.config import (
         Activation,
         CalibrationConfig,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         MetaSpec,
         ModelName,
         ModelSpec,
+        SourceSizes,
     )
     from kancompress.system.devices import use_threads
     from kancompress.system.distributed import joined
@@ -120,7 +122,8 @@ _HOMES = {
     "kancompress.packing.repack": ("PartBytes",),
     "kancompress.clustering.cuts": ("Cut",),
     "kancompress.clustering.layer": ("LayerSolution",),
-    "kancompress.clustering.network": ("Calibrated",),
+    "kancompress.clustering.allocation": ("Curve",),
+    "kancompress.clustering.network": ("Calibrated", "NetworkSolution"),
     "kancompress.system.devices": ("use_threads",),
     "kancompress.system.distributed": ("joined",),
     "kancompress.data.datasets": ("has_labels",),
@@ -146,6 +149,7 @@ _HOMES = {
     ),
     "kancompress.specs": (
         "BasisSpec", "ConvSpec", "DataOptions", "DataSpec", "MetaSpec", "ModelName", "ModelSpec",
+        "SourceSizes",
     ),
     "kancompress.training.state_file": ("StateFile",),
     "kancompress.models.files": ("encode", "load", "save"),
@@ -166,6 +170,7 @@ __all__ = [
     "Compressed",
     "Compression",
     "ConvSpec",
+    "Curve",
     "Cut",
     "DataOptions",
     "DataSpec",
@@ -192,6 +197,7 @@ __all__ = [
     "Metric",
     "ModelName",
     "ModelSpec",
+    "NetworkSolution",
     "OnnxOptions",
     "PackedLayer",
     "PackedModel",
@@ -209,6 +215,7 @@ __all__ = [
     "RunOptions",
     "Runtime",
     "Score",
+    "SourceSizes",
     "StateFile",
     "StoredDtype",
     "Sweep",

@@ -12,14 +12,27 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from enum import StrEnum
 
-from kancompress import given
+from kancompress.errors import UsageError
 from kancompress.forward import MAX_SPLINE_ORDER as MAX_SPLINE_ORDER
 from kancompress.forward import RUN_FIELDS as RUN_FIELDS
 from kancompress.forward import Activation as Activation
 from kancompress.forward import RunOptions as RunOptions
 from kancompress.frozen import dataclass
-from kancompress.specs import FAMILIES, ModelName
+from kancompress.specs import FAMILIES, MAX_CLUSTERS, ModelName
 from kancompress.specs import HeaderForm as HeaderForm
+from kancompress.values import (
+    Rule,
+    by_layer,
+    chosen,
+    each,
+    flag,
+    maybe,
+    number,
+    settle,
+    text,
+    whole,
+    word,
+)
 
 HIDDEN = (32,)
 CLUSTERS = 16
@@ -27,6 +40,12 @@ CLUSTERS = 16
 CHANNELS = (32, 64, 128, 256)
 CONV_CLUSTERS = 256
 CONV_DECAY = 0.975
+# Seeds are those of torch; batches those whose rows an int32 counts.
+_SEED = whole(0, 2**63 - 1)
+_BATCH = whole(1, 2**31 - 1)
+_MOST_WORKERS = 1024
+# Most edges of a layer that a picture draws.
+_MOST_DRAWN = 1_000_000
 
 
 class StoredDtype(StrEnum):
@@ -61,9 +80,9 @@ class Runtime(StrEnum):
     NUMPY = "numpy"
 
 
-def runtime_of(word: Runtime | str) -> Runtime:
+def runtime_of(name: Runtime | str) -> Runtime:
     """The runtime of a name. Raises UsageError."""
-    return given.choice(Runtime)("runtime", word)
+    return chosen("runtime", name, Runtime)
 
 
 class RowFormat(StrEnum):
@@ -91,6 +110,22 @@ class Machine:
     device: Device = Device.AUTO
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        settle(self, device=word(Device), workers=whole(0, _MOST_WORKERS))
+
+
+def _learning() -> dict[str, Rule]:
+    """Rules of what training and fine-tuning have in common."""
+    return {
+        "epochs": whole(0),
+        "batch_size": _BATCH,
+        "weight_decay": number(),
+        "seed": _SEED,
+        "compile": flag,
+        "precision": word(Precision),
+        "augment": maybe(flag),
+    }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -117,6 +152,17 @@ class TrainConfig:
     precision: Precision = Precision.FLOAT32
     augment: bool | None = None
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            lr=number(),
+            lr_embedding=maybe(number()),
+            lr_rest=maybe(number()),
+            decay=number(),
+            patience=whole(1),
+            **_learning(),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
@@ -137,6 +183,10 @@ class FinetuneConfig:
     compile: bool = False
     precision: Precision = Precision.FLOAT32
     augment: bool | None = None
+
+    def __post_init__(self) -> None:
+        also = each(text, "a tuple of names of groups, such as ('norms',),")
+        settle(self, lr=maybe(number()), also=also, patience=whole(1), **_learning())
 
 
 class Metric(StrEnum):
@@ -216,6 +266,30 @@ class ClusterConfig:
     keep_masked: bool = False
     header: HeaderForm = HeaderForm.AUTO
 
+    def __post_init__(self) -> None:
+        clusters, parts = whole(1, MAX_CLUSTERS), whole(1)
+        settle(
+            self,
+            clusters=maybe(clusters),
+            layers=by_layer(
+                clusters, f"a mapping from names of layers to numbers from 1 to {MAX_CLUSTERS}"
+            ),
+            parts=maybe(parts),
+            layer_parts=by_layer(parts, "a mapping from names of layers to numbers from 1 on"),
+            codebook_dtype=word(StoredDtype),
+            side_dtype=word(StoredDtype),
+            seed=_SEED,
+            max_iterations=whole(1),
+            force_pack=flag,
+            target_bytes=maybe(whole(1)),
+            metric=word(Metric),
+            kmeans=word(KMeans),
+            price=maybe(number()),
+            indices=maybe(word(IndexCoding)),
+            keep_masked=flag,
+            header=word(HeaderForm),
+        )
+
     @property
     def common(self) -> int:
         """Centroids of the layers that have no number of their own."""
@@ -269,6 +343,15 @@ class RepackConfig:
     indices: IndexCoding = IndexCoding.AUTO
     codebook_dtype: StoredDtype = StoredDtype.SOURCE
     side_dtype: StoredDtype = StoredDtype.SOURCE
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            header=word(HeaderForm),
+            indices=word(IndexCoding),
+            codebook_dtype=word(StoredDtype),
+            side_dtype=word(StoredDtype),
+        )
 
 
 def default_training(model: ModelName) -> TrainConfig:
@@ -325,6 +408,21 @@ class CalibrationConfig:
     max_iterations: int = 100
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            method=word(Method),
+            samples=whole(1),
+            rounds=maybe(whole(0)),
+            sweeps=maybe(whole(0)),
+            starts=whole(1),
+            damping=maybe(number()),
+            memory=whole(1),
+            batch_size=_BATCH,
+            max_iterations=whole(1),
+            seed=_SEED,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -339,6 +437,20 @@ class Target:
     bytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            bytes=maybe(whole(1)),
+            ratio=maybe(number(1.0)),
+            error=maybe(number()),
+        )
+        given = [one for one in (self.bytes, self.ratio, self.error) if one is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"A Target has {len(given) or 'none'} of bytes, ratio and error; one was expected,"
+                " as in Target(bytes=20_000)."
+            )
 
     def bytes_of(self, source: int) -> int:
         """Most bytes of the packed file of a source of so many.
@@ -373,6 +485,15 @@ class PlotConfig:
     sample: int = 2000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            projection=word(Projection),
+            clusters=maybe(whole(1, MAX_CLUSTERS)),
+            sample=whole(1, _MOST_DRAWN),
+            seed=_SEED,
+        )
+
 
 class Weights(StrEnum):
     """How an ONNX graph has the weights of packed layers.
@@ -402,11 +523,11 @@ class OnnxOptions:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value of another type."""
-        given.fill(
+        settle(
             self,
-            with_normalisation=given.flag,
-            with_softmax=given.flag,
-            weights=given.choice(Weights),
+            with_normalisation=flag,
+            with_softmax=flag,
+            weights=word(Weights),
         )
 
 
@@ -434,14 +555,14 @@ class COptions:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value of another type."""
-        given.fill(
+        settle(
             self,
-            with_normalisation=given.flag,
-            with_softmax=given.flag,
-            with_main=given.flag,
-            prefix=given.optional(given.text),
-            indices=given.optional(given.choice(IndexCoding)),
-            image=given.optional(given.pair),
+            with_normalisation=flag,
+            with_softmax=flag,
+            with_main=flag,
+            prefix=maybe(text),
+            indices=maybe(word(IndexCoding)),
+            image=maybe(each(whole(1), "a tuple of two whole numbers", length=2)),
         )
 
 
@@ -459,4 +580,4 @@ class HtmlOptions:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value of another type."""
-        given.fill(self, title=given.optional(given.text), labels=given.texts)
+        settle(self, title=maybe(text), labels=each(text, "a tuple of texts"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from kancompress.frozen import dataclass
+from kancompress.values import by_layer, each, instance, maybe, number, settle, text, whole, word
 
 # Highest degree of splines whose grid is not saved.
 MAX_SPLINE_ORDER = 16
@@ -24,6 +26,15 @@ class Activation(StrEnum):
     SIGMOID = "sigmoid"
     IDENTITY = "identity"
     ZERO = "zero"
+
+
+def _range(value: Any) -> Any:
+    """The ends of a grid, two finite numbers, the first below the second."""
+    expected = "a pair of finite numbers, the first below the second,"
+    low, high = ends = each(number(-math.inf), expected, length=2)(value)
+    if not low < high:
+        raise ValueError(expected)
+    return ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +56,17 @@ class RunOptions:
     grid_range: tuple[float, float] | None = None
     spline_order: int | None = None
     layers: Mapping[str, RunOptions] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            layouts=by_layer(text, "a mapping from names of layers to names of layouts"),
+            base_activation=maybe(word(Activation)),
+            rbf_denominator=maybe(number(above=True)),
+            grid_range=maybe(_range),
+            spline_order=maybe(whole(0, MAX_SPLINE_ORDER)),
+            layers=by_layer(instance(RunOptions), "a mapping from names of layers to RunOptions"),
+        )
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The JSON form of each record is specified in docs/packed-format.md, section 5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import field, replace
 from enum import StrEnum
@@ -13,6 +14,19 @@ from typing import Any, NoReturn
 
 from kancompress.errors import UsageError
 from kancompress.frozen import dataclass
+from kancompress.values import (
+    Rule,
+    each,
+    flag,
+    maybe,
+    nothing,
+    number,
+    path,
+    settle,
+    text,
+    whole,
+    word,
+)
 
 # Most centroids of a codebook: indices have at most 16 bits.
 MAX_CLUSTERS = 65_536
@@ -22,6 +36,11 @@ TEST_SHARE = 0.2
 FILE = "file"
 # How the name of a model of convolutions ends.
 CONV = "conv"
+# Padding enlarges the maps, and so the memory, whatever a small file's kernels are.
+_MOST_PADDING = 16
+_MOST_STRIDE = 1024
+_MOST_DEGREE = 16
+_MOST_INTERVALS = 65_536
 
 
 class HeaderForm(StrEnum):
@@ -226,6 +245,25 @@ def _only(record: object, name: str, known: set[str], required: set[str]) -> Map
     return record
 
 
+def _grid_rule(fewest: int) -> Rule:
+    """A grid of at least so many intervals or centres."""
+    expected = f"(low, high, size) with low < high and a size from {fewest} to {_MOST_INTERVALS}"
+
+    def rule(value: Any) -> Any:
+        each(lambda one: one, expected, length=3)(value)
+        low, high = each(number(-math.inf), expected)(value[:2])
+        try:
+            size = whole(fewest, _MOST_INTERVALS)(value[2])
+        except ValueError:
+            raise ValueError(expected) from None
+        if not low < high:
+            raise ValueError(expected)
+        same = type(value) is tuple and (low, high, size) == value
+        return value if same else (low, high, size)
+
+    return rule
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasisSpec:
     """A family's basis.
@@ -239,6 +277,16 @@ class BasisSpec:
     grid: tuple[float, float, int] | None
     degree: int | None
 
+    def __post_init__(self) -> None:
+        settle(self, family=word(Family))
+        known = FAMILIES[self.family]
+        none = nothing(f"None, as {self.family} has none,")
+        settle(
+            self,
+            grid=none if known.grid is None else _grid_rule(known.fewest),
+            degree=none if known.degree is None else whole(0, _MOST_DEGREE),
+        )
+
     @property
     def size(self) -> int:
         """Number of basis functions of an edge, the base branch not counted."""
@@ -249,6 +297,14 @@ class BasisSpec:
     def coefficients(self) -> int:
         """|w| of the paper: basis coefficients and the base weight; 1 for an MLP."""
         return self.size + 1
+
+
+def _dropped(value: Any) -> Any:
+    """A share of what is dropped in training."""
+    found = number(0.0, 1.0)(value)
+    if found == 1:
+        raise ValueError("a share from 0 to below 1")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +320,15 @@ class ConvSpec:
     strides: tuple[int, ...]
     padding: int = 1
     dropout: tuple[float, float] = (0.25, 0.5)
+
+    def __post_init__(self) -> None:
+        strides = "a tuple of whole numbers from 1 to 1024, one for each layer,"
+        settle(
+            self,
+            strides=each(whole(1, _MOST_STRIDE), strides),
+            padding=whole(0, _MOST_PADDING),
+            dropout=each(_dropped, "a pair of shares from 0 to below 1", length=2),
+        )
 
 
 # Of torch-conv-kan's four-layer network (mnist_conv.py, cifar.py), which the paper takes.
@@ -314,13 +379,9 @@ class ModelSpec:
         if "grid" in keys:
             grid = _grid(record["grid"], family.fewest)
         if "degree" in keys:
-            degree = _count("model.degree", record["degree"], 0, 16)
+            degree = _count("model.degree", record["degree"], 0, _MOST_DEGREE)
         basis = BasisSpec(family=name.family, grid=grid, degree=degree)
         return cls(basis=basis, conv=_conv(record) if name.is_conv else None)
-
-
-# Padding enlarges the maps, and so the memory, whatever a small file's kernels are.
-_MOST_PADDING = 16
 
 
 def _conv(record: Mapping[str, Any]) -> ConvSpec:
@@ -333,7 +394,7 @@ def _conv(record: Mapping[str, Any]) -> ConvSpec:
     if not all(0 <= share < 1 for share in shares):
         _fail("model.dropout", dropout, "two shares from 0 to below 1")
     return ConvSpec(
-        strides=tuple(_count("model.strides", stride, 1, 1024) for stride in strides),
+        strides=tuple(_count("model.strides", stride, 1, _MOST_STRIDE) for stride in strides),
         padding=_count("model.padding", record["padding"], 0, _MOST_PADDING),
         dropout=(shares[0], shares[1]),
     )
@@ -345,7 +406,7 @@ def _grid(value: object, fewest: int) -> tuple[float, float, int]:
     low, high = _number("model.grid", value[0]), _number("model.grid", value[1])
     if not low < high:
         _fail("model.grid", value, "low < high")
-    return low, high, _count("model.grid", value[2], fewest, 65_536)
+    return low, high, _count("model.grid", value[2], fewest, _MOST_INTERVALS)
 
 
 _CONV_GRID = (-3.0, 3.0)
@@ -366,6 +427,9 @@ class MetaSpec:
 
     embedding: int = 1
     hidden: int = 32
+
+    def __post_init__(self) -> None:
+        settle(self, embedding=whole(1), hidden=whole(1))
 
 
 def default_meta(*, conv: bool = False) -> MetaSpec:
@@ -456,7 +520,12 @@ def _numbers(key: str, value: object) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSizes:
-    """Bytes of what a packed file was made from; `dense` is the dense twin of a meta source."""
+    """Bytes of what a packed file was made from; `dense` is the dense twin of a meta source.
+
+    >>> import kancompress
+    >>> kancompress.load("packed.safetensors").source
+    SourceSizes(tensors=11684, file=12564, dense=(86016, 86600))
+    """
 
     tensors: int
     file: int
@@ -495,6 +564,10 @@ class DataOptions:
                  the rows of `file` as they are there, None makes them flat
     images     : rows (channels, height, width) as convolutions take them: named sets in their own
                  size, pixels from -1 to 1 (digits: 0 to 1), the rows of `file` as they are there
+
+    >>> import kancompress
+    >>> kancompress.DataOptions(file="rows.npz").file
+    PosixPath('rows.npz')
     """
 
     name: str | None = None
@@ -504,6 +577,18 @@ class DataOptions:
     test_split: float | None = None
     shape: tuple[int, ...] | None = None
     images: bool = False
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            name=maybe(text),
+            file=maybe(path),
+            directory=path,
+            download=flag,
+            test_split=maybe(number(0.0, 1.0)),
+            shape=maybe(each(whole(1), "a tuple of whole numbers from 1 on")),
+            images=flag,
+        )
 
     def check(self) -> None:
         """Refuse options that contradict each other. Raises UsageError."""

@@ -37,12 +37,13 @@ SECTIONS = {
         "use_threads", "joined",
     ),
     "Results": (
-        "Training", "Compression", "Compressed", "Calibrated", "Finetuning", "Evaluation",
-        "Comparison", "Sweep", "Point", "Asked", "Prediction",
-        "Parametrization", "Hooks", "Repacked", "PartBytes", "Exported",
+        "Training", "Score", "Epoch", "Compression", "Compressed", "LayerClustering", "Calibrated",
+        "NetworkSolution", "LayerSolution", "Curve", "Cut", "Finetuning", "Evaluation",
+        "Comparison", "Sweep", "Point", "Asked",
+        "Prediction", "Parametrization", "Hooks", "Repacked", "PartBytes", "Exported",
     ),
     "Files as records": (
-        "PackedModel", "PackedLayer", "Checkpoint",
+        "PackedModel", "PackedLayer", "Checkpoint", "Restored", "FormRecord", "SourceSizes",
     ),
     "Settings": (
         "TrainConfig", "ClusterConfig", "CalibrationConfig", "FinetuneConfig", "RunOptions",

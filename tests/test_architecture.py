@@ -11,7 +11,7 @@ PACKAGE = Path(kancompress.__file__).parent
 
 # Each imports only from those before it (and from itself).
 ORDER = (
-    "errors", "warnings", "version", "given", "frozen", "forward", "specs", "config", "system",
+    "errors", "warnings", "version", "values", "frozen", "forward", "specs", "config", "system",
     "formats", "layers", "libraries", "runtime", "exporting", "models", "data",
     "training", "clustering", "packing", "reporting", "api", "", "cli", "__main__",
 )  # fmt: skip

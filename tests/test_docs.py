@@ -87,13 +87,30 @@ def test_python_snippets_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert "kancompress" in names
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cluster", "compare", "evaluate", "expand", "finetune", "inspect", "load", "predict",
-        "save", "sweep", "train", "Checkpoint.module", "PackedModel.module",
-    ],
-)  # fmt: skip
+# Results that are shown without an example: the other name of one that has it, and what is called.
+WITHOUT_EXAMPLE = {"Compressed", "Hooks"}
+
+
+def with_examples() -> list[str]:
+    """The public names whose docstrings have examples, and their methods."""
+    names = [name for name in kancompress.__all__ if not name.startswith("_")]
+    methods = ["Checkpoint.module", "PackedModel.module"]
+    return [
+        name
+        for name in (*names, *methods)
+        if ">>>" in (attrgetter(name)(kancompress).__doc__ or "")
+    ]
+
+
+def test_what_commands_give_has_an_example() -> None:
+    given = {*python_reference.SECTIONS["Results"], *python_reference.SECTIONS["Commands"]}
+    assert given | {"PackedModel", "PackedLayer", "Checkpoint", "Restored"} <= {
+        *with_examples(),
+        *WITHOUT_EXAMPLE,
+    }
+
+
+@pytest.mark.parametrize("name", with_examples())
 def test_examples_of_functions_run(
     name: str,
     trained: kancompress.Checkpoint,

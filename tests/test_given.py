@@ -120,7 +120,7 @@ def test_parameters(call: Callable[..., Any], name: str, value: Any, packed: byt
     assert name in str(told.value)
 
 
-@pytest.mark.parametrize("source", [None, 5, [], bytearray(b"x"), object()])
+@pytest.mark.parametrize("source", [None, 5, [], object()])
 def test_sources(source: Any) -> None:
     for call in (
         load,
@@ -133,13 +133,13 @@ def test_sources(source: Any) -> None:
         lambda one: kancompress.predict(one, X),
         lambda one: kancompress.predict(one, X, runtime="numpy"),
     ):
-        with pytest.raises(UsageError, match=f"cannot be had from {type(source).__name__}; a path"):
+        with pytest.raises(UsageError, match=rf"a path.*{type(source).__name__}|{type(source).__name__}; a path"):
             call(source)
 
 
 def test_devices_and_modules(packed: bytes) -> None:
     device: Any = "abacus"
-    with pytest.raises(UsageError, match="`device=abacus` is none of auto, cpu"):
+    with pytest.raises(UsageError, match="`device='abacus'` is not possible; one of auto, cpu"):
         kancompress.predict(packed, X, machine=Machine(device=device))
     model, options = kancompress.load(packed), {"base_activation": "gelu"}
     assert isinstance(model, kancompress.PackedModel)

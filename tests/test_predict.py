@@ -436,6 +436,8 @@ def test_eval_writes_predictions_for_rows_without_labels(here: Path, tmp_path: P
         np.testing.assert_array_equal(arrays["classes"], wanted.classes)
     told = json.loads(done(*command, tmp_path / "out.safetensors", "--json").stdout)
     assert told.pop("file_bytes") > 0
+    assert (told.pop("file"), told.pop("clusters")) == ("packed.st", {"0": 4, "1": 4})
+    assert told.pop("ratio") > 1
     assert told == {"labels": False, "loss": None, "examples": 7, "notes": []}
     real = ("eval", "real.st", "--data", "x.npz", "--predictions", tmp_path / "real.npz")
     done(*real)

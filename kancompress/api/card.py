@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kancompress import given
+from kancompress.api import given
 from kancompress.api.export import FORMATS
 from kancompress.api.inspect import inspect
 from kancompress.errors import KancompressError, UsageError
@@ -17,6 +17,7 @@ from kancompress.reporting.card import CardOptions, card, read_scores
 from kancompress.runtime.program import read
 from kancompress.system import files
 from kancompress.system import inputs as reading
+from kancompress.values import maybe, paths, settled, text
 
 
 def model_card(
@@ -46,16 +47,17 @@ def model_card(
     ['---', 'library_name: "kancompress"', 'license: "mit"']
     """
     for option, value in (("base_model", base_model), ("license", license), ("name", name)):
-        given.optional(given.text)(option, value)
+        settled(option, value, maybe(text))
     options = CardOptions(
         scores=_read_scores(scores),
         base_model=base_model,
         license=license,
-        exported=[path.name for path in given.paths("exported", exported)],
+        exported=[path.name for path in settled("exported", exported, paths)],
         formats=[one.suffix for one in FORMATS.values()],
     )
     options.check()
-    source, name = once(source, name)
+    source, called_so = given.file(source, "model_card")
+    source, name = once(source, name or called_so)
     report = inspect(source, name)
     scored = (options.scores or {}).get("file_bytes")
     if scored not in (None, report["file_bytes"]):

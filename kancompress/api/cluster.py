@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kancompress.api import given
 from kancompress.clustering.asked import AskedLayer, ask
 from kancompress.clustering.cuts import number_of
 from kancompress.clustering.kept import Kept
@@ -28,14 +30,14 @@ from kancompress.config import (
 from kancompress.data import datasets
 from kancompress.errors import TooSmallError, UsageError
 from kancompress.formats.edges.found import FoundLayer
-from kancompress.formats.foreign import refuse_state
+from kancompress.formats.foreign import refuse_drop, refuse_state, without
 from kancompress.formats.packed.forms import OWN_CLASS, FormRecord
 from kancompress.formats.storage import called, is_native, once
 from kancompress.frozen import dataclass
 from kancompress.libraries.told import refuse_options, with_layouts
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.foreign import KnownLayers, dense_network
-from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
+from kancompress.models.records import ForeignCheckpoint, PackedModel
 from kancompress.models.user_module import as_taken, load_into, read_module, read_state
 from kancompress.packing.by_outputs import (
     Hooks,
@@ -60,13 +62,14 @@ from kancompress.specs import DataOptions, DataSpec
 from kancompress.system import devices
 
 Clusterable = Input | Mapping[str, Tensor] | nn.Module
+Rows = Tensor | np.ndarray | given.Data
 
 
 def cluster(
     source: Clusterable,
     config: ClusterConfig | None = None,
     *,
-    rows: Tensor | np.ndarray | DataOptions | None = None,
+    rows: Rows | None = None,
     calibration: CalibrationConfig | None = None,
     target: Target | None = None,
     layouts: Mapping[str, str] | None = None,
@@ -76,14 +79,16 @@ def cluster(
     keep_scaler: bool = False,
     keep_extra: bool = False,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
     report: Callable[[LayerClustering], None] | None = None,
     hooks: Hooks | None = None,
+    **settings: Any,
 ) -> Compression:
     """Cluster the edge vectors of a checkpoint and pack it (stage 2 of the MetaCluster paper).
 
-    Without rows, k-means compares edge vectors, or functions where `config.metric` says so. With
-    rows, layers are clustered by what they put out on them.
+    Without rows, k-means compares edge vectors (or functions: `config.metric`). With rows, layers
+    are clustered by what they put out on them.
 
     >>> import kancompress, torch
     >>> state = {
@@ -91,7 +96,7 @@ def cluster(
     ...     "layers.0.base_weight": torch.randn(20, 30),
     ...     "layers.0.grid": (torch.arange(-3, 9) * 0.4 - 1).repeat(30, 1),
     ... }
-    >>> packed = kancompress.cluster(state, kancompress.ClusterConfig(clusters=8))
+    >>> packed = kancompress.cluster(state, clusters=8)
     >>> packed.layers[0].edges, packed.layers[0].clusters
     (600, 8)
     >>> packed.state_dict()["layers.0.spline_weight"].shape
@@ -100,8 +105,8 @@ def cluster(
     source      : path or bytes of a dense or meta checkpoint of ours or of a file that another KAN
                   library saved; a `Checkpoint`; a state dict; or a live module of any architecture,
                   whose KAN layers are recognised by names and shapes, and which is not changed
-    rows        : (n, in) unlabelled inputs of the network, (n, channels, rows, columns) of
-                  convolutions, (n, ...) of a module, or where they lie; some thousands are enough
+    rows        : some thousands of unlabelled inputs, (n, in), of convolutions (n, channels, rows,
+                  columns), of a module (n, ...); or a data set's name or a file with an array x
     calibration : how far to go with rows
     target      : chooses the number of clusters of each layer instead of `config`, and the price of
                   a bit where that has none; without rows one number for all layers, in bytes or as
@@ -119,32 +124,33 @@ def cluster(
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     state       : of a torch file with several state dicts, such as an average of the model (EMA),
                   the one that is meant: its keys with dots between them, or the last of them
+    drop        : patterns of names, whole or behind a dot, of tensors to leave out: "total_*"
     name        : what messages call the source, its path when None
     report      : told of each layer as it is packed; `hooks` also of layers as they are solved
-
+    settings    : fields of ClusterConfig in place of those of `config`, such as `clusters=8`
     Raises one error for all that is wrong, before any work: InvalidFileError where a file is
     damaged or its layers hold NaN or infinity, else UsageError (packed already, no layer
     recognised, layouts that fit nothing or have to be chosen, unknown names of layers, numbers out
     of range, rows that do not fit). KancompressError where every layer and the whole file would
     grow, where a target is out of reach, and where a file changes while it is read.
     """
+    given.check(calibration=calibration, target=target)
+    given.check(options=options, machine=machine, model=model)
     if rows is None and (calibration or model or (target and target.error is not None)):
         raise UsageError(
             "A calibration, a module to run the layers in, and a target that is an error of the"
             " outputs need rows to measure on; give them with rows=."
         )
-    hooks = hooks or Hooks()
-    if report is not None:
-        hooks = replace(hooks, report=report)
     work = Work(
-        config=config or ClusterConfig(),
+        config=given.clustering("cluster", config, settings),
         calibration=calibration,
         options=with_layouts(options, layouts),
         machine=machine,
-        hooks=hooks,
+        hooks=replace(hooks or Hooks(), report=report) if report else hooks or Hooks(),
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
+        drop=drop,
     )
     if rows is None:
         return work.plain(work.open(source, name), target)
@@ -172,6 +178,7 @@ class Work:
     keep_scaler: bool = False
     keep_extra: bool = False
     state: str | None = None
+    drop: Sequence[str] = ()
 
     def open(self, source: Clusterable, name: str | None) -> NativeSource | ForeignSource:
         """The source, read as far as it has to be."""
@@ -183,17 +190,19 @@ class Work:
         if isinstance(source, nn.Module | Mapping):
             refuse_state(self.state, "what is in memory")
         if isinstance(source, nn.Module):
-            return self._foreign(read_module(source))
+            return self._foreign(without(read_module(source), self.drop))
         if isinstance(source, Mapping):
-            return self._foreign(read_state(source, name or "The state dict"))
-        if not isinstance(source, str | os.PathLike | bytes | Checkpoint | PackedModel):
+            read = read_state(source, name or "The state dict")
+            return self._foreign(without(read, self.drop))
+        found = given.record(source)
+        if found is None and not isinstance(source, str | os.PathLike | bytes):
             raise UsageError(
                 f"A checkpoint cannot be had from {type(source).__name__}; a path, bytes, a"
                 " Checkpoint, a state dict or a torch.nn.Module was expected."
             )
-        opened, name = once(source, name)
+        opened, name = once(found or source, name)
         if isinstance(opened, str | os.PathLike | bytes) and not is_native(opened):
-            return self._foreign(read_foreign(opened, name, state=self.state))
+            return self._foreign(read_foreign(opened, name, state=self.state, drop=self.drop))
         beside = self.keep_scaler or self.keep_extra or self.config.keep_masked
         if self.options.layouts or beside:
             raise UsageError(
@@ -202,6 +211,7 @@ class Work:
             )
         refuse_options(self.options)
         refuse_state(self.state, called(opened, name))
+        refuse_drop(self.drop, called(opened, name))
         size, record = sized(opened, name, stored=True)
         where = called(opened, name)
         if isinstance(record, PackedModel):
@@ -269,7 +279,7 @@ class Work:
     def with_rows(
         self,
         source: Clusterable,
-        rows: Tensor | np.ndarray | DataOptions,
+        rows: Rows,
         model: nn.Module | None,
         name: str | None,
         target: Target | None,
@@ -308,7 +318,7 @@ class Work:
     def running(
         self,
         source: Clusterable,
-        rows: Tensor | np.ndarray | DataOptions,
+        rows: Rows,
         model: nn.Module | None,
         name: str | None,
     ) -> Running:
@@ -355,7 +365,7 @@ class Work:
         if model is not None:
             raise UsageError("A live module runs its own layers; leave the other model out.")
         devices.move(module, self.machine)
-        checkpoint = _copied(read_module(module))
+        checkpoint = _copied(without(read_module(module), self.drop))
         x = _as_given(rows)
         return self._in_model(self._foreign(checkpoint), module, x, {})
 
@@ -487,6 +497,8 @@ def _copied(checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
 
 def given_rows(rows: object) -> Tensor | DataOptions:
     """Rows as a tensor, or where they lie. Raises UsageError for anything else."""
+    if isinstance(rows, str | os.PathLike):
+        return cast(DataOptions, given.data(rows, "rows"))
     if isinstance(rows, Tensor | DataOptions):
         return rows
     try:
@@ -496,7 +508,8 @@ def given_rows(rows: object) -> Tensor | DataOptions:
         pass
     what = f"an array of {rows.dtype}" if isinstance(rows, np.ndarray) else type(rows).__name__
     raise UsageError(
-        f"`rows` is {what}; a tensor or array (n, ...) of numbers, or DataOptions, was expected.",
+        f"`rows` is {what}; a tensor or array (n, ...) of numbers, or DataOptions, was expected, or"
+        " a data set's name or the path of a file with an array x.",
         fields=("rows",),
     )
 
@@ -511,7 +524,7 @@ def _as_given(rows: Tensor | DataOptions) -> Tensor:
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:
     """Rows of features, as for training, or images where the network takes them."""
     if not isinstance(rows, DataOptions):
-        return rows
+        return rows if rows.is_floating_point() else rows.float()
     x = datasets.load_inputs(spec, replace(rows, images=images))
     return x if images else x.flatten(1)
 
@@ -543,4 +556,4 @@ def _notes(runs: Runs, assumed: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-__all__ = ["Clusterable", "Work", "cluster"]
+__all__ = ["Clusterable", "Rows", "Work", "cluster"]

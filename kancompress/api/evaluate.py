@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Sequence
+from dataclasses import field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kancompress.api import given
+from kancompress.api.given import Data
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.api.records import own_tensors, runnable_record
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data import datasets
 from kancompress.data.datasets import Dataset
 from kancompress.formats.storage import called
+from kancompress.frozen import dataclass
 from kancompress.models import runnable as running
 from kancompress.models.files import Input
 from kancompress.models.tensors import encode
@@ -29,21 +34,23 @@ from kancompress.training.user_module import evaluate_module
 
 def evaluate(
     source: Input,
-    data: DataOptions | None = None,
+    data: Data | None = None,
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
     runtime: Runtime | str = Runtime.TORCH,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
 
     source  : a dense, meta or packed file, its bytes or its record, or a checkpoint that another
               KAN library saved
-    data    : where the data set lies that the file names. It is needed when that was the user's own
-              file, and for other libraries' files, which name none
+    data    : where the data set lies that the file names: the path of a file with arrays x and y,
+              a data set's name, or DataOptions. It is needed when that was the user's own file, and
+              for other libraries' files, which name none
     options : what the tensors of another library's file do not tell
     model   : a module for another library's state dict, which is loaded into it
     machine : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
@@ -51,6 +58,8 @@ def evaluate(
     runtime : what runs the network, as for `predict`
     state   : of a torch file with several state dicts, such as an average of the model (EMA), the
               one that is meant: its keys with dots between them, or the last of them
+    drop    : patterns of the names of tensors of another library that are left out, as for
+              `cluster`
     name    : what messages call the source, its path when None
     Raises UsageError where the tensors do not determine what the network computes, or the data does
     not fit it; InvalidFileError for files that cannot be read.
@@ -62,10 +71,12 @@ def evaluate(
     >>> tuple(found.outputs.shape)  # (rows, classes)
     (360, 10)
     """
+    given.check(options=options, machine=machine, model=model)
+    source, data = given.source(source, "evaluate"), given.data(data)
     scorer = Scorer(
         data=data, options=options, model=model, machine=machine, runtime=runtime_of(runtime)
     )
-    return scorer.run(source, name, state)[0]
+    return scorer.run(source, name, state, drop)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -83,13 +94,17 @@ class Scorer:
     rows: dict[tuple[DataSpec | None, DataOptions], Dataset] = field(default_factory=dict)
 
     def run(
-        self, source: Input, name: str | None, state: str | None = None
+        self,
+        source: Input,
+        name: str | None,
+        state: str | None = None,
+        drop: Sequence[str] = (),
     ) -> tuple[Evaluation, Dataset]:
         """Score a network; the result and the rows behind it. Raises what `evaluate` does."""
         if self.runtime is Runtime.NUMPY:
-            check_numpy(self.model, state)
+            check_numpy(self.model, state, drop)
             return self._with_numpy(NumpyNetwork.of(source, name, self.options))
-        record = runnable_record(source, name, state)
+        record = runnable_record(source, name, state, drop)
         if self.model is not None:
             where = called(source, name)
             tensors = own_tensors(record, self.options, where)
@@ -115,7 +130,9 @@ class Scorer:
         return self.rows[key]
 
 
-def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False) -> int:
+def save_predictions(
+    evaluation: Evaluation, path: str | os.PathLike[str], *, force: bool = False
+) -> int:
     """Write the outputs of the test rows: `outputs` (rows, width) float32, and for classification
     `classes` (rows,) int64.
 
@@ -124,6 +141,7 @@ def save_predictions(evaluation: Evaluation, path: Path, *, force: bool = False)
     Returns the file's bytes. Raises UsageError for another suffix, an existing file without `force`
     and a directory that is not there; KancompressError where the file cannot be written.
     """
+    path = Path(path)
     check_predictions_target(path, force=force)
     arrays = {"outputs": evaluation.outputs}
     if evaluation.score.accuracy is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kancompress.api import given
 from kancompress.api.records import packed_record
 from kancompress.models.files import Input
 from kancompress.models.native import expand as _expand
@@ -29,5 +30,5 @@ def expand(
     >>> kancompress.save(dense, "dense.safetensors") > 0
     True
     """
-    model = packed_record(source, name, any_size=any_size)
+    model = packed_record(given.source(source, "expand"), name, any_size=any_size)
     return _expand(model) if model.restore is None else restore(model)

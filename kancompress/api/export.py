@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from kancompress import given
+from kancompress.api import given
 from kancompress.config import COptions, HtmlOptions, OnnxOptions, RunOptions
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.exporting.c import header as c
@@ -22,6 +22,8 @@ from kancompress.frozen import dataclass
 from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
+from kancompress.values import flag, maybe, paths, settled, text
+from kancompress.values import path as a_path
 
 ExportOptions = OnnxOptions | COptions | HtmlOptions
 
@@ -149,19 +151,20 @@ def export(
     >>> len(made.data) == sum(made.parts.values())
     True
     """
+    given.check(told=told)
     for option, value in (("dry_run", dry_run), ("force", force), ("any_size", any_size)):
-        given.flag(option, value)
-    given.record("told", told, RunOptions)
-    given.optional(given.text)("name", name)
-    target = None if path is None else given.path("path", path)
-    kept = given.paths("inputs", inputs)
+        settled(option, value, flag)
+    settled("name", name, maybe(text))
+    source = given.source(source, "export")
+    target = settled("path", path, maybe(a_path))
+    kept = settled("inputs", inputs, paths)
     kept += [Path(source)] if isinstance(source, str | os.PathLike) else []
     if target is not None and not dry_run:
         files.check_target(target, force=force, inputs=kept)
     chosen = FORMATS[format_of(target, format or _format_of_options(options))]
-    settled = _options(options, chosen)
-    settled = settled if target is None else chosen.named(settled, target)
-    made = _encoded(source, chosen, settled, told, name, any_size=any_size)
+    own = _options(options, chosen)
+    own = own if target is None else chosen.named(own, target)
+    made = _encoded(source, chosen, own, told, name, any_size=any_size)
     if target is not None and not dry_run:
         files.write(target, [made.data], force=force)
     return made

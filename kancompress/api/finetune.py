@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from kancompress.api import given
+from kancompress.api.given import Data
 from kancompress.api.records import check_own_model, own_tensors, packed_record, runnable_record
 from kancompress.config import FinetuneConfig, Machine, RunOptions
 from kancompress.data import datasets
@@ -26,7 +28,7 @@ from kancompress.training.user_module import taught_by, tune_module
 
 def finetune(
     source: Input,
-    data: DataOptions | None = None,
+    data: Data | None = None,
     config: FinetuneConfig | None = None,
     *,
     options: RunOptions | None = None,
@@ -46,8 +48,8 @@ def finetune(
     rows than before.
 
     source   : a packed file, its bytes, or its record
-    data     : where the data set lies that the file names. It is needed when that was the user's
-               own file, and for other libraries' files, which name none
+    data     : a data set's name, the path of a file with arrays x, y, or DataOptions. It is needed
+               when the file names no data set, or one of the user's own
     config   : learning rate, epochs and so on; 5 epochs of the paper's rate when None
     options  : what the tensors of another library's file do not tell
     model    : the module whose state dict was packed, to run another library's file in; it is left
@@ -74,6 +76,8 @@ def finetune(
     >>> kancompress.save(tuned.model, "tuned.safetensors") > 0
     True
     """
+    given.check(config, FinetuneConfig, options=options, machine=machine, model=model)
+    source, found = given.source(source, "finetune"), given.data(data)
     packed = packed_record(source, name)
     if teacher is None and teacher_state is not None:
         raise UsageError("`teacher_state` goes with a teacher.", fields=("teacher_state",))
@@ -83,19 +87,19 @@ def finetune(
         return tune_module(
             model,
             packed,
-            _rows(model, data, teacher, teacher_state),
+            _rows(model, found, teacher, teacher_state),
             config,
             state=state,
             workers=machine.workers if machine else 0,
             on_epoch=on_epoch,
             on_batch=on_batch,
         )
-    data = replace(data or DataOptions(), images=packed.conv is not None)
+    found = replace(found or DataOptions(), images=packed.conv is not None)
     dense = None if teacher is None else _teacher(teacher, teacher_state, packed, options)
-    if dense is not None and not datasets.has_labels(data):
-        rows = datasets.load_unlabelled(packed.data, data, dense.outputs)
+    if dense is not None and not datasets.has_labels(found):
+        rows = datasets.load_unlabelled(packed.data, found, dense.outputs)
     else:
-        rows = datasets.load_for_model(packed.data, data)
+        rows = datasets.load_for_model(packed.data, found)
     return tune(
         packed,
         rows,
@@ -124,6 +128,7 @@ def _teacher(
     source: Input, state: str | None, packed: PackedModel, options: RunOptions | None
 ) -> Running:
     """The network to learn from. Raises UsageError where its widths are others."""
+    source = given.source(source, "finetune with a teacher")
     own = running.run(packed, options)
     other = running.run(runnable_record(source, None, state), options, packed.forms)
     if (own.inputs, own.outputs) != (other.inputs, other.outputs):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from kancompress.api import given
 from kancompress.api.cluster import cluster
 from kancompress.config import ClusterConfig, RunOptions
 from kancompress.errors import UsageError
@@ -42,14 +42,9 @@ def compress(
             f"compress takes a torch.nn.Module and was given {type(model).__name__}; files and"
             " checkpoints go to cluster."
         )
-    if unknown := settings.keys() - ClusterConfig.__dataclass_fields__.keys():
-        raise UsageError(
-            f"compress has no setting {min(unknown)!r}; known are"
-            f" {', '.join(ClusterConfig.__dataclass_fields__)}."
-        )
     return cluster(
         model,
-        replace(config or ClusterConfig(), **settings),
+        given.clustering("compress", config, settings),
         layouts=layouts,
         options=options,
         keep_scaler=keep_scaler,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     from kancompress.models.records import Checkpoint, PackedModel
 
 
-def check_numpy(model: nn.Module | None, state: str | None) -> None:
+def check_numpy(model: nn.Module | None, state: str | None, drop: Sequence[str] = ()) -> None:
     """Refuse what numpy cannot run. Raises UsageError."""
     if model is not None:
         raise UsageError(
             "`model` is run by torch; leave `runtime` out.", fields=("model", "runtime")
+        )
+    if drop:
+        raise UsageError(
+            "`drop` is for other libraries' files, which numpy does not run; leave `runtime` out.",
+            fields=("drop", "runtime"),
         )
     if state is not None:
         raise UsageError(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import Any
 
-from kancompress.api.cluster import Clusterable, Work, cluster
+from torch import nn
+
+from kancompress.api import given
+from kancompress.api.cluster import Clusterable, Rows, Work, cluster
 from kancompress.clustering.network import Calibrated
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
 from kancompress.errors import TooSmallError, UsageError
@@ -12,12 +16,11 @@ from kancompress.formats.storage import once
 from kancompress.models.files import Input
 from kancompress.packing.by_outputs import Hooks
 from kancompress.packing.pack import Compression
-from kancompress.specs import DataOptions
 
 
 def cluster_by_outputs(
     source: Input,
-    rows: Tensor | DataOptions,
+    rows: Rows,
     config: ClusterConfig | None = None,
     calibration: CalibrationConfig | None = None,
     *,
@@ -27,12 +30,14 @@ def cluster_by_outputs(
     machine: Machine | None = None,
     name: str | None = None,
     hooks: Hooks | None = None,
+    **settings: Any,
 ) -> Compression:
     """`kancompress.cluster` with rows: cluster a checkpoint by what its layers put out on them.
 
     source  : a dense or meta checkpoint of ours, or a file of another KAN library whose forward the
               tensors determine
-    rows    : (n, in) inputs of the network, or where they lie; some thousands are enough
+    rows    : (n, in) inputs of the network, or where they lie, as for `cluster`; some thousands
+              are enough
     target  : chooses the number of clusters of each layer instead of `config`
     options : what the tensors of another library's file do not tell
     model   : the module whose state dict the source is, to run another library's file in; it is
@@ -41,6 +46,7 @@ def cluster_by_outputs(
               user's own is moved to a device that was asked for, else the work goes where it is
     name    : what messages call the source, its path when None
     hooks   : whom to tell of progress
+    settings : as for `cluster`
     Raises InvalidFileError for a damaged file, UsageError for a packed one, for rows that do not
     fit and for all that is wrong with options, and KancompressError for a target out of reach.
     """
@@ -55,12 +61,13 @@ def cluster_by_outputs(
         machine=machine,
         name=name,
         hooks=hooks,
+        **settings,
     )
 
 
 def choose_clusters(
     source: Clusterable,
-    rows: Tensor | DataOptions,
+    rows: Rows,
     target: Target,
     config: ClusterConfig | None = None,
     calibration: CalibrationConfig | None = None,
@@ -71,17 +78,25 @@ def choose_clusters(
     keep_scaler: bool = False,
     keep_extra: bool = False,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
     hooks: Hooks | None = None,
+    **settings: Any,
 ) -> Calibrated:
     """The numbers of clusters that `kancompress.cluster` would choose for `target` on these rows.
 
     Nothing is packed, and nothing is solved but for a target that is an error, and for a price that
-    is searched. The arguments are
-    those of `kancompress.cluster`, the errors, too.
+    is searched. The arguments are those of `kancompress.cluster`, the errors, too.
     """
+    given.check(calibration=calibration, target=target)
+    given.check(options=options, machine=machine, model=model)
+    if target is None:
+        raise UsageError(
+            "`target` is None; a Target was expected, as in kancompress.Target(bytes=20_000).",
+            fields=("target",),
+        )
     work = Work(
-        config=config or ClusterConfig(),
+        config=given.clustering("choose_clusters", config, settings),
         calibration=calibration,
         options=options or RunOptions(),
         machine=machine,
@@ -89,6 +104,7 @@ def choose_clusters(
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
+        drop=drop,
     )
     source, name = once(source, name)
     running = work.running(source, rows, model, name)
@@ -102,7 +118,7 @@ def choose_clusters(
 
 def compress_by_outputs(
     model: nn.Module,
-    rows: Tensor,
+    rows: Rows,
     config: ClusterConfig | None = None,
     calibration: CalibrationConfig | None = None,
     *,
@@ -110,6 +126,7 @@ def compress_by_outputs(
     options: RunOptions | None = None,
     machine: Machine | None = None,
     hooks: Hooks | None = None,
+    **settings: Any,
 ) -> Compression:
     """`compress` by what the KAN layers of a live module put out on unlabelled rows.
 
@@ -136,6 +153,7 @@ def compress_by_outputs(
         options=options,
         machine=machine,
         hooks=hooks,
+        **settings,
     )
 
 

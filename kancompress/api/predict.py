@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from kancompress import given
+from kancompress.api import given
 from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.config import Machine, RowFormat, RunOptions, Runtime, runtime_of
 from kancompress.data.rows import (
@@ -32,6 +32,8 @@ from kancompress.reporting.targets import row_format
 from kancompress.runtime.inputs import array_of
 from kancompress.specs import DataSpec
 from kancompress.system import files
+from kancompress.values import chosen, each, flag, maybe, paths, settled, text, whole
+from kancompress.values import path as a_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,12 +53,23 @@ class Prediction:
     classes : (rows,) int64, the number of the largest output; None where it was not asked for
     shares  : (rows, width) float32, the outputs' softmax; None where it was not asked for
     notes   : what was taken for granted that the file does not tell
+
+    >>> import kancompress
+    >>> found = kancompress.predict("packed.safetensors", [[0.0] * 64], classes=True)
+    >>> list(found.arrays())
+    ['outputs', 'classes', 'shares']
+    >>> found.encode("csv").decode().splitlines()[0].split(",")[:2]
+    ['output_0', 'output_1']
     """
 
     outputs: npt.NDArray[np.floating[Any]]
     classes: npt.NDArray[np.int64] | None = None
     shares: npt.NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {list(array.shape)}" for name, array in self.arrays().items())
+        return f"<Prediction: {', '.join(shapes)}>"
 
     def arrays(self) -> dict[str, Numbers]:
         """The arrays by their names, `outputs` first; those that there are."""
@@ -69,7 +82,7 @@ class Prediction:
         form : npz and safetensors hold them by their names; csv has a header line, `output_0,...`
                and where they are there `class` and `share_0,...`, and a line for each row
         """
-        match given.choice(RowFormat)("form", form):
+        match chosen("form", form, RowFormat):
             case RowFormat.SAFETENSORS:
                 arrays = {name: from_numpy(array) for name, array in self.arrays().items()}
                 return containers.encode(arrays, {})
@@ -97,10 +110,11 @@ class Prediction:
         existing file without `force` and for one of `inputs`; KancompressError where the file
         cannot be written.
         """
-        target = given.path("path", path)
-        chosen = row_format(target, given.optional(given.choice(RowFormat))("form", form))
-        files.check_target(target, force=force, inputs=given.paths("inputs", inputs))
-        return files.write(target, [self.encode(chosen)], force=force)
+        target = settled("path", path, a_path)
+        form = form if form is None else chosen("form", form, RowFormat)
+        own = row_format(target, form)
+        files.check_target(target, force=force, inputs=settled("inputs", inputs, paths))
+        return files.write(target, [self.encode(own)], force=force)
 
 
 def _lines(arrays: Mapping[str, Numbers]) -> Iterable[str]:
@@ -146,6 +160,7 @@ def predict(
     model: nn.Module | None = None,
     machine: Machine | None = None,
     state: str | None = None,
+    drop: Sequence[str] = (),
     shape: tuple[int, ...] | None = None,
     batch_size: int = BATCH,
     name: str | None = None,
@@ -168,6 +183,7 @@ def predict(
               as they are, whole numbers as such where it takes them
     machine : where torch computes, as for `evaluate`
     state   : of a torch file with several state dicts, the one that is meant
+    drop    : patterns of the names of tensors that are left out, as for `cluster`
     shape   : of a row, with `model`; None leaves rows as they are
     batch_size : most rows that are run at a time
     name    : what messages call the source, its path when None
@@ -183,28 +199,27 @@ def predict(
     >>> found.save("outputs.csv") > 0
     True
     """
-    runtime = runtime_of(runtime)
-    batch_size = given.count("batch_size", batch_size)
-    given.flag("raw", raw)
-    given.optional(given.flag)("classes", classes)
-    given.optional(given.text)("state", state)
-    given.optional(given.text)("name", name)
-    shape = given.optional(given.sizes)("shape", shape)
-    given.record("options", options, RunOptions)
-    given.record("machine", machine, Machine)
+    given.check(options=options, machine=machine, model=model)
+    source, runtime = given.source(source, "predict"), runtime_of(runtime)
+    batch_size = settled("batch_size", batch_size, whole(1))
+    settled("raw", raw, flag)
+    settled("classes", classes, maybe(flag))
+    settled("state", state, maybe(text))
+    settled("name", name, maybe(text))
+    shape = settled("shape", shape, maybe(each(whole(1), "a tuple of whole numbers")))
     rows, where = _given(x)
     check_numbers(rows, where)
     if runtime is Runtime.NUMPY:
-        check_numpy(model, state)
+        check_numpy(model, state, drop)
     if model is not None:
         _check_own(raw)
-        own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state)
+        own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state, drop)
         outputs = own.run(_as_they_are(rows, shape, where), batch_size)
         if classes:
             own.check_classes()
         _check_outputs(np.isnan(outputs), "NaN")
         return _prediction(outputs, None, bool(classes), own.notes)
-    network = _network(source, runtime, name, options, machine, state)
+    network = _network(source, runtime, name, options, machine, state, drop)
     known = network.data is not None and not network.data.is_regression
     classes = known if classes is None else classes
     if classes and network.data is not None and network.data.is_regression:
@@ -260,10 +275,12 @@ def _network(
     options: RunOptions | None,
     machine: Machine | None,
     state: str | None,
+    drop: Sequence[str],
 ) -> RowNetwork:
     if runtime is Runtime.NUMPY:
         return NumpyNetwork.of(source, name, options)
-    return cast(RowNetwork, import_module(_TORCH).network(source, name, options, machine, state))
+    network = import_module(_TORCH).network(source, name, options, machine, state, drop)
+    return cast(RowNetwork, network)
 
 
 def _check_outputs(wrong: npt.NDArray[np.bool_], what: str) -> None:

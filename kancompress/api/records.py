@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from kancompress.config import RUN_FIELDS, RunOptions
 from kancompress.errors import UsageError
-from kancompress.formats.foreign import refuse_state
+from kancompress.formats.foreign import refuse_drop, refuse_state
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.records import Checkpoint, ForeignCheckpoint, PackedModel
@@ -28,12 +28,16 @@ def packed_record(source: Input, name: str | None = None, *, any_size: bool = Fa
     return record
 
 
-def runnable_record(source: Input, name: str | None, state: str | None = None) -> Runnable:
-    """A record of ours, or another library's checkpoint, of which `state` is meant."""
+def runnable_record(
+    source: Input, name: str | None, state: str | None = None, drop: Sequence[str] = ()
+) -> Runnable:
+    """A record of ours, or another library's checkpoint, of which `state` is meant, without the
+    tensors that patterns of `drop` fit."""
     source, name = once(source, name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
-        return read_foreign(source, name, state=state)
+        return read_foreign(source, name, state=state, drop=drop)
     refuse_state(state, called(source, name))
+    refuse_drop(drop, called(source, name))
     return sized(source, name)[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kancompress.api import given
 from kancompress.api.records import packed_record
 from kancompress.config import RepackConfig
 from kancompress.errors import Flaw, InvalidFileError
@@ -12,6 +13,7 @@ from kancompress.formats import document as documents
 from kancompress.formats.packed import ordinary
 from kancompress.formats.storage import Source, called, once, open_container
 from kancompress.frozen import dataclass
+from kancompress.models import lines
 from kancompress.models.files import encode
 from kancompress.models.records import PackedModel
 from kancompress.packing.repack import PartBytes, parts, parts_of, repacked
@@ -25,12 +27,27 @@ class Repacked:
     model         : the packed model as it is written
     before, after : bytes of the file by its parts
     data          : the file
+
+    >>> import kancompress
+    >>> small = kancompress.repack("packed.safetensors")
+    >>> small.saved == small.before.file - len(small.data)
+    True
     """
 
     model: PackedModel
     before: PartBytes
     after: PartBytes
     data: bytes
+
+    def __repr__(self) -> str:
+        fewer = f"{abs(self.saved):,} {'more' if self.saved < 0 else 'fewer'} than before"
+        return lines.line("Repacked", f"{self.after.file:,} bytes", fewer)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the bytes of each part, before and after."""
+        parts = ("header", "indices", "codebooks", "others", "file")
+        rows = [(part, getattr(self.before, part), getattr(self.after, part)) for part in parts]
+        return lines.table(repr(self)[1:-1], ("part", "bytes before", "bytes"), rows)
 
     @property
     def saved(self) -> int:
@@ -69,8 +86,9 @@ def repack(
     >>> small.save("smaller.safetensors") == small.after.file
     True
     """
+    given.check(config, RepackConfig)
     config = config or RepackConfig()
-    source, name = once(source, name)
+    source, name = once(given.source(source, "repack"), name)
     where = called(source, name)
     model = _packed(source, name)
     if isinstance(source, PackedModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -58,9 +60,10 @@ def network(
     options: RunOptions | None,
     machine: Machine | None,
     state: str | None,
+    drop: Sequence[str] = (),
 ) -> TorchNetwork:
     """The network of a file, on its device."""
-    ready = running.run(runnable_record(source, name, state), options)
+    ready = running.run(runnable_record(source, name, state, drop), options)
     devices.put(ready.network, devices.find((machine or Machine()).device))
     return TorchNetwork(ready)
 
@@ -79,9 +82,10 @@ class OwnNetwork:
         options: RunOptions | None,
         machine: Machine | None,
         state: str | None,
+        drop: Sequence[str] = (),
     ) -> None:
         self._where = called(source, name)
-        record = runnable_record(source, name, state)
+        record = runnable_record(source, name, state, drop)
         self._tensors = own_tensors(record, options, self._where)
         self._model = model
         self._shape: tuple[int, ...] = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kancompress.api import given
+from kancompress.api.given import Data
 from kancompress.config import Machine, TrainConfig
 from kancompress.data import datasets
 from kancompress.errors import UsageError
@@ -11,11 +13,12 @@ from kancompress.specs import BasisSpec, ConvSpec, DataOptions, MetaSpec, ModelN
 from kancompress.training.loop import OnBatch, OnEpoch
 from kancompress.training.state_file import StateFile
 from kancompress.training.train import Training, fit_network
+from kancompress.values import did_you_mean, each, settled, whole
 
 
 def train(
     model: str | ModelName = ModelName.METAFASTKAN,
-    data: DataOptions | None = None,
+    data: Data | None = None,
     config: TrainConfig | None = None,
     *,
     basis: BasisSpec | None = None,
@@ -31,7 +34,7 @@ def train(
 
     model    : `kan`, `fastkan`, `gramkan`, with `meta` before it for a meta-learner and `conv`
                behind it for convolutions, or `mlp`
-    data     : named set, or file of arrays; digits when None
+    data     : named set, or file of arrays: its name, its path, or DataOptions; digits when None
     config   : the recipe of the MetaCluster paper's Tables 4 to 7 when None; its seed also divides
                the data
     basis    : grid and degree of the edges' functions; those of the paper when None
@@ -54,10 +57,13 @@ def train(
     >>> trained.test.examples
     360
     """
+    given.check(config, TrainConfig, basis=basis, meta=meta, conv=conv, machine=machine)
     name = _model_name(model)
+    if hidden is not None:
+        hidden = settled("hidden", hidden, each(whole(1), "a tuple of widths, such as (32,),"))
     seed = config.seed if config else 0
-    data = replace(data or DataOptions(), images=name.is_conv)
-    rows = datasets.load_for_training(data, seed=seed)
+    found = replace(given.data(data) or DataOptions(), images=name.is_conv)
+    rows = datasets.load_for_training(found, seed=seed)
     return fit_network(
         name,
         rows,
@@ -79,4 +85,5 @@ def _model_name(model: str) -> ModelName:
     except ValueError:
         raise UsageError(
             f"There is no model {model!r}; known are {', '.join(ModelName)}."
+            f"{did_you_mean(str(model), list(ModelName))}"
         ) from None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kancompress
 from kancompress.cli import _files, _model, _output, _scores
 from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
+from kancompress.data import places
 from kancompress.errors import InvalidFileError, NoScoreError, UsageError
 from kancompress.frozen import dataclass
 from kancompress.specs import DataOptions, DatasetName
@@ -46,6 +47,7 @@ class Wishes:
     keep_scaler: bool = False
     keep_extra: bool = False
     state: str | None = None
+    drop: Sequence[str] = ()
 
     def check(self, needing: Mapping[str, bool]) -> None:
         """Refuse options that need others.
@@ -111,10 +113,7 @@ class Wishes:
         if self.calibrate in list(DatasetName):
             return DataOptions(name=self.calibrate, directory=directory, shape=shape)
         if not (files.hub_name(self.calibrate) or Path(self.calibrate).exists()):
-            raise UsageError(
-                f"--calibrate {self.calibrate} is neither a file nor a data set; data sets are"
-                f" {', '.join(DatasetName)}."
-            )
+            places.located(self.calibrate, "rows")  # tells what may be meant
         return DataOptions(file=Path(self.calibrate), shape=shape)
 
 
@@ -140,6 +139,7 @@ def run(
             keep_scaler=wishes.keep_scaler,
             keep_extra=wishes.keep_extra,
             state=wishes.state,
+            drop=wishes.drop,
             name=found.name,
             hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
         )
@@ -200,6 +200,7 @@ def choose(
             keep_scaler=wishes.keep_scaler,
             keep_extra=wishes.keep_extra,
             state=wishes.state,
+            drop=wishes.drop,
             machine=Machine(device=wishes.device),
             name=found.name,
             hooks=kancompress.Hooks(probed=probed),

@@ -86,6 +86,16 @@ StateOption = Annotated[
         show_default=False,
     ),
 ]
+DropOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drop",
+        metavar="PATTERN",
+        help="Leave out tensors of another library's file whose names fit, as in 'total_*', whole"
+        " or behind a dot; repeatable.",
+        show_default=False,
+    ),
+]
 ModuleOption = Annotated[
     str | None,
     typer.Option(
@@ -293,6 +303,13 @@ class Foreign:
         )
 
 
+@bundle("Other libraries' files")
+class ForeignFile(Foreign):
+    """The same of a file whose tensors may be left out."""
+
+    drop: DropOption = None
+
+
 @bundle("Where to compute")
 class Compute:
     """Device and threads."""
@@ -334,7 +351,7 @@ class Running(Compute):
 # --- what the options mean -----------------------------------------------------------------
 
 # Parameters that notes and warnings speak of.
-_NOTED = (*RUN_FIELDS, "compile", "keep_extra", "keep_masked", "state")
+_NOTED = (*RUN_FIELDS, "compile", "drop", "keep_extra", "keep_masked", "state")
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",

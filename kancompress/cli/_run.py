@@ -42,6 +42,17 @@ _LINES = {text: f"kancompress: {text}\n" for text in (_NO_MEMORY, _NO_WORDS)}
 _BYTES = {text: line.encode() for text, line in _LINES.items()}
 
 
+# Options that are looked for in a command that has them under another name.
+_ROWS = "rows to cluster by outputs are given with --calibrate DATA, a file or a data set's name"
+_ELSEWHERE = {
+    ("cluster", "--data"): _ROWS,
+    ("cluster", "--dataset"): _ROWS,
+    ("train", "--calibrate"): "give it to cluster",
+    ("finetune", "--calibrate"): "rows are given with --data FILE or --dataset NAME",
+    ("eval", "--calibrate"): "rows are given with --data FILE or --dataset NAME",
+}
+
+
 # The signal that asked this command to stop.
 _asked_to_stop: int | None = None
 
@@ -104,6 +115,10 @@ def _parse_error(error: Any) -> str:
     if text == "Missing command":
         *names, last = error.ctx.command.commands
         text = f"Name a command: {', '.join(names)} or {last}"
+    option = getattr(error, "option_name", "")
+    command = error.ctx.info_name if getattr(error, "ctx", None) else ""
+    if told := _ELSEWHERE.get((command, option)):
+        text = f"{command} has no {option}; {told}"
     where = error.ctx.command_path if getattr(error, "ctx", None) else "kancompress"
     return f"{text}{'' if text.endswith('?') else '.'} See: {where} --help"
 

@@ -14,7 +14,7 @@ from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
     Compute,
     DataDirOption,
-    Foreign,
+    ForeignFile,
     InputArgument,
     InputShapeOption,
     ModuleOption,
@@ -39,7 +39,7 @@ from kancompress.config import (
     StoredDtype,
 )
 from kancompress.errors import UsageError
-from kancompress.specs import DataOptions
+from kancompress.specs import MAX_CLUSTERS, DataOptions
 
 if TYPE_CHECKING:
     from kancompress import Compression, LayerClustering
@@ -259,7 +259,7 @@ def cluster(
     stored: Stored,
     by_outputs: ByOutputs,
     machine: ClusterMachine,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Cluster the edge vectors of each layer and write a packed file (stage 2).
@@ -337,6 +337,7 @@ def _plain(found: _files.Given, wishes: _calibration.Wishes, config: ClusterConf
         keep_scaler=wishes.keep_scaler,
         keep_extra=wishes.keep_extra,
         state=wishes.state,
+        drop=wishes.drop,
         name=found.name,
         report=_tell,
     )
@@ -347,7 +348,7 @@ def _wishes(
     stored: Stored,
     by_outputs: ByOutputs,
     machine: ClusterMachine,
-    foreign: Foreign,
+    foreign: ForeignFile,
     *,
     auto: bool,
 ) -> _calibration.Wishes:
@@ -366,6 +367,7 @@ def _wishes(
         keep_scaler=stored.keep_scaler,
         keep_extra=stored.keep_extra,
         state=foreign.state,
+        drop=foreign.drop or (),
     )
 
 
@@ -451,22 +453,28 @@ def _clusters(values: list[str]) -> tuple[int | None, dict[str, int], bool]:
         if len(values) > 1:
             raise UsageError("--clusters auto chooses for every layer; leave other numbers out.")
         return None, {}, True
-    return *numbers("--clusters", values, "number of clusters; write 16 or 1=64"), False
+    what = "number of clusters; write 16 or 1=64"
+    return *numbers("--clusters", values, what, MAX_CLUSTERS), False
 
 
 def _parts(values: list[str]) -> tuple[int | None, dict[str, int]]:
     """The common number of parts and the layers' own, from `3`, `NAME=9`."""
-    return numbers("--parts", values, "number of parts; write 3 or 1=9")
+    return numbers("--parts", values, "number of parts; write 3 or 1=9", None)
 
 
-def numbers(option: str, values: list[str], what: str) -> tuple[int | None, dict[str, int]]:
-    """A number for all layers, and those of single layers."""
+def numbers(
+    option: str, values: list[str], what: str, most: int | None = None
+) -> tuple[int | None, dict[str, int]]:
+    """A number from 1 to `most` for all layers, and those of single layers."""
     common: int | None = None
     layers: dict[str, int] = {}
     for value in values:
         name, mark, number = value.rpartition("=")
         if not number.isascii() or not number.isdigit() or len(number) > 20:
             raise UsageError(f"{option} {value} is no {what}.")
+        if not 1 <= int(number) <= (most or int(number)):
+            span = f"from 1 to {most}" if most else "from 1 on"
+            raise UsageError(f"{option} {value} is not possible; a number {span} was expected.")
         if not mark:
             if common is not None:
                 raise UsageError(f"{option} is given twice, {common} and {number}; write one.")

@@ -13,7 +13,7 @@ from kancompress.cli import _files, _output, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._gates import Gates
 from kancompress.cli._options import (
-    Foreign,
+    ForeignFile,
     InputArgument,
     ModelData,
     OwnModel,
@@ -54,7 +54,7 @@ def evaluate(
     gates: Gates,
     machine: Running,
     own: OwnModel,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Score a dense, meta or packed file on the test rows of its data set.
@@ -98,6 +98,7 @@ def evaluate(
             machine=where,
             runtime=machine.runtime,
             state=foreign.state,
+            drop=foreign.drop or (),
             name=found.name,
         )
     notes = list(map(noted, told.notes))

@@ -14,6 +14,7 @@ from kancompress.cli import _files, _output, _report
 from kancompress.cli._bundles import bundle
 from kancompress.cli._by_layer import layouts
 from kancompress.cli._options import (
+    DropOption,
     InputArgument,
     LayoutOption,
     SeedOption,
@@ -79,6 +80,7 @@ class Report:
         ),
     ] = None
     state: StateOption = None
+    drop: DropOption = None
     layout: LayoutOption = None
 
     @property
@@ -197,6 +199,7 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
         clusters=report.clusters,
         layouts=chosen,
         state=report.state,
+        drop=report.drop or (),
     )
     if "problems" in told:
         told["problems"] = list(map(noted, told["problems"]))

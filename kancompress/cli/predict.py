@@ -11,7 +11,7 @@ import kancompress
 from kancompress.cli import _files, _output
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
-    Foreign,
+    ForeignFile,
     InputArgument,
     OutputOption,
     OwnModel,
@@ -93,7 +93,7 @@ def predict(
     results: Results,
     machine: Running,
     own: OwnModel,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Write the outputs of a network for rows that need no labels.
@@ -129,6 +129,7 @@ def predict(
             model=module,
             machine=where,
             state=foreign.state,
+            drop=foreign.drop or (),
             shape=shape,
             batch_size=rows.batch_size,
             name=found.name,

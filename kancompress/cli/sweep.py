@@ -23,7 +23,7 @@ from kancompress.cli.cluster import ByOutputs, ClusterMachine, Clusters, Stored,
 from kancompress.cli.cluster import check as check_options
 from kancompress.config import Machine
 from kancompress.errors import UsageError
-from kancompress.specs import DataOptions, DatasetName
+from kancompress.specs import MAX_CLUSTERS, DataOptions, DatasetName
 from kancompress.system import files
 
 if TYPE_CHECKING:
@@ -231,8 +231,9 @@ def _centroids(values: list[str]) -> tuple[list[int], dict[str, int]]:
     lists = [value for value in values if "=" not in value]
     own = [value for value in values if "=" in value]
     what = "number of clusters; write 2,4,8 or 1=64"
-    found = [numbers("--clusters", [one], what)[0] for one in _items(lists)]
-    return [one for one in found if one is not None], numbers("--clusters", own, what)[1]
+    found = [numbers("--clusters", [one], what, MAX_CLUSTERS)[0] for one in _items(lists)]
+    _, layers = numbers("--clusters", own, what, MAX_CLUSTERS)
+    return [one for one in found if one is not None], layers
 
 
 def _sizes(values: list[str]) -> list[int]:

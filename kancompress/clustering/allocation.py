@@ -32,6 +32,13 @@ class Curve:
     parts        : of an edge, each with its own index
     shorter      : the layer's curves with other numbers of parts
     share        : of log2 k bits an index, what indices are taken to have; None: all of one width
+
+    >>> import kancompress
+    >>> curve = kancompress.Curve(
+    ...     edges=2048, coefficients=9, itemsize=4, dense_bytes=73728, errors={4: 0.2, 16: 0.05}
+    ... )
+    >>> curve.bytes_at(16)  # 4 bits an index, and 16 centroids of 9 numbers of 4 bytes
+    1600
     """
 
     edges: int
@@ -44,6 +51,11 @@ class Curve:
     parts: int = 1
     shorter: tuple[Curve, ...] = ()
     share: float | None = None
+
+    def __repr__(self) -> str:
+        ks = [k for k in self.errors if k]
+        span = f"{min(ks)} to {max(ks)} centroids" if ks else "no centroids"
+        return f"<Curve: {self.edges:,} edges of {self.coefficients} coefficients, {span}>"
 
     def bytes_at(self, k: int) -> int:
         """Index and codebook bytes."""

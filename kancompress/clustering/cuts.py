@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 class Cut(NamedTuple):
-    """So many centroids of vectors that each stand for one of so many parts of an edge."""
+    """So many centroids of vectors that each stand for one of so many parts of an edge.
+
+    >>> import kancompress
+    >>> kancompress.Cut(clusters=16, parts=3)
+    Cut(clusters=16, parts=3)
+    """
 
     clusters: int
     parts: int

@@ -29,6 +29,7 @@ from kancompress.formats.packed.encodings import bits
 from kancompress.formats.safetensors import shown
 from kancompress.layers.layer import EdgeLayer
 from kancompress.layers.stored import rounded
+from kancompress.models import lines
 
 # Images of convolutions that are looked at together, and the most sums of each of many.
 IMAGES = 64
@@ -125,6 +126,13 @@ class LayerSolution:
     slope           : share of `error` that one more kilobyte of indices would take away; None where
                       bits had no price
     coding          : how edges follow from the centroids, where they are not the centroids
+
+    >>> import kancompress
+    >>> quick = kancompress.CalibrationConfig(method="kmeans", samples=200)
+    >>> packed = kancompress.cluster("digits.safetensors", rows="digits", calibration=quick)
+    >>> layer = packed.calibrated.solution.layers["0"]
+    >>> layer.error == layer.plain  # plain k-means was asked for
+    True
     """
 
     clustering: kmeans.Clustering
@@ -138,6 +146,11 @@ class LayerSolution:
     fallback: LayerSolution | None = None
     coding: Coding | None = None
     slope: float | None = None
+
+    def __repr__(self) -> str:
+        errors = f"error {self.error:.3g}, {self.held_out:.3g} on held-out rows"
+        plain = f"plain k-means {self.plain:.3g}"
+        return lines.line("LayerSolution", str(self.method), errors, plain)
 
     def coefficients(self, weights: Tensor) -> Tensor:
         """What stands for every edge, in the shape of the dense coefficients."""

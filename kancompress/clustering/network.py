@@ -22,6 +22,7 @@ from kancompress.clustering.layer import LayerSolution, naming, pose, solve_laye
 from kancompress.clustering.price_search import Solve, Tried, price_for
 from kancompress.config import CalibrationConfig, Method, Target
 from kancompress.errors import KancompressError, TooSmallError, UsageError
+from kancompress.models import lines
 
 # The share of rows that are held out, and the most of them.
 _HELD_OUT, _MOST_HELD_OUT = 8, 2048
@@ -29,6 +30,8 @@ _HELD_OUT, _MOST_HELD_OUT = 8, 2048
 _ATTEMPTS = 5
 # Choices whose promised error is more than so many times the wanted one are not tried.
 _HOPE = 2.0
+# Layers whose numbers of centroids one line shows.
+_MOST_TOLD = 4
 
 Clusters = Mapping[str, Number | None]
 Tell = Callable[[str, LayerSolution], None]
@@ -39,11 +42,23 @@ class NetworkSolution:
     """Solutions by layer name, and the error of the network's outputs.
 
     error, held_out : as in LayerSolution, of the network's outputs
+
+    >>> import kancompress
+    >>> quick = kancompress.CalibrationConfig(method="kmeans", samples=200)
+    >>> packed = kancompress.cluster("digits.safetensors", rows="digits", calibration=quick)
+    >>> solution = packed.calibrated.solution
+    >>> list(solution.layers), 0 < solution.held_out < 1
+    (['0', '1'], True)
     """
 
     layers: Mapping[str, LayerSolution]
     error: float
     held_out: float
+
+    def __repr__(self) -> str:
+        layers = lines.counted(len(self.layers), "layer")
+        errors = f"error of the outputs {self.error:.3g}, {self.held_out:.3g} on held-out rows"
+        return lines.line("NetworkSolution", layers, errors)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -55,6 +70,14 @@ class Calibrated:
     predicted : error of the network's outputs that the curves promised, None without curves
     price     : of a bit, as of `ClusterConfig`
     solution  : None where only the choice was asked for
+
+    >>> import kancompress
+    >>> quick = kancompress.CalibrationConfig(method="kmeans", samples=200)
+    >>> packed = kancompress.cluster(
+    ...     "digits.safetensors", rows="digits", calibration=quick, clusters=4
+    ... )
+    >>> packed.calibrated.clusters
+    {'0': 4, '1': 4}
     """
 
     clusters: Clusters
@@ -62,6 +85,15 @@ class Calibrated:
     predicted: float | None
     solution: NetworkSolution | None
     price: float = 0.0
+
+    def __repr__(self) -> str:
+        told = [f"{name}: {k if k is not None else 'dense'}" for name, k in self.clusters.items()]
+        most = ", ".join(told[:_MOST_TOLD])
+        more = f" and {len(told) - _MOST_TOLD:,} more" if len(told) > _MOST_TOLD else ""
+        error = None if self.predicted is None else f"predicted error {self.predicted:.3g}"
+        if self.solution is not None:
+            error = f"error of the outputs {self.solution.held_out:.3g}"
+        return lines.line("Calibrated", f"centroids {most}{more}", error)
 
 
 def sample(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

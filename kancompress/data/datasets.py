@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kancompress.data.digits import divide, read_digits
 from kancompress.data.images import IMAGE_SETS, Images, read_images
-from kancompress.data.rows import as_floats, bad, check_numbers, read_arrays
+from kancompress.data.places import Data, located
+from kancompress.data.rows import as_floats, bad, check_numbers, lacking, read_arrays
 from kancompress.errors import InvalidFileError, UsageError
 from kancompress.specs import FILE, TEST_SHARE, DataOptions, DatasetName, DataSpec
 from kancompress.system import inputs
@@ -118,11 +119,13 @@ def load_for_model(spec: DataSpec | None, options: DataOptions | None) -> Datase
     return _divide(replace(whole, spec=found))
 
 
-def has_labels(options: DataOptions) -> bool:
+def has_labels(data: Data) -> bool:
     """Whether data has labels: all but a file of the user's own without an array y.
 
+    data : a data set's name, the path of a file of arrays, or DataOptions
     Raises InvalidFileError for a file that cannot be read.
     """
+    options = located(data) or DataOptions()
     return options.file is None or "y" in _read_arrays(options.file)
 
 
@@ -154,7 +157,8 @@ def load_inputs(spec: DataSpec | None, options: DataOptions, *, whole: bool = Fa
     if options.file is not None:
         arrays = _read_arrays(options.file)
         if "x" not in arrays:
-            raise _bad(options.file, "has no array 'x'; rows (rows, features) were expected")
+            expected = "rows x (rows, features) were expected"
+            raise lacking(str(options.file), "x", arrays, expected)
         x = arrays["x"]
         check_numbers(x, str(options.file))
         return _numbers(options.file, x, "x", whole=whole)
@@ -278,11 +282,11 @@ def _from_file(options: DataOptions, path: Path, remembered: float | None) -> _W
     arrays = _read_arrays(path)
     unknown = sorted(arrays.keys() - {"x", "y", "x_test", "y_test"})
     missing = sorted({"x", "y"} - arrays.keys())
-    if missing or unknown:
-        word = (
-            f"has no array {missing[0]!r}" if missing else f"has the unknown array {unknown[0]!r}"
-        )
-        raise _bad(path, f"{word}; x and y, and perhaps x_test and y_test, were expected")
+    expected = "x and y, and perhaps x_test and y_test, were expected"
+    if missing:
+        raise lacking(str(path), missing[0], arrays, expected)
+    if unknown:
+        raise _bad(path, f"has the unknown array {unknown[0]!r}; {expected}")
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise _bad(path, "has only one of x_test and y_test; give both or neither")
     whole = _rows(path, arrays["x"], arrays["y"], "x", "y", whole=as_they_are)

@@ -6,12 +6,13 @@ import io
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.errors import Flaw, InvalidFileError, UsageError, shortened
 from kancompress.formats import safetensors as containers
 from kancompress.runtime.inputs import normalised as by_record
 from kancompress.runtime.inputs import white_of
@@ -24,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 _NPY = b"\x93NUMPY"
 _ZIP = b"PK\x03\x04"
+_SHOWN = 60  # characters of an array's name that a message shows
 
 # --- files ---------------------------------------------------------------------------------
 
@@ -97,13 +99,23 @@ def read_x(source: str | os.PathLike[str] | bytes, name: str | None = None) -> t
     _, where, data = inputs.opened(source, name, "The file of rows")
     arrays = read_arrays(data, where, npy=True)
     if "x" not in arrays:
-        raise bad(where, "has no array 'x'; rows (rows, features) were expected")
+        raise lacking(where, "x", arrays, "rows x (rows, features) were expected")
     return arrays["x"], where
 
 
 def bad(where: str, message: str) -> InvalidFileError:
     """The error of arrays that do not fit."""
     return InvalidFileError(Flaw.BAD_ARRAYS, f"{where} {message}.", where=where)
+
+
+def lacking(
+    where: str, name: str, arrays: Mapping[str, Numbers], expected: str
+) -> InvalidFileError:
+    """The error of a file that lacks an array: which it has, and what was expected."""
+    have = [shortened(repr(other), _SHOWN) for other in sorted(arrays)]
+    among = f" among {inputs.listed(have)}" if have else ", and no other"
+    way = f" (rename one with numpy.savez(NEW, {name}=...))" if have else ""
+    return bad(where, f"has no array {name!r}{among}; {expected}{way}")
 
 
 # --- rows ----------------------------------------------------------------------------------

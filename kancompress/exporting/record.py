@@ -20,6 +20,11 @@ class Exported:
     details      : what else there is to say, by the keys of the command's `--json`
     notes        : sentences for who made it
     assumed      : what was taken for granted that the source does not tell
+
+    >>> import kancompress
+    >>> made = kancompress.export("packed.safetensors", format="c")
+    >>> made.format, sum(made.parts.values()) == len(made.data)
+    ('c', True)
     """
 
     data: bytes
@@ -29,6 +34,9 @@ class Exported:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Exported: {self.format}, {len(self.data):,} bytes>"
 
     @property
     def grown(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.formats import kinds
 from kancompress.formats.arrays import (
     DTYPES,
     Array,
@@ -170,6 +171,14 @@ def _refuse_other_formats(data: Data, where: str) -> None:
             Flaw.HTML,
             f"{where} is an HTML page, not a safetensors file. Download the raw file instead.",
         )
+    if kinds.is_npz(data):
+        raise InvalidFileError(
+            Flaw.NOT_SAFETENSORS,
+            f"{where} holds NumPy arrays, which are data and no network; a safetensors file was"
+            " expected.",
+        )
+    if kinds.is_onnx(data):
+        raise InvalidFileError(Flaw.NOT_SAFETENSORS, f"{where} is {kinds.ONNX}.")
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
         raise InvalidFileError(
             Flaw.TORCH_PICKLE,

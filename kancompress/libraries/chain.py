@@ -31,7 +31,7 @@ from kancompress.libraries.told import Forms, Wishes
 
 _LAYOUTS = {layout.name: layout for layout in LAYOUTS}
 # Parameters of which reasons that the layers of a file give may speak.
-SPOKEN = ("model", *RUN_FIELDS)
+SPOKEN = ("model", "drop", *RUN_FIELDS)
 # From the name of a tensor to a copy of its numbers in the type of the computation, or None.
 Read = Callable[[str], Array | None]
 
@@ -73,9 +73,9 @@ def chain_of(found: Recognition, container: str, wishes: Wishes, read: Read) -> 
     """
     if not found.layers:
         raise UsageError(
-            f"No KAN layer was recognised, so the forward is not known.{_reasons(found)} Name their"
-            " layout with `layouts`.",
+            f"No KAN layer was recognised, so the forward is not known.{_reasons(found)}",
             fields=SPOKEN,
+            hint=" ".join(found.hints) or "Name their layout with `layouts`.",
         )
     forms = {layer.name: form_of(layer) for layer in found.layers}
     _check_others(found)
@@ -297,7 +297,7 @@ def _check_others(found: Recognition) -> None:
         f" layers is not known.{_reasons(found)}",
         tensor=found.others[0],
         fields=SPOKEN,
-        hint=OWN_CLASS,
+        hint=" ".join(found.hints) or OWN_CLASS,
     )
 
 

@@ -66,6 +66,8 @@ def proposals(tensors: Mapping[str, Described], found: Recognition) -> tuple[Pro
 
 def way_on(tensors: Mapping[str, Described], found: Recognition) -> str:
     """What to do where no layer was recognised, as a sentence that speaks of parameters."""
+    if found.hints:
+        return " ".join(found.hints)
     made = [one for one in proposals(tensors, found) if _is_quotable(one.line)]
     if not made:
         return "Describe the layers with `layouts`."

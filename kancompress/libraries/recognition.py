@@ -13,6 +13,7 @@ from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.safetensors import shown
 from kancompress.frozen import dataclass
 from kancompress.libraries.catalogue import LAYOUTS
+from kancompress.libraries.hints import hints, ordinary
 from kancompress.libraries.matching import Named, find_stem, layer_name, match
 from kancompress.libraries.notation import parse_layout
 from kancompress.libraries.records import Layout, Misfit, Recognition
@@ -118,10 +119,15 @@ def recognise(
     questions = _together(search.undecided, order, _question)
     texts |= {name: str(question) for name, question in questions.items()}
     layers = sorted(search.layers, key=lambda layer: min(order[name] for name in layer.tensors))
+    others = tuple(name for name in tensors if name not in search.taken)
+    said = hints(tensors, others)
+    if not layers and not texts and not said:
+        said = tuple(filter(None, (ordinary(tensors),)))
     return Recognition(
         layers=tuple(layers),
         problems=tuple(texts[name] for name in sorted(texts, key=order.__getitem__)),
-        others=tuple(name for name in tensors if name not in search.taken),
+        others=others,
+        hints=said,
         ambiguous=tuple(questions.values()),
         undecided=tuple(doubt.name for doubt in search.undecided.values()),
     )

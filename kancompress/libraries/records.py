@@ -122,6 +122,7 @@ class Recognition:
     ambiguous: those of them that only the user can settle, by choosing a layout, as errors
     undecided: names of the layers that these speak of
     others:    tensors that belong to no KAN layer
+    hints:     full sentences on these: what they are, and what to do; they may speak of `drop`
     """
 
     layers: tuple[FoundLayer, ...]
@@ -129,6 +130,7 @@ class Recognition:
     others: tuple[str, ...]
     ambiguous: tuple[UsageError, ...] = field(default=(), compare=False)
     undecided: tuple[str, ...] = field(default=(), compare=False)
+    hints: tuple[str, ...] = field(default=(), compare=False)
 
 
 # Arguments: the layout, the stem (with its dot, or empty), the layer's number, all tensors.

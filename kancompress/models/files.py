@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kancompress.formats import storage
+from kancompress.errors import UsageError
+from kancompress.formats import recorded, storage
 from kancompress.formats.foreign import read_record as read_foreign_record
 from kancompress.formats.packed import PackedRecord
 from kancompress.formats.safetensors import Container
@@ -19,6 +20,7 @@ from kancompress.models.records import (
     foreign_of,
     packed_of,
 )
+from kancompress.models.restoration import Restored
 from kancompress.system import files
 
 Record = Checkpoint | PackedModel
@@ -37,7 +39,7 @@ def load(source: Source, name: str | None = None, *, any_size: bool = False) -> 
     >>> [(layer.name, layer.shape) for layer in model.layers]  # (outputs, inputs)
     [('0', (32, 64)), ('1', (10, 32))]
     """
-    return read_record(open_container(source, name), any_size=any_size)
+    return read_record(open_container(recorded.path(source, "load"), name), any_size=any_size)
 
 
 def read_record(container: Container, *, stored: bool = False, any_size: bool = False) -> Record:
@@ -65,28 +67,48 @@ def sized(
 
 
 def read_foreign(
-    source: str | os.PathLike[str] | bytes, name: str | None = None, *, state: str | None = None
+    source: str | os.PathLike[str] | bytes,
+    name: str | None = None,
+    *,
+    state: str | None = None,
+    drop: Sequence[str] = (),
 ) -> ForeignCheckpoint:
     """Read a checkpoint that another program saved; `name` is what messages call it.
 
     state : which of several state dicts of a torch file is meant
+    drop  : patterns of the names of tensors that are left out
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
     command; UsageError where `state` names nothing. Nothing that a file names is ever run or
     imported.
     """
-    return foreign_of(read_foreign_record(source, name, state=state))
+    return foreign_of(read_foreign_record(source, name, state=state, drop=drop))
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record | Restored) -> bytes:
     """The bytes of a record's file, checked by reading them back.
 
-    Raises KancompressError for a record that cannot be stored, such as one with NaN.
+    record : a `Checkpoint` or a `PackedModel`, a result that has one, or a `Restored`
+    Raises KancompressError for a record that cannot be stored, such as one with NaN; UsageError for
+    what is no record.
+
+    >>> import kancompress
+    >>> packed = kancompress.cluster("digits.safetensors", clusters=4)
+    >>> kancompress.encode(packed) == kancompress.encode(packed.model)
+    True
     """
-    return storage.write(record.record())
+    if isinstance(record, Restored):
+        return record.encode()
+    found = recorded.record(record)
+    if found is None:
+        raise UsageError(
+            f"A {type(record).__name__} has no file of kancompress's own; a Checkpoint or a"
+            " PackedModel was expected, as `kancompress.load` and `kancompress.cluster` give them."
+        )
+    return storage.write(found.record())
 
 
 def save(
-    record: Record,
+    record: Record | Restored,
     path: str | os.PathLike[str],
     *,
     force: bool = False,
@@ -94,7 +116,8 @@ def save(
 ) -> int:
     """Write a record to `path`, atomically and verified; returns the file's bytes.
 
-    record : a `Checkpoint` or a `PackedModel`
+    record : a `Checkpoint` or a `PackedModel`, a result that has one, such as that of `cluster`, or
+             the `Restored` that `expand` gives
     force  : whether it may replace a file
     inputs : files that it must not replace even then
     Raises UsageError when the file exists and `force` is not given, or when it is one of `inputs`;

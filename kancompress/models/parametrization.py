@@ -17,15 +17,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize as torch_parametrize
 
 from kancompress.errors import KancompressError, UsageError
+from kancompress.formats import recorded
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.safetensors import shown
 from kancompress.layers import stored
 from kancompress.layers.edges import Codebook
+from kancompress.models.files import Input, sized
 from kancompress.models.records import PackedLayer, PackedModel
 from kancompress.models.remainder import rebuilt
 from kancompress.models.tensors import DTYPES
 from kancompress.models.user_module import load_into
 from kancompress.models.vectors import join, scatter
+from kancompress.values import article
 
 
 class PackedEdges(nn.Module):
@@ -118,6 +121,18 @@ class Parametrization:
     codebooks : for each packed layer that has a codebook of its own, its centroids
                 (k, d / parts), a parameter of float32, or of float64 where the stored one is
     names     : name of each of the packed file's tensors in the module
+
+    >>> import kancompress, torch
+    >>> class Layer(torch.nn.Module):  # as efficient-kan names its tensors
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.spline_weight = torch.nn.Parameter(torch.randn(20, 30, 8))
+    ...         self.base_weight = torch.nn.Parameter(torch.randn(20, 30))
+    ...         self.register_buffer("grid", (torch.arange(-3, 9) * 0.4 - 1).repeat(30, 1))
+    >>> model = torch.nn.Sequential(Layer())
+    >>> with kancompress.parametrize(model, kancompress.compress(model, clusters=8)) as packed:
+    ...     [tuple(codebook.shape) for codebook in packed.parameters()]
+    [(8, 9)]
     """
 
     def __init__(self, model: nn.Module, packed: PackedModel) -> None:
@@ -276,13 +291,24 @@ class Parametrization:
         return self._edges[name]
 
 
-def parametrize(model: nn.Module, packed: PackedModel) -> Parametrization:
+def parametrize(model: nn.Module, packed: Input) -> Parametrization:
     """Load a packed checkpoint into a module and let its codebooks be parameters there.
 
     model  : of the architecture whose state dict was packed; it is changed in place
+    packed : a `PackedModel`, a result that has one, a packed file, or its bytes
     Raises UsageError for a native network's file and for one that does not fit the model.
     """
-    return Parametrization(model, packed)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"`model` is {article(model)}; a torch.nn.Module was expected.", fields=("model",)
+        )
+    record = sized(recorded.source(packed, "parametrize"), None)[1]
+    if not isinstance(record, PackedModel):
+        raise UsageError(
+            f"parametrize takes a packed network, and this one is {record.kind}. Pack it with"
+            " kancompress.cluster."
+        )
+    return Parametrization(model, record)
 
 
 def rounded(value: Tensor, dtype: torch.dtype, role: str = "codebook") -> Tensor:

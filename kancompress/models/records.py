@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any, cast
@@ -11,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kancompress import given
 from kancompress.config import RunOptions
 from kancompress.formats import checkpoint as checkpoints
 from kancompress.formats.arrays import Array, Outline
@@ -23,6 +23,7 @@ from kancompress.formats.packed.encodings import PLAIN
 from kancompress.formats.packed.record import with_layer_tensors, with_tensors
 from kancompress.frozen import dataclass
 from kancompress.layers.stored import dtype_of
+from kancompress.models import lines
 from kancompress.models.tensors import (
     all_to_arrays,
     all_to_torch,
@@ -32,9 +33,12 @@ from kancompress.models.tensors import (
     to_torch,
     without_numbers,
 )
+from kancompress.values import instance, maybe, settled
 
 # What builds networks from these records, and so needs them first.
 _RUNNABLE = "kancompress.models.runnable"
+# Layers whose shapes one line shows.
+_MOST_SHAPES = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -45,7 +49,28 @@ class Checkpoint(CheckpointRecord[Tensor]):
     tensors : named as in the file: `<number>.coefficients` (*shape, d) and what is beside them, or
               what generates them
     conv    : None where the layers are fully connected
+
+    >>> import kancompress
+    >>> kancompress.load("digits.safetensors")
+    <Checkpoint: meta fastkan, layers 32 x 64, 10 x 32, 11,684 bytes of tensors>
     """
+
+    def __repr__(self) -> str:
+        name = f"{self.kind} {self.model.to_json()['name']}"
+        shapes = ", ".join(map(lines.by, self.shapes[:_MOST_SHAPES]))
+        more = len(self.shapes) - _MOST_SHAPES
+        layers = f"layers {shapes}" + (f" and {more:,} more" if more > 0 else "")
+        return lines.line("Checkpoint", name, layers, f"{self.tensor_bytes:,} bytes of tensors")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the layers and their bytes."""
+        each = self.basis.coefficients
+        rows = [
+            (number, lines.by(shape), math.prod(shape), each, math.prod(shape) * each * 4)
+            for number, shape in enumerate(self.shapes)
+        ]
+        head = ("layer", "shape", "edges", "coefficients", "dense bytes")
+        return lines.table(repr(self)[1:-1], head, rows)
 
     @property
     def tensor_bytes(self) -> int:
@@ -96,7 +121,24 @@ class PackedLayer(LayerRecord[Tensor]):
     kept_at      : (r,) int64 positions of edges that are not packed; `kept` : (r, d) their vectors
     coefficients : (*shape, d) of a layer that stays dense
     sides        : `bias`, `norm`, `beta`, `slope`, where the layer has them
+
+    >>> import kancompress
+    >>> layer = kancompress.load("packed.safetensors").layer("0")
+    >>> layer
+    <PackedLayer: '0', 32 x 64, codebook 16 x 9>
+    >>> layer.indices().shape  # of every edge
+    (2048,)
     """
+
+    def __repr__(self) -> str:
+        if self.coefficients is not None:
+            what = "stays dense"
+        elif self.shares:
+            what = f"the codebook of layer {self.shares!r}"
+        else:
+            what = f"codebook {lines.by(self.codebook.shape) if self.codebook is not None else ''}"
+        parts = f"edges in {self.parts} parts" if self.parts > 1 else None
+        return lines.line("PackedLayer", repr(self.name), lines.by(self.shape), what, parts)
 
     def stored(self, role: str) -> torch.dtype:
         """The stored type of one of its tensors, as of `layers.stored`."""
@@ -115,9 +157,41 @@ class PackedModel(PackedRecord[Tensor]):
     conv        : of a native network of convolutions, whose head is in `tensors`
     forms       : what another library's layers compute, by their names in the source
     header      : how the header of the file is written; one that is read keeps its own
+
+    >>> import kancompress
+    >>> model = kancompress.load("packed.safetensors")
+    >>> print(str(model)[:64])
+    <PackedModel: fastkan, 2 layers, 4,008 bytes, 21.6 times smaller
+    >>> model.coefficients_of(model.layer("0")).shape
+    torch.Size([32, 64, 9])
     """
 
     layers: tuple[PackedLayer, ...]
+
+    def __repr__(self) -> str:
+        own = self.model
+        name = "another library's network" if own is None else str(own.to_json()["name"])
+        layers = lines.counted(len(self.layers), "layer")
+        return lines.line("PackedModel", name, layers, *told_size(self))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: layers, bytes and ratio."""
+        caption = repr(self)[1:-1]
+        head = ("layer", "shape", "edges", "coefficients", "centroids", "bytes dense", "packed")
+        known = outlines_of(self)
+        rows = [
+            (
+                layer.name,
+                lines.by(layer.shape),
+                layer.edges,
+                self.vector_size_of(layer),
+                self.clusters_of(layer) or "dense",
+                layer.edges * self.vector_size_of(layer) * _width(self, layer),
+                sum(known[name].nbytes for name in _edge_tensors(layer) if name in known),
+            )
+            for layer in self.layers
+        ]
+        return lines.table(caption, head, rows)
 
     def layer(self, name: str) -> PackedLayer:
         """The layer called `name`."""
@@ -173,7 +247,7 @@ class PackedModel(PackedRecord[Tensor]):
         >>> network(torch.zeros(3, 64)).shape
         torch.Size([3, 10])
         """
-        given.record("options", options, RunOptions)
+        settled("options", options, maybe(instance(RunOptions)))
         return _module(self, options)
 
     def outline(self) -> dict[str, Tensor]:
@@ -252,6 +326,29 @@ def outlines_of(model: PackedModel) -> dict[str, Outline]:
     return writer.outlines(_record_outline(model))
 
 
+def told_size(model: PackedModel) -> tuple[str | None, ...]:
+    """The bytes of a packed model's file, and how many times smaller that is, in words."""
+    size, source = sum(sizes(model)), model.source
+    if source.dense is not None:
+        ratio = lines.smaller(size, source.dense[1], "the dense network")
+    else:
+        ratio = lines.smaller(size, source.file, "its source")
+    return f"{size:,} bytes", ratio
+
+
+def _edge_tensors(layer: PackedLayer) -> tuple[str, ...]:
+    """Names of the tensors of a packed file that hold a layer's edges."""
+    roles = ("index", "codebook", "kept_at", "kept", "coefficients")
+    return tuple(f"{layer.name}.{role}" for role in roles)
+
+
+def _width(model: PackedModel, layer: PackedLayer) -> int:
+    """Bytes of a number of the dense layer: as many as the type of its coefficients has."""
+    values = layer.coefficients if layer.coefficients is not None else model.codebook_of(layer)
+    wide = values is not None and values.dtype == torch.float64
+    return 8 if wide else 4
+
+
 def _record_outline(model: PackedModel) -> PackedRecord[Outline]:
     layers = tuple(map(_layer_outline, model.layers))
     return with_tensors(model, layers, PackedRecord, outline_of)
@@ -288,4 +385,5 @@ __all__ = [
     "outlines_of",
     "packed_of",
     "sizes",
+    "told_size",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from kancompress.errors import UsageError
 from kancompress.formats.foreign import skeletons
 from kancompress.formats.packed import FormRecord
+from kancompress.models import lines
 from kancompress.models.records import PackedModel
 from kancompress.models.tensors import all_to_arrays, encode
 
@@ -29,6 +30,18 @@ class Restored:
     metadata  : a safetensors source's own
     skeleton  : the torch file without these tensors, where it was kept
     forms     : what its layers compute that these tensors do not tell, by their names
+
+    >>> import kancompress, torch
+    >>> state = {
+    ...     "layers.0.spline_weight": torch.randn(20, 30, 8),
+    ...     "layers.0.base_weight": torch.randn(20, 30),
+    ...     "layers.0.grid": (torch.arange(-3, 9) * 0.4 - 1).repeat(30, 1),
+    ... }
+    >>> restored = kancompress.expand(kancompress.cluster(state, clusters=8))
+    >>> restored.container, list(restored.tensors) == list(state)
+    ('torch-zip', True)
+    >>> kancompress.save(restored, "restored.pt") > 0
+    True
     """
 
     tensors: dict[str, Tensor]
@@ -37,6 +50,11 @@ class Restored:
     metadata: dict[str, str]
     skeleton: bytes | None = None
     forms: Mapping[str, FormRecord] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = sum(tensor.nbytes for tensor in self.tensors.values())
+        count = lines.counted(len(self.tensors), "tensor")
+        return lines.line("Restored", self.container, count, f"{size:,} bytes of tensors")
 
     def encode(self, *, torch_file: bool | None = None) -> bytes:
         """The file in the source's own kind of container, or in the one that is asked for.

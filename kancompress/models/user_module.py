@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import re
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
@@ -22,6 +24,8 @@ from kancompress.formats.safetensors import shown
 from kancompress.models import factory
 from kancompress.models.records import ForeignCheckpoint
 from kancompress.models.tensors import NAMES
+from kancompress.system import inputs
+from kancompress.values import did_you_mean
 
 _SHOWN_NAMES = 3
 
@@ -46,7 +50,8 @@ def users_code(what: str, fields: Sequence[str] = ()) -> Iterator[None]:
 
 
 def build_module(target: str) -> nn.Module:
-    """Call `package.module:factory`, the module looked for in the current directory first.
+    """Call `package.module:factory`, the module looked for in the current directory first, or
+    `file.py:factory`.
 
     The factory takes no arguments and returns a Module; a class of Modules or a Module will do.
     This imports and runs the user's code. Raises UsageError when there is no such thing,
@@ -54,9 +59,14 @@ def build_module(target: str) -> nn.Module:
     """
     module_name, path = factory.split(target)
     here = str(Path.cwd())
+    file = factory.script(module_name)
+    if file is not None:  # what stands beside it can be imported, as beside a script
+        _check_script(file, target)
+        here = str(file.resolve().parent)
     sys.path.insert(0, here)
     try:
-        made = _called(_imported(module_name, target), path, target)
+        module = _imported(module_name, target) if file is None else _loaded(file, target)
+        made = _called(module, module_name, path, target)
     finally:
         # At the end from now on: for imports that the model makes later, and shadowing nothing.
         sys.path.remove(here)
@@ -67,6 +77,32 @@ def build_module(target: str) -> nn.Module:
             fields=("model",),
         )
     return made
+
+
+def _check_script(file: Path, target: str) -> None:
+    if not file.is_file():
+        raise UsageError(
+            f"`model={target}`: there is no file {file}.",
+            fields=("model",),
+            hint=inputs.meant(file),
+        )
+
+
+def _loaded(file: Path, target: str) -> Any:
+    """The module of a file of Python, under its own name where no other has that."""
+    name = file.stem if file.stem not in sys.modules else f"_{file.stem}_of_the_model"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickles look for it
+    try:
+        with users_code(f"Importing {file} for `model={target}`", fields=("model",)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
 
 
 def _imported(name: str, target: str) -> Any:
@@ -81,15 +117,27 @@ def _imported(name: str, target: str) -> Any:
                 f"`model={target}`: there is no module {missing}, neither installed nor in"
                 f" {Path.cwd()}.",
                 fields=("model",),
+                hint=_script_meant(name),
             ) from None
         raise
 
 
-def _called(module: Any, path: str, target: str) -> Any:
-    value, at = module, module.__name__
+def _script_meant(name: str) -> str:
+    """The file of Python that a module's name may mean, as a sentence; "" where there is none."""
+    near = inputs.meant(Path(f"{name.replace('.', '/')}.py"))
+    return near if near.endswith(".py?") else ""
+
+
+def _called(module: Any, at: str, path: str, target: str) -> Any:
+    """What the path within a module, which messages call `at`, gives when it is called."""
+    value = module
     for name in path.split("."):
         if not hasattr(value, name):
-            raise UsageError(f"`model={target}`: {at} has no attribute {name}.", fields=("model",))
+            raise UsageError(
+                f"`model={target}`: {at} has no attribute {name}.",
+                fields=("model",),
+                hint=did_you_mean(name, [one for one in dir(value) if one[0] != "_"]).strip(),
+            )
         value, at = getattr(value, name), f"{at}.{name}"
     if isinstance(value, nn.Module):
         return value
@@ -173,14 +221,16 @@ def read_module(model: nn.Module) -> ForeignCheckpoint:
 def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
     """A state dict in memory, as `read_module` reads a module's; `where` is what messages call it.
 
-    What is no tensor is dropped, and told.
+    What is no tensor is dropped, and told; arrays of numpy become tensors. Raises UsageError where
+    the tensors lie deeper, as in what a trainer saves.
     """
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
     dropped = []
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
+    for name, given_value in state.items():
+        value = _as_tensor(given_value)
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             dropped.append(f"{name} (no tensor)")
             continue
         _check_tensor(name, value, where)
@@ -191,6 +241,8 @@ def read_state(state: Mapping[str, Any], where: str) -> ForeignCheckpoint:
             continue
         first[identity] = name
         tensors[name] = value.detach().cpu().contiguous()
+    if state and not tensors:
+        raise _no_tensors(state, where)
     counter = _Counter()
     torch.save(tensors, counter)  # type: ignore[arg-type]
     return ForeignCheckpoint(
@@ -216,6 +268,30 @@ def _unused(tensors: Iterable[Tensor]) -> int:
         held = places.setdefault(storage.data_ptr(), (storage.nbytes(), []))[1]
         held.append((begin, begin + tensor.nbytes))
     return sum(size - union(held) for size, held in places.values())
+
+
+def _as_tensor(value: object) -> object:
+    """An array of numbers as a tensor over its memory; other values as they are."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
+    except TypeError:  # of texts, objects and the like
+        return value
+
+
+def _no_tensors(state: Mapping[str, Any], where: str) -> UsageError:
+    """That nothing in a state dict is a tensor, and where the tensors are."""
+    inner = [
+        str(name)
+        for name, value in state.items()
+        if isinstance(value, Mapping) and any(isinstance(one, Tensor) for one in value.values())
+    ]
+    way = f"; they lie in its {shown(inner[0])}, so give that" if inner else ""
+    return UsageError(
+        f"{where} has no tensor among its {len(state):,} entries{way}. A dict from the names of"
+        " tensors to tensors was expected."
+    )
 
 
 def _check_tensor(name: str, value: Tensor, where: str) -> None:
@@ -254,6 +330,8 @@ _WRAPPERS = frozenset(
 )
 # Numbers that averages of a model keep beside it, which the model itself has no place for.
 _COUNTERS = frozenset({"n_averaged", "num_updates", "initted", "step", "decay"})
+# Numbers that profilers leave on the layers of the module that they looked at.
+_COUNTS = frozenset({"total_ops", "total_params"})
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, str]:
@@ -300,7 +378,7 @@ def _listed(kind: str, items: list[str]) -> str:
 
 
 def _is_counter(name: str, tensor: Tensor) -> bool:
-    return name.rpartition(".")[2] in _COUNTERS and tensor.numel() == 1
+    return name.rpartition(".")[2] in _COUNTERS | _COUNTS and tensor.numel() == 1
 
 
 def _paired(given: list[str], own: list[str]) -> dict[str, str]:

@@ -197,7 +197,7 @@ class ForeignSource:
                 "a checkpoint of Lightning, whose load_from_checkpoint needs more than the state"
                 " dict that comes back; `keep_extra` keeps all of it"
             )
-        notes += [f"not recognised: {problem}" for problem in found.problems]
+        notes += [f"not recognised: {problem}" for problem in (*found.problems, *found.hints)]
         return tuple(map(shortened, notes))
 
     def known(self, options: RunOptions) -> Computed:
@@ -292,7 +292,7 @@ class ForeignSource:
         return UsageError(
             " ".join(filter(None, (head, reasons, way))),
             where=self.where,
-            fields=("layouts", "print_layouts", "state"),
+            fields=("layouts", "print_layouts", "state", "drop"),
         )
 
     @cached_property

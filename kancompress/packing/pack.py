@@ -28,9 +28,9 @@ from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, R
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.safetensors import shown
 from kancompress.layers.stored import encoding_of, rounded
-from kancompress.models import files
+from kancompress.models import files, lines
 from kancompress.models.parametrization import Parametrization
-from kancompress.models.records import PackedModel, sizes
+from kancompress.models.records import PackedModel, sizes, told_size
 from kancompress.models.user_module import load_into
 from kancompress.packing.encoded import encoded, index_bytes
 from kancompress.packing.lossless import made, smallest, ways
@@ -56,6 +56,11 @@ class LayerClustering:
     distortion : squared distance of the edge vectors to their centroids, relative to their
                  squared distance to the layer's mean vector; of their parts, where they are cut
     parts      : vectors that the coefficients of an edge are cut into
+
+    >>> import kancompress
+    >>> layer = kancompress.cluster("digits.safetensors", clusters=4).layers[0]
+    >>> layer.name, layer.edges, layer.clusters, layer.dense_bytes, layer.packed_bytes
+    ('0', 2048, 4, 73728, 656)
     """
 
     name: str
@@ -84,12 +89,50 @@ class Compression:
     layers     : what was done to each layer, in the order of the file
     notes      : what to know of the source
     calibrated : what was chosen and measured, where rows were given
+
+    >>> import kancompress
+    >>> packed = kancompress.cluster("digits.safetensors", clusters=4)
+    >>> packed  # a notebook shows its layers
+    <Compression: 2 layers, 2,544 bytes, 34.0 times smaller than the dense network (86,600)>
+    >>> packed.save("small.safetensors")
+    2544
     """
 
     model: PackedModel
     layers: list[LayerClustering]
     notes: tuple[str, ...] = ()
     calibrated: Calibrated | None = None
+
+    def __repr__(self) -> str:
+        solved = self.calibrated and self.calibrated.solution
+        lost = f"error of the outputs {solved.held_out:.3g}" if solved else None
+        layers = lines.counted(len(self.layers), "layer")
+        return lines.line("Compression", layers, *told_size(self.model), lost)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: layers, bytes, ratio, and what was lost."""
+        head = (
+            "layer",
+            "edges",
+            "coefficients",
+            "centroids",
+            "bytes, dense",
+            "bytes",
+            "distortion",
+        )
+        rows = [
+            (
+                layer.name,
+                layer.edges,
+                layer.coefficients,
+                layer.clusters or "dense",
+                layer.dense_bytes,
+                layer.packed_bytes,
+                layer.distortion,
+            )
+            for layer in self.layers
+        ]
+        return lines.table(repr(self)[1:-1], head, rows, self.notes)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state dict with the packed coefficients; all else is bit-identical."""
@@ -169,7 +212,7 @@ def pack_within(
 
     Where `config` has a price there is no search. Raises what `pack` does.
     """
-    unpriced = replace(config, target_bytes=budget)
+    unpriced = replace(config, target_bytes=max(1, budget))  # no file has none
     packed = pack(source, clusterer, unpriced)
     if config.searches_price:
         packed = _priced(source, clusterer, unpriced, budget, packed)
@@ -444,6 +487,11 @@ def _notes(
 ) -> tuple[str, ...]:
     """What to know of edges that are not clustered, and of layers that are kept without loss."""
     notes: list[str] = []
+    if packed and not any(one.layer.edges + one.layer.kept for one in packed):
+        notes.append(
+            "every edge of the network is masked, so it puts out the same whatever its inputs; was"
+            " it pruned too far?"
+        )
     if masked := sum(one.layer.masked for one in packed if one.coded is not None):
         notes.append(
             f"the coefficients of {masked:,} masked edges come back as zeros; `keep_masked` keeps"

@@ -22,7 +22,12 @@ from kancompress.packing.source import DTYPES, own_types_only, with_codebook
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartBytes:
     """Bytes of a packed file: its header, the indices and the codebooks of its layers, and all
-    other tensors."""
+    other tensors.
+
+    >>> import kancompress
+    >>> kancompress.repack("packed.safetensors").before
+    PartBytes(header=904, indices=1184, codebooks=1152, others=768)
+    """
 
     header: int
     indices: int

@@ -175,6 +175,12 @@ def largest_common(plan: Plan, config: ClusterConfig, *, below: int | None = Non
     where every layer has a number of its own.
     """
     free = [v for name, v in plan.vectors.items() if name not in config.layers and v.edges]
+    if not free and not any(vectors.edges for vectors in plan.vectors.values()):
+        raise UsageError(
+            "Every edge of the network is masked, so there is no number of clusters to choose;"
+            " leave `target_bytes` out.",
+            fields=("target_bytes",),
+        )
     if not free:
         raise UsageError(
             "`target_bytes` has no layer to choose a number of clusters for: every layer has its"

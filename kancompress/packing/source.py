@@ -6,7 +6,6 @@ library's, from its file, its state dict or the live module.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -225,7 +224,7 @@ def coded_for(source: Source, config: ClusterConfig) -> ClusterConfig:
 
 
 def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> list[KancompressError]:
-    """What is wrong with the numbers of clusters and of parts, and with the price of a bit.
+    """What is wrong with the names of layers, and with the numbers of parts.
 
     coefficients : of each edge of the layers, by their names
     """
@@ -239,18 +238,6 @@ def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> lis
         for name in given
         if name not in coefficients
     ]
-    if config.price is not None and not 0 <= config.price < math.inf:
-        wrong.append(
-            UsageError(
-                f"`price={config.price:g}` is no price; a finite number from 0 on was expected.",
-                fields=("price",),
-            )
-        )
-    wrong += [
-        UsageError(f"{k} clusters are out of range: 1 to {MAX_CLUSTERS}.")
-        for k in (config.common, *config.layers.values())
-        if not 1 <= k <= MAX_CLUSTERS
-    ]
     return wrong + [
         UsageError(
             f"Layer {shown(name)} has edges of {d} coefficients, which cannot be cut into {parts}"
@@ -259,7 +246,7 @@ def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> lis
             fields=("parts", "layer_parts"),
         )
         for name, d in coefficients.items()
-        if (parts := config.given_parts(name)) is not None and (parts < 1 or d % parts)
+        if (parts := config.given_parts(name)) is not None and d % parts
     ]
 
 

@@ -96,6 +96,7 @@ def describe_foreign(
             shortened(text)
             for text in (
                 *found.problems,
+                *found.hints,
                 *source.notes,
                 *(f"left out: {what}" for what in source.dropped),
             )

@@ -43,7 +43,9 @@ def check_picture_target(
     return target
 
 
-def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+def check_predictions_target(
+    path: str | os.PathLike[str], *, force: bool, inputs: Iterable[Path] = ()
+) -> None:
     """Refuse, before any work, a file that `save_predictions` could not write.
 
     path   : ends in .safetensors or .npz, which names the format
@@ -53,6 +55,7 @@ def check_predictions_target(path: Path, *, force: bool, inputs: Iterable[Path] 
     and for a directory that is not there; KancompressError for a directory that cannot be written
     to.
     """
+    path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise UsageError(f"{path} should end in .safetensors or .npz, which names the format.")
     files.check_target(path, force=force, inputs=inputs)

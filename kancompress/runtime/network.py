@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kancompress import given
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.storage import Source
 from kancompress.forward import RunOptions
@@ -14,6 +13,7 @@ from kancompress.runtime.activations import Numbers
 from kancompress.runtime.layer import RunningLayer
 from kancompress.runtime.program import Program, read
 from kancompress.specs import DataSpec
+from kancompress.values import flag, instance, maybe, settled
 
 
 class Network:
@@ -86,8 +86,8 @@ def load(source: Source, *, any_size: bool = False, options: RunOptions | None =
     Raises InvalidFileError for a file that is none of these, or damaged; UsageError for one whose
     network cannot be run, and for options that mean nothing for it.
     """
-    given.flag("any_size", any_size)
-    given.record("options", options, RunOptions)
+    settled("any_size", any_size, flag)
+    settled("options", options, maybe(instance(RunOptions)))
     try:
         return Network(read(source, any_size=any_size, options=options))
     except InvalidFileError as error:

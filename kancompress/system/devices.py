@@ -11,10 +11,10 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from kancompress import given
 from kancompress.config import Device, Machine, Precision
 from kancompress.errors import UsageError
 from kancompress.system import torchrun as launch
+from kancompress.values import chosen
 
 
 def find(device: Device, *, auto: Sequence[Device] = (Device.CUDA, Device.MPS)) -> torch.device:
@@ -23,7 +23,7 @@ def find(device: Device, *, auto: Sequence[Device] = (Device.CUDA, Device.MPS)) 
     Of the processes that torchrun starts on a machine each has a CUDA device of its own.
     Raises UsageError for a device that is not there, and for what is none.
     """
-    device = given.choice(Device)("device", device)
+    device = chosen("device", device, Device)
     number = launch.local_number()
     if device == Device.AUTO:
         available = [d for d in auto if _is_there(d)]

@@ -64,7 +64,7 @@ def _check_target(path: Path, *, force: bool, inputs: Iterable[Path]) -> None:
         )
     if path.is_dir():
         raise UsageError(f"{path} is a directory; name a file to write.")
-    for source in inputs:
+    for source in map(Path, inputs):
         if _is_regular(path) and source.exists() and path.samefile(source):
             raise UsageError(f"{path} is the input itself; write to another file.")
     if not force:

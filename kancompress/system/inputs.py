@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from io import FileIO
 from itertools import islice
@@ -34,6 +35,8 @@ _INDEX = ".index.json"
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_ENTRIES = 10_000
 _MOST_NAMES = 5
+# How much of a name may be mistyped.
+_NEAR = 0.75
 # What knows the Hugging Face hub; loaded where a source lies there.
 _HUB = "kancompress.system.hub"
 _HUB_ROOT = "hf:"
@@ -288,9 +291,27 @@ def _instead(directory: Path) -> str:
     return f"; name a file in it: {listed(meant)}" if meant else ""
 
 
+def meant(path: Path) -> str:
+    """The file beside a path that is not there whose name is nearest, as a sentence; "" where none
+    is near, and where its directory is not there either, that."""
+    try:
+        if not path.parent.is_dir():
+            return f"There is no directory {path.parent}."
+        names = [entry.name for entry in islice(os.scandir(path.parent), _MOST_ENTRIES)]
+    except (OSError, ValueError):
+        return ""
+    near = {name.lower(): name for name in sorted(names) if name.isprintable()}
+    given = path.name.lower()
+    stems = [low for low in near if given and Path(low).stem == Path(given).stem]
+    found = [*stems, *get_close_matches(given, near, n=1, cutoff=_NEAR)]
+    return f"Did you mean {path.parent / near[found[0]]}?" if found else ""
+
+
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidFileError:
     if isinstance(error, FileNotFoundError):
-        return InvalidFileError(Flaw.MISSING, f"{path} does not exist.", where=str(path))
+        return InvalidFileError(
+            Flaw.MISSING, f"{path} does not exist.", where=str(path), hint=meant(path)
+        )
     if isinstance(error, IsADirectoryError):
         return InvalidFileError(
             Flaw.NOT_A_FILE,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kancompress.data.datasets import Dataset, check_rows
 from kancompress.errors import NoScoreError, UsageError
+from kancompress.models import lines
 from kancompress.models.runnable import Running
 from kancompress.specs import DataSpec
 from kancompress.training import loop as fitting
@@ -22,12 +23,37 @@ class Evaluation:
     """A score on the test rows, the outputs behind it (rows, width), and the seconds they took.
 
     notes : for another library's file, what was taken for granted that its tensors do not tell
+
+    >>> import kancompress
+    >>> found = kancompress.evaluate("packed.safetensors")
+    >>> found.score.examples, tuple(found.outputs.shape)
+    (360, (360, 10))
     """
 
     score: Score
     outputs: Tensor
     seconds: float
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return lines.line("Evaluation", str(self.score), f"{self.score.examples:,} examples")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the score, and what was taken for granted."""
+        score = self.score
+        rows = [(name, value) for name, value in _measures(score) if value is not None]
+        return lines.table(repr(self)[1:-1], ("measure", "value"), rows, self.notes)
+
+
+def _measures(score: Score) -> list[tuple[str, object]]:
+    share = None if score.accuracy is None else lines.percent(score.accuracy)
+    loss = "divergence" if score.soft else "loss"
+    return [
+        ("accuracy", share),
+        ("rmse", score.rmse),
+        (loss, score.loss),
+        ("examples", score.examples),
+    ]
 
 
 class Ready(Protocol):

@@ -16,6 +16,7 @@ from kancompress.data.datasets import Dataset, Split
 from kancompress.errors import UsageError
 from kancompress.formats.checkpoint import HEAD
 from kancompress.layers.network import Network
+from kancompress.models import lines
 from kancompress.models import runnable as running
 from kancompress.models.files import encode
 from kancompress.models.parametrization import rounded, with_tensors
@@ -25,7 +26,7 @@ from kancompress.system.compilation import compiled
 from kancompress.training import loop as fitting
 from kancompress.training import state as states
 from kancompress.training.evaluation import check_fit
-from kancompress.training.history import Epoch, Score
+from kancompress.training.history import Epoch, Score, best_epoch, table_rows
 from kancompress.training.loop import OnBatch, OnEpoch, Schedule
 from kancompress.training.state import Facts
 from kancompress.training.state_file import StateFile
@@ -41,6 +42,12 @@ class Finetuning:
 
     test_before, test : None where no rows test, as with data without labels
     notes : for another library's file, what was taken for granted that its tensors do not tell
+
+    >>> import kancompress
+    >>> config = kancompress.FinetuneConfig(epochs=1)
+    >>> tuned = kancompress.finetune("packed.safetensors", config=config)
+    >>> tuned.validation.key() <= tuned.validation_before.key()  # never worse
+    True
     """
 
     model: PackedModel
@@ -50,6 +57,20 @@ class Finetuning:
     test_before: Score | None
     test: Score | None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        before, after = self.validation_before, self.validation
+        scores = f"validation {before} before, {after} after"
+        if self.test_before is not None and self.test is not None:
+            scores = f"test {self.test_before} before, {self.test} after"
+        epochs = lines.counted(len(self.history) - 1, "epoch")
+        return lines.line("Finetuning", epochs, f"best {best_epoch(self.history)}", scores)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the loss of every epoch, and the layers, bytes and ratio of the file."""
+        head = ("epoch", "training loss", "validation")
+        history = lines.table(repr(self)[1:-1], head, table_rows(self.history), self.notes)
+        return f"{history}{self.model._repr_html_()}"
 
 
 class Tunable(Protocol):

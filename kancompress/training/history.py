@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kancompress.models.lines import percent
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -14,12 +16,26 @@ class Score:
                from another network's classes
     accuracy : share of rows whose class is right, 0 to 1; None for the other two
     soft     : whether the loss is a divergence
+
+    >>> import kancompress
+    >>> print(kancompress.Score(loss=0.25, accuracy=0.9333, examples=360))
+    accuracy 93.33 %, loss 0.2500
+    >>> kancompress.Score(loss=0.25, accuracy=None, examples=360).rmse
+    0.5
     """
 
     loss: float
     accuracy: float | None
     examples: int
     soft: bool = False
+
+    def __str__(self) -> str:
+        """In words, as in "accuracy 93.33 %, loss 0.2150"."""
+        if self.accuracy is not None:
+            return f"accuracy {percent(self.accuracy)}, loss {self.loss:.4f}"
+        if self.soft:
+            return f"divergence from the dense model {self.loss:.6g}"
+        return f"rmse {self.rmse:.6g}, loss {self.loss:.6g}"
 
     @property
     def rmse(self) -> float | None:
@@ -39,6 +55,12 @@ class Epoch:
 
     rates   : learning rate of each group of parameters in this epoch
     seconds : that it took, validation included
+
+    >>> import kancompress
+    >>> config = kancompress.FinetuneConfig(epochs=1)
+    >>> first = kancompress.finetune("packed.safetensors", config=config).history[0]
+    >>> first.number, first.train_loss, first.validation.examples
+    (0, None, 144)
     """
 
     number: int
@@ -47,6 +69,18 @@ class Epoch:
     best: bool
     rates: tuple[float, ...] = ()
     seconds: float = 0.0
+
+
+def table_rows(history: list[Epoch]) -> list[tuple[object, ...]]:
+    """A history as rows of a table for notebooks: epoch, training loss, validation."""
+    return [
+        (
+            epoch.number,
+            epoch.train_loss,
+            f"{epoch.validation}{', best' if epoch.best else ''}",
+        )
+        for epoch in history
+    ]
 
 
 def best_epoch(history: list[Epoch]) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from kancompress.errors import KancompressError, UsageError
 from kancompress.training.history import Epoch
+from kancompress.values import maybe, settle
+from kancompress.values import path as a_path
 
 SUFFIX = ".state"
 # Key of the metadata that makes a safetensors file a state; it stands first in the file.
@@ -33,6 +35,9 @@ class StateFile:
     resume: Path | None = None
     on_resume: Callable[[list[Epoch]], None] | None = None
     on_change: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, path=a_path, resume=maybe(a_path))
 
     def check(self) -> None:
         """Refuse a `path` that holds anything but a state. Raises UsageError."""

@@ -13,6 +13,7 @@ from kancompress.data.datasets import Dataset, check_rows
 from kancompress.errors import UsageError
 from kancompress.layers.edges import MetaEdges
 from kancompress.layers.network import Network
+from kancompress.models import lines
 from kancompress.models.native import initialise, to_checkpoint
 from kancompress.models.records import Checkpoint
 from kancompress.specs import (
@@ -30,7 +31,7 @@ from kancompress.system import devices
 from kancompress.system.compilation import compiled
 from kancompress.training import loop as fitting
 from kancompress.training import state as states
-from kancompress.training.history import Epoch, Score
+from kancompress.training.history import Epoch, Score, best_epoch, table_rows
 from kancompress.training.loop import OnBatch, OnEpoch, Schedule
 from kancompress.training.state import Facts
 from kancompress.training.state_file import StateFile
@@ -43,12 +44,34 @@ class Training:
 
     history    : epoch 0 is the network as it was drawn; the last with `best` is the one saved
     validation : score on the rows that chose the epoch; test : on those that chose nothing
+
+    >>> import kancompress
+    >>> config = kancompress.TrainConfig(lr=1e-3, epochs=1)
+    >>> trained = kancompress.train("kan", config=config, hidden=(4,))
+    >>> [epoch.number for epoch in trained.history], trained.test.examples
+    ([0, 1], 360)
+    >>> trained.checkpoint
+    <Checkpoint: dense kan, layers 4 x 64, 10 x 4, 10,656 bytes of tensors>
     """
 
     checkpoint: Checkpoint
     history: list[Epoch]
     validation: Score
     test: Score
+
+    def __repr__(self) -> str:
+        name = self.checkpoint.model.to_json()["name"]
+        epochs = lines.counted(len(self.history) - 1, "epoch")
+        best = f"best {best_epoch(self.history)}"
+        return lines.line(
+            "Training", f"{self.checkpoint.kind} {name}", epochs, best, f"test {self.test}"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the network's layers and bytes, and the loss of every epoch."""
+        head = ("epoch", "training loss", "validation")
+        history = lines.table(repr(self)[1:-1], head, table_rows(self.history))
+        return f"{history}{self.checkpoint._repr_html_()}"
 
 
 def fit_network(

@@ -7,23 +7,34 @@ dictionaries around them, and whole modules, of which the classes need not be in
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
+from kancompress.formats import kinds
 from kancompress.formats.arrays import Array
 from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
+from kancompress.formats.foreign.checkpoint import ForeignRecord
+from kancompress.formats.foreign.dropping import refuse_drop, without
 from kancompress.formats.foreign.placement import unused_bytes
 from kancompress.formats.foreign.saveckpt import Settings
 from kancompress.formats.foreign.skeletons import Skeleton
 from kancompress.formats.safetensors import MAX_HEADER
-from kancompress.frozen import dataclass
 from kancompress.system import inputs
 from kancompress.system.inputs import Data
 
-__all__ = ["ForeignRecord", "Settings", "Skeleton", "read_record", "read_skeleton", "refuse_state"]
+__all__ = [
+    "ForeignRecord",
+    "Settings",
+    "Skeleton",
+    "read_record",
+    "read_skeleton",
+    "refuse_drop",
+    "refuse_state",
+    "without",
+]
 
 # How files begin that are sometimes taken for checkpoints.
 _OTHERS = (
@@ -33,7 +44,7 @@ _OTHERS = (
     (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"\x89HDF", "an HDF5 file, as Keras writes"),
-    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x93NUMPY", "a NumPy array, which is data and no network"),
     (b"GGUF", "a GGUF file"),
     (b"%PDF", "a PDF"),
 )
@@ -42,63 +53,31 @@ _OTHERS = (
 _TORCH = ("torch-zip", "torch-legacy", "torch-module")
 
 
-T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ForeignRecord(Generic[T_co]):
-    """A checkpoint as its file holds it.
-
-    `container` is safetensors, torch-zip, torch-legacy or torch-module; `path` the dictionary keys
-    under which the state dict lay. `tensors` keeps the source's order and names, and reads a tensor
-    of a file when it is asked for. `ties` maps a name to the earlier name of which it is the same
-    storage, offset, shape and stride; `tensor_bytes` counts the two once. `unused_bytes` of the
-    file lie in a storage of which the tensors use another part. `data` are the bytes of
-    the one file it lies in, None for shards and live modules. `metadata` is a safetensors file's
-    own. `dropped` tells what beside the state dict was left out. `where` is the name in messages.
-    `notes` are what to know of what lies beside the tensors, in the file or next to it; `settings`
-    those of pykan's `saveckpt`, whose files lie there.
-    """
-
-    where: str
-    container: str
-    path: tuple[str, ...]
-    tensors: Mapping[str, T_co]
-    ties: dict[str, str]
-    metadata: dict[str, str]
-    dropped: tuple[str, ...]
-    tensor_bytes: int
-    file_bytes: int
-    settings: Settings | None = None
-    notes: tuple[str, ...] = ()
-    data: Data | None = None
-    unused_bytes: int = 0
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of the file without those that no tensor uses: what ratios divide."""
-        return self.file_bytes - self.unused_bytes
-
-
 def read_record(
-    source: str | os.PathLike[str] | bytes, name: str | None = None, *, state: str | None = None
+    source: str | os.PathLike[str] | bytes,
+    name: str | None = None,
+    *,
+    state: str | None = None,
+    drop: Sequence[str] = (),
 ) -> ForeignRecord[Array]:
     """Read a checkpoint from a path or from bytes; `name` is what messages call it.
 
     state : which of several state dicts of a torch file is meant: its keys with dots between
             them, or the last of them; None: the one that a key of trainers tells, or the first
+    drop  : patterns of the names of tensors that are left out, as of `without`
     Raises InvalidFileError for what cannot be read, holds no tensors by name, or asks to run a
-    command; UsageError where `state` names nothing. Nothing that a file names is ever run or
-    imported.
+    command; UsageError where `state` names nothing or `drop` fits nothing. Nothing that a file
+    names is ever run or imported.
     """
     path, where, data = inputs.opened(source, name, "the checkpoint")
     if not len(data):
         raise InvalidFileError(Flaw.EMPTY, f"{where} is empty; a checkpoint was expected.")
     if not _is_safetensors(data) and bytes(data[:64]).lstrip()[:1] == b"{":
         refuse_state(state, where)
-        return _checkpoint(shards.read_index(data, where, path, _read_shard), where)
+        index = shards.read_index(data, where, path, _read_shard)
+        return without(_checkpoint(index, where), drop)
     found = replace(_checkpoint(_read_single(data, where, state), where), data=data)
-    return found if path is None else _with_saveckpt(found, path)
+    return without(found if path is None else _with_saveckpt(found, path), drop)
 
 
 def refuse_state(state: str | None, where: str) -> None:
@@ -122,6 +101,8 @@ def _read_single(data: Data, where: str, state: str | None = None) -> shards.Loa
         return _from_torch(torchfiles.read_zip(data, where), where, state)
     if start[:1] == b"\x80":
         return _from_torch(torchfiles.read_legacy(data, where), where, state)
+    if kinds.is_onnx(data):
+        raise InvalidFileError(Flaw.UNKNOWN_FORMAT, f"{where} is {kinds.ONNX}.")
     raise _unknown(start, where)
 
 
@@ -212,6 +193,8 @@ def _unknown(start: bytes, where: str) -> InvalidFileError:
             f"{where} is an HTML page, not a checkpoint. Download the raw file instead.",
         )
     kind = next((text for magic, text in _OTHERS if start.startswith(magic)), None)
+    if kind is None and start and not any(start):
+        kind = "bytes of zero, as an interrupted copy leaves them; copy it again"
     if kind is None:
         plain = start.isascii() and start.decode("ascii").replace("\n", "").isprintable()
         kind = "a text file" if plain else "none of them"

@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kancompress.errors import Flaw, InvalidFileError
+from kancompress.formats import kinds
 from kancompress.formats.foreign import pickles
 from kancompress.formats.foreign.records import Storage, TensorRecord
 from kancompress.formats.foreign.work import Work
 from kancompress.formats.safetensors import shown
 from kancompress.frozen import dataclass
-from kancompress.system.inputs import Data
+from kancompress.system.inputs import Data, listed
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -74,6 +75,13 @@ def read_zip(data: Data, where: str, *, strict: bool = False) -> TorchFile:
             " with torch.save(torch.jit.load(FILE).state_dict(), NEW) and pass that.",
         )
     roots = sorted(f for f in folders if f"{f}/data.pkl" in records)
+    if records and not roots and all(name.endswith(".npy") for name in records):
+        names = listed([shown(name.removesuffix(".npy"))[1:-1] for name in records])
+        raise InvalidFileError(
+            Flaw.BAD_ZIP,
+            f"{where} holds NumPy arrays ({names}), which are data and no network: there is no"
+            " data.pkl of torch.save in it. Give a checkpoint here.",
+        )
     if len(roots) != 1:
         raise InvalidFileError(
             Flaw.BAD_ZIP,
@@ -125,6 +133,12 @@ def _records(data: Data, where: str) -> dict[str, zipfile.ZipInfo]:
         with zipfile.ZipFile(io.BufferedReader(_RawView(data))) as archive:
             listed = archive.infolist()
     except zipfile.BadZipFile:
+        if kinds.is_torch_zip(data):
+            raise InvalidFileError(
+                Flaw.TRUNCATED,
+                f"{where} begins as torch.save writes and breaks off after {len(data):,} bytes. It"
+                " was not copied whole, or torch.save was interrupted; copy or save it again.",
+            ) from None
         raise InvalidFileError(
             Flaw.TRUNCATED,
             f"{where} begins as a zip archive but has no end. It was not copied whole.",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
+from kancompress.formats import recorded
 from kancompress.formats.storage import called, is_native, once
 from kancompress.models.files import Input, read_foreign, sized
 from kancompress.models.runnable import Runnable
@@ -175,7 +176,7 @@ def _dense(against: Input | None, state: str | None) -> Runnable | None:
 
 
 def _record(source: Input, name: str | None, state: str | None) -> Runnable:
-    source, name = once(source, name)
+    source, name = once(recorded.source(source, "A picture"), name)
     if isinstance(source, str | os.PathLike | bytes) and not is_native(source):
         return read_foreign(source, name, state=state)
     return sized(source, name, stored=True)[1]

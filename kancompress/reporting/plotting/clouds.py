@@ -91,11 +91,11 @@ def _foreign_clouds(
 ) -> Iterator[Cloud]:
     found = recognise(record.tensors, layouts)
     if not found.layers:
-        reasons = " ".join(found.problems)
+        reasons = " ".join((*found.problems, *found.hints))
         raise UsageError(
             f"{record.where}: no KAN layer was recognised, so there is none to draw. {reasons}",
             where=record.where,
-            fields=("layouts",),
+            fields=("layouts", "drop"),
         )
     for layer in found.layers:
         with torch.no_grad():
