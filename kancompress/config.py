@@ -461,7 +461,7 @@ class Target:
             return self.bytes
         if self.ratio is None:
             raise ValueError("This target is an error, not a size.")
-        return int(source / self.ratio)
+        return max(1, int(source / self.ratio))
 
 
 class Projection(StrEnum):
@@ -562,7 +562,7 @@ class COptions:
             with_main=flag,
             prefix=maybe(text),
             indices=maybe(word(IndexCoding)),
-            image=maybe(each(whole(1), "a tuple of two whole numbers", length=2)),
+            image=maybe(each(whole(0), "a tuple of two whole numbers", length=2)),
         )
 
 

@@ -122,6 +122,8 @@ def test_parameters(call: Callable[..., Any], name: str, value: Any, packed: byt
 
 @pytest.mark.parametrize("source", [None, 5, [], object()])
 def test_sources(source: Any) -> None:
+    name = type(source).__name__
+    says = rf"a path.*{name}|{name}; a path"
     for call in (
         load,
         kancompress.load,
@@ -133,7 +135,7 @@ def test_sources(source: Any) -> None:
         lambda one: kancompress.predict(one, X),
         lambda one: kancompress.predict(one, X, runtime="numpy"),
     ):
-        with pytest.raises(UsageError, match=rf"a path.*{type(source).__name__}|{type(source).__name__}; a path"):
+        with pytest.raises(UsageError, match=says):
             call(source)
 
 

@@ -202,7 +202,7 @@ def test_the_command_line_writes_and_tells_it(tmp_path: Path) -> None:
     assert short["file_bytes"] - short["header_bytes"] == plain["payload_bytes"]
     differing = {key for key in plain if plain[key] != short[key]}
     assert plain.keys() == short.keys()
-    assert differing == {"file_bytes", "header_bytes", "ratios"}
+    assert differing == {"file_bytes", "header_bytes", "header_form", "parts", "ratios"}
 
 
 @pytest.mark.slow

@@ -46,6 +46,11 @@ class Sweep:
     dense       : score of the source
     points      : in the order in which they were asked for
     notes       : what was taken for granted
+
+    >>> import kancompress
+    >>> found = kancompress.sweep("digits.safetensors", clusters=[4])
+    >>> len(found.points), found.dense.examples
+    (1, 360)
     """
 
     name: str

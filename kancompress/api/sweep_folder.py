@@ -30,7 +30,12 @@ _AT_ONCE = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a point is asked for: a number of centroids, or most bytes of the file."""
+    """What a point is asked for: a number of centroids, or most bytes of the file.
+
+    >>> import kancompress
+    >>> kancompress.Asked(clusters=4).text, kancompress.Asked(target_bytes=5000).file_name
+    ('k = 4', 'bytes5000.safetensors')
+    """
 
     clusters: int | None = None
     target_bytes: int | None = None
@@ -65,6 +70,11 @@ class Point:
     path          : of the file, where it is kept; else `raw` has its bytes
     resumed       : whether it was there already
     problem       : why there is no such file; all else is then None
+
+    >>> import kancompress
+    >>> [point] = kancompress.sweep("digits.safetensors", clusters=[4]).points
+    >>> point.file_bytes == len(point.raw), point.problem
+    (True, None)
     """
 
     asked: Asked

@@ -212,7 +212,7 @@ def pack_within(
 
     Where `config` has a price there is no search. Raises what `pack` does.
     """
-    unpriced = replace(config, target_bytes=max(1, budget))  # no file has none
+    unpriced = replace(config, target_bytes=budget)
     packed = pack(source, clusterer, unpriced)
     if config.searches_price:
         packed = _priced(source, clusterer, unpriced, budget, packed)
