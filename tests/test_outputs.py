@@ -111,13 +111,20 @@ def test_targets_are_kept_on_the_command_line(
     found = json.loads(report.read_text())
     assert kept(found, (dense.stat().st_size, output.stat().st_size))
     for name, layer in found["layers"].items():
-        told = (
-            f"layer {name}: output error {layer['error']:.3g}, {layer['held_out_error']:.3g} on"
-            f" held-out rows ({layer['method']}, {layer['iterations']} iterations; plain k-means"
-            f" {layer['plain_error']:.3g}, {layer['plain_held_out_error']:.3g}), index entropy"
+        line = next(
+            line
+            for line in done.stderr.splitlines()
+            if line.startswith(f"layer {name}: relative squared error")
+        )
+        assert line.startswith(
+            f"layer {name}: relative squared error {layer['held_out_error']:.3g}: "
+        )
+        assert line.endswith(
+            f" of the outputs' spread on held-out rows, {layer['error']:.3g} on the others"
+            f" ({layer['method']}, {layer['iterations']} iterations; plain k-means"
+            f" {layer['plain_held_out_error']:.3g} and {layer['plain_error']:.3g}), index entropy"
             f" {layer['index_entropy']:.2f} bits, {layer['seconds']:.1f} s"
         )
-        assert told in done.stderr.splitlines()
 
 
 @pytest.mark.exhaustive
@@ -444,9 +451,9 @@ def test_moments_that_overflow_are_one_sentence(dense: Path, tmp_path: Path) -> 
 def test_a_budget_out_of_reach_is_told_the_smallest_file(dense: Path, rows: Path) -> None:
     with pytest.raises(kancompress.KancompressError) as refused:
         kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=1))
-    smallest = re.search(r"the smallest has (\d+)\. Raise `target.bytes`", str(refused.value))
-    assert smallest
-    least = int(smallest[1])
+    smallest = re.search(r"the smallest, at k = 1, has ([\d,]+),", str(refused.value))
+    assert smallest, str(refused.value)
+    least = int(smallest[1].replace(",", ""))
     kancompress.choose_clusters(dense, DataOptions(file=rows), Target(bytes=least))
     assert least < dense.stat().st_size / 10
 
