@@ -97,7 +97,7 @@ def draw(found: dict[str, Points], dense: tuple[int, float], title: str, path: P
     axes.set_ylim(max(55, min(y for line in found.values() for _, y in line) - 1), 99)
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
