@@ -267,15 +267,16 @@ class ClusterConfig:
     header: HeaderForm = HeaderForm.AUTO
 
     def __post_init__(self) -> None:
-        clusters, parts = whole(1, MAX_CLUSTERS), whole(1)
+        clusters = whole(1, MAX_CLUSTERS)
         settle(
             self,
             clusters=maybe(clusters),
             layers=by_layer(
                 clusters, f"a mapping from names of layers to numbers from 1 to {MAX_CLUSTERS}"
             ),
-            parts=maybe(parts),
-            layer_parts=by_layer(parts, "a mapping from names of layers to numbers from 1 on"),
+            parts=maybe(whole(1)),
+            # What a layer cannot be cut into is told with the numbers that it can.
+            layer_parts=by_layer(whole(0), "a mapping from names of layers to numbers"),
             codebook_dtype=word(StoredDtype),
             side_dtype=word(StoredDtype),
             seed=_SEED,

@@ -25,6 +25,10 @@ Word = TypeVar("Word", bound=StrEnum)
 _SHOWN = 60
 
 
+class NoWordError(ValueError):
+    """A value that is none of the words that this lists."""
+
+
 def settle(record: object, **rules: Rule) -> None:
     """Hold fields of a frozen record against their rules, and let them have their own types.
 
@@ -36,7 +40,7 @@ def settle(record: object, **rules: Rule) -> None:
         try:
             own = rule(value)
         except ValueError as error:
-            wrong.append(impossible(name, value, str(error)))
+            wrong.append(impossible(name, value, error))
             continue
         if own is not value:
             object.__setattr__(record, name, own)
@@ -49,21 +53,22 @@ def settled(name: str, value: object, rule: Rule) -> Any:
     try:
         return rule(value)
     except ValueError as error:
-        raise impossible(name, value, str(error)) from None
+        raise impossible(name, value, error) from None
 
 
 def chosen(name: str, value: object, kind: type[Word]) -> Word:
     """One of the words of an enumeration that an argument is. Raises UsageError."""
-    if not isinstance(value, str) or value not in list(kind):
+    found: Word = settled(name, value, word(kind))
+    return found
+
+
+def impossible(name: str, value: object, error: ValueError) -> UsageError:
+    """That a value of a field cannot be meant, by what a rule says of it."""
+    if isinstance(error, NoWordError):
         shown = shortened(str(value), _SHOWN).replace("`", "'")
-        raise UsageError(f"`{name}={shown}` is none of {', '.join(kind)}.", fields=(name,))
-    return kind(value)
-
-
-def impossible(name: str, value: object, expected: str) -> UsageError:
-    """That a value of a field cannot be meant, and what was expected there."""
+        return UsageError(f"`{name}={shown}` is none of {error}.", fields=(name,))
     return UsageError(
-        f"`{name}={told(value)}` is not possible; {expected} was expected.", fields=(name,)
+        f"`{name}={told(value)}` is not possible; {error} was expected.", fields=(name,)
     )
 
 
@@ -158,7 +163,7 @@ def word(kind: type[Enum]) -> Rule:
             return value
         words = [str(member.value) for member in kind]
         if not isinstance(value, str) or value not in words:
-            raise ValueError(f"one of {', '.join(words)}")
+            raise NoWordError(", ".join(words))
         return kind(value)
 
     return rule

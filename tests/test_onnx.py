@@ -558,9 +558,7 @@ def test_what_the_function_takes() -> None:
     assert made.data == kancompress.export(raw, options=options).data
     words = kancompress.export(raw, options={"weights": "table"}, format="onnx")
     assert words.data == made.data
-    with pytest.raises(
-        kancompress.UsageError, match="`weights='sparse'` is not possible; one of dense, table"
-    ):
+    with pytest.raises(kancompress.UsageError, match="`weights=sparse` is none of dense, table"):
         kancompress.export(raw, options={"weights": "sparse"}, format="onnx")
 
 

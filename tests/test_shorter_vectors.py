@@ -246,7 +246,7 @@ def test_the_command(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--parts", "0=3"], "5 coefficients, which cannot be cut into 3 parts"),
-        (["--parts", "1=0"], "--parts 1=0 is not possible; a number from 1 on was expected."),
+        (["--parts", "1=0"], "cannot be cut into 0 parts of one size. Possible numbers: 1, 5."),
         (["--parts", "7=2"], "no layer '7' to give a number of parts"),
         (["--parts", "two"], "--parts two is no number of parts; write 3 or 1=9"),
         (["--parts", "2", "--parts", "4"], "--parts is given twice, 2 and 4; write one"),

@@ -193,7 +193,9 @@ def test_bars_and_tables_on_a_terminal(place: Path, tmp_path: Path) -> None:
     assert "\x1b[?25h" in text  # ... and comes back
     assert "━" in text
     assert "epoch 2/2" in text
-    assert "\x1b[1mmodel " in text  # the head of the table at the end is bold
+    lines = text.splitlines()
+    (head,) = (number for number, line in enumerate(lines) if "\x1b[1mmodel " in line)
+    assert "─" in lines[head + 1]
     environment = ENVIRONMENT | {"NO_COLOR": "1"}
     code, text, rest = on_terminal(*command, tmp_path / "b.st", stream="stderr", env=environment)
     assert code == 0

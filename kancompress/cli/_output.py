@@ -143,6 +143,9 @@ def sheet(table: Sheet, *, to_stdout: bool = False) -> None:
         for number, line in enumerate(found.lines):
             style = "bold" if number < found.head else ""
             console.print(line, style=style, no_wrap=True, overflow="ignore", crop=False)
+            if number == found.head - 1:
+                rule = "─" * max(map(_sheets.cells, found.lines))
+                console.print(rule, style="dim", no_wrap=True, overflow="ignore", crop=False)
         if found.left_out:
             words = f"left out: {', '.join(found.left_out)}; a wider terminal or a pipe shows them"
             console.print(words, style="dim")

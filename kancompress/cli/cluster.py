@@ -465,16 +465,17 @@ def _parts(values: list[str]) -> tuple[int | None, dict[str, int]]:
 def numbers(
     option: str, values: list[str], what: str, most: int | None = None
 ) -> tuple[int | None, dict[str, int]]:
-    """A number from 1 to `most` for all layers, and those of single layers."""
+    """A number for all layers, and those of single layers; from 1 to `most` where that is given."""
     common: int | None = None
     layers: dict[str, int] = {}
     for value in values:
         name, mark, number = value.rpartition("=")
         if not number.isascii() or not number.isdigit() or len(number) > 20:
             raise UsageError(f"{option} {value} is no {what}.")
-        if not 1 <= int(number) <= (most or int(number)):
-            span = f"from 1 to {most}" if most else "from 1 on"
-            raise UsageError(f"{option} {value} is not possible; a number {span} was expected.")
+        if most is not None and not 1 <= int(number) <= most:
+            raise UsageError(
+                f"{option} {value} is not possible; a number from 1 to {most} was expected."
+            )
         if not mark:
             if common is not None:
                 raise UsageError(f"{option} is given twice, {common} and {number}; write one.")

@@ -246,7 +246,7 @@ def wrong_numbers(config: ClusterConfig, coefficients: Mapping[str, int]) -> lis
             fields=("parts", "layer_parts"),
         )
         for name, d in coefficients.items()
-        if (parts := config.given_parts(name)) is not None and d % parts
+        if (parts := config.given_parts(name)) is not None and (parts < 1 or d % parts)
     ]
 
 

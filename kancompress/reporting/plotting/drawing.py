@@ -270,7 +270,7 @@ def encode(figure: Figure, suffix: str) -> bytes:
 
     drawn = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "kancompress"}):
-        figure.savefig(drawn, format=suffix[1:], dpi=110, metadata=PICTURES[suffix])
+        figure.savefig(drawn, format=suffix[1:], dpi=150, metadata=PICTURES[suffix])
     return _with_palette(drawn) if suffix == ".png" else drawn.getvalue()
 
 
