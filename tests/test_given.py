@@ -120,6 +120,13 @@ def test_parameters(call: Callable[..., Any], name: str, value: Any, packed: byt
     assert name in str(told.value)
 
 
+def test_any_bytes_are_the_bytes_of_a_file(packed: bytes) -> None:
+    wanted = load(packed).run(X)
+    for source in (bytearray(packed), memoryview(packed)):
+        np.testing.assert_array_equal(load(source).run(X), wanted)  # type: ignore[arg-type]
+        assert kancompress.inspect(source)["file_bytes"] == len(packed)
+
+
 @pytest.mark.parametrize("source", [None, 5, [], object()])
 def test_sources(source: Any) -> None:
     name = type(source).__name__

@@ -500,3 +500,11 @@ def test_functions_that_are_not_known_are_said_not_to_be_drawn(place: Path) -> N
     text = kancompress.markdown_report(place / "library.pt-packed")
     assert "The functions of the centroids are not drawn." in text
     assert "embed.weight" in text
+
+
+def test_a_picture_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    packed = kancompress.encode(
+        kancompress.cluster(fresh("kan", (4, 3, 2)), ClusterConfig(clusters=2)).model
+    )
+    with pytest.raises(kancompress.InvalidFileError, match=r"no\.png does not exist"):
+        kancompress.html_report(packed, pictures=[tmp_path / "no.png"])

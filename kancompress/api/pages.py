@@ -15,6 +15,7 @@ from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.storage import Source, called, once
 from kancompress.reporting import markdown, page
 from kancompress.reporting.told import Told, told
+from kancompress.system import inputs
 
 if TYPE_CHECKING:
     from kancompress.reporting.plotting.curves import Curves
@@ -53,13 +54,14 @@ def html_report(
     pictures : .png and .svg files that the page shall hold, as `plot_edges` draws them
     layouts, clusters, state, name : as for `inspect`
     words    : gives sentences that speak of parameters, in backticks, other words
-    Raises UsageError for a picture of another kind, and what `inspect` raises.
+    Raises UsageError for a picture of another kind, InvalidFileError for one that cannot be read,
+    and what `inspect` raises.
 
     >>> import kancompress
     >>> kancompress.html_report("packed.safetensors").splitlines()[0]
     '<!DOCTYPE html>'
     """
-    held = [(_caption(path), _type(path), Path(path).read_bytes()) for path in pictures]
+    held = [(_caption(path), _type(path), bytes(inputs.read(Path(path))[:])) for path in pictures]
     found = _found(source, layouts, clusters, state, name, words)
     return page.page(found.told, found.report, found.title, curves=found.curves, pictures=held)
 

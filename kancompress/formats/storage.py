@@ -37,6 +37,8 @@ def file_of(source: Source | Recorded) -> Source:
     """
     if isinstance(source, str | os.PathLike | bytes):
         return source
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
     if not callable(getattr(source, "record", None)):
         raise UsageError(
             f"A network cannot be had from {type(source).__name__}; a path, the bytes of a file, a"

@@ -101,16 +101,14 @@ def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     head = [row for row in report["other"] if row["name"].startswith("head.")]
     wide = [row for row in report["other"] if row["dtype"] == "F32" and row not in head]
     if wide:
-        yield Unshrunk(
-            what=_named("tensor", [row["name"] for row in wide]),
-            size=sum(row["bytes"] for row in wide),
+        yield _tensors(
+            wide,
             why="no edges, in float32 as the source",
             change="`side_dtype=float16` or `side_dtype=int8`",
         )
     if head:
-        yield Unshrunk(
-            what=_named("tensor", [row["name"] for row in head]),
-            size=sum(row["bytes"] for row in head),
+        yield _tensors(
+            head,
             why="the linear layer behind the convolutions, no KAN layer",
             change="nothing",
         )
@@ -124,9 +122,8 @@ def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     inside = [row for row in others if row["name"].startswith(stems)]
     outside = [row for row in others if not row["name"].startswith(stems)]
     if extra:
-        yield Unshrunk(
-            what=_named("tensor", [row["name"] for row in extra]),
-            size=sum(row["bytes"] for row in extra),
+        yield _tensors(
+            extra,
             why="what the source held beside the model",
             change="leave `keep_extra` out",
         )
@@ -134,9 +131,18 @@ def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
         (inside, "beside the edges: grids, biases, norms, masks"),
         (outside, "no edges of KAN layers"),
     ):
-        if size := sum(row["bytes"] for row in rows):
-            names = [row["name"] for row in rows if row["bytes"]]
-            yield Unshrunk(what=_named("tensor", names), size=size, why=why, change=_NOTHING)
+        if full := [row for row in rows if row["bytes"]]:
+            yield _tensors(full, why=why, change=_NOTHING)
+
+
+def _tensors(rows: Sequence[Mapping[str, Any]], *, why: str, change: str) -> Unshrunk:
+    """Tensors that hold no edges, as one."""
+    return Unshrunk(
+        what=_named("tensor", [row["name"] for row in rows]),
+        size=sum(row["bytes"] for row in rows),
+        why=why,
+        change=change,
+    )
 
 
 def _named(word: str, names: Sequence[str]) -> str:

@@ -239,8 +239,8 @@ def opened(
     otherwise : what messages call bytes without a name
     Raises InvalidFileError for a file that is not there or cannot be read.
     """
-    if isinstance(source, bytes):
-        return None, name or otherwise, Data(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return None, name or otherwise, Data(bytes(source))
     path, called = found(source)
     return path, name or called, read(path)
 
