@@ -17,7 +17,7 @@ _IMAGES = {"mnist": 54_000, "cifar10": 45_000, "cifar100": 45_000}
 _BATCH = 128
 # Epochs at most (Tables 4 to 7), and of fine-tuning.
 _EPOCHS = {False: 50, True: 150}
-_TUNING = 5
+TUNING = 5
 # Side of the map that each of the four convolutions puts out, by strides 1, 2, 2, 1.
 _SIDES = {"mnist": (28, 14, 7, 7), "cifar10": (32, 16, 8, 8), "cifar100": (32, 16, 8, 8)}
 _CHANNELS = (32, 64, 128, 256)
@@ -26,13 +26,15 @@ _CHANNELS = (32, 64, 128, 256)
 def times(_: argparse.Namespace, cells: Sequence[tables.Cell]) -> str:
     """Seconds of training that the kept cells took, by model and data set."""
     rows = []
-    for model, dataset in dict.fromkeys((cell["model"], cell["dataset"]) for cell in cells):
-        own = [c for c in tables.of(cells, model=model, dataset=dataset) if c["epochs"]]
+    kinds = dict.fromkeys((c["model"], c["dataset"], c.get("device")) for c in cells)
+    for model, dataset, device in kinds:
+        own = tables.of(cells, model=model, dataset=dataset, device=device)
+        own = [cell for cell in own if cell["epochs"]]
         each = [cell["train_seconds"] / cell["epochs"] for cell in own]
         peaks = [cell["peak_mb"] for cell in own if "peak_mb" in cell]
         rows.append(
             [
-                *(model, dataset, str(len(own))),
+                *(model, dataset if device is None else f"{dataset}, {device}", str(len(own))),
                 ", ".join(str(cell["epochs"]) for cell in own),
                 ", ".join(str(cell["train_seconds"]) for cell in own),
                 f"{statistics.median(each):.1f}",
@@ -72,7 +74,7 @@ def work(recipe: Recipe) -> int:
 
 def most_epochs(recipe: Recipe) -> int:
     """Epochs of training at most, and of fine-tuning."""
-    return _EPOCHS[ModelName(recipe.model).is_conv] + _TUNING
+    return _EPOCHS[ModelName(recipe.model).is_conv] + TUNING
 
 
 def epoch_on_gpu(recipe: Recipe, tflops: float, step_ms: float) -> float:
@@ -105,7 +107,10 @@ def epoch_here(recipe: Recipe, cells: Sequence[tables.Cell]) -> tuple[float, str
     known = [
         cell
         for cell in cells
-        if cell["epochs"] and cell["model"] != "mlp" and ModelName(cell["model"]).is_conv == conv
+        if cell["epochs"]
+        and cell["model"] != "mlp"
+        and "device" not in cell
+        and ModelName(cell["model"]).is_conv == conv
     ]
     if not known:
         return math.nan, ""
