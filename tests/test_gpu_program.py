@@ -1,13 +1,17 @@
-"""The program for a GPU: how it shares its time, what it keeps, and all of it in tiny on the CPU."""
+"""The program for a GPU: how it shares its time, what it keeps, and all of it, tiny, on the CPU."""
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import kancompress
+from conftest import fresh
 from tests.benchmarks import cells as kept
 from tests.benchmarks import gpu, on_device
 from tests.benchmarks.cells import Recipe
@@ -26,6 +30,7 @@ class Pretended:
         monkeypatch.setattr(gpu.Setting, "is_there", lambda *_: True)
         own = gpu.Clock
         monkeypatch.setattr(gpu, "Clock", lambda seconds: own(seconds, lambda: self.time))
+        monkeypatch.setattr(gpu, "machine", lambda _: {"device": "a GPU"})
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
 
@@ -77,7 +82,8 @@ def test_calls_of_a_few_minutes_bring_all_networks_on(
         pretended.time = call * 480.0
         counts.append(epochs(folder))
         assert list(counts[-1]) == SIX
-        assert max(counts[-1].values()) <= 2 * min(counts[-1].values())
+        spread = max(counts[-1].values()) - min(counts[-1].values())
+        assert spread <= (10 if call == 1 else 2)  # nothing was measured before the first call
         assert all(counts[-1][model] > counts[-2][model] for model in SIX if call > 1)
     # clustered when there is something for the first time, and when it has doubled
     assert sorted(pretended.packed[:6]) == sorted(SIX)
@@ -147,7 +153,6 @@ def test_without_time_everything_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Pretended(monkeypatch, epoch=4, packing=4)
-    monkeypatch.setattr(gpu, "machine", lambda _: {"device": "a GPU"})
     assert gpu.main(["--work", str(folder), "--minutes", "0"]) == 0
     told = re.findall(r"^\| (.+?) \| not run \| \d+ \|$", capsys.readouterr().out, re.MULTILINE)
     names = [f"{model}, {dataset}" for dataset in ("cifar10", "cifar100") for model in SIX]
@@ -186,22 +191,20 @@ def test_what_cannot_be_is_refused(
     assert sentence in " ".join(capsys.readouterr().err.split())
 
 
-def test_edges_move_where_their_centroid_is_another_one(packed: Any) -> None:
-    assert on_device.moved(packed, packed) == 0
-    import dataclasses
-
+def test_edges_move_where_their_centroid_is_another_one() -> None:
+    packed = kancompress.cluster(fresh("kan", (16, 8, 4)), clusters=4, force_pack=True).model
     first = packed.layers[0]
-    order = torch.randperm(len(first.codebook), generator=torch.Generator().manual_seed(0))
-    back = torch.argsort(order)
-    turned = dataclasses.replace(
-        first, codebook=first.codebook[order], indices=back[first.indices.long()].to(first.indices)
-    )
-    same = dataclasses.replace(packed, layers=(turned, *packed.layers[1:]))
-    assert on_device.moved(packed, same) == 0
-    indices = turned.indices.clone()
-    indices[:3] = (indices[:3] + 1) % len(order)
-    other = dataclasses.replace(turned, indices=indices)
-    assert on_device.moved(packed, dataclasses.replace(same, layers=(other, *same.layers[1:]))) == 3
+    assert first.codebook is not None
+    assert first.index is not None
+    # the same network, its centroids in another order
+    order = np.array([2, 0, 3, 1])
+    index = np.argsort(order)[first.index].astype(first.index.dtype)
+    turned = replace(first, codebook=first.codebook[torch.from_numpy(order)], index=index)
+    same = replace(packed, layers=(turned, *packed.layers[1:]))
+    assert on_device.moved(packed, same) == on_device.moved(packed, packed) == 0
+    index = np.concatenate([(index[:3] + 1) % 4, index[3:]])
+    other = replace(packed, layers=(replace(turned, index=index), *packed.layers[1:]))
+    assert on_device.moved(packed, other) == 3
 
 
 @pytest.mark.slow

@@ -239,6 +239,18 @@ class Progress:
         """Seconds that fine-tuning takes more at the end of training than on the way."""
         return (costs.TUNING - 1) * self.epoch
 
+    @property
+    def beside(self) -> float:
+        """Seconds of a slice that are no training."""
+        return 0.0 if self.setting.tiny else self.starting + self.reserve
+
+    def learn(self, other: Progress) -> None:
+        """Expect what another network has just taken, where nothing was measured."""
+        if self.packed is None and other.packed is not None:
+            self.packing = other.packing
+        if not self.epochs and other.epochs:
+            self.starting = other.starting
+
     def reread(self) -> None:
         """Take what the last slice left."""
         for path in (self.path.with_suffix(".json"), self.path.with_suffix(".packed.json")):
@@ -276,20 +288,35 @@ def run_slices(setting: Setting, clock: Clock, journal: Journal) -> None:
             journal.failed.append(f"{dataset}: no {FOLDERS[dataset]} in {setting.data}")
             continue
         for number, run in enumerate(() if waiting else open_):
-            share = clock.left() / (len(open_) - number)
             with journal.trying(f"{run.recipe.model}, {dataset}"):
-                run_slice(run, clock, share)
+                run_slice(run, clock, level(open_[number:], clock.left()) - run.seconds)
+            for other in open_[number + 1 :]:
+                other.learn(run)
         for run in open_:
             if not run.is_done:
                 run.tell(journal)
                 waiting = True
 
 
-def run_slice(run: Progress, clock: Clock, share: float) -> None:
-    """Train a network in so many seconds, clustering included where it is due."""
+def level(runs: Sequence[Progress], left: float) -> float:
+    """To how many seconds of training networks can be brought in the time that is left.
+
+    runs : the one with the least training first; those that have had more get nothing
+    """
+    found = 0.0
+    for count in range(1, len(runs) + 1):
+        had = sum(run.seconds - run.beside for run in runs[:count])
+        new = (left + had) / count
+        if count > 1 and new < runs[count - 1].seconds:
+            break
+        found = new
+    return found
+
+
+def run_slice(run: Progress, clock: Clock, train: float) -> None:
+    """Train a network for so many seconds more, and cluster it where it is due."""
     if run.setting.device == Device.CUDA:
         torch.cuda.reset_peak_memory_stats()
-    train = share - run.reserve - (0 if run.setting.tiny else run.starting)
     if not run.complete and train > 0 and train >= run.epoch:
         before, start = run.seconds, clock.now()
         # an epoch that has begun is finished
