@@ -67,6 +67,11 @@ def epochs(work: Path, dataset: str = "cifar10") -> dict[str, int]:
     return {model: facts["epochs"] for model, facts in told.items()}
 
 
+def kept_cells(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "results" / "table2.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def start(work: Path, *arguments: str) -> int:
     return gpu.main(["--work", str(work), "--parts", "table2", *arguments])
 
@@ -83,15 +88,19 @@ def test_calls_of_a_few_minutes_bring_all_networks_on(
         counts.append(epochs(folder))
         assert list(counts[-1]) == SIX
         spread = max(counts[-1].values()) - min(counts[-1].values())
-        assert spread <= (10 if call == 1 else 2)  # nothing was measured before the first call
+        assert spread <= (10 if call == 1 else 3)  # nothing was measured before the first call
         assert all(counts[-1][model] > counts[-2][model] for model in SIX if call > 1)
     # clustered when there is something for the first time, and when it has doubled
     assert sorted(pretended.packed[:6]) == sorted(SIX)
     assert len(pretended.packed) <= 12
-    records = [
-        json.loads(line) for line in (folder / "results" / "table2.jsonl").read_text().splitlines()
-    ]
+    records = kept_cells(folder)
     assert {record["model"] for record in records} == set(SIX)
+    count, trained = len(pretended.packed), epochs(folder)
+    assert start(folder, "--dataset", "cifar10", "--score") == 0
+    assert epochs(folder) == trained
+    assert sum(pretended.packed[count:].count(model) for model in SIX) >= 3
+    newest = {record["model"]: record["epochs"] for record in kept_cells(folder)}
+    assert newest == trained
     told = capsys.readouterr().out
     assert f"| kanconv, cifar10 | {counts[-1]['kanconv']} of 150 epochs |" in told
     assert "| metagramkanconv, cifar100 | not run |" in told
@@ -227,8 +236,7 @@ def test_all_of_it_runs_in_tiny_on_the_cpu(
         assert cell.get("moved", 0) == 0
         assert cell.get("repeats", True)
     assert found["processes"]["calls"]["cpu"] > 20
-    records = (folder / "results" / "table2.jsonl").read_text().splitlines()
-    assert [json.loads(line)["model"] for line in records] == SIX
+    assert [cell["model"] for cell in kept_cells(folder)] == SIX
     assert not (folder / "published").exists()
     assert gpu.main(wish) == 0
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]

@@ -13,8 +13,9 @@ of them on; each call goes on from the last epoch of the one before.
 
 Checkpoints and the states of runs lie in --work. Cells go to WORK/results (--publish: among the
 published ones). A network is clustered, fine-tuned and kept when it has trained for the first time,
-again when its epochs have doubled, and at its end; not where the kept cell has more epochs. In the
-end the program says what there was no time for.
+again when its epochs have doubled, and at its end; with --score now, without further training. A
+cell is not kept where the kept one has more epochs. In the end the program says what there was no
+time for.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ _STATE = 4
 class Setting:
     """What was asked for.
 
-    tiny : sizes for a test, on digits
+    score : only cluster and score what is trained
+    tiny  : sizes for a test, on digits
     """
 
     device: Device
@@ -70,6 +72,7 @@ class Setting:
     models: Sequence[str]
     parts: Sequence[str]
     workers: int = 0
+    score: bool = False
     tiny: bool = False
     tflops: float = 10
     step_ms: float = 3
@@ -192,8 +195,9 @@ class Progress:
         found = cls(recipe, setting)
         found.reread()
         kept = tables.of(finished("table2"), **recipe.whole_key, **asdict(setting.packing))
-        if any(not tables.is_cut(cell) for cell in kept):
-            found.complete, found.packed = True, found.most
+        whole = [cell for cell in kept if not tables.is_cut(cell)]
+        if whole:
+            found.complete, found.packed = True, found.epochs
         return found
 
     @property
@@ -211,7 +215,8 @@ class Progress:
         """Whether it is time to cluster and score it."""
         if not self.epochs or self.packed == self.epochs:
             return False
-        return self.packed is None or self.complete or self.epochs >= 2 * self.packed
+        now = self.packed is None or self.complete or self.setting.score
+        return now or self.epochs >= 2 * (self.packed or 0)
 
     @property
     def is_done(self) -> bool:
@@ -317,10 +322,11 @@ def run_slice(run: Progress, clock: Clock, train: float) -> None:
     """Train a network for so many seconds more, and cluster it where it is due."""
     if run.setting.device == Device.CUDA:
         torch.cuda.reset_peak_memory_stats()
-    if not run.complete and train > 0 and train >= run.epoch:
+    wanted = not (run.complete or run.setting.score)
+    if wanted and train > 0 and train >= run.epoch:
         before, start = run.seconds, clock.now()
-        # an epoch that has begun is finished
-        minutes = (run.seconds + max(train - run.epoch, 0)) / 60
+        # an epoch that has begun is finished; whole seconds are kept of those before
+        minutes = (run.seconds + max(train - run.epoch, 1)) / 60
         train_on(run, minutes)
         run.reread()
         run.starting = round(clock.now() - start - (run.seconds - before), 1)
@@ -464,6 +470,7 @@ def chosen(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=max((os.cpu_count() or 1) - 1, 0),
         help="processes that augment images (default: a core less than there are)",
     )
+    parser.add_argument("--score", action="store_true", help="only score what is trained")
     parser.add_argument("--publish", action="store_true", help="keep cells among the published")
     parser.add_argument("--table", action="store_true", help="only print what is kept")
     parser.add_argument("--estimate", action="store_true", help="only print what it would take")
@@ -494,6 +501,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models=options.models,
         parts=options.parts,
         workers=options.workers,
+        score=options.score,
         tiny=options.tiny,
         tflops=options.tflops,
         step_ms=options.step_ms,

@@ -179,7 +179,7 @@ def moved(here: PackedModel, there: PackedModel) -> int:
         if own is None or its is None:
             count += 0 if own is its else one.edges
             continue
-        nearest = torch.cdist(own.double(), its.double()).argmin(1)
+        nearest = torch.cdist(own.double().cpu(), its.double().cpu()).argmin(1)
         # behind the centroids there are rows for edges that are kept as they are
         kept = len(its) + torch.arange(one.edges)
         rows = torch.cat([nearest, kept])[torch.from_numpy(here.rows_of(one)).long()]
@@ -200,7 +200,7 @@ def _accuracy(model: PackedModel, place: Place) -> float | None:
 def _distance(state: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
     """Squared distance of all numbers from what they were, relative to their squares."""
     names = [name for name in state if name.endswith("weight")]
-    away = sum(float((state[name] - found[name]).double().square().sum()) for name in names)
+    away = sum(float((state[name] - found[name].cpu()).double().square().sum()) for name in names)
     return away / sum(float(state[name].double().square().sum()) for name in names)
 
 
@@ -281,7 +281,8 @@ def launched(count: int, place: Place) -> dict[str, float]:
             command += ["--nproc-per-node", str(processes), "-m", "--", "kancompress", "train"]
             command += ["--model", "fastkan", "--hidden", "8", "--epochs", "2"]
             command += ["--device", place.device.value, "--keep-state", "never"]
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            paths = [str(ROOT), os.environ.get("PYTHONPATH")]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
             subprocess.run(
                 [*command, "-o", str(output)], check=True, env=environment, stdout=sys.stderr
             )
@@ -299,7 +300,7 @@ PARTS: dict[str, Callable[[Place], dict[str, Any]]] = {
     "tuning": tuning,
 }
 NAMES = {
-    "processes": "training in a group of processes, beside alone",
+    "processes": "training in a group of processes",
     "kmeans": "plain k-means",
     "calibration": "clustering by outputs",
     "tuning": "fine-tuning",
@@ -316,23 +317,22 @@ def table(cells: list[tables.Cell]) -> str:
     """What was compared, a row each."""
     rows = []
     for cell in cells:
-        here, there = cell["error"]
-        accuracy = [f"{100 * value:.2f}" for value in cell.get("accuracy", ()) if value is not None]
+        first, second = cell["error"]
+        scores = [f"{100 * value:.2f}" for value in cell.get("accuracy", ()) if value is not None]
         one, other = cell.get("seconds", (None, None))
         rows.append(
             [
                 *(NAMES[cell["what"]], cell["dataset"], cell.get("device", "CPU")),
-                tables.count(cell.get("edges")),
-                tables.count(cell.get("moved")),
-                f"{here:.6g}",
-                f"{there / here:.6f}" if here else "",
-                " to ".join(accuracy),
+                "alone" if cell["what"] == "processes" else "CPU",
+                *(tables.count(cell.get(name)) for name in ("edges", "moved")),
+                *(f"{first:.6g}", f"{second / first:.6f}" if first else "", ", ".join(scores)),
                 *("" if value is None else f"{value:.2f}" for value in (one, other)),
                 tables.times(one, other),
                 {True: "yes", False: "no", None: ""}[cell.get("repeats")],
                 _note(cell),
             ]
         )
-    columns = ["what", "data", "device", "edges", "on another centroid", "error or loss, CPU"]
-    columns += ["device / CPU", "test %", "seconds, CPU", "device", "times as fast"]
-    return tables.footer(tables.markdown([*columns, "same bytes again", "note"], rows), cells)
+    columns = ["what", "data", "device", "beside", "edges", "on another centroid"]
+    columns += ["error or loss beside", "device / beside", "test %: beside, device"]
+    columns += ["seconds beside", "device", "times as fast", "same bytes again", "note"]
+    return tables.footer(tables.markdown(columns, rows), cells)
