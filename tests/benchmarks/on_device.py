@@ -75,8 +75,8 @@ class Place:
 def calibration(place: Place) -> dict[str, Any]:
     """`cluster --calibrate` of a fully connected network."""
     source = place.network()
-    samples, clusters = (300, 4) if place.tiny else (4096, 16)
-    few = CalibrationConfig(samples=samples, rounds=1, sweeps=1)
+    samples, clusters, starts = (300, 4, 1) if place.tiny else (4096, 16, 16)
+    few = CalibrationConfig(samples=samples, rounds=1, sweeps=1, starts=starts)
 
     def run(machine: Machine) -> kancompress.Compression:
         config = ClusterConfig(clusters=clusters)
