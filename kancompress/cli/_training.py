@@ -333,7 +333,7 @@ class _Log:
             raise UsageError("--log names a file; standard output is for data.")
         own = wishes.own
         others = (Path(wishes.output), own, locks.beside(own))
-        if path.resolve() in [other.resolve() for other in others]:
+        if any(files.is_same(path, other) for other in others):
             raise UsageError(f"--log {path} is another output of the same run; name a file.")
         self._path = path
         self._force = wishes.force
