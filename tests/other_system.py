@@ -68,7 +68,7 @@ def guarded(action: Callable[..., None]) -> Callable[..., None]:
 def is_open(path: Any) -> bool:
     """Whether this process has a file open."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except (OSError, TypeError):
         return False
     for one in _OPEN.iterdir():
@@ -82,7 +82,7 @@ def is_open(path: Any) -> bool:
 
 def _opening(real: Callable[..., int]) -> Callable[..., int]:
     def opened(path: Any, flags: int, *rest: Any, **options: Any) -> int:
-        if os.path.isdir(path):
+        if Path(path).is_dir():
             raise PermissionError(13, "Permission denied", path)
         if not flags & BINARY and os.fspath(path) != os.devnull:
             caller = sys._getframe(1).f_globals.get("__name__", "")

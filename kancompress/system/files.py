@@ -262,7 +262,7 @@ def _is_in_use(error: OSError) -> bool:
 def _cannot_write(path: Path, error: OSError) -> KancompressError:
     hint = " Free some space or write elsewhere." if error.errno == errno.ENOSPC else ""
     if _is_in_use(error):
-        hint = " If another program has it open, close it there, and run this again."
+        hint = " If another program has it open, close it there and run this again."
     return KancompressError(f"{path} could not be written: {error.strerror or error}.{hint}")
 
 
