@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,10 +50,16 @@ def read_layouts(path: str | os.PathLike[str]) -> dict[str, str]:
     something else.
     """
     try:
-        text = bytes(inputs.read(Path(path))[:]).decode()
+        text = _decoded(bytes(inputs.read(Path(path))[:]))
     except UnicodeDecodeError:
         raise InvalidFileError(
             Flaw.BAD_LAYOUTS,
             f"{os.fspath(path)} is not UTF-8; a TOML file of layouts was expected.",
         ) from None
     return parse_layouts(text, os.fspath(path))
+
+
+def _decoded(raw: bytes) -> str:
+    """Text as editors and shells write it; `>` of Windows PowerShell gives UTF-16."""
+    is_wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if is_wide else "utf-8-sig")

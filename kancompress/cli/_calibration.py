@@ -95,8 +95,8 @@ class Wishes:
             return
         if str(self.report) == _files.DASH:
             raise UsageError("--report needs a file; --json prints the same to standard output.")
-        written = None if output in (None, _files.DASH) else Path(str(output)).resolve()
-        if self.report.resolve() == written:
+        written = None if output in (None, _files.DASH) else Path(str(output))
+        if written is not None and files.is_same(self.report, written):
             raise UsageError("--report and --output name the same file; give two names.")
         files.check_target(self.report, force=force, inputs=inputs)
 

@@ -79,7 +79,8 @@ class Card:
                 f"{option_of(options[0])} goes with a file that is exported; name it with --output"
                 " OUT."
             )
-        if output not in (None, _files.DASH) and Path(str(output)).resolve() == self.card.resolve():
+        written = None if output in (None, _files.DASH) else Path(str(output))
+        if written is not None and files.is_same(self.card, written):
             raise UsageError("--card and --output name the same file; give two names.")
 
     def check_target(self, *, force: bool, inputs: Iterable[Path]) -> None:

@@ -89,6 +89,7 @@ class Group(TyperGroup):
         if not launch.is_first():
             _streams.silence(sys.stdout)  # help and version as well are the first one's to print
         kwargs["standalone_mode"] = False
+        kwargs["windows_expand_args"] = False  # it takes patterns in quotation marks for files
         try:
             return int(super().main(*args, **kwargs) or 0)
         except _ParseError as error:
@@ -221,7 +222,7 @@ def _catch_signals() -> None:
 
 
 def _stop_signals() -> list[signal.Signals]:
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last one is Windows's
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 

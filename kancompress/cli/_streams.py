@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -36,14 +37,19 @@ def guarded(action: Callable[[], Any]) -> None:
     """Run a write to standard output; raises ClosedPipeError when nobody reads it any more."""
     try:
         action()
-    except BrokenPipeError:
-        silence(sys.stdout)
-        raise ClosedPipeError("Whoever read standard output has closed it.") from None
     except OSError as error:
         silence(sys.stdout)
+        if is_closed_pipe(error):
+            raise ClosedPipeError("Whoever read standard output has closed it.") from None
         raise KancompressError(
             f"Standard output could not be written: {error.strerror or error}."
         ) from None
+
+
+def is_closed_pipe(error: OSError) -> bool:
+    """Whether nobody reads a pipe any more; Windows calls that an invalid argument."""
+    is_invalid = os.name == "nt" and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or is_invalid
 
 
 def silence(stream: TextIO) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from kancompress.training.history import Epoch
 
 AUTO = "auto"
-_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # `train` and `finetune` have these defaults in common.
 _DEFAULTS = FinetuneConfig()
 
@@ -333,7 +332,7 @@ class _Log:
             raise UsageError("--log names a file; standard output is for data.")
         own = wishes.own
         others = (Path(wishes.output), own, locks.beside(own))
-        if path.resolve() in [other.resolve() for other in others]:
+        if any(files.is_same(path, other) for other in others):
             raise UsageError(f"--log {path} is another output of the same run; name a file.")
         self._path = path
         self._force = wishes.force
@@ -370,12 +369,12 @@ class _Log:
     def _send(self, lines: bytes) -> None:
         """Write to a device or a pipe, which stays open: its reader ends when it is closed."""
         if self._pipe < 0:
-            self._pipe = os.open(self._path, os.O_WRONLY | _FLAGS)
+            self._pipe = os.open(self._path, os.O_WRONLY | parts.FLAGS)
         _write_all(self._pipe, lines)
 
     def _append(self, lines: bytes) -> None:
         new = not (self._started or self._force or self._continues)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0) | _FLAGS
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0) | parts.FLAGS
         handle = os.open(self._path.resolve(), flags, 0o666)
         try:
             if not self._started:

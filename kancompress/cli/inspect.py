@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -235,17 +236,17 @@ def _check(report: Report, pictures: Pictures, shown: Shown) -> None:
         if pictures.plot is None and pictures.plot_functions is None:
             raise UsageError("--against goes with --plot or --plot-functions.")
         _files.check_there(pictures.against)
-    if len({path.resolve() for path in drawn}) < len(drawn):
-        raise UsageError(f"Two files are to be {_twice(drawn)}; give them two names.")
+    if twice := _twice(drawn):
+        raise UsageError(f"Two files are to be {twice}; give them two names.")
     for kind, path in report.pages:
         if str(path) == _files.DASH:
             raise UsageError(f"--{kind} names a file; standard output is for the report itself.")
 
 
-def _twice(paths: Sequence[Path]) -> Path:
-    """The first path that is there twice."""
-    found = [path.resolve() for path in paths]
-    return next(path for path in paths if found.count(path.resolve()) > 1)
+def _twice(paths: Sequence[Path]) -> Path | None:
+    """The first path that is there twice; None where there is none."""
+    pairs = itertools.combinations(paths, 2)
+    return next((one for one, other in pairs if files.is_same(one, other)), None)
 
 
 def _pages(
@@ -269,7 +270,7 @@ def _pages(
         if kind == "html":
             text = kancompress.html_report(found.source, pictures=shown, **common)
         else:
-            linked = [os.path.relpath(one, path.parent) for one in shown]
+            linked = [_from(path.parent, one) for one in shown]
             text = kancompress.markdown_report(found.source, pictures=linked, **common)
         made.append((path, [text.encode()]))
     sizes = files.write_together(made, force=force)
@@ -277,6 +278,14 @@ def _pages(
         {"kind": kind, "output": str(path), "file_bytes": size}
         for (kind, path), size in zip(report.pages, sizes, strict=True)
     ]
+
+
+def _from(directory: Path, path: Path) -> str:
+    """What a path is called from a directory."""
+    try:
+        return os.path.relpath(path, directory)
+    except ValueError:  # Windows: it lies on another drive
+        return str(path.resolve())
 
 
 def _draw(

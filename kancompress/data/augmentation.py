@@ -116,7 +116,7 @@ class Augmenter:
 
 def _undisturbed(_: int) -> None:
     """What stops a whole group of processes is for the run's own, which ends its workers."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kancompress.errors import KancompressError
 from kancompress.formats import safetensors as containers
 from kancompress.formats.arrays import DTYPES as _KNOWN
 from kancompress.formats.arrays import Array, Outline, Stored, StoredArrays
+
+if sys.byteorder != "little":
+    # Files have the low byte first, and here their bytes become torch's memory as they are.
+    raise KancompressError(
+        "kancompress and torch together need a processor that has the low byte of a number first"
+        f" (x86-64, ARM); this one is {sys.byteorder}-endian. Run it on such a machine."
+    )
 
 # torch's type by its name in safetensors files, and the other way round.
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, one.torch) for name, one in _KNOWN.items()}

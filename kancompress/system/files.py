@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from kancompress.system import parts
 # What names of files on the Hugging Face hub begin with, and what `Path` makes of it.
 HUB = "hf://"
 _HUB_ROOT = "hf:"
+# Numbers that Windows gives its errors, and seconds to wait before a file is renamed once more.
+_ACCESS_DENIED, _SHARING_VIOLATION = 5, 32
+_PAUSES = (0.01, 0.05, 0.2, 0.5)
 
 
 def hub_name(source: str | os.PathLike[str]) -> str | None:
@@ -77,6 +81,33 @@ def _check_target(path: Path, *, force: bool, inputs: Iterable[Path]) -> None:
             target.lstat()  # a name that is too long
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "its directory is not writable")
+
+
+def is_same(first: Path, second: Path) -> bool:
+    """Whether two names, of files that need not exist, are one: through links, and by letters alone
+    that are small or capital where the file system does not tell these apart."""
+    first, second = first.resolve(), second.resolve()
+    if first == second:
+        return True
+    if str(first).casefold() != str(second).casefold():
+        return False
+    return _is_same_parent(first.parent, second.parent) and _ignores_case(first.parent)
+
+
+def _is_same_parent(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def _ignores_case(directory: Path) -> bool:
+    """Whether a directory that is there is found with its letters' case swapped, too."""
+    for path in (directory, *directory.parents):
+        other = path.with_name(path.name.swapcase()) if path.name else path
+        if other.name != path.name:
+            return _is_same_parent(path, other)
+    return False
 
 
 def _is_regular(path: Path) -> bool:
@@ -172,7 +203,7 @@ def _name_part(part: parts.Part, target: Path, path: Path, size: int, *, force: 
         if not part.is_locked:
             part.close()  # Windows renames no open file; what is locked stays so until it is named
         if force:
-            part.path.replace(target)
+            _replace(part.path, target)
         elif not _placed(part.path, target):
             raise _exists(path)
         _sync_directory(target.parent)
@@ -197,18 +228,41 @@ def _exists(path: Path) -> UsageError:
 def _placed(aside: Path, target: Path) -> bool:
     """Give a file its name unless something has it, in one step where there are hard links."""
     try:
-        os.link(aside, target)
+        parts.link(aside, target)
     except FileExistsError:
         return False
-    except OSError:  # a file system without them
+    except OSError:  # a system without them, or a file system
         if target.exists():
             return False
-        aside.replace(target)
+        _replace(aside, target)
     return True
+
+
+def _replace(aside: Path, target: Path) -> None:
+    """Rename over what may be there, on Windows once those let go who have it open for a moment:
+    virus scanners and indexers look at every new file."""
+    for pause in _PAUSES:
+        try:
+            aside.replace(target)
+        except OSError as error:
+            if not _is_in_use(error):
+                raise
+            time.sleep(pause)
+        else:
+            return
+    aside.replace(target)
+
+
+def _is_in_use(error: OSError) -> bool:
+    """Whether Windows says that a file is open elsewhere; of a rename it says no more than that
+    access is denied."""
+    return getattr(error, "winerror", None) in (_ACCESS_DENIED, _SHARING_VIOLATION)
 
 
 def _cannot_write(path: Path, error: OSError) -> KancompressError:
     hint = " Free some space or write elsewhere." if error.errno == errno.ENOSPC else ""
+    if _is_in_use(error):
+        hint = " If another program has it open, close it there and run this again."
     return KancompressError(f"{path} could not be written: {error.strerror or error}.{hint}")
 
 

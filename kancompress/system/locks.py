@@ -111,7 +111,7 @@ def _write_text(handle: int) -> None:
 def _named(mine: parts.Part, lock: Path) -> parts.Part:
     """The locked file, under its name alone; without a handle where something has that name."""
     try:
-        os.link(mine.path, lock)
+        parts.link(mine.path, lock)
         mine.unlink()
         return mine
     except FileExistsError:
@@ -123,7 +123,7 @@ def _named(mine: parts.Part, lock: Path) -> parts.Part:
     mine.leave()
     plain = parts.Part(lock)
     try:
-        plain.handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        plain.handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | parts.FLAGS, 0o666)
     except FileExistsError:
         plain.leave()
         return plain
@@ -151,7 +151,7 @@ def _remove_if_left(path: Path, lock: Path) -> None:
     except OSError as error:
         raise _no_lock(path, error.strerror or str(error)) from None
     try:
-        found = _TEXT.fullmatch(os.pread(handle, 1024, 0))
+        found = _TEXT.fullmatch(os.read(handle, 1024))
         if not parts.lock(handle):
             if found:
                 raise _taken(path, found[1].decode())

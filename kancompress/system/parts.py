@@ -25,9 +25,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CAN_LOCK = fcntl is not None
-_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # Neither a link nor a pipe is followed or waited for.
-_CAREFUL = os.O_RDWR | _FLAGS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_CAREFUL = os.O_RDWR | FLAGS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _LONGEST = 40
 _own: set[str] = set()
 
@@ -66,23 +66,32 @@ class Part:
         name = f"{_start(self._target.name)}{os.urandom(size).hex()}.part"
         self.path = self._target.with_name(name)
         _own.add(name)  # before there is anything to sweep, or to take away
-        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, mode)
 
     def set_mode(self, mode: int) -> None:
         """Give the file its permissions. Raises OSError where there are none."""
-        if hasattr(os, "fchmod"):
+        if os.name == "posix" and hasattr(os, "fchmod"):  # Windows knows "read-only" alone
             os.fchmod(self.handle, mode)
 
     def leave(self) -> None:
         """Take the name away, if the file still has it, and close the file."""
-        self.unlink()
-        self.close()
+        try:
+            gone = self.unlink()
+        finally:
+            self.close()
+        if not gone:  # Windows removes no open file
+            self.unlink()
 
-    def unlink(self) -> None:
-        """Take the name away, if the file still has it."""
-        if self.path != self._target:
-            with contextlib.suppress(OSError):
+    def unlink(self) -> bool:
+        """Take the name away, if the file still has it; whether it has none now."""
+        try:
+            if self.path != self._target:
                 self.path.unlink()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the file, which frees its lock."""
@@ -101,6 +110,13 @@ def lock(handle: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def link(path: Path, name: Path) -> None:
+    """Give a file a further name. Raises OSError, where nothing has further names with ENOTSUP."""
+    if not hasattr(os, "link"):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    os.link(path, name)
 
 
 def is_name_of(path: Path, handle: int) -> bool:

@@ -135,7 +135,7 @@ def plot_pictures(
     kept = list(inputs)
     first = check_picture_target(edges, force=force, inputs=kept)
     second = check_picture_target(functions, force=force, inputs=kept)
-    if first.resolve() == second.resolve():
+    if files.is_same(first, second):
         raise UsageError(f"{first} is to hold both pictures; give two names.")
     record, where = _record(source, name, state), called(source, name)
     layouts, dense = options.layouts if options else None, _dense(against, state)
