@@ -1,0 +1,146 @@
+"""Coefficients of a fully connected layer's edges from their embeddings, block by block in scratch.
+
+    M(z) = W2 relu(W1 z + b1) + b2
+
+Written as two linear maps, the hidden units of all edges are several tensors that are many times
+the coefficients. Here they exist for a block of edges at a time, and the backward pass computes
+them again. Both passes hold embeddings as columns: matrix products then have edges along their
+long side, and the coefficients come out as the layer's product takes them, with nothing to copy.
+
+Biases are columns of the weights: a row of ones stands below the embeddings, and one unit more,
+which is always 1, below the hidden ones. So every step over a block is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kancompress.layers.bases.kernels import FAST_TYPES, scratch
+
+# Numbers of hidden units of a block, 1.6 MB in float32: smaller ones would stay nearer to the core,
+# but every block costs a dozen calls.
+_BLOCK = 1 << 19
+_BLOCK_ON_DEVICE = 1 << 26
+
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def planes(embedding: Tensor, *weights: Tensor) -> Tensor:
+    """Coefficients (coefficient, in, out), contiguous, of embeddings (out, in, embedding).
+
+    weights : W1, b1, W2, b2
+    """
+    if torch.compiler.is_compiling() or not _is_fast(embedding):
+        return formula(embedding, *weights)
+    found: Tensor = _Planes.apply(embedding, *weights)
+    return found
+
+
+def _is_fast(embedding: Tensor) -> bool:
+    """Whether products in the embedding's own type are wanted, and worth it."""
+    if torch.is_autocast_enabled(embedding.device.type):
+        return False
+    return embedding.dtype in FAST_TYPES
+
+
+def formula(embedding: Tensor, *weights: Tensor) -> Tensor:
+    """`planes` as linear maps, differentiable as often as needed."""
+    w1, b1, w2, b2 = weights
+    out, inputs, size = embedding.shape
+    flat = embedding.transpose(0, 1).reshape(-1, size)
+    hidden = relu(functional.linear(flat, w1, b1))  # (in * out, hidden)
+    return torch.addmm(b2[:, None], w2, hidden.T).view(-1, inputs, out)
+
+
+def relu(x: Tensor) -> Tensor:
+    """relu(x). torch.compile keeps its mask as bytes for the backward pass, at a multiple of the
+    time of everything else here; (x + |x|) / 2 needs none. It is the same but where x + |x|
+    overflows, and in its gradient where x is 0."""
+    return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else functional.relu(x)
+
+
+class _Planes(torch.autograd.Function):
+    """`planes`, with nothing of the size of the hidden units kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, *weights: Tensor) -> Tensor:
+        columns = _columns(embedding)
+        first, second = _with_biases(*weights)
+        made = columns.new_empty(len(second), columns.shape[1])
+        for part, hidden, _ in _blocks(columns, len(first)):
+            torch.mm(first, columns[:, part], out=hidden).clamp_min_(0)
+            torch.mm(second, hidden, out=made[:, part])
+        ctx.save_for_backward(columns, first, second, embedding, *weights)
+        out, inputs, _ = embedding.shape
+        return made.view(-1, inputs, out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        columns, first, second, *inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to have one itself
+            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
+            again = torch.autograd.grad(formula(*inputs), wanted, grads[0], create_graph=True)
+            found = iter(again)
+            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+        return _gradients(columns, first, second, grads[0])
+
+
+def _gradients(
+    columns: Tensor, first: Tensor, second: Tensor, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Of the embeddings and of W1, b1, W2, b2, from that of the planes (coefficient, in, out)."""
+    size = len(columns) - 1
+    _, inputs, out = gradient.shape
+    gradient = gradient.reshape(len(gradient), -1)
+    by_second, by_first = torch.zeros_like(second), first.new_zeros(first.T.shape)
+    by_columns = columns.new_empty(size, columns.shape[1])
+    back, slopes = second.T, first[:, :size].T
+    for part, hidden, by_hidden in _blocks(columns, len(first)):
+        block, given = columns[:, part], gradient[:, part]
+        torch.mm(first, block, out=hidden).clamp_min_(0)
+        by_second.addmm_(given, hidden.T)
+        torch.mm(back, given, out=by_hidden)
+        torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)
+        by_first.addmm_(block, by_hidden.T)
+        torch.mm(slopes, by_hidden, out=by_columns[:, part])
+    by_first = by_first[:, :-1]
+    return (
+        by_columns.view(size, inputs, out).permute(2, 1, 0),
+        by_first[:size].T,
+        by_first[size],
+        by_second[:, :-1],
+        by_second[:, -1],
+    )
+
+
+def _columns(embedding: Tensor) -> Tensor:
+    """(out, in, embedding) to (embedding + 1, in * out), the last row of ones."""
+    out, inputs, size = embedding.shape
+    columns = embedding.new_ones(size + 1, inputs * out)
+    columns[:size].view(size, inputs, out).copy_(embedding.permute(2, 1, 0))
+    return columns
+
+
+def _with_biases(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps with their biases as last columns, and the first with the unit that is always 1."""
+    hidden, size = w1.shape
+    first = w1.new_zeros(hidden + 1, size + 1)
+    first[:hidden, :size], first[:hidden, size], first[hidden, size] = w1, b1, 1
+    return first, torch.cat([w2, b2[:, None]], dim=1)
+
+
+def _blocks(columns: Tensor, hidden: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Columns a block at a time, and scratch for two tensors (hidden, columns of the block)."""
+    count = columns.shape[1]
+    most = _BLOCK if columns.device.type == "cpu" else _BLOCK_ON_DEVICE
+    block = -(-count // max(1, -(-count * hidden // most)))  # of equal size, but for the last
+    kept = scratch(columns, 2 * hidden * block)
+    for start in range(0, count, max(1, block)):
+        stop = min(count, start + block)
+        one, other = kept[: 2 * hidden * (stop - start)].view(2, hidden, -1)
+        yield slice(start, stop), one, other
