@@ -69,6 +69,19 @@ def test_a_meta_learner_s_blocks_change_rounding_alone(monkeypatch: pytest.Monke
         assert torch.allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
+def test_what_torch_compile_runs_of_a_meta_learner_is_the_same() -> None:
+    tensors = learning(2)
+    one, two = meta.planes(*tensors), meta.made(*tensors)[0]
+    assert torch.equal(one, two)
+    slopes = [torch.autograd.grad(made.square().sum(), tensors) for made in (one, two)]
+    assert all(torch.equal(own, other) for own, other in zip(*slopes, strict=True))
+
+
+@pytest.mark.slow
+def test_torch_compile_is_told_what_a_meta_learner_s_operations_give() -> None:
+    torch.library.opcheck(meta.made, learning(2))
+
+
 def test_parts_of_a_meta_learner_may_be_frozen() -> None:
     tensors = learning(1)
     wanted = torch.autograd.grad(meta.formula(*tensors).square().sum(), tensors)

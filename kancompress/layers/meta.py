@@ -35,9 +35,15 @@ def planes(embedding: Tensor, *weights: Tensor) -> Tensor:
 
     weights : W1, b1, W2, b2
     """
-    if torch.compiler.is_compiling() or not _is_fast(embedding):
+    if not _is_fast(embedding):
         return formula(embedding, *weights)
-    found: Tensor = _Planes.apply(embedding, *weights)
+    found: Tensor
+    if torch.compiler.is_compiling():
+        # a compiler for a CPU would take fresh memory for the hidden units of all edges
+        on_cpu = embedding.device.type == "cpu"
+        found = made(embedding, *weights)[0] if on_cpu else formula(embedding, *weights)
+    else:
+        found = _Planes.apply(embedding, *weights)
     return found
 
 
@@ -69,31 +75,39 @@ class _Planes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, embedding: Tensor, *weights: Tensor) -> Tensor:
-        columns = _columns(embedding)
-        first, second = _with_biases(*weights)
-        made = columns.new_empty(len(second), columns.shape[1])
-        for part, hidden, _ in _blocks(columns, len(first)):
-            torch.mm(first, columns[:, part], out=hidden).clamp_min_(0)
-            torch.mm(second, hidden, out=made[:, part])
-        ctx.save_for_backward(columns, first, second, embedding, *weights)
-        out, inputs, _ = embedding.shape
-        return made.view(-1, inputs, out)
+        planes, columns = _values(embedding, *weights)
+        ctx.save_for_backward(columns, embedding, *weights)
+        return planes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        columns, first, second, *inputs = ctx.saved_tensors
+        columns, *inputs = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to have one itself
             wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
             again = torch.autograd.grad(formula(*inputs), wanted, grads[0], create_graph=True)
             found = iter(again)
             return tuple(next(found) if need else None for need in ctx.needs_input_grad)
-        return _gradients(columns, first, second, grads[0])
+        by_columns, *others = _gradients(columns, *inputs[1:], grads[0])
+        return by_columns.permute(2, 1, 0), *others
+
+
+def _values(embedding: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The planes (coefficient, in, out), and the embeddings as columns."""
+    columns = _columns(embedding)
+    first, second = _with_biases(*weights)
+    planes = columns.new_empty(len(second), columns.shape[1])
+    for part, hidden, _ in _blocks(columns, len(first)):
+        torch.mm(first, columns[:, part], out=hidden).clamp_min_(0)
+        torch.mm(second, hidden, out=planes[:, part])
+    out, inputs, _ = embedding.shape
+    return planes.view(-1, inputs, out), columns
 
 
 def _gradients(
-    columns: Tensor, first: Tensor, second: Tensor, gradient: Tensor
+    columns: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gradient: Tensor
 ) -> tuple[Tensor, ...]:
-    """Of the embeddings and of W1, b1, W2, b2, from that of the planes (coefficient, in, out)."""
+    """Of the embeddings, (embedding, in, out), and of W1, b1, W2, b2, from that of the planes."""
+    first, second = _with_biases(w1, b1, w2, b2)
     size = len(columns) - 1
     _, inputs, out = gradient.shape
     gradient = gradient.reshape(len(gradient), -1)
@@ -110,7 +124,7 @@ def _gradients(
         torch.mm(slopes, by_hidden, out=by_columns[:, part])
     by_first = by_first[:, :-1]
     return (
-        by_columns.view(size, inputs, out).permute(2, 1, 0),
+        by_columns.view(size, inputs, out),
         by_first[:size].T,
         by_first[size],
         by_second[:, :-1],
@@ -144,3 +158,52 @@ def _blocks(columns: Tensor, hidden: int) -> Iterator[tuple[slice, Tensor, Tenso
         stop = min(count, start + block)
         one, other = kept[: 2 * hidden * (stop - start)].view(2, hidden, -1)
         yield slice(start, stop), one, other
+
+
+# --- the same for torch.compile, as operations that it does not look into -------------------------
+
+
+@torch.library.custom_op("kancompress::meta_planes", mutates_args=())
+def made(
+    embedding: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The planes, and the embeddings as columns."""
+    return _values(embedding, w1, b1, w2, b2)
+
+
+@torch.library.custom_op("kancompress::meta_gradients", mutates_args=())
+def _made_gradients(
+    columns: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    found = _gradients(columns, w1, b1, w2, b2, gradient)
+    by_columns, *others = found  # views of one another, which results must not be
+    a, b, c, d = (one.clone(memory_format=torch.contiguous_format) for one in others)
+    return by_columns, a, b, c, d
+
+
+@made.register_fake
+def _(embedding: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    out, inputs, size = embedding.shape
+    planes = embedding.new_empty(len(w2), inputs, out)
+    return planes, embedding.new_empty(size + 1, inputs * out)
+
+
+@_made_gradients.register_fake
+def _(
+    columns: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    by_columns = columns.new_empty(len(columns) - 1, *gradient.shape[1:])
+    a, b, c, d = (one.new_empty(one.shape) for one in (w1, b1, w2, b2))
+    return by_columns, a, b, c, d
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs[1:])
+
+
+def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+    by_columns, *others = _made_gradients(*ctx.saved_tensors, gradient)
+    return by_columns.permute(2, 1, 0), *others
+
+
+made.register_autograd(_backward, setup_context=_keep)
