@@ -82,6 +82,18 @@ def test_torch_compile_is_told_what_a_meta_learner_s_operations_give() -> None:
     torch.library.opcheck(meta.made, learning(2))
 
 
+def test_a_meta_learner_that_does_not_learn_gives_the_bits_of_its_two_maps() -> None:
+    torch.manual_seed(0)
+    learner, embedding = MetaLearner(1, 32, 9), torch.randn(5, 7, 1)
+    flat = embedding.transpose(0, 1).reshape(-1, 1)
+    hidden = learner.hidden(flat).relu()
+    wanted = torch.addmm(learner.output.bias[:, None], learner.output.weight, hidden.T)
+    wanted = wanted.view(9, 7, 5).permute(2, 1, 0)
+    with torch.no_grad():
+        assert torch.equal(learner(embedding), wanted)
+    assert torch.equal(learner.eval()(embedding), wanted)
+
+
 def test_parts_of_a_meta_learner_may_be_frozen() -> None:
     tensors = learning(1)
     wanted = torch.autograd.grad(meta.formula(*tensors).square().sum(), tensors)

@@ -60,8 +60,10 @@ class MetaLearner(nn.Module):
         weight, bias = self.output.weight, self.output.bias
         out, *rest, size = embedding.shape
         if len(rest) == 1:
-            maps = self.hidden.weight, self.hidden.bias, weight, bias
-            return _unplaned(meta.planes(embedding, *maps))
+            # What is packed or scored keeps its bits: `planes` rounds in another order.
+            learns = self.training and torch.is_grad_enabled()
+            made = meta.planes if learns else meta.formula
+            return _unplaned(made(embedding, self.hidden.weight, self.hidden.bias, weight, bias))
         hidden = meta.relu(self.hidden(embedding.reshape(out, -1, size)))
         # (out, coefficient, in * taps)
         planes = torch.matmul(weight, hidden.transpose(1, 2)) + bias[:, None]

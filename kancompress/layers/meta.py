@@ -27,8 +27,6 @@ from kancompress.layers.bases.kernels import FAST_TYPES, scratch
 _BLOCK = 1 << 19
 _BLOCK_ON_DEVICE = 1 << 26
 
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
-
 
 def planes(embedding: Tensor, *weights: Tensor) -> Tensor:
     """Coefficients (coefficient, in, out), contiguous, of embeddings (out, in, embedding).
@@ -87,7 +85,7 @@ class _Planes(torch.autograd.Function):
             again = torch.autograd.grad(formula(*inputs), wanted, grads[0], create_graph=True)
             found = iter(again)
             return tuple(next(found) if need else None for need in ctx.needs_input_grad)
-        by_columns, *others = _gradients(columns, *inputs[1:], grads[0])
+        by_columns, *others = _gradients(columns, grads[0], *inputs[1:])
         return by_columns.permute(2, 1, 0), *others
 
 
@@ -103,11 +101,9 @@ def _values(embedding: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     return planes.view(-1, inputs, out), columns
 
 
-def _gradients(
-    columns: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gradient: Tensor
-) -> tuple[Tensor, ...]:
+def _gradients(columns: Tensor, gradient: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """Of the embeddings, (embedding, in, out), and of W1, b1, W2, b2, from that of the planes."""
-    first, second = _with_biases(w1, b1, w2, b2)
+    first, second = _with_biases(*weights)
     size = len(columns) - 1
     _, inputs, out = gradient.shape
     gradient = gradient.reshape(len(gradient), -1)
@@ -175,8 +171,8 @@ def made(
 def _made_gradients(
     columns: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    found = _gradients(columns, w1, b1, w2, b2, gradient)
-    by_columns, *others = found  # views of one another, which results must not be
+    by_columns, *others = _gradients(columns, gradient, w1, b1, w2, b2)
+    # views of one another, which results must not be
     a, b, c, d = (one.clone(memory_format=torch.contiguous_format) for one in others)
     return by_columns, a, b, c, d
 
