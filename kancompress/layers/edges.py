@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kancompress.layers import meta
 from kancompress.layers.stored import straight_through
 
 
@@ -57,17 +56,23 @@ class MetaLearner(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embeddings (*shape, embedding) to coefficients (*shape, coefficient)."""
-        weight, bias = self.output.weight, self.output.bias
+        weight, bias = self.output.weight, self.output.bias[:, None]
         out, *rest, size = embedding.shape
         if len(rest) == 1:
-            # What is packed or scored keeps its bits: `planes` rounds in another order.
-            learns = self.training and torch.is_grad_enabled()
-            made = meta.planes if learns else meta.formula
-            return _unplaned(made(embedding, self.hidden.weight, self.hidden.bias, weight, bias))
-        hidden = meta.relu(self.hidden(embedding.reshape(out, -1, size)))
-        # (out, coefficient, in * taps)
-        planes = torch.matmul(weight, hidden.transpose(1, 2)) + bias[:, None]
+            flat = embedding.transpose(0, 1).reshape(-1, size)
+            hidden = _relu(self.hidden(flat))  # (in * out, hidden)
+            planes = torch.addmm(bias, weight, hidden.T)
+            return _unplaned(planes.view(-1, *rest, out))
+        hidden = _relu(self.hidden(embedding.reshape(out, -1, size)))
+        planes = torch.matmul(weight, hidden.transpose(1, 2)) + bias  # (out, coef, in * taps)
         return _unplaned(planes.view(out, -1, *rest))
+
+
+def _relu(x: Tensor) -> Tensor:
+    """relu(x). torch.compile keeps its mask as bytes for the backward pass, at a multiple of the
+    time of everything else here; (x + |x|) / 2 needs none. It is the same but where x + |x|
+    overflows, and in its gradient where x is 0."""
+    return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else functional.relu(x)
 
 
 class MetaEdges(nn.Module):

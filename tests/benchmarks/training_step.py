@@ -23,8 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kancompress.layers import meta
-from kancompress.layers.edges import MetaEdges, MetaLearner
+from kancompress.layers.edges import MetaLearner
 from kancompress.models.native import initialise
 from kancompress.specs import Family, MetaSpec, default_basis
 from tests.benchmarks.oracles import CoxDeBoorLayer, FloorLayer
@@ -56,26 +55,6 @@ def ours(meta: bool) -> nn.Module:
     return initialise(default_basis(Family.KAN), WIDTHS, MetaSpec() if meta else None, 0)
 
 
-class Mapped(MetaLearner):
-    """A meta-learner as two linear maps of all edges at once, which autograd takes back."""
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        """(out, in, embedding) -> (out, in, coefficient)."""
-        hidden, output = self.hidden, self.output
-        weights = hidden.weight, hidden.bias, output.weight, output.bias
-        return meta.formula(embedding, *weights).permute(2, 1, 0)
-
-
-def mapped() -> nn.Module:
-    """`ours(True)` with `Mapped` in place of its meta-learner."""
-    network, learner = ours(True), Mapped(1, 32, 9)
-    for edges in network.modules():
-        if isinstance(edges, MetaEdges):
-            learner.load_state_dict(edges.learner.state_dict())
-            edges.learner = learner
-    return network
-
-
 def stepper(network: nn.Module, x: Tensor, y: Tensor, compiled: bool) -> Callable[[], None]:
     """One training step of `network` on the next of the batches `x`, `y`, (batches, batch, ...)."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
@@ -101,7 +80,6 @@ def contenders(compile_too: bool, batches: int) -> dict[str, Callable[[], None]]
         "kan": stepper(ours(False), x, y, False),
         "Cox-de Boor": stepper(cox_de_boor(False), x, y, False),
         "metakan": stepper(ours(True), x, y, False),
-        "metakan, two maps": stepper(mapped(), x, y, False),
         "Cox-de Boor, meta": stepper(cox_de_boor(True), x, y, False),
         "floor": stepper(Floor(), features, y, False),
     }
@@ -114,7 +92,6 @@ def contenders(compile_too: bool, batches: int) -> dict[str, Callable[[], None]]
         steps |= {
             "kan, compiled": stepper(ours(False), x, y, True),
             "metakan, compiled": stepper(ours(True), x, y, True),
-            "metakan, two maps, compiled": stepper(mapped(), x, y, True),
             "inkan, compiled": stepper(inkan, x, y, True),
             "flashkan, compiled": stepper(flashkan, x, y, True),
             "floor, compiled": stepper(Floor(), features, y, True),
@@ -142,14 +119,10 @@ RATIOS = [
     ("Cox-de Boor, meta", "metakan", "at least 2"),
     ("kan", "floor", ""),
     ("metakan", "floor", "at most 2.5"),
-    ("metakan, two maps", "floor", ""),
-    ("metakan, two maps", "metakan", "above 1"),
     ("inkan, compiled", "kan, compiled", "above 1"),
     ("flashkan, compiled", "kan, compiled", "above 1"),
     ("kan, compiled", "floor, compiled", "at most 1.2"),
     ("metakan, compiled", "floor, compiled", "at most 1.6"),
-    ("metakan, two maps, compiled", "floor, compiled", ""),
-    ("metakan, two maps, compiled", "metakan, compiled", "above 1"),
 ]
 
 

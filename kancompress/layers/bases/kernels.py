@@ -20,7 +20,7 @@ from torch.nn import functional
 _SCRATCH = 1 << 20
 # Other devices want few large kernels instead.
 _SCRATCH_ON_DEVICE = 1 << 24
-FAST_TYPES = (torch.float32, torch.float64)
+_FAST_TYPES = (torch.float32, torch.float64)
 
 
 class Kernel(Protocol):
@@ -67,7 +67,7 @@ def features(kernel: Kernel, x: Tensor, z: Tensor) -> Tensor:
     x, z : (batch, in); returns (batch, size + 1, in). Under torch.compile, and for types other than
     float32 and float64, the formula is taken.
     """
-    if torch.compiler.is_compiling() or x.dtype not in FAST_TYPES or z.dtype != x.dtype:
+    if torch.compiler.is_compiling() or x.dtype not in _FAST_TYPES or z.dtype != x.dtype:
         return _formula(kernel, x, z)
     found: Tensor = _Features.apply(kernel, x, z)
     return found
@@ -122,7 +122,7 @@ def _blocks(z: Tensor, size: int, buffers: int) -> Iterator[tuple[slice, Tensor]
     most = _SCRATCH if z.device.type == "cpu" else _SCRATCH_ON_DEVICE
     count = -(-rows * size * width // most)
     block = -(-rows // max(1, count))  # of equal size, but for the last
-    kept = scratch(z, buffers * block * size * width).view(buffers, block, size, width)
+    kept = _scratch(z, buffers * block * size * width).view(buffers, block, size, width)
     for start in range(0, rows, max(1, block)):
         stop = min(rows, start + block)
         yield slice(start, stop), kept[:, : stop - start]
@@ -137,7 +137,7 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
-def scratch(like: Tensor, count: int) -> Tensor:
+def _scratch(like: Tensor, count: int) -> Tensor:
     """`count` numbers of undefined value, of the type and on the device of `like`."""
     kept = _kept.buffer
     if (
