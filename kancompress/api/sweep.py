@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from kancompress.api import sweep_folder
+from kancompress.api import given, sweep_folder
 from kancompress.api.cluster import Running, Work, given_rows
 from kancompress.api.evaluate import Scorer
+from kancompress.api.given import Data
 from kancompress.api.sweep_folder import Asked, Folder, Point
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import relative
@@ -89,7 +90,7 @@ def sweep(
     source: str | Path | bytes | Checkpoint,
     clusters: Sequence[int] = (),
     target_bytes: Sequence[int] = (),
-    data: DataOptions | None = None,
+    data: Data | None = None,
     config: ClusterConfig | None = None,
     *,
     rows: Tensor | np.ndarray | DataOptions | None = None,
@@ -100,6 +101,7 @@ def sweep(
     keep_scaler: bool = False,
     keep_extra: bool = False,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
     output: str | Path | None = None,
     force: bool = False,
@@ -115,7 +117,7 @@ def sweep(
     clusters     : numbers of centroids of all layers, each a point
     target_bytes : sizes of the whole file, each a point: without rows with the largest number of
                    centroids that fits, with rows with a number for each layer
-    data         : whose test rows tell the scores, as for `evaluate`
+    data         : whose test rows tell the scores, a name, a path or DataOptions as for `evaluate`
     output       : folder where the packed files are kept. A sweep that was interrupted goes on
                    there: what is there of the same source and options is taken, once its bytes are
                    verified
@@ -131,6 +133,8 @@ def sweep(
     >>> found.points[0].file_bytes < found.points[1].file_bytes < found.dense_bytes
     True
     """
+    given.check(config, options=options, calibration=calibration, machine=machine, model=model)
+    source, found = given.source(source, "sweep"), given.data(data)
     asked = _asked(clusters, target_bytes)
     work = Work(
         config=config or ClusterConfig(),
@@ -141,6 +145,7 @@ def sweep(
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
+        drop=drop,
     )
     opened, name = once(source, name)
     run = _Run(
@@ -150,12 +155,12 @@ def sweep(
         opened=work.open(opened, name),
         rows=None if rows is None else given_rows(rows),
         model=model,
-        scorer=Scorer(data=data, options=work.options, model=model, machine=machine),
+        scorer=Scorer(data=found, options=work.options, model=model, machine=machine),
         kept=Kept(),
     )
     folder = None
     if output is not None:
-        told = sweep_folder.told(opened, work, run.rows, data, model)
+        told = sweep_folder.told(opened, work, run.rows, found, model)
         folder = Folder.of(Path(output), told, asked, force=force)
     return run.sweep(asked, folder, on_point)
 
@@ -191,7 +196,7 @@ class _Run:
 
     def sweep(self, asked: list[Asked], folder: Folder | None, on_point: OnPoint | None) -> Sweep:
         """All points."""
-        dense, _ = self.scorer.run(self.source, self.name, self.work.state)
+        dense, _ = self.scorer.run(self.source, self.name, self.work.state, self.work.drop)
         points: list[Point] = []
         problem: KancompressError | None = None
         for one in asked:

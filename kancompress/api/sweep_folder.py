@@ -236,6 +236,8 @@ def told(
         "set of options": _text(options),
         "test data": _rows(data),
     }
+    if work.drop:
+        found["set of dropped tensors"] = _text(list(work.drop))
     if rows is not None:
         found |= {
             "calibration": _text(work.calibration),

@@ -17,7 +17,7 @@ import kancompress
 from kancompress.cli import _files, _model, _output, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._calibration import Wishes
-from kancompress.cli._options import DataDirOption, Foreign, InputArgument, Shown, noted
+from kancompress.cli._options import DataDirOption, ForeignFile, InputArgument, Shown, noted
 from kancompress.cli._run import command
 from kancompress.cli.cluster import ByOutputs, ClusterMachine, Clusters, Stored, config_of, numbers
 from kancompress.cli.cluster import check as check_options
@@ -145,7 +145,7 @@ def sweep(
     stored: Stored,
     by_outputs: Calibration,
     machine: ClusterMachine,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Pack a network to many sizes, and score each: bytes against accuracy.
@@ -193,6 +193,7 @@ def sweep(
             keep_scaler=stored.keep_scaler,
             keep_extra=stored.keep_extra,
             state=foreign.state,
+            drop=foreign.drop or (),
             name=found.name,
             output=results.output,
             force=shown.force,
@@ -204,7 +205,7 @@ def sweep(
 
 
 def _wishes(
-    stored: Stored, by_outputs: Calibration, machine: ClusterMachine, foreign: Foreign
+    stored: Stored, by_outputs: Calibration, machine: ClusterMachine, foreign: ForeignFile
 ) -> Wishes:
     return Wishes(
         options=foreign.options(),
@@ -221,6 +222,7 @@ def _wishes(
         keep_scaler=stored.keep_scaler,
         keep_extra=stored.keep_extra,
         state=foreign.state,
+        drop=foreign.drop or (),
     )
 
 
@@ -274,7 +276,7 @@ class _Told:
             _output.note(line + noted(point.problem))
             return
         assert point.score is not None
-        line += f"{_output.size(point.file_bytes or 0)} bytes, {_scores.score_text(point.score)}"
+        line += f"{_output.size(point.file_bytes or 0)} bytes, {point.score}"
         if point.resumed:
             _output.note(f"{line}, was there")
             return

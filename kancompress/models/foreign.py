@@ -28,7 +28,7 @@ from kancompress.libraries.told import Forms, Wishes
 from kancompress.models.convolutions import FindModule, step_of, window_of
 from kancompress.models.native import packed_edges
 from kancompress.models.records import ForeignCheckpoint, PackedModel, check_finite
-from kancompress.models.vectors import gain_factors, gather, mask_factors
+from kancompress.models.vectors import gain_factors, gather, is_silent, mask_factors
 
 # From a found layer and the type of the computation to the source of its coefficients.
 EdgesOf = Callable[[FoundLayer, torch.dtype], nn.Module]
@@ -214,7 +214,9 @@ def _network(
     dtype = _dtype(found)
     whole = chain.chain_of(found, container, wishes, _reader(tensors, dtype))
     layers = [_layer(layer, edges_of(layer.found, dtype), dtype) for layer in whole.layers]
-    return ForeignNetwork(layers, codebooks, notes=whole.notes, forms=whole.forms)
+    network = ForeignNetwork(layers, codebooks, notes=whole.notes, forms=whole.forms)
+    network.silent = is_silent(found.layers, tensors)
+    return network
 
 
 def _dtype(found: Recognition) -> torch.dtype:
