@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from kancompress.api.cluster import Running, Work, given_rows
 from kancompress.api.evaluate import Scorer
 from kancompress.api.given import Data
 from kancompress.api.sweep_folder import Asked, Folder, Point
+from kancompress.clustering.cuts import split
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import relative
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
@@ -36,6 +38,8 @@ from kancompress.training.evaluation import Evaluation
 from kancompress.training.history import Score
 
 OnPoint = Callable[[Point, int, int], None]
+# A point, what was done of it, how many such steps are done, and of how many if that is known.
+OnStep = Callable[[Asked, str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -106,6 +110,7 @@ def sweep(
     output: str | Path | None = None,
     force: bool = False,
     on_point: OnPoint | None = None,
+    on_step: OnStep | None = None,
 ) -> Sweep:
     """Pack one network at several numbers of centroids, or to several sizes, and score each.
 
@@ -123,6 +128,9 @@ def sweep(
                    verified
     force        : begin anew where the folder holds a sweep of another source or other options
     on_point     : told of each point when it is there, with its number and how many there are
+    on_step      : with rows, told of each layer that is solved and of each point of the curves:
+                   whose point it is, what was done, how many steps of that point are done, and of
+                   how many, None where that is not known
     The rest is as for `cluster`, and so are the errors. A target out of reach ends no sweep: its
     point says so; where that holds for all points, its error is raised.
 
@@ -157,6 +165,7 @@ def sweep(
         model=model,
         scorer=Scorer(data=found, options=work.options, model=model, machine=machine),
         kept=Kept(),
+        on_step=on_step,
     )
     folder = None
     if output is not None:
@@ -193,6 +202,7 @@ class _Run:
     model: nn.Module | None
     scorer: Scorer
     kept: Kept
+    on_step: OnStep | None
 
     def sweep(self, asked: list[Asked], folder: Folder | None, on_point: OnPoint | None) -> Sweep:
         """All points."""
@@ -242,10 +252,27 @@ class _Run:
         running: Running = work.running_of(self.opened, self.rows, self.model)
         if self.model is None:
             self.rows = running.rows
+        work = replace(work, hooks=self._hooks(asked, running))
         try:
             return work.by_outputs(running, target, self.kept)
         except TooSmallError as error:
             return work.instead(self.opened, target, error)
+
+    def _hooks(self, asked: Asked, running: Running) -> Hooks:
+        """What tells of the steps of a point."""
+        tell = self.on_step
+        if tell is None:
+            return Hooks()
+        count = itertools.count(1)
+        total = None
+        if asked.clusters is not None:
+            total = sum(number is not None for number in running.runs.clusters().values())
+        return Hooks(
+            solved=lambda name, layer: tell(asked, f"layer {name}", next(count), total),
+            probed=lambda name, number, error: tell(
+                asked, f"layer {name} alone at k = {split(number).clusters}", next(count), total
+            ),
+        )
 
     def _point(
         self,
