@@ -16,6 +16,7 @@ from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data.datasets import Dataset
 from kancompress.errors import UsageError
 from kancompress.formats.storage import called
+from kancompress.models import lines
 from kancompress.models.files import Input, encode
 from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.reporting.summary import Summary, summary
@@ -55,6 +56,22 @@ class Comparison:
     mean: float
     error: float
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        share = self.equal_classes
+        same = None if share is None else f"equal classes {lines.percent(share)}"
+        error = f"error of the outputs {self.error:.3g}"
+        scores = f"{self.dense.score} and {self.packed.score}"
+        return lines.line("Comparison", scores, same, error)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: both files, their bytes and scores."""
+        rows = [(side.name, side.file.file_bytes, str(side.score)) for side in self._sides]
+        return lines.table(repr(self)[1:-1], ("file", "bytes", "score"), rows, self.notes)
+
+    @property
+    def _sides(self) -> tuple[Side, Side]:
+        return self.dense, self.packed
 
     @property
     def ratio(self) -> float | None:

@@ -22,6 +22,7 @@ from kancompress.clustering.layer import relative
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
 from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.formats.storage import called, once
+from kancompress.models import lines
 from kancompress.models.files import encode
 from kancompress.models.records import Checkpoint
 from kancompress.packing.by_outputs import Hooks
@@ -63,6 +64,20 @@ class Sweep:
     dense: Score
     points: list[Point]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        points = lines.counted(len(self.points), "point")
+        return lines.line("Sweep", points, f"dense: {self.dense_bytes:,} bytes, {self.dense}")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: bytes, ratio, score and error of each point."""
+        head = ("asked", "bytes", "ratio", "score", "error")
+        dense = ("dense", self.dense_bytes, 1.0, str(self.dense), 0.0)
+        rows = [
+            (one.asked.text, one.file_bytes, one.ratio, one.score or one.problem, one.error)
+            for one in self.points
+        ]
+        return lines.table(repr(self)[1:-1], head, [dense, *rows], self.notes)
 
     def plot(self, path: str | Path, *, force: bool = False) -> int:
         """Draw score and error against bytes, as .png, .svg or .pdf; returns the picture's bytes.
