@@ -985,7 +985,7 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
              put("restore/pykan/width/#0", 1)),
             ("width-without-end", Flaw.BAD_VALUE, "2 to 1000",
              put("restore/pykan/width", [[1, 0]] * 1001)),
-            ("edges-without-end", Flaw.BAD_VALUE, "16,777,216 edges",
+            ("edges-without-end", Flaw.BAD_VALUE, "1,048,576 edges",
              put("restore/pykan/width", [[2**31 - 1, 0], [2**31 - 1, 1]])),
             ("arity-of-other-layers", Flaw.BAD_VALUE, "mult_arity",
              put("restore/pykan/mult_arity", [[2]])),

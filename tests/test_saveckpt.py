@@ -252,6 +252,7 @@ def test_the_config_travels_in_the_packed_file(tmp_path: Path) -> None:
         ("- - 2\n  - 1\n", "- - 2\n  - 1\n- - 1\n  - 0\n", "its mult_arity is missing"),
         ("- - '0'\n  - x^2\n  - '0'\n", "", "its symbolic.funs_name.0 is missing"),
         ("device: cuda", "device: !!python/object/apply:torch.device\n- cuda", ""),
+        ("- - 3\n  - 0\n", "- - 3000000\n  - 0\n", "it has more than 1,048,576 edges"),
         ("grid_eps: 1.0e-05", "grid_eps: .nan", "its grid_eps is missing or cannot be read"),
         ("base_fun_name: identity", "base_fun_name: !!python/name:torch.sin ''", "base_fun_name"),
     ],

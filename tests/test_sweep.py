@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import kancompress
+import kancompress.api.sweep as sweep_api
 from command import call, done, only_line, refused
 from conftest import fresh
 from kancompress import CalibrationConfig, ClusterConfig, DataOptions, StoredDtype, Target
@@ -42,6 +43,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(made: kancompress.Compression) -> bytes:
     return kancompress.encode(made.model)
+
+
+def test_one_number_is_a_point() -> None:
+    assert sweep_api._asked(4, 900) == [
+        kancompress.Asked(clusters=4),
+        kancompress.Asked(target_bytes=900),
+    ]
 
 
 def test_files_without_rows_are_those_of_cluster(place: Path) -> None:

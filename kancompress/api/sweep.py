@@ -107,8 +107,8 @@ def _height(score: Score | None) -> float:
 
 def sweep(
     source: str | Path | bytes | Checkpoint,
-    clusters: Sequence[int] = (),
-    target_bytes: Sequence[int] = (),
+    clusters: Sequence[int] | int = (),
+    target_bytes: Sequence[int] | int = (),
     data: Data | None = None,
     config: ClusterConfig | None = None,
     *,
@@ -134,7 +134,7 @@ def sweep(
     each point of the curves that targets are chosen by.
 
     source       : a checkpoint of ours, or a file that another KAN library saved
-    clusters     : numbers of centroids of all layers, each a point
+    clusters     : numbers of centroids of all layers, each a point, or one
     target_bytes : sizes of the whole file, each a point: without rows with the largest number of
                    centroids that fits, with rows with a number for each layer
     data         : whose test rows tell the scores, a name, a path or DataOptions as for `evaluate`
@@ -189,8 +189,10 @@ def sweep(
     return run.sweep(asked, folder, on_point)
 
 
-def _asked(clusters: Sequence[int], target_bytes: Sequence[int]) -> list[Asked]:
+def _asked(clusters: Sequence[int] | int, target_bytes: Sequence[int] | int) -> list[Asked]:
     """The points, each once."""
+    clusters = (clusters,) if isinstance(clusters, int) else clusters
+    target_bytes = (target_bytes,) if isinstance(target_bytes, int) else target_bytes
     if not clusters and not target_bytes:
         raise UsageError(
             "A sweep needs numbers of centroids or sizes; give `clusters` or `target_bytes`.",

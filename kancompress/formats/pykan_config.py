@@ -17,7 +17,7 @@ from kancompress.specs import SpecError
 
 _MAX_NODE_LAYERS, _MAX_COUNT, _MAX_GRID = 1000, 2**31 - 1, 65536
 # Its text names a function for every edge.
-_MAX_EDGES, _MAX_NODES = 1 << 24, 65536
+_MAX_EDGES, _MAX_NODES = 1 << 20, 65536
 _LONGEST_NAME = 100
 _FLAGS = ("affine_trainable", "sb_trainable", "sp_trainable", "symbolic_enabled")
 KEYS = ("base_fun_name", "grid", "grid_eps", "grid_range", "k", "mult_arity", "width", *_FLAGS)
@@ -157,7 +157,7 @@ def _check(values: Mapping[str, Any]) -> None:
         if type(values[key]) is not bool:
             _fail(key, values[key], "true or false")
     if sum(out * inputs for out, inputs in PykanConfig(values=values).edges) > _MAX_EDGES:
-        raise SpecError(_named("width"), f"restore.pykan has more than {_MAX_EDGES:,} edges")
+        raise SpecError("restore.pykan", f"restore.pykan has more than {_MAX_EDGES:,} edges")
 
 
 def _check_arity(arity: object, products: Sequence[int]) -> None:

@@ -56,7 +56,7 @@ def dense_network(
         return _masked(layer, DenseEdges(vectors.reshape(*layer.shape, -1)), source.tensors, dtype)
 
     wishes = Wishes(options=options, settings=source.settings, forms=forms)
-    return _network(found, source.container, wishes, source.tensors, edges_of)
+    return _network(found, source.container, wishes, source.tensors, edges_of, where=source.where)
 
 
 def _of_the_same(forms: Forms, tensors: Mapping[str, Tensor]) -> Forms:
@@ -209,10 +209,11 @@ def _network(
     tensors: Mapping[str, Tensor],
     edges_of: EdgesOf,
     codebooks: Mapping[str, Codebook] | None = None,
+    where: str = "",
 ) -> ForeignNetwork:
     """The layers in the order of the forward, and what was taken for granted."""
     dtype = _dtype(found)
-    whole = chain.chain_of(found, container, wishes, _reader(tensors, dtype))
+    whole = chain.chain_of(found, container, wishes, _reader(tensors, dtype), where)
     layers = [_layer(layer, edges_of(layer.found, dtype), dtype) for layer in whole.layers]
     network = ForeignNetwork(layers, codebooks, notes=whole.notes, forms=whole.forms)
     network.silent = is_silent(found.layers, tensors)

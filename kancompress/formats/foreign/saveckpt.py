@@ -102,6 +102,8 @@ def _read(config: Path, tensors: Mapping[str, Outline] | None) -> Beside:
         misfit = whole.misfit({name: one.shape for name, one in tensors.items()})
     except SpecError as error:
         misfit = f"its {error.key.removeprefix('restore.pykan.')} is missing or cannot be read"
+        if error.key == "restore.pykan":
+            misfit = str(error).replace(error.key, "it")
     if misfit:
         notes.append(f"{config.name} stays out of the packed file: {misfit}")
     return Beside(settings=settings, config=None if misfit else whole, notes=tuple(notes))
