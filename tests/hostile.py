@@ -425,6 +425,30 @@ MASKED = Draft(
     },
 )  # fmt: skip
 
+# A layer of pykan to one sum and one multiplication of two, with what `loadckpt` needs.
+PYKAN = Draft(
+    document(
+        layers={"a": {"shape": [3, 1]}},
+        encodings={"bits": ["index"], "plain": ["codebook"]},
+        restore={
+            "container": "torch-zip",
+            "path": [],
+            "tensors": [
+                ["act_fun.0.coef", "F32", [1, 3, 2], {
+                    "layer": "a", "axes": "in out coef", "from": 0, "to": 2,
+                }],
+            ],
+            "pykan": {
+                "width": [[1, 0], [1, 1]], "mult_arity": [[], [2]], "grid": 1, "k": [1],
+                "grid_eps": 0.02, "grid_range": [-1, 1.5], "base_fun_name": "silu",
+                "symbolic_enabled": True, "affine_trainable": False, "sp_trainable": True,
+                "sb_trainable": True, "symbolic": [[0, 0, 0, "sin"], [0, 2, 0, "x^2"]],
+            },
+        },
+    ),
+    {"a.codebook": ("F32", [2, 2], ramp(4)), "a.index": ("U8", [1], bytes([0b101]))},
+)  # fmt: skip
+
 
 def behind_one_another(tensors: dict[str, tuple[str, list[int], bytes]]) -> dict[str, Any]:
     """The one tensor of a short header (section 12) that holds the bytes of these."""
@@ -519,6 +543,7 @@ HONEST = {
     "foreign": FOREIGN,
     "forms": FORMS,
     "masked": MASKED,
+    "pykan": PYKAN,
     "short": SHORT,
     "short-conv": SHORT_CONV,
     "short-foreign": SHORT_FOREIGN,

@@ -813,6 +813,73 @@ ACTIVATIONS = ("silu", "gelu", "relu", "elu", "tanh", "sigmoid", "identity", "ze
 ASSUMABLE = ("base_activation", "grid_range", "rbf_denominator", "spline_order")
 
 
+PYKAN_FLAGS = ("symbolic_enabled", "affine_trainable", "sp_trainable", "sb_trainable")
+PYKAN_KEYS = {"width", "mult_arity", "grid", "k", "grid_eps", "grid_range", "base_fun_name"}
+
+
+def is_count(value: Any, most: int = 2**31 - 1) -> bool:
+    return is_whole(value) and 0 <= value <= most
+
+
+def is_function(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[!-~]{1,100}", value) is not None
+
+
+def check_pykan(pykan: Any, shapes: dict[str, list[int]]) -> None:
+    """Section 8.7."""
+    need(isinstance(pykan, dict), "8.7", "pykan is no object")
+    required = PYKAN_KEYS | {*PYKAN_FLAGS}
+    need(required <= pykan.keys() <= required | {"symbolic"}, "8.7", "pykan has other keys")
+    width, arity, ends = pykan["width"], pykan["mult_arity"], pykan["grid_range"]
+    need(isinstance(width, list) and 2 <= len(width) <= 1000, "8.7", "width is no list")
+    for one in width:
+        good = isinstance(one, list) and len(one) == 2 and all(is_count(n) for n in one)
+        need(good, "8.7", "a width is no pair")
+    if not is_count(arity):
+        good = isinstance(arity, list) and [type(one) for one in arity] == [list] * len(width)
+        need(good, "8.7", "mult_arity is no list of lists")
+        good = all(len(own) == one[1] for own, one in zip(arity, width, strict=True))
+        good = good and sum(len(own) for own in arity) <= 65536
+        need(good and all(is_count(n) for own in arity for n in own), "8.7", "arities are wrong")
+    splines = []
+    for key in ("grid", "k"):
+        given = pykan[key]
+        all_given = given if isinstance(given, list) else [given] * (len(width) - 1)
+        good = len(all_given) == len(width) - 1 and all(is_count(n, 65536) for n in all_given)
+        need(good, "8.7", f"{key} is wrong")
+        splines.append(all_given)
+    need(is_finite(pykan["grid_eps"]), "8.7", "grid_eps is no number")
+    good = isinstance(ends, list) and len(ends) == 2 and all(is_finite(end) for end in ends)
+    need(good, "8.7", "grid_range is no range")
+    need(is_function(pykan["base_fun_name"]), "8.7", "base_fun_name is no name")
+    need(all(type(pykan[key]) is bool for key in PYKAN_FLAGS), "8.7", "a flag is none")
+    layers = []
+    for at in range(len(width) - 1):
+        sums, many = width[at + 1]
+        inputs = many * arity if is_whole(arity) else sum(arity[at + 1])
+        layers.append((sums + inputs, sum(width[at])))
+    need(sum(out * one for out, one in layers) <= 2**20, "8.7", "there are too many edges")
+    for at, (out, one) in enumerate(layers):
+        wanted = [one, out, splines[0][at] + splines[1][at]]
+        need(shapes.get(f"act_fun.{at}.coef") == wanted, "8.7", "pykan is of another network")
+    need(f"act_fun.{len(layers)}.coef" not in shapes, "8.7", "the network has more layers")
+    if "symbolic" in pykan:
+        check_symbolic(pykan["symbolic"], layers)
+
+
+def check_symbolic(symbolic: Any, layers: list[tuple[int, int]]) -> None:
+    need(isinstance(symbolic, list) and symbolic != [], "8.7", "symbolic is no list")
+    for one in symbolic:
+        good = isinstance(one, list) and len(one) == 4 and all(is_count(n) for n in one[:3])
+        need(good, "8.7", "a symbolic edge is none")
+        inside = one[0] < len(layers) and one[1] < layers[one[0]][0] and one[2] < layers[one[0]][1]
+        need(inside, "8.7", "a symbolic edge is outside")
+        need(is_function(one[3]) and one[3] != "0", "8.7", "a function is no name")
+    places = [one[:3] for one in symbolic]
+    need(places == sorted(places), "8.7", "symbolic is not ascending")
+    need(all(a != b for a, b in pairwise(places)), "8.7", "an edge is twice")
+
+
 def check_forms(forms: Any, tensors: list[Any]) -> None:
     need(isinstance(forms, dict) and forms, "9.1", "forms is no object with a record")
     for layer, form in forms.items():
@@ -913,7 +980,7 @@ def check_data(data: Any, outputs: int | None) -> None:
     need(data.get("validation") != 0.1, "5.2", "validation is 0.1 and not left out")
 
 
-RESTORE_KEYS = frozenset(("container", "path", "tensors", "metadata", "opaque"))
+RESTORE_KEYS = frozenset(("container", "path", "tensors", "metadata", "opaque", "pykan"))
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
 RANGE_KEYS = frozenset(("layer", "axes", "from", "to"))
 
@@ -963,6 +1030,9 @@ class Restore:
             tensor = self.stored(name, "8.1")
             good = tensor.dtype == "U8" and len(tensor.shape) == 1
             need(good, "8.1", "opaque is no row of bytes")
+        if "pykan" in restore:
+            good = container in ("torch-zip", "torch-legacy") and not path
+            need(good, "8.7", "pykan goes with a state dict at the top of a torch file only")
 
     def read_entries(self) -> None:
         for entry in self.restore["tensors"]:
@@ -979,6 +1049,8 @@ class Restore:
             most = product([length for length in shape if length], 2**63)
             need(most < 2**63, "8.2", "a shape's product is 2^63 or more")
             self.entries[name] = dtype, shape, origin
+        if "pykan" in self.restore:
+            check_pykan(self.restore["pykan"], {n: one[1] for n, one in self.entries.items()})
 
     def stored(self, name: Any, rule: str) -> Tensor:
         """The stored tensor of that name, which nothing else may name."""

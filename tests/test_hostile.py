@@ -31,6 +31,7 @@ from hostile import (
     MASKED,
     META,
     MLP,
+    PYKAN,
     RANS,
     SHORT,
     SHORT_CONV,
@@ -963,6 +964,48 @@ CORPUS: list[tuple[str, Flaw, str, bytes]] = [
      made(FOREIGN, tensor("rest", "U8", [5], b"PK\x03\x04x"))),
     ("stored-but-unexplained", Flaw.UNEXPLAINED_TENSOR, "'rest'",
      made(FOREIGN, drop("restore/opaque"))),
+    # --- what pykan's loadckpt needs ---
+    *(
+        (f"pykan-{name}", flaw, says, made(PYKAN, edit))
+        for name, flaw, says, edit in (
+            ("string", Flaw.BAD_VALUE, "an object", put("restore/pykan", "x: 1")),
+            ("without-k", Flaw.MISSING_KEY, "lacks the key 'k'", drop("restore/pykan/k")),
+            ("more-keys", Flaw.UNKNOWN_KEY, "'ckpt_path'", put("restore/pykan/ckpt_path", "/etc")),
+            ("in-safetensors", Flaw.BAD_VALUE, "at the top",
+             put("restore/container", "safetensors")),
+            ("below-a-key", Flaw.BAD_VALUE, "at the top", put("restore/path", ["model"])),
+            ("other-widths", Flaw.BAD_VALUE, "of another network: 'act_fun.0.coef' has the shape",
+             put("restore/pykan/width", [[1, 0], [2, 1]])),
+            ("more-layers", Flaw.BAD_VALUE, "no tensor 'act_fun.1.coef'",
+             put("restore/pykan", PYKAN.document["restore"]["pykan"] | {
+                 "width": [[1, 0], [1, 1], [1, 0]], "mult_arity": 2, "k": 1})),
+            ("fewer-coefficients", Flaw.BAD_VALUE, "of another network",
+             put("restore/pykan/grid", 0)),
+            ("width-of-a-number", Flaw.BAD_VALUE, "[sums, multiplications]",
+             put("restore/pykan/width/#0", 1)),
+            ("width-without-end", Flaw.BAD_VALUE, "2 to 1000",
+             put("restore/pykan/width", [[1, 0]] * 1001)),
+            ("edges-without-end", Flaw.BAD_VALUE, "1,048,576 edges",
+             put("restore/pykan/width", [[2**31 - 1, 0], [2**31 - 1, 1]])),
+            ("arity-of-other-layers", Flaw.BAD_VALUE, "mult_arity",
+             put("restore/pykan/mult_arity", [[2]])),
+            ("flag-of-1", Flaw.BAD_VALUE, "true or false",
+             put("restore/pykan/sp_trainable", 1)),
+            ("base-of-two-lines", Flaw.BAD_VALUE, "the name of a function",
+             put("restore/pykan/base_fun_name", "silu\nround: 1")),
+            ("base-of-200", Flaw.BAD_VALUE, "the name of a function",
+             put("restore/pykan/base_fun_name", "s" * 200)),
+            ("deep-range", Flaw.BAD_VALUE, "[low, high]",
+             put("restore/pykan/grid_range", [[[[[1]]]], 1])),
+            ("symbol-outside", Flaw.BAD_VALUE, "an edge of the network",
+             put("restore/pykan/symbolic/#1/#1", 3)),
+            ("symbol-twice", Flaw.BAD_VALUE, "each edge once",
+             put("restore/pykan/symbolic/#1/#1", 0)),
+            ("symbol-of-none", Flaw.BAD_VALUE, "the name of a function",
+             put("restore/pykan/symbolic/#1/#3", "0")),
+            ("symbols-none", Flaw.BAD_VALUE, "symbolic", put("restore/pykan/symbolic", [])),
+        )
+    ),
     # --- checksum ---
     *(
         (f"checksum-{name}", Flaw.BAD_CHECKSUM_FORM, "checksum", made(KAN, put("checksum", value)))
@@ -1295,7 +1338,10 @@ def check_outcome(raw: bytes, what: str) -> None:
     assert old.entries == new.entries, what
 
 
-@pytest.mark.parametrize("name", hostile.HONEST)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "pykan")) for n in hostile.HONEST],
+)
 def test_any_strange_value_in_the_document(name: str) -> None:
     base = hostile.HONEST[name]
     for path in places(base.document):

@@ -3,6 +3,7 @@ try. The commands run in this process, the library beside them."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(place / "rows.npz", x=rows, y=np.arange(30) % 3)
     np.save(place / "rows.npy", rows)
     torch.save(pruned(0, widths=(5, 4, 3)), place / "dead.pt")
+    np.savez(place / "five.npz", x=np.zeros((20, 5), np.float32), y=np.arange(20) % 3)
     (place / "own_models.py").write_text(SCRIPT)
     packed = kancompress.cluster(layer("layers.0."), clusters=2, force_pack=True)
     kancompress.save(packed, place / "packed.st")
@@ -268,6 +270,26 @@ def test_dropped_tensors_are_in_no_packed_file() -> None:
     assert outputs.shape == (2, 3)
 
 
+def test_a_teacher_a_sweep_and_a_comparison_leave_tensors_out() -> None:
+    done("cluster", "profiled.pt", "--force-pack", "--drop", "total_*", "--force", "-o", "less.st")
+    rows, drop = ("--data", "rows.npz"), ("--drop", "total_*")
+    told = json.loads(done("compare", "profiled.pt", "less.st", *rows, *drop, "--json").stdout)
+    assert told["largest_deviation"] < 1e-5
+    hint = "leave them out with --drop 'total_*'"
+    assert hint in refused(2, "compare", "profiled.pt", "less.st", *rows)
+    done("sweep", "profiled.pt", "-k", "4", *rows, *drop)
+    assert hint in refused(2, "sweep", "profiled.pt", "-k", "4", *rows)
+    tune = ("finetune", "less.st", "--epochs", "0", *rows, "--distill", "profiled.pt", "-o", "t.st")
+    done(*tune, *drop)
+    assert hint in refused(2, *tune, "--force")
+    line = refused(2, "finetune", "less.st", *rows, *drop, "-o", "u.st")
+    assert line == "--drop goes with a teacher."
+    own = kancompress.compare("profiled.pt", "less.st", "rows.npz", drop=["total_*"])
+    assert own.largest == told["largest_deviation"]
+    many = kancompress.sweep("profiled.pt", [4], data="rows.npz", drop=["total_*"])
+    assert many.dense == own.dense.score
+
+
 def test_tied_tensors_stay_whichever_of_them_is_dropped() -> None:
     state = layer("a.")
     state["copy.spline_weight"] = state["a.spline_weight"]
@@ -333,6 +355,10 @@ def test_a_network_of_masked_edges_is_called_that() -> None:
     text = "every edge of the network is masked, so it puts out the same whatever its inputs"
     assert text in done("cluster", "dead.pt", "--force", "-o", "dead.st").stderr
     assert any(text in note for note in kancompress.cluster("dead.pt").notes)
+    assert any(note.startswith(text) for note in kancompress.inspect("dead.pt")["problems"])
+    for dead in ("dead.pt", "dead.st"):
+        rows = ("--data", "five.npz", "--test-split", "0.5")
+        assert f"Warning: {text}" in done("eval", dead, *rows).stderr
     line = refused(2, "cluster", "dead.pt", "--target-bytes", "3000", "-o", "out.st")
     assert line.startswith("Every edge of the network is masked")
     line = refused(1, "cluster", "dead.pt", "--keep-masked", "-o", "out.st")

@@ -130,7 +130,7 @@ STEPS = "restore/tensors/#4"
 # --- honest files ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["kan", "gramkan", "kanconv", "mlp", "cut"])
+@pytest.mark.parametrize("name", ["kan", "gramkan", "kanconv", "mlp", "cut", "pykan"])
 def test_honest_files_pass(name: str) -> None:
     assert checker(made(HONEST[name])) is None
 
@@ -256,6 +256,10 @@ LIES: list[tuple[str, Draft, tuple[Edit, ...]]] = [
     ("3.2", HONEST["cut"], (put("layers/0/parts", 1),)),
     ("3.2", OTHER, (*SHORTER, put("layers/b/parts", 2))),
     ("3.3", HONEST["cut"], (drop("layers/0/parts"),)),
+    ("8.7", HONEST["pykan"], (put("restore/pykan/width/#1/#0", 2),)),
+    ("8.7", HONEST["pykan"], (put("restore/pykan/symbolic/#1/#1", 0),)),
+    ("8.7", HONEST["pykan"], (put("restore/pykan/device", "cuda"),)),
+    ("8.7", HONEST["pykan"], (put("restore/path", ["model"]),)),
     ("4", HONEST["cut"], (tensor("0.index", "U8", [1]),)),
     ("3.3", MLP, (tensor("0.codebook", "F32", [1, 1]),)),
     ("3.3", KAN, (tensor("1.kept_at", "I64", [1], struct.pack("<q", 6)),)),

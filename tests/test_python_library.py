@@ -386,7 +386,9 @@ def results(dense: Any, small: Any, digits: Path) -> list[Any]:
     assert solved.calibrated is not None
     assert solved.calibrated.solution is not None
     foreign = kancompress.cluster(state_dict(), clusters=3)
+    many = kancompress.sweep(dense, [3], data=digits)
     return [
+        many, *many.points, kancompress.compare(dense, small, digits),
         dense, small, trained, tuned, solved, solved.calibrated, solved.calibrated.solution,
         *solved.calibrated.solution.layers.values(), foreign, foreign.model,
         kancompress.expand(foreign), *small.model.layers, kancompress.evaluate(small, digits),
@@ -423,6 +425,11 @@ def test_a_notebook_shows_layers_bytes_ratio_and_loss(dense: Any, small: Any, di
     assert f"loss {tuned.validation.loss:.4f}" in Cells(tuned._repr_html_()).text
     score = kancompress.evaluate(small, digits)
     assert ["loss", f"{score.score.loss:.3g}"] in Cells(score._repr_html_()).rows
+    [point] = (many := kancompress.sweep(dense, [3], data=digits)).points
+    row = ["k = 3", f"{point.file_bytes:,}", f"{point.ratio:.3g}", str(point.score)]
+    assert Cells(many._repr_html_()).rows[-1][:4] == row
+    both = Cells(kancompress.compare(dense, point.raw, digits)._repr_html_()).rows
+    assert [one[2] for one in both[-2:]] == [str(many.dense), str(point.score)]
     hostile = {name.replace("layers.0", "<b>.0"): t for name, t in state_dict().items()}
     assert [
         row[0] for row in Cells(kancompress.cluster(hostile, clusters=3)._repr_html_()).rows[1:]

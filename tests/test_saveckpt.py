@@ -156,6 +156,7 @@ def test_golden_checkpoints(case: str) -> None:
     model = kancompress.cluster(CASES / case / "ckpt", config).model
     back = kancompress.expand(kancompress.encode(model))
     assert isinstance(back, Restored)
+    assert back.config == (CASES / case / "ckpt_config.yml").read_text()
     assert list(back.tensors) == list(before)
     for name, tensor in before.items():
         if not name.endswith((".coef", ".scale_base", ".scale_sp")):
@@ -165,7 +166,9 @@ def test_golden_checkpoints(case: str) -> None:
 def test_what_loadckpt_needs_is_written_beside_the_state(tmp_path: Path) -> None:
     prefix = triple(tmp_path)
     packed, back = tmp_path / "packed.st", tmp_path / "back_state"
-    done("cluster", prefix, "-k", "2", "--force-pack", "-o", packed)
+    out = done("cluster", prefix, "-k", "2", "--force-pack", "-o", packed).stderr
+    # this config lacks some of pykan's keys
+    assert "mark_config.yml stays out of the packed file: its grid_eps is missing" in out
     config = ("--pykan-config", tmp_path / "mark_config.yml")
     told = done("expand", packed, "-o", back, *config).stderr
     assert f"kan.KAN.loadckpt({str(tmp_path / 'back')!r})" in told
@@ -174,6 +177,98 @@ def test_what_loadckpt_needs_is_written_beside_the_state(tmp_path: Path) -> None
     assert list(torch.load(back, weights_only=True)) == list(state())
     assert "exists" in refused(2, "expand", packed, "-o", tmp_path / "back_state", *config)
     assert "ends in _state" in refused(2, "expand", packed, "-o", tmp_path / "back.pt", *config)
+
+
+WHOLE = """\
+affine_trainable: false
+auto_save: true
+base_fun_name: identity
+ckpt_path: /somewhere/of/mine
+device: cuda
+grid: 5
+grid_eps: 1.0e-05
+grid_range:
+- -1
+- 1.5
+k:
+- 3
+mult_arity:
+- []
+- - 2
+round: 3
+sb_trainable: true
+sp_trainable: false
+state_id: 7
+symbolic.funs_name.0:
+- - '0'
+  - x^2
+  - '0'
+- - '0'
+  - '0'
+  - '0'
+- - '0'
+  - '0'
+  - '0'
+- - 'it''s-mine'
+  - '0'
+  - '1/x'
+symbolic_enabled: true
+width:
+- - 3
+  - 0
+- - 2
+  - 1
+"""
+
+
+def test_the_config_travels_in_the_packed_file(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    prefix, packed = triple(tmp_path, WHOLE), tmp_path / "packed.st"
+    kancompress.save(kancompress.cluster(prefix, clusters=2, force_pack=True), packed)
+    assert b"somewhere" not in packed.read_bytes()
+    told = done("expand", packed, "-o", tmp_path / "back_state").stderr
+    assert f"kan.KAN.loadckpt({str(tmp_path / 'back')!r})" in told
+    assert torch.load(tmp_path / "back_cache_data", weights_only=True) is None
+    assert list(torch.load(tmp_path / "back_state", weights_only=True)) == list(state())
+    anew = {"auto_save": False, "ckpt_path": "./model", "device": "cpu", "round": 0, "state_id": 0}
+    written = yaml.safe_load((tmp_path / "back_config.yml").read_text())
+    assert written == yaml.safe_load(WHOLE) | anew
+    # what was written is read again, to the same bytes
+    again = kancompress.expand(kancompress.cluster(tmp_path / "back", clusters=2, force_pack=True))
+    assert isinstance(again, Restored)
+    assert again.config == (tmp_path / "back_config.yml").read_text()
+    assert "ends in _state" in done("expand", packed, "-o", tmp_path / "back.pt").stderr
+    assert "exists" in refused(2, "expand", packed, "-o", tmp_path / "back_state")
+    (tmp_path / "back_state").unlink()
+    assert "back_config.yml exists" in refused(2, "expand", packed, "-o", tmp_path / "back_state")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("k:\n- 3\n", "", "its k is missing or cannot be read"),
+        ("it''s-mine", "it is mine", "its symbolic is missing or cannot be read"),
+        ("grid: 5", "grid: 6", "'act_fun.0.coef' has the shape [3, 4, 8], by the config [3, 4, 9]"),
+        ("- - 2\n  - 1\n", "- - 2\n  - 1\n- - 1\n  - 0\n", "its mult_arity is missing"),
+        ("- - '0'\n  - x^2\n  - '0'\n", "", "its symbolic.funs_name.0 is missing"),
+        ("device: cuda", "device: !!python/object/apply:torch.device\n- cuda", ""),
+        ("- - 3\n  - 0\n", "- - 3000000\n  - 0\n", "it has more than 1,048,576 edges"),
+        ("grid_eps: 1.0e-05", "grid_eps: .nan", "its grid_eps is missing or cannot be read"),
+        ("base_fun_name: identity", "base_fun_name: !!python/name:torch.sin ''", "base_fun_name"),
+    ],
+)
+def test_a_config_that_is_not_kept_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in WHOLE
+    found = read_foreign(triple(tmp_path, WHOLE.replace(old, new, 1)))
+    notes = [note for note in found.notes if "stays out" in note]
+    assert (found.pykan is None) is bool(told)
+    assert [told in note for note in notes] == [True] * bool(told)
+
+
+def test_a_config_without_its_tensors_is_left_out(tmp_path: Path) -> None:
+    prefix = triple(tmp_path, WHOLE)
+    assert read_foreign(prefix, drop=("grid",)).pykan is not None
+    assert read_foreign(prefix, drop=("coef",)).pykan is None
 
 
 @pytest.mark.slow
@@ -186,6 +281,7 @@ def test_pykan_loads_what_was_packed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model.saveckpt("mark")
     # every edge its own centroid
     done("cluster", "mark", "-k", "64", "--force-pack", "-o", "packed.st")
-    done("expand", "packed.st", "-o", "back_state", "--pykan-config", "mark_config.yml")
+    (tmp_path / "mark_config.yml").unlink()
+    done("expand", "packed.st", "-o", "back_state")
     again = kan.KAN.loadckpt("back")
     torch.testing.assert_close(again(rows), wanted, rtol=1e-4, atol=1e-5)

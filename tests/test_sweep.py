@@ -3,16 +3,20 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import kancompress
+import kancompress.api.sweep as sweep_api
 from command import call, done, only_line, refused
 from conftest import fresh
 from kancompress import CalibrationConfig, ClusterConfig, DataOptions, StoredDtype, Target
-from kancompress.clustering import ladder
+from kancompress.cli import _output
+from kancompress.cli import sweep as sweeping
+from kancompress.clustering import kmeans, ladder
 
 QUICK = CalibrationConfig(starts=1, samples=32, rounds=1, sweeps=1, max_iterations=5)
 FREE = ClusterConfig(price=0.0)  # no price is searched
@@ -39,6 +43,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(made: kancompress.Compression) -> bytes:
     return kancompress.encode(made.model)
+
+
+def test_one_number_is_a_point() -> None:
+    assert sweep_api._asked(4, 900) == [
+        kancompress.Asked(clusters=4),
+        kancompress.Asked(target_bytes=900),
+    ]
 
 
 def test_files_without_rows_are_those_of_cluster(place: Path) -> None:
@@ -208,3 +219,58 @@ def test_what_means_nothing_is_refused(place: Path, tmp_path: Path) -> None:
     line = refused(2, "sweep", source, "-k", "2", "-o", tmp_path / "o", "--seed", "3")
     assert "--force" in line
     assert "--output" in line
+
+
+@pytest.mark.slow
+def test_no_start_is_made_twice_and_steps_are_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[tuple[int, ...], bytes, int, int]] = []
+    fit = kmeans.fit
+
+    def counted(vectors: np.ndarray, clusters: int, **how: Any) -> kmeans.Clustering:
+        seen.append((vectors.shape, vectors.tobytes(), clusters, how["seed"]))
+        return fit(vectors, clusters, **how)
+
+    monkeypatch.setattr(kmeans, "fit", counted)
+    told: list[tuple[str, str, int, int | None]] = []
+    found = kancompress.sweep(
+        place / "dense.st",
+        [2],
+        [2400, 2800],
+        config=FREE,
+        rows="digits",
+        calibration=QUICK,
+        on_step=lambda asked, what, done, total: told.append((asked.text, what, done, total)),
+    )
+    assert not any(point.problem for point in found.points)
+    # of the first layer, plain and in its metric
+    first = [one for one in seen if one[:2] in {other[:2] for other in seen[:2]}]
+    assert len(first) == len(set(first))
+    assert told[:2] == [("k = 2", "layer 0", 1, 2), ("k = 2", "layer 1", 2, 2)]
+    steps = [one for one in told if one[0] == "at most 2,400 bytes"]
+    assert steps[0][1] == "layer 0 alone at k = 2"
+    assert [one[2] for one in steps] == list(range(1, len(steps) + 1))
+
+
+def test_what_is_left_is_told_within_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 10.0, 40.0, 60.0))
+    monkeypatch.setattr(sweeping.time, "perf_counter", lambda: next(clock))
+    lines: list[tuple[float, str]] = []
+
+    class Steps(_output.Steps):
+        def at(self, share: float, text: str) -> None:
+            lines.append((share, text))
+
+        def line(self, text: str) -> None:
+            lines.append((-1.0, text))
+
+    asked = kancompress.Asked(clusters=4)
+    told = sweeping._Told(Steps(), 2)
+    told.step(asked, "layer 0", 1, 4)  # a quarter of the first of two points in 10 s
+    assert lines == [(0.125, "1 of 2, k = 4: layer 0, step 1 of 4; about 70 s left")]
+    score = kancompress.Score(loss=0.25, accuracy=0.5, examples=2)
+    told(kancompress.Point(asked=asked, file_bytes=9, score=score, seconds=40.0), 1, 2)
+    assert lines[1][1].endswith("40.0 s; about 40 s left")
+    told.step(kancompress.Asked(target_bytes=9), "layer 0 alone at k = 2", 1, None)
+    assert lines[-1][1].endswith("layer 0 alone at k = 2, step 1; about 60 s left")

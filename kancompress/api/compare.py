@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from kancompress.api import given
 from kancompress.api.evaluate import Scorer
+from kancompress.api.given import Data
 from kancompress.clustering.layer import relative
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data.datasets import Dataset
 from kancompress.errors import UsageError
 from kancompress.formats.storage import called
+from kancompress.models import lines
 from kancompress.models.files import Input, encode
 from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.reporting.summary import Summary, summary
-from kancompress.specs import DataOptions
 from kancompress.training.evaluation import Evaluation
 from kancompress.training.history import Score
 
@@ -54,6 +57,22 @@ class Comparison:
     error: float
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        share = self.equal_classes
+        same = None if share is None else f"equal classes {lines.percent(share)}"
+        error = f"error of the outputs {self.error:.3g}"
+        scores = f"{self.dense.score} and {self.packed.score}"
+        return lines.line("Comparison", scores, same, error)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: both files, their bytes and scores."""
+        rows = [(side.name, side.file.file_bytes, str(side.score)) for side in self._sides]
+        return lines.table(repr(self)[1:-1], ("file", "bytes", "score"), rows, self.notes)
+
+    @property
+    def _sides(self) -> tuple[Side, Side]:
+        return self.dense, self.packed
+
     @property
     def ratio(self) -> float | None:
         """Bytes of the first file over those of the second; None where one is no single file."""
@@ -64,21 +83,23 @@ class Comparison:
 def compare(
     dense: Input,
     packed: Input,
-    data: DataOptions | None = None,
+    data: Data | None = None,
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
     machine: Machine | None = None,
     runtime: Runtime | str = Runtime.TORCH,
     state: str | None = None,
+    drop: Sequence[str] = (),
     names: tuple[str | None, str | None] = (None, None),
 ) -> Comparison:
     """Score two networks on the same test rows, and measure how far their outputs are apart.
 
     dense, packed : any two files that run, as a rule a network and what it was packed into; or
                     their bytes or records
-    data          : where the data set lies, as for `evaluate`
+    data          : where the data set lies, or its name or path, as for `evaluate`
     state         : which of several state dicts of the first file is meant
+    drop          : patterns of the names of its tensors that are left out
     names         : what messages call the two, their paths when None
     The rest is as for `evaluate`, and so are the errors; UsageError also where the two networks
     have other test rows, or outputs of another width.
@@ -90,12 +111,18 @@ def compare(
     >>> found.packed.score.examples
     360
     """
+    given.check(options=options, machine=machine, model=model)
+    dense, packed = (given.source(source, "compare") for source in (dense, packed))
     scorer = Scorer(
-        data=data, options=options, model=model, machine=machine, runtime=runtime_of(runtime)
+        data=given.data(data),
+        options=options,
+        model=model,
+        machine=machine,
+        runtime=runtime_of(runtime),
     )
     first, second = (
-        scorer.run(source, name, own)
-        for source, name, own in ((dense, names[0], state), (packed, names[1], None))
+        scorer.run(source, name, *own)
+        for source, name, own in ((dense, names[0], (state, drop)), (packed, names[1], ()))
     )
     called_so = called(dense, names[0]), called(packed, names[1])
     _check(first, second, called_so)

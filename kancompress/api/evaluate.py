@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from kancompress.api.records import own_tensors, runnable_record
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data import datasets
 from kancompress.data.datasets import Dataset
+from kancompress.formats.edges.masks import ALL_MASKED
 from kancompress.formats.storage import called
 from kancompress.frozen import dataclass
 from kancompress.models import runnable as running
@@ -30,6 +32,7 @@ from kancompress.system import devices, files
 from kancompress.training import loop as fitting
 from kancompress.training.evaluation import Evaluation, evaluate_running, evaluate_with
 from kancompress.training.user_module import evaluate_module
+from kancompress.warnings import KancompressWarning
 
 
 def evaluate(
@@ -112,6 +115,8 @@ class Scorer:
             devices.move(self.model, self.machine)
             return evaluate_module(self.model, tensors, rows, where), rows
         ready = running.run(record, self.options)
+        if getattr(ready.network, "silent", False):
+            warnings.warn(ALL_MASKED, KancompressWarning, stacklevel=2)
         devices.put(ready.network, devices.find((self.machine or Machine()).device))
         rows = self._load(ready.data, replace(self.data or DataOptions(), images=ready.conv))
         return evaluate_running(ready, rows), rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -37,6 +38,7 @@ def finetune(
     machine: Machine | None = None,
     state: StateFile | None = None,
     teacher_state: str | None = None,
+    teacher_drop: Sequence[str] = (),
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
@@ -59,8 +61,7 @@ def finetune(
     machine  : where to compute; cuda, else mps, else the CPU when None. A module of the user's own
                is moved there unless it is `auto`
     state    : where the run keeps its state, and the one it goes on from
-    teacher_state : of a torch file with several state dicts, the one that teaches, as the `state`
-               of `evaluate`
+    teacher_state, teacher_drop : of the teacher's file, as `state` and `drop` of `evaluate`
     name     : what messages call the source, its path when None
     on_epoch : called with each `Epoch` when it has ended
     on_batch : called after every batch with the number of batches done, and of all in the epoch
@@ -79,15 +80,14 @@ def finetune(
     given.check(config, FinetuneConfig, options=options, machine=machine, model=model)
     source, found = given.source(source, "finetune"), given.data(data)
     packed = packed_record(source, name)
-    if teacher is None and teacher_state is not None:
-        raise UsageError("`teacher_state` goes with a teacher.", fields=("teacher_state",))
+    _check_teacher(teacher, teacher_state=teacher_state, teacher_drop=teacher_drop)
     if model is not None:
         check_own_model(packed, options, called(source, name))
         devices.move(model, machine)
         return tune_module(
             model,
             packed,
-            _rows(model, found, teacher, teacher_state),
+            _rows(model, found, teacher, teacher_state, teacher_drop),
             config,
             state=state,
             workers=machine.workers if machine else 0,
@@ -95,7 +95,7 @@ def finetune(
             on_batch=on_batch,
         )
     found = replace(found or DataOptions(), images=packed.conv is not None)
-    dense = None if teacher is None else _teacher(teacher, teacher_state, packed, options)
+    dense = _teacher(teacher, teacher_state, teacher_drop, packed, options)
     if dense is not None and not datasets.has_labels(found):
         rows = datasets.load_unlabelled(packed.data, found, dense.outputs)
     else:
@@ -114,23 +114,39 @@ def finetune(
 
 
 def _rows(
-    model: nn.Module, data: DataOptions | None, teacher: Input | None, state: str | None
+    model: nn.Module,
+    data: DataOptions | None,
+    teacher: Input | None,
+    state: str | None,
+    drop: Sequence[str],
 ) -> Dataset:
     """What a module of the user's own learns from: the data, or outputs of the dense tensors."""
     if teacher is None:
         return datasets.load_for_model(None, data)
     where = called(teacher, None)
-    tensors = own_tensors(runnable_record(teacher, None, state), None, where)
+    tensors = own_tensors(runnable_record(teacher, None, state, drop), None, where)
     return taught_by(model, tensors, where, data)
 
 
+def _check_teacher(teacher: Input | None, **given: object) -> None:
+    """Refuse what is told of a teacher where there is none."""
+    for name in (name for name, value in given.items() if value and teacher is None):
+        raise UsageError(f"`{name}` goes with a teacher.", fields=(name,))
+
+
 def _teacher(
-    source: Input, state: str | None, packed: PackedModel, options: RunOptions | None
-) -> Running:
+    source: Input | None,
+    state: str | None,
+    drop: Sequence[str],
+    packed: PackedModel,
+    options: RunOptions | None,
+) -> Running | None:
     """The network to learn from. Raises UsageError where its widths are others."""
+    if source is None:
+        return None
     source = given.source(source, "finetune with a teacher")
     own = running.run(packed, options)
-    other = running.run(runnable_record(source, None, state), options, packed.forms)
+    other = running.run(runnable_record(source, None, state, drop), options, packed.forms)
     if (own.inputs, own.outputs) != (other.inputs, other.outputs):
         raise UsageError(
             f"{called(source, None)} has {other.inputs} inputs and {other.outputs} outputs, the"

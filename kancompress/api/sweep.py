@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,15 +11,18 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from kancompress.api import sweep_folder
+from kancompress.api import given, sweep_folder
 from kancompress.api.cluster import Running, Work, given_rows
 from kancompress.api.evaluate import Scorer
+from kancompress.api.given import Data
 from kancompress.api.sweep_folder import Asked, Folder, Point
+from kancompress.clustering.cuts import split
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import relative
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
 from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.formats.storage import called, once
+from kancompress.models import lines
 from kancompress.models.files import encode
 from kancompress.models.records import Checkpoint
 from kancompress.packing.by_outputs import Hooks
@@ -35,6 +39,8 @@ from kancompress.training.evaluation import Evaluation
 from kancompress.training.history import Score
 
 OnPoint = Callable[[Point, int, int], None]
+# A point, what was done of it, how many such steps are done, and of how many if that is known.
+OnStep = Callable[[Asked, str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -58,6 +64,20 @@ class Sweep:
     dense: Score
     points: list[Point]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        points = lines.counted(len(self.points), "point")
+        return lines.line("Sweep", points, f"dense: {self.dense_bytes:,} bytes, {self.dense}")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: bytes, ratio, score and error of each point."""
+        head = ("asked", "bytes", "ratio", "score", "error")
+        dense = ("dense", self.dense_bytes, 1.0, str(self.dense), 0.0)
+        rows = [
+            (one.asked.text, one.file_bytes, one.ratio, one.score or one.problem, one.error)
+            for one in self.points
+        ]
+        return lines.table(repr(self)[1:-1], head, [dense, *rows], self.notes)
 
     def plot(self, path: str | Path, *, force: bool = False) -> int:
         """Draw score and error against bytes, as .png, .svg or .pdf; returns the picture's bytes.
@@ -87,9 +107,9 @@ def _height(score: Score | None) -> float:
 
 def sweep(
     source: str | Path | bytes | Checkpoint,
-    clusters: Sequence[int] = (),
-    target_bytes: Sequence[int] = (),
-    data: DataOptions | None = None,
+    clusters: Sequence[int] | int = (),
+    target_bytes: Sequence[int] | int = (),
+    data: Data | None = None,
     config: ClusterConfig | None = None,
     *,
     rows: Tensor | np.ndarray | DataOptions | None = None,
@@ -100,10 +120,12 @@ def sweep(
     keep_scaler: bool = False,
     keep_extra: bool = False,
     state: str | None = None,
+    drop: Sequence[str] = (),
     name: str | None = None,
     output: str | Path | None = None,
     force: bool = False,
     on_point: OnPoint | None = None,
+    on_step: OnStep | None = None,
 ) -> Sweep:
     """Pack one network at several numbers of centroids, or to several sizes, and score each.
 
@@ -112,15 +134,18 @@ def sweep(
     each point of the curves that targets are chosen by.
 
     source       : a checkpoint of ours, or a file that another KAN library saved
-    clusters     : numbers of centroids of all layers, each a point
+    clusters     : numbers of centroids of all layers, each a point, or one
     target_bytes : sizes of the whole file, each a point: without rows with the largest number of
                    centroids that fits, with rows with a number for each layer
-    data         : whose test rows tell the scores, as for `evaluate`
+    data         : whose test rows tell the scores, a name, a path or DataOptions as for `evaluate`
     output       : folder where the packed files are kept. A sweep that was interrupted goes on
                    there: what is there of the same source and options is taken, once its bytes are
                    verified
     force        : begin anew where the folder holds a sweep of another source or other options
     on_point     : told of each point when it is there, with its number and how many there are
+    on_step      : with rows, told of each layer that is solved and of each point of the curves:
+                   whose point it is, what was done, how many steps of that point are done, and of
+                   how many, None where that is not known
     The rest is as for `cluster`, and so are the errors. A target out of reach ends no sweep: its
     point says so; where that holds for all points, its error is raised.
 
@@ -131,6 +156,8 @@ def sweep(
     >>> found.points[0].file_bytes < found.points[1].file_bytes < found.dense_bytes
     True
     """
+    given.check(config, options=options, calibration=calibration, machine=machine, model=model)
+    source, found = given.source(source, "sweep"), given.data(data)
     asked = _asked(clusters, target_bytes)
     work = Work(
         config=config or ClusterConfig(),
@@ -141,6 +168,7 @@ def sweep(
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
+        drop=drop,
     )
     opened, name = once(source, name)
     run = _Run(
@@ -150,18 +178,21 @@ def sweep(
         opened=work.open(opened, name),
         rows=None if rows is None else given_rows(rows),
         model=model,
-        scorer=Scorer(data=data, options=work.options, model=model, machine=machine),
+        scorer=Scorer(data=found, options=work.options, model=model, machine=machine),
         kept=Kept(),
+        on_step=on_step,
     )
     folder = None
     if output is not None:
-        told = sweep_folder.told(opened, work, run.rows, data, model)
+        told = sweep_folder.told(opened, work, run.rows, found, model)
         folder = Folder.of(Path(output), told, asked, force=force)
     return run.sweep(asked, folder, on_point)
 
 
-def _asked(clusters: Sequence[int], target_bytes: Sequence[int]) -> list[Asked]:
+def _asked(clusters: Sequence[int] | int, target_bytes: Sequence[int] | int) -> list[Asked]:
     """The points, each once."""
+    clusters = (clusters,) if isinstance(clusters, int) else clusters
+    target_bytes = (target_bytes,) if isinstance(target_bytes, int) else target_bytes
     if not clusters and not target_bytes:
         raise UsageError(
             "A sweep needs numbers of centroids or sizes; give `clusters` or `target_bytes`.",
@@ -188,10 +219,11 @@ class _Run:
     model: nn.Module | None
     scorer: Scorer
     kept: Kept
+    on_step: OnStep | None
 
     def sweep(self, asked: list[Asked], folder: Folder | None, on_point: OnPoint | None) -> Sweep:
         """All points."""
-        dense, _ = self.scorer.run(self.source, self.name, self.work.state)
+        dense, _ = self.scorer.run(self.source, self.name, self.work.state, self.work.drop)
         points: list[Point] = []
         problem: KancompressError | None = None
         for one in asked:
@@ -237,10 +269,27 @@ class _Run:
         running: Running = work.running_of(self.opened, self.rows, self.model)
         if self.model is None:
             self.rows = running.rows
+        work = replace(work, hooks=self._hooks(asked, running))
         try:
             return work.by_outputs(running, target, self.kept)
         except TooSmallError as error:
             return work.instead(self.opened, target, error)
+
+    def _hooks(self, asked: Asked, running: Running) -> Hooks:
+        """What tells of the steps of a point."""
+        tell = self.on_step
+        if tell is None:
+            return Hooks()
+        count = itertools.count(1)
+        total = None
+        if asked.clusters is not None:
+            total = sum(number is not None for number in running.runs.clusters().values())
+        return Hooks(
+            solved=lambda name, layer: tell(asked, f"layer {name}", next(count), total),
+            probed=lambda name, number, error: tell(
+                asked, f"layer {name} alone at k = {split(number).clusters}", next(count), total
+            ),
+        )
 
     def _point(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor
 from kancompress.api.cluster import Work
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.foreign import saveckpt
+from kancompress.models import lines
 from kancompress.models.records import Checkpoint
 from kancompress.specs import DataOptions
 from kancompress.system import files
@@ -90,6 +91,11 @@ class Point:
     raw: bytes = field(default=b"", repr=False)
     resumed: bool = False
     problem: str | None = None
+
+    def __repr__(self) -> str:
+        size = None if self.file_bytes is None else f"{self.file_bytes:,} bytes"
+        told = self.problem if self.score is None else str(self.score)
+        return lines.line("Point", self.asked.text, size, told)
 
 
 class Folder:
@@ -236,6 +242,8 @@ def told(
         "set of options": _text(options),
         "test data": _rows(data),
     }
+    if work.drop:
+        found["set of dropped tensors"] = _text(list(work.drop))
     if rows is not None:
         found |= {
             "calibration": _text(work.calibration),

@@ -162,9 +162,13 @@ def scores(
                     model=model,
                     machine=Machine(device=wishes.device),
                     state=state,
+                    drop=drop,
                     name=found.name,
                 ).score
-                for source, state in ((found.source, wishes.state), (packed.model, None))
+                for source, state, drop in (
+                    (found.source, wishes.state, wishes.drop),
+                    (packed.model, None, ()),
+                )
             )
     except (UsageError, InvalidFileError, NoScoreError):  # of rows that it cannot be scored on
         return None
@@ -174,7 +178,7 @@ def scores(
 def tell_scores(found: tuple[Score, Score] | None) -> None:
     """Say what packing cost."""
     if found is not None:
-        before, after = map(_scores.score_text, found)
+        before, after = map(str, found)
         _output.note(f"{found[0].examples:,} test rows: {before} before; {after} packed")
 
 

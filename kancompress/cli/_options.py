@@ -363,6 +363,7 @@ _OPTIONS = {
     "rows": "--calibrate",
     "shape": "--input-shape",
     "teacher": "--distill",
+    "teacher_drop": "--drop",
     "teacher_state": "--state",
 }
 

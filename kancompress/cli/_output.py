@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,8 @@ _UNSAFE = re.compile(
 )
 # Most characters of a cell of a table; lines have at most MOST_CHARACTERS, JSON is never shortened.
 _CELL = 160
+# Seconds without a line after which a step is worth one, where there is no bar.
+_NOW_AND_THEN = 5.0
 _quiet = _silent = False
 
 
@@ -201,6 +204,50 @@ def bar() -> Iterator[Bar]:
     )
     with progress:
         yield Bar(progress)
+
+
+class Steps:
+    """How far a command is: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, progress: Any = None) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=1.0) if progress else None
+        self._last = time.monotonic()
+
+    def at(self, share: float, text: str) -> None:
+        """Told after every step: the share of all work that is done, and what is at hand."""
+        if self._progress:
+            self._progress.update(self._task, description=printable(text), completed=share)
+        elif time.monotonic() - self._last >= _NOW_AND_THEN:
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        """A line that stays, above the bar on a terminal."""
+        self._last = time.monotonic()
+        if self._progress:
+            self._progress.console.print(shortened(printable(text)))
+        else:
+            note(text)
+
+
+@contextmanager
+def steps() -> Iterator[Steps]:
+    """A bar on stderr while a command goes through steps of which it says how far they lead."""
+    if _quiet or _silent or not sys.stderr.isatty():
+        yield Steps()
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        BarColumn(20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=_console(sys.stderr),
+        transient=True,
+    )
+    with progress:
+        yield Steps(progress)
 
 
 def size(count: float) -> str:

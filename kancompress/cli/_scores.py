@@ -19,15 +19,6 @@ def score_json(score: Score) -> dict[str, Any]:
     return {"divergence": score.loss} | record if score.soft else {"rmse": score.rmse} | record
 
 
-def score_text(score: Score) -> str:
-    """One phrase: accuracy or root mean squared error, and the loss."""
-    if score.accuracy is not None:
-        return f"accuracy {_output.percent(score.accuracy)}, loss {score.loss:.4f}"
-    if score.soft:
-        return f"divergence from the dense model {score.loss:.6g}"
-    return f"rmse {score.rmse:.6g}, loss {score.loss:.6g}"
-
-
 def score_cells(score: Score) -> tuple[str, str]:
     """Accuracy or root mean squared error, and the loss, for a table."""
     if score.accuracy is not None:
@@ -46,8 +37,8 @@ def json_of(score: Score | None) -> dict[str, Any] | None:
 
 
 def text_of(score: Score | None) -> str:
-    """`score_text`, where there is a score."""
-    return "no labels" if score is None else score_text(score)
+    """A score in words, where there is one."""
+    return "no labels" if score is None else str(score)
 
 
 def error_text(error: float) -> str:
@@ -65,10 +56,10 @@ def epoch_text(epoch: Epoch, total: int) -> str:
     """One line of the history."""
     star = "  best" if epoch.best else ""
     if epoch.train_loss is None:
-        return f"epoch 0/{total}  validation {score_text(epoch.validation)}"
+        return f"epoch 0/{total}  validation {epoch.validation}"
     return (
         f"epoch {epoch.number}/{total}  train loss {epoch.train_loss:.4f}"
-        f"  validation {score_text(epoch.validation)}{star}"
+        f"  validation {epoch.validation}{star}"
     )
 
 

@@ -8,7 +8,7 @@ import typer
 
 import kancompress
 from kancompress.cli import _files, _output, _scores
-from kancompress.cli._options import Foreign, ModelData, OwnModel, Running, Shown, noted
+from kancompress.cli._options import ForeignFile, ModelData, OwnModel, Running, Shown, noted
 from kancompress.cli._run import command
 from kancompress.errors import UsageError
 
@@ -33,13 +33,14 @@ def compare(
     data: ModelData,
     machine: Running,
     own: OwnModel,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Compare two networks on the same test rows: scores, classes or outputs, and bytes.
 
     Any two files that run will do. The data set is the one that the files name; files of other
-    libraries name none, so they need --dataset or --data. --state is for the first file.
+    libraries name none, so they need --dataset or --data. --state and --drop are for the first
+    file.
 
     \b
     Examples:
@@ -63,6 +64,7 @@ def compare(
             machine=where,
             runtime=machine.runtime,
             state=foreign.state,
+            drop=foreign.drop or (),
             names=(first.name, second.name),
         )
     notes = list(map(noted, found.notes))

@@ -147,7 +147,7 @@ def _scored(
     gates.check_score(done.score)
     if predictions:
         kancompress.save_predictions(done, predictions, force=force)
-    text = _scores.score_text(done.score)
+    text = str(done.score)
     return _Told(
         result=f"{text}, {done.score.examples} examples, {done.seconds:.2f} s",
         record=_scores.score_json(done.score) | {"seconds": done.seconds},

@@ -39,8 +39,8 @@ def expand(
         typer.Option(
             metavar="FILE",
             readable=False,
-            help="Config that pykan's saveckpt wrote. With OUT named PREFIX_state, also write"
-            " PREFIX_config.yml and PREFIX_cache_data, for pykan's loadckpt.",
+            help="Config that pykan's saveckpt wrote, in the place of the packed file's own. With"
+            " OUT named PREFIX_state, PREFIX_config.yml and PREFIX_cache_data are written, too.",
             show_default=False,
         ),
     ] = None,
@@ -53,27 +53,39 @@ def expand(
     with its own names, shapes and types, in the container it had, or in the one that OUT's suffix
     names (.safetensors, or .pt, .pth, .bin). What --keep-extra kept comes back in a torch file.
 
+    Of a state that pykan's saveckpt wrote, the packed file has the config. With OUT named
+    PREFIX_state, PREFIX_config.yml and an empty PREFIX_cache_data are written beside it, which are
+    what pykan's loadckpt needs.
+
     \b
     Examples:
       kancompress expand packed.safetensors -o dense.safetensors
       kancompress expand packed.safetensors -o restored.pt
       kancompress expand packed.safetensors -o - | kancompress eval -
-      kancompress expand packed.safetensors -o back_state --pykan-config mark_config.yml
+      kancompress expand packed.safetensors -o back_state
     """
     kept = _files.inputs(source, pykan_config)
-    beside = _pykan_beside(output, pykan_config, force=shown.force, kept=kept)
+    given = None if pykan_config is None else _given_config(output, pykan_config)
     _files.check_output(output, force=shown.force, inputs=kept)
     found = _files.given(source)
     dense = kancompress.expand(found.source, name=found.name, any_size=any_size)
+    beside: list[tuple[Path, bytes]] = []
     if isinstance(dense, kancompress.Checkpoint):
-        if beside:
+        if given is not None:
             raise UsageError(f"{found.name} holds no network of pykan; leave --pykan-config out.")
         written = _files.write_record(dense, output, force=shown.force, inputs=kept)
     else:
         suffix = _TORCH_FILE.get(Path(output).suffix)
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
-        raw = dense.encode(torch_file=suffix if pykan_config is None else True)
+        own = None if dense.config is None else dense.config.encode()
+        config = given or own
+        if config is not None and _is_state(output):
+            beside = _pykan_beside(output, config, force=shown.force, kept=kept)
+            suffix = True
+        elif config is not None:
+            _output.note("for pykan's loadckpt, write a file whose name ends in _state")
+        raw = dense.encode(torch_file=suffix)
         written = _files.write_bytes_with(raw, output, beside, force=shown.force)
         alike: dict[str, list[str]] = {}
         for name, form in dense.forms.items():
@@ -89,22 +101,29 @@ def expand(
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)
 
 
-def _pykan_beside(
-    output: str, config: Path | None, *, force: bool, kept: list[Path]
-) -> list[tuple[Path, bytes]]:
-    """What pykan's `loadckpt` reads beside the state: the config, and a cache without rows."""
-    if config is None:
-        return []
-    if not output.endswith(_STATE) or Path(output).name == _STATE:
+def _is_state(output: str) -> bool:
+    return output.endswith(_STATE) and Path(output).name != _STATE
+
+
+def _given_config(output: str, config: Path) -> bytes:
+    """The user's config of pykan."""
+    if not _is_state(output):
         raise UsageError(
             "--pykan-config goes with an OUT whose name ends in _state, as in back_state."
         )
+    reading.check(config)
+    return bytes(reading.read(config)[:])
+
+
+def _pykan_beside(
+    output: str, config: bytes, *, force: bool, kept: list[Path]
+) -> list[tuple[Path, bytes]]:
+    """What pykan's `loadckpt` reads beside the state: the config, and a cache without rows."""
     prefix = output.removesuffix(_STATE)
     beside = [Path(f"{prefix}_config.yml"), Path(f"{prefix}_cache_data")]
     for path in beside:
         files.check_target(path, force=force, inputs=kept)
-    reading.check(config)
-    return [(beside[0], bytes(reading.read(config)[:])), (beside[1], _empty_cache())]
+    return [(beside[0], config), (beside[1], _empty_cache())]
 
 
 def _empty_cache() -> bytes:

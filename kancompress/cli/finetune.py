@@ -12,7 +12,7 @@ import kancompress
 from kancompress.cli import _endings, _files, _output, _report, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._options import (
-    Foreign,
+    ForeignFile,
     InputArgument,
     ModelData,
     OutputOption,
@@ -108,13 +108,14 @@ def finetune(
     machine: TrainingMachine,
     run: LongRun,
     own: OwnModel,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Tune the codebooks of a packed file for a few epochs, assignments fixed (stage 3).
 
     The file is measured first, and nothing worse on the validation rows is ever written. Packed
-    files of other KAN libraries name no data set, so they need --data or --dataset.
+    files of other KAN libraries name no data set, so they need --data or --dataset. --state and
+    --drop are for the file of --distill.
 
     \b
     Examples:
@@ -143,6 +144,7 @@ def finetune(
                 model=module,
                 teacher=schedule.distill,
                 teacher_state=foreign.state,
+                teacher_drop=foreign.drop or (),
                 name=found.name,
                 machine=where,
                 state=conduct.state,

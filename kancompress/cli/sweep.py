@@ -17,7 +17,7 @@ import kancompress
 from kancompress.cli import _files, _model, _output, _scores
 from kancompress.cli._bundles import bundle
 from kancompress.cli._calibration import Wishes
-from kancompress.cli._options import DataDirOption, Foreign, InputArgument, Shown, noted
+from kancompress.cli._options import DataDirOption, ForeignFile, InputArgument, Shown, noted
 from kancompress.cli._run import command
 from kancompress.cli.cluster import ByOutputs, ClusterMachine, Clusters, Stored, config_of, numbers
 from kancompress.cli.cluster import check as check_options
@@ -28,7 +28,7 @@ from kancompress.system import files
 
 if TYPE_CHECKING:
     from kancompress.api.sweep import Sweep
-    from kancompress.api.sweep_folder import Point
+    from kancompress.api.sweep_folder import Asked, Point
     from kancompress.training.history import Score
 
 _DATA = DataOptions()
@@ -145,7 +145,7 @@ def sweep(
     stored: Stored,
     by_outputs: Calibration,
     machine: ClusterMachine,
-    foreign: Foreign,
+    foreign: ForeignFile,
     shown: Shown,
 ) -> None:
     """Pack a network to many sizes, and score each: bytes against accuracy.
@@ -178,7 +178,12 @@ def sweep(
         layer_parts=layer_parts,
     )
     shape = _model.row_shape(wishes.model, wishes.input_shape)
-    with _model.own_model(wishes.model) as model, _to_go_on(results.output):
+    with (
+        _model.own_model(wishes.model) as model,
+        _to_go_on(results.output),
+        _output.steps() as steps,
+    ):
+        told = _Told(steps, len({*numbers_of_k}) + len({*sizes}))
         done = kancompress.sweep(
             found.source,
             numbers_of_k,
@@ -193,10 +198,12 @@ def sweep(
             keep_scaler=stored.keep_scaler,
             keep_extra=stored.keep_extra,
             state=foreign.state,
+            drop=foreign.drop or (),
             name=found.name,
             output=results.output,
             force=shown.force,
-            on_point=_Told(),
+            on_point=told,
+            on_step=told.step,
         )
     for note in dict.fromkeys(noted(text) for point in done.points for text in point.notes):
         _output.note(note)
@@ -204,7 +211,7 @@ def sweep(
 
 
 def _wishes(
-    stored: Stored, by_outputs: Calibration, machine: ClusterMachine, foreign: Foreign
+    stored: Stored, by_outputs: Calibration, machine: ClusterMachine, foreign: ForeignFile
 ) -> Wishes:
     return Wishes(
         options=foreign.options(),
@@ -221,6 +228,7 @@ def _wishes(
         keep_scaler=stored.keep_scaler,
         keep_extra=stored.keep_extra,
         state=foreign.state,
+        drop=foreign.drop or (),
     )
 
 
@@ -262,26 +270,50 @@ def _to_go_on(output: Path | None) -> Iterator[None]:
 
 
 class _Told:
-    """Tells of each point, and how long the others may take."""
+    """Tells of each point and of the steps within it, and how long the others may take."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: _output.Steps, count: int) -> None:
+        self._steps = steps
+        self._count = count
         self._begin = time.perf_counter()
-        self._made = 0
+        self._made = 0  # points that took time
+        self._there = 0  # points
+        self._taken = 0  # steps of the point at hand, and of the one before
+        self._before: int | None = None
+
+    def step(self, asked: Asked, what: str, done: int, total: int | None) -> None:
+        """After a layer, or a point of a layer's curve."""
+        self._taken = done
+        of = total or (self._before if self._before and done < self._before else None)
+        share = min(done / of, 1.0) if of else 0.0
+        line = f"{self._there + 1} of {self._count}, {asked.text}: {what}, step {done}"
+        line += f" of {total}" if total else ""
+        self._steps.at((self._there + share) / self._count, line + self._left(share))
+
+    def _left(self, share: float) -> str:
+        """What may be left, from what the points so far took and the share of the next."""
+        units = self._made + share
+        if not units:
+            return ""
+        left = (time.perf_counter() - self._begin) / units * (self._count - self._there - share)
+        return f"; about {left:.0f} s left"
 
     def __call__(self, point: Point, number: int, count: int) -> None:
+        self._there = number
+        self._before, self._taken = self._taken or self._before, 0
         line = f"{number} of {count}, {point.asked.text}: "
         if point.problem is not None:
-            _output.note(line + noted(point.problem))
+            self._steps.line(line + noted(point.problem))
             return
         assert point.score is not None
-        line += f"{_output.size(point.file_bytes or 0)} bytes, {_scores.score_text(point.score)}"
+        line += f"{_output.size(point.file_bytes or 0)} bytes, {point.score}"
         if point.resumed:
-            _output.note(f"{line}, was there")
+            self._steps.line(f"{line}, was there")
             return
         self._made += 1
         line += f", {point.seconds:.1f} s"
-        left = (time.perf_counter() - self._begin) / self._made * (count - number)
-        _output.note(f"{line}; about {left:.0f} s left" if number < count else line)
+        self._steps.line(line + (self._left(0.0) if number < count else ""))
+        self._steps.at(number / count, "")
 
 
 def _write(done: Sweep, results: Results, shown: Shown) -> None:

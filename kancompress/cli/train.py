@@ -315,8 +315,8 @@ def _tell(done: Training, model: ModelName, written: int) -> None:
             model.value,
             done.checkpoint.data.name if done.checkpoint.data else "",
             str(best_epoch(done.history)),
-            _scores.score_text(done.validation),
-            _scores.score_text(done.test),
+            str(done.validation),
+            str(done.test),
             _output.size(written),
         ]],
     )  # fmt: skip

@@ -66,7 +66,8 @@ def measure_curves(
         for number in missing:
             with naming(name):
                 # Only what is held out tells here.
-                found = solve_layer(layer, (held, held), number, quick, place, known)
+                plain = flow.plain(name)
+                found = solve_layer(layer, (held, held), number, quick, place, known, known=plain)
             kept.probes[name, number] = flow.alone(name, found, quick)
             if tell:
                 tell(name, number, kept.probes[name, number])

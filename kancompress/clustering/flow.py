@@ -13,6 +13,7 @@ from kancompress.clustering.layer import (
     Edges,
     LayerSolution,
     Place,
+    Plain,
     Solvable,
     Streams,
     is_small,
@@ -75,6 +76,13 @@ class Flow(ABC):
     def restart(self) -> None:
         """Settle no layer any more."""
 
+    def plain(self, name: str) -> Plain:
+        """Where plain k-means of a layer is kept from one solution to the next.
+
+        It sees nothing of rows, nor of what other layers became.
+        """
+        return {}
+
 
 class Chain(Flow):
     """Layers that feed each other.
@@ -111,6 +119,7 @@ class Chain(Flow):
             rows, held_out = few_images(rows), few_images(held_out)
         self._rows = (rows, held_out)
         self._kept: dict[str, tuple[Tensor, ...]] = {}
+        self._plain: dict[str, Plain] = {name: {} for name in layers}
         self.restart()
 
     def restart(self) -> None:
@@ -118,6 +127,10 @@ class Chain(Flow):
         self._next = 0
         self._streams = tuple(Streams(dense=x, packed=x) for x in self._rows)
         self._dense: tuple[Tensor, ...] | None = self._kept.get(self._names[0])
+
+    def plain(self, name: str) -> Plain:
+        """As of `Flow`."""
+        return self._plain[name]
 
     def seen(self, name: str) -> tuple[Streams, Streams]:
         """As of `Flow`."""

@@ -38,6 +38,8 @@ class Solution:
 # What all starts of a layer may take together: outputs times coefficients of an output times these
 # or the centroids, whichever are more. A second or two; where one start takes more, there is one.
 _STARTS_CELLS = 1 << 28
+# Labels of what was found that are kept, at most.
+_KEPT = 1 << 24
 # Without a number, passes go on while each lowers the error by this share, at most so often.
 _WORTH, _MOST = 0.01, 8
 # How often the coefficients that are not rounded yet take up what is lost, and in how many steps.
@@ -110,7 +112,8 @@ class Problem:
         self.order = torch.cat([group.inputs for group in moments.groups])
         self.forms: list[Form] = []
         self.factors: list[Tensor] = []
-        self._free: dict[tuple[int, CalibrationConfig], _Trial] = {}
+        self._found: dict[tuple[int, CalibrationConfig], _Trial] = {}
+        self._starts: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
         self.weights = weights.float()
         moved = self.weights.clone()  # group after group, each with those before it in place
         for group in moments.groups:
@@ -179,7 +182,7 @@ class Problem:
             error = self._error(best.codebook, best.labels)
             slope = min(1.0, _KILOBYTE * priced.scale / error) if error > 0 else 0.0
         else:
-            best = self._best(clusters, config, start)
+            best = self._known(clusters, config, start)
             codebook = self._with_spare(best.codebook, clusters, config)
             labels = self.all_labels(codebook, best.labels)
         return Solution(
@@ -208,10 +211,22 @@ class Problem:
         """From where prices are paid; the same for all of them, so it is found once."""
         follows = config.method in (Method.FEEDBACK, Method.SWEEPS)
         free = replace(config, method=Method.FEEDBACK) if follows else config
-        key = (clusters, replace(free, sweeps=None))
-        if key not in self._free:
-            self._free[key] = self._best(clusters, free, start)
-        return self._free[key]
+        return self._known(clusters, replace(free, sweeps=None) if follows else free, start)
+
+    def _known(
+        self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None
+    ) -> _Trial:
+        """What `_best` gives, found once: targets and prices come back to the same numbers.
+
+        start : follows from the other two
+        """
+        key = (clusters, config)
+        if key in self._found:
+            return self._found[key]
+        found = self._best(clusters, config, start)
+        if (len(self._found) + 1) * self.out * self.inputs <= _KEPT:
+            self._found[key] = found
+        return found
 
     def starts(self, clusters: int, most: int) -> int:
         """How often the layer is solved: at least once, and `most` times where it is small."""
@@ -250,10 +265,12 @@ class Problem:
         """The rungs of the method, one on top of the other, from one start."""
         seed, iterations = config.seed, config.max_iterations
         edges = self._edges()
-        codebook, passes = metric.start(
-            *edges, clusters, seed=seed, iterations=iterations, by=self.by
-        )
-        return self._from_codebook(codebook, passes, config)
+        key = (clusters, seed, iterations)
+        if key not in self._starts:
+            self._starts[key] = metric.start(
+                *edges, clusters, seed=seed, iterations=iterations, by=self.by
+            )
+        return self._from_codebook(*self._starts[key], config)
 
     def _scaled(self, start: kmeans.Clustering) -> Tensor:
         """Centroids of the layer's own numbers as centroids of the problem's weights."""

@@ -205,6 +205,11 @@ class Place:
 # Coefficients in the shape of a layer's, and the whole bias (out,) that goes with them.
 Edges = tuple[Tensor, Tensor | None]
 
+# Plain k-means of one layer by centroids, parts of edges, seed and most iterations.
+Plain = dict[tuple[int, int, int, int], kmeans.Clustering]
+
+# Labels of those that are kept, at most.
+_KEPT = 1 << 24
 # By how many times a layer has fewer starts where bits have a price.
 _FEWER = 4
 # Coefficients of an output of a small layer, at most.
@@ -279,6 +284,7 @@ def solve_layer(
     problem: Problem | None = None,
     *,
     price: float = 0.0,
+    known: Plain | None = None,
 ) -> LayerSolution:
     """Cluster one layer; never worse on the held-out rows than plain k-means with the same k, where
     bits have no price.
@@ -288,6 +294,7 @@ def solve_layer(
     problem : what `pose` made of the same layer and rows, where it is at hand; where it has edges
               of other parts it is not used
     price   : of a bit, as of `ClusterConfig`
+    known   : plain k-means of the same layer and place, and gets what is found
     """
     begin = time.perf_counter()
     if price:  # paid over and over in a search; prices move a solution farther than a start
@@ -301,7 +308,7 @@ def solve_layer(
         problem = None
     dtype = place.dtype
     candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
-    plain = _plain(weights, clusters, config, place)
+    plain = _plain(weights, clusters, config, place, {} if known is None else known)
     candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
     start = slope = None
     if price and config.method is Method.KMEANS:
@@ -368,15 +375,21 @@ def _stored_bias(bias: Tensor | None, own: nn.Parameter | None, place: Place) ->
 
 
 def _plain(
-    weights: Tensor, clusters: int, config: CalibrationConfig, place: Place
+    weights: Tensor, clusters: int, config: CalibrationConfig, place: Place, known: Plain
 ) -> kmeans.Clustering:
-    return kmeans.fit(
+    key = (clusters, place.cut_into, config.seed, config.max_iterations)
+    if key in known:
+        return known[key]
+    found = kmeans.fit(
         coding.plain_vectors(weights, place.coding),
         clusters,
         seed=config.seed,
         max_iterations=config.max_iterations,
         by=place.kmeans,
     )
+    if (len(known) + 1) * len(found.labels) <= _KEPT:
+        known[key] = found
+    return found
 
 
 def _inputs(weights: Tensor, how: Coding | None) -> np.ndarray:

@@ -143,7 +143,14 @@ def solve_network(
             own = first if number == 0 else None
             with naming(name):
                 solutions[name] = solve_layer(
-                    layer, flow.seen(name), k, config, flow.places[name], own, price=price
+                    layer,
+                    flow.seen(name),
+                    k,
+                    config,
+                    flow.places[name],
+                    own,
+                    price=price,
+                    known=flow.plain(name),
                 )
             if tell:
                 tell(name, solutions[name])

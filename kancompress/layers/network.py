@@ -74,6 +74,7 @@ class ForeignNetwork(Network):
     notes  : what was taken for granted that the tensors do not tell
     forms  : what the layers compute beyond their tensors, by their names, as packed files say it
     widths : inputs and outputs
+    silent : whether every edge is masked, so that the outputs are the same whatever the inputs
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ForeignNetwork(Network):
         self.notes = tuple(notes)
         self.forms = dict(forms or {})
         self.widths = (layers[0].shape[1], layers[-1].shape[0])
+        self.silent = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out)."""

@@ -64,16 +64,20 @@ class Chain:
     forms: Forms
 
 
-def chain_of(found: Recognition, container: str, wishes: Wishes, read: Read) -> Chain:
+def chain_of(
+    found: Recognition, container: str, wishes: Wishes, read: Read, where: str = ""
+) -> Chain:
     """The layers in the order of the forward, and what was taken for granted.
 
     container : of the file that the library wrote; safetensors files sort names
+    where     : the file in messages, where there is one
     Raises UsageError where the forward is not known, or an option means nothing for the file;
     InvalidFileError where a form fits no layer.
     """
     if not found.layers:
         raise UsageError(
-            f"No KAN layer was recognised, so the forward is not known.{_reasons(found)}",
+            f"{f'{where}: no' if where else 'No'} KAN layer was recognised, so the forward is not"
+            f" known.{_reasons(found)}",
             fields=SPOKEN,
             hint=" ".join(found.hints) or "Name their layout with `layouts`.",
         )

@@ -28,7 +28,7 @@ from kancompress.libraries.told import Forms, Wishes
 from kancompress.models.convolutions import FindModule, step_of, window_of
 from kancompress.models.native import packed_edges
 from kancompress.models.records import ForeignCheckpoint, PackedModel, check_finite
-from kancompress.models.vectors import gain_factors, gather, mask_factors
+from kancompress.models.vectors import gain_factors, gather, is_silent, mask_factors
 
 # From a found layer and the type of the computation to the source of its coefficients.
 EdgesOf = Callable[[FoundLayer, torch.dtype], nn.Module]
@@ -56,7 +56,7 @@ def dense_network(
         return _masked(layer, DenseEdges(vectors.reshape(*layer.shape, -1)), source.tensors, dtype)
 
     wishes = Wishes(options=options, settings=source.settings, forms=forms)
-    return _network(found, source.container, wishes, source.tensors, edges_of)
+    return _network(found, source.container, wishes, source.tensors, edges_of, where=source.where)
 
 
 def _of_the_same(forms: Forms, tensors: Mapping[str, Tensor]) -> Forms:
@@ -209,12 +209,15 @@ def _network(
     tensors: Mapping[str, Tensor],
     edges_of: EdgesOf,
     codebooks: Mapping[str, Codebook] | None = None,
+    where: str = "",
 ) -> ForeignNetwork:
     """The layers in the order of the forward, and what was taken for granted."""
     dtype = _dtype(found)
-    whole = chain.chain_of(found, container, wishes, _reader(tensors, dtype))
+    whole = chain.chain_of(found, container, wishes, _reader(tensors, dtype), where)
     layers = [_layer(layer, edges_of(layer.found, dtype), dtype) for layer in whole.layers]
-    return ForeignNetwork(layers, codebooks, notes=whole.notes, forms=whole.forms)
+    network = ForeignNetwork(layers, codebooks, notes=whole.notes, forms=whole.forms)
+    network.silent = is_silent(found.layers, tensors)
+    return network
 
 
 def _dtype(found: Recognition) -> torch.dtype:

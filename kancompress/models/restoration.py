@@ -30,6 +30,8 @@ class Restored:
     metadata  : a safetensors source's own
     skeleton  : the torch file without these tensors, where it was kept
     forms     : what its layers compute that these tensors do not tell, by their names
+    config    : text of the config that pykan's `loadckpt` reads beside the state, where a state
+                with its config was packed
 
     >>> import kancompress, torch
     >>> state = {
@@ -50,6 +52,7 @@ class Restored:
     metadata: dict[str, str]
     skeleton: bytes | None = None
     forms: Mapping[str, FormRecord] = field(default_factory=dict)
+    config: str | None = None
 
     def __repr__(self) -> str:
         size = sum(tensor.nbytes for tensor in self.tensors.values())
@@ -99,4 +102,5 @@ def restore(model: PackedModel) -> Restored:
         if restore.opaque is None
         else model.tensors[restore.opaque].numpy().tobytes(),
         forms=model.forms,
+        config=None if restore.pykan is None else restore.pykan.text,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -105,6 +105,11 @@ def silent(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
     """Which edges compute nothing, whatever their coefficients are, (edges,) of bool: those behind
     a mask of 0 that are not symbolic."""
     return torch.from_numpy(masks.silent(layer, _reader(tensors)))
+
+
+def is_silent(layers: Sequence[FoundLayer], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every edge of these layers computes nothing."""
+    return masks.is_silent(layers, _reader(tensors))
 
 
 def gain_factors(layer: FoundLayer, gain: Gain, tensors: Mapping[str, Tensor]) -> Tensor:

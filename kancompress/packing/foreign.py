@@ -331,6 +331,7 @@ class ForeignSource:
             path=source.path,
             tensors=entries,
             metadata=source.metadata or None,
+            pykan=source.pykan if source is self.checkpoint else None,
         )
         layers = (layer for group in groups for layer in group.filled(coded[group.name]))
         return self._with_extra(

@@ -26,6 +26,7 @@ from kancompress.clustering.network import Calibrated
 from kancompress.clustering.price_search import Tried
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
+from kancompress.formats.edges.masks import ALL_MASKED
 from kancompress.formats.safetensors import shown
 from kancompress.layers.stored import encoding_of, rounded
 from kancompress.models import files, lines
@@ -488,10 +489,7 @@ def _notes(
     """What to know of edges that are not clustered, and of layers that are kept without loss."""
     notes: list[str] = []
     if packed and not any(one.layer.edges + one.layer.kept for one in packed):
-        notes.append(
-            "every edge of the network is masked, so it puts out the same whatever its inputs; was"
-            " it pruned too far?"
-        )
+        notes.append(ALL_MASKED)
     if masked := sum(one.layer.masked for one in packed if one.coded is not None):
         notes.append(
             f"the coefficients of {masked:,} masked edges come back as zeros; `keep_masked` keeps"

@@ -11,8 +11,9 @@ import numpy as np
 
 from kancompress.errors import shortened
 from kancompress.formats import document as documents
-from kancompress.formats.arrays import DTYPES, Array, Outline, Stored
+from kancompress.formats.arrays import DTYPES, Array, Numbers, Outline, Stored
 from kancompress.formats.checkpoint import CheckpointRecord, dense_twin_sizes
+from kancompress.formats.edges import masks
 from kancompress.formats.packed import LayerRecord, PackedRecord, ordinary
 from kancompress.formats.packed.encodings import PLAIN, RANS, bits
 from kancompress.formats.packed.writer import claim_of
@@ -47,6 +48,10 @@ def describe_foreign(
 
     predicted : (header, payload) bytes of the packed file at the number of clusters asked for
     """
+
+    def read(name: str) -> Numbers:
+        return source.tensors[name].values()
+
     layers = []
     known: Mapping[str, Outline] = source.tensors
     if isinstance(source.tensors, Stored):
@@ -62,7 +67,7 @@ def describe_foreign(
                 "tensors": others.edge_tensors(layer),
                 "dense_bytes": record["dense_bytes"] // 4 * size,
             }
-            | others.left_out(layer, lambda name: source.tensors[name].values())
+            | others.left_out(layer, read)
         )
     names = {name for layer in found.layers for name in layer.tensors}
     sizes = {name: one.nbytes for name, one in known.items() if name not in source.ties}
@@ -97,6 +102,7 @@ def describe_foreign(
             for text in (
                 *found.problems,
                 *found.hints,
+                *([masks.ALL_MASKED] if masks.is_silent(found.layers, read) else []),
                 *source.notes,
                 *(f"left out: {what}" for what in source.dropped),
             )

@@ -36,6 +36,7 @@ PATTERNS = (
 KEYS = (
     "version", "kind", "checksum", "layers", "encodings", "exceptions", "source", "model", "data",
     "restore", "shape", "groups", "codebook", "container", "path", "tensors", "metadata", "opaque",
+    "pykan", "width", "mult_arity", "k", "symbolic",
     "layer", "axes", "from", "to", "group", "columns", "parts", "fill", "repeat", "arange", "tie",
     "as", "live", "silent", "kept", "name", "grid", "degree", "strides", "padding", "dropout",
     "classes", "targets", "mean", "std", "seed", "validation", "test", "file", "dense", "bits",

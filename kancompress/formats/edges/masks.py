@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,17 @@ Bools = npt.NDArray[np.bool_]
 Factors = npt.NDArray[np.floating[Any]]
 # The numbers of a tensor by its name.
 Read = Callable[[str], Numbers]
+
+# What is said of a network that `is_silent`.
+ALL_MASKED = (
+    "every edge of the network is masked, so it puts out the same whatever its inputs; was it"
+    " pruned too far?"
+)
+
+
+def is_silent(layers: Sequence[FoundLayer], read: Read) -> bool:
+    """Whether every edge of these layers computes nothing."""
+    return bool(layers) and all(layer.masks and silent(layer, read).all() for layer in layers)
 
 
 def packable(layer: FoundLayer, read: Read) -> Bools:

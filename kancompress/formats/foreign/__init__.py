@@ -14,7 +14,7 @@ from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError, UsageError
 from kancompress.formats import kinds
-from kancompress.formats.arrays import Array
+from kancompress.formats.arrays import Array, Stored
 from kancompress.formats.foreign import saveckpt, shards, skeletons, statedicts, torchfiles
 from kancompress.formats.foreign.checkpoint import ForeignRecord
 from kancompress.formats.foreign.dropping import refuse_drop, without
@@ -115,8 +115,16 @@ def _read_shard(data: Data, where: str) -> shards.Loaded:
 
 
 def _with_saveckpt(found: ForeignRecord[Array], path: Path) -> ForeignRecord[Array]:
-    settings, notes = saveckpt.beside(path)
-    return replace(found, settings=settings, notes=(*found.notes, *notes))
+    """With what pykan's `saveckpt` wrote beside its state."""
+    plain = found.container in _TORCH[:2] and not found.path
+    stored = found.tensors if isinstance(found.tensors, Stored) else None
+    beside = saveckpt.beside(path, stored.outline if stored is not None and plain else None)
+    return replace(
+        found,
+        settings=beside.settings,
+        pykan=beside.config,
+        notes=(*found.notes, *beside.notes),
+    )
 
 
 def read_skeleton(source: ForeignRecord[Any]) -> Skeleton | None:

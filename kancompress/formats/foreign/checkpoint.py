@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from kancompress.formats.foreign.saveckpt import Settings
+from kancompress.formats.pykan_config import PykanConfig
 from kancompress.frozen import dataclass
 from kancompress.system.inputs import Data
 
@@ -24,7 +25,7 @@ class ForeignRecord(Generic[T_co]):
     file it lies in, None for shards and live modules. `metadata` is a safetensors file's own.
     `dropped` tells what beside the state dict was left out. `where` is the name in messages.
     `notes` are what to know of what lies beside the tensors, in the file or next to it; `settings`
-    those of pykan's `saveckpt`, whose files lie there.
+    those of pykan's `saveckpt`, whose files lie there, and `pykan` all that its `loadckpt` needs.
     """
 
     where: str
@@ -37,6 +38,7 @@ class ForeignRecord(Generic[T_co]):
     tensor_bytes: int
     file_bytes: int
     settings: Settings | None = None
+    pykan: PykanConfig | None = None
     notes: tuple[str, ...] = ()
     data: Data | None = None
     unused_bytes: int = 0

@@ -45,8 +45,11 @@ def without(record: Record, drop: Sequence[str]) -> Record:
     ties = _ties(record.ties, gone, names)
     tensors = _kept(record.tensors, gone, ties)
     known = tensors.outline if isinstance(tensors, Stored) else tensors
+    shapes = {name: one.shape for name, one in known.items()}
+    unfit = record.pykan is not None and record.pykan.misfit(shapes)
     return replace(
         record,
+        pykan=None if unfit else record.pykan,
         tensors=tensors,
         ties=ties,
         tensor_bytes=sum(one.nbytes for name, one in known.items() if name not in ties),

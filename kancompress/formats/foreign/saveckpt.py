@@ -1,27 +1,36 @@
 """pykan's `saveckpt`: `{prefix}_state` beside `{prefix}_config.yml` and `{prefix}_cache_data`.
 
 Source: KindXiaoming/pykan, kan/MultKAN.py. The config is written by a YAML dumper that may put
-Python objects into it, so that safe loaders refuse it; here its lines are read, the few keys that
-tell what the tensors do not, and nothing is built. The cache is the last batch of inputs; it is
-never read.
+Python objects into it, so that safe loaders refuse it; here its lines are read, and nothing is
+built. The cache is the last batch of inputs; it is never read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kancompress.errors import InvalidFileError
+from kancompress.formats import pykan_config
+from kancompress.formats.arrays import Outline
+from kancompress.formats.pykan_config import PykanConfig
 from kancompress.formats.safetensors import shown
 from kancompress.frozen import dataclass
+from kancompress.specs import SpecError
 from kancompress.system import inputs
 
 _STATE, _CONFIG, _CACHE = "_state", "_config.yml", "_cache_data"
 _MAX_CONFIG = 1 << 24
-_MAX_LAYERS = 1000
 _SCALAR = re.compile(r"'(?P<quoted>[^']*)'|(?P<plain>[A-Za-z0-9_.+-]+)")
-_ITEM = re.compile(r"(?P<first>- )?(?P<second> {0,2}- )?(?P<number>\d{1,9}|\[\])")
+_ITEM = re.compile(r"(?P<first>- )?(?P<second> {0,2}- )?(?P<item>\S.*)")
+_QUOTED = re.compile(r"'((?:[^']|'')*)'")
+_WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,17})")
+_REAL = re.compile(r"-?\d+\.\d*(?:e[+-]?\d{1,3})?")
+_TEXT = re.compile(r"[A-Za-z0-9_^/()][A-Za-z0-9_^/().*+-]*")
+_FLAGS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,29 +56,57 @@ def config_of(state: Path) -> Path | None:
     return state.with_name(state.name.removesuffix(_STATE) + _CONFIG)
 
 
-def beside(state: Path) -> tuple[Settings | None, tuple[str, ...]]:
-    """What lies beside a state file whose name is of that kind: settings, and notes on the rest."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What lies beside a state file.
+
+    settings : what the config tells of the forward; config : all that `loadckpt` needs of it
+    notes    : on what it says, and on what is left out
+    """
+
+    settings: Settings | None = None
+    config: PykanConfig | None = None
+    notes: tuple[str, ...] = ()
+
+
+def beside(state: Path, tensors: Mapping[str, Outline] | None) -> Beside:
+    """What lies beside a state file; nothing beside one whose name is of no such file.
+
+    tensors : of the state dict at the top of a torch file, None where it is another
+    """
     config = config_of(state)
     if config is None:
-        return None, ()
+        return Beside()
     cache = state.with_name(state.name.removesuffix(_STATE) + _CACHE)
-    settings, notes = _read(config) if config.is_file() else (None, ())
-    if cache.is_file():
-        size = cache.stat().st_size
-        notes += (
-            f"left out: {cache.name}, the last batch of inputs (training data; {size:,} bytes)",
-        )
-    return settings, notes
+    found = _read(config, tensors) if config.is_file() else Beside()
+    if not cache.is_file():
+        return found
+    size = cache.stat().st_size
+    note = f"left out: {cache.name}, the last batch of inputs (training data; {size:,} bytes)"
+    return replace(found, notes=(*found.notes, note))
 
 
-def _read(config: Path) -> tuple[Settings | None, tuple[str, ...]]:
+def _read(config: Path, tensors: Mapping[str, Outline] | None) -> Beside:
     try:
         data = inputs.read(config)
         text = bytes(data[:_MAX_CONFIG]).decode()
     except (InvalidFileError, UnicodeDecodeError):
-        return None, (f"{config.name} cannot be read as text; its settings are not known.",)
+        return Beside(notes=(f"{config.name} cannot be read as text; its settings are not known.",))
     settings = parse(text)
-    return settings, (f"{config.name} says: {_told(settings)}",)
+    notes = [f"{config.name} says: {_told(settings)}"]
+    if tensors is None:
+        return Beside(settings=settings, notes=tuple(notes))
+    whole = None
+    try:
+        whole = pykan_config.read({key: _value(block) for key, block in _blocks(text).items()})
+        misfit = whole.misfit({name: one.shape for name, one in tensors.items()})
+    except SpecError as error:
+        misfit = f"its {error.key.removeprefix('restore.pykan.')} is missing or cannot be read"
+        if error.key == "restore.pykan":
+            misfit = str(error).replace(error.key, "it")
+    if misfit:
+        notes.append(f"{config.name} stays out of the packed file: {misfit}")
+    return Beside(settings=settings, config=None if misfit else whole, notes=tuple(notes))
 
 
 def parse(text: str) -> Settings:
@@ -120,27 +157,50 @@ def _scalar(block: list[str]) -> str | None:
 
 def _rows(block: list[str]) -> tuple[int | tuple[int, ...], ...] | None:
     """A list of numbers or of lists of numbers, one item a line; None for anything else."""
-    if len(block) < 2 or block[0] or len(block) > _MAX_LAYERS * 100:
+    rows = _value(block)
+    if not isinstance(rows, list):
         return None
-    rows: list[int | list[int]] = []
+    numbers = [one for row in rows for one in (row if isinstance(row, list) else [row])]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        return None
+    return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
+
+
+def _value(block: list[str]) -> Any:
+    """A scalar, or a list of scalars and of lists of them, one item a line; None for another."""
+    if len(block) == 1:
+        return _item(block[0])
+    if not block or block[0]:
+        return None
+    rows: list[Any] = []
     for line in block[1:]:
         found = _ITEM.fullmatch(line)
         if found is None:
             return None
-        first, second, number = found["first"], found["second"], found["number"]
-        if number == "[]":
-            if not first or second:
-                return None
-            rows.append([])
-        elif first and second:
-            rows.append([int(number)])
-        elif first:
-            rows.append(int(number))
+        first, second = found["first"], found["second"]
+        item: Any = [] if found["item"] == "[]" else _item(found["item"])
+        if item is None or (item == [] and (second or not first)):
+            return None
+        if first:
+            rows.append([item] if second else item)
         elif second and rows and isinstance(rows[-1], list):
-            rows[-1].append(int(number))
+            rows[-1].append(item)
         else:
             return None
-    return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
+    return rows
+
+
+def _item(text: str) -> bool | int | float | str | None:
+    """A scalar as YAML reads it, None for what is not written so simply."""
+    if quoted := _QUOTED.fullmatch(text):
+        return quoted[1].replace("''", "'")
+    if text in _FLAGS:
+        return _FLAGS[text]
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if _REAL.fullmatch(text):
+        return float(text)
+    return text if _TEXT.fullmatch(text) else None
 
 
 def _told(settings: Settings) -> str:

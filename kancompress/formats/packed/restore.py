@@ -10,12 +10,14 @@ from typing import Any
 
 from kancompress.errors import Flaw, InvalidFileError
 from kancompress.formats.arrays import DTYPES, is_countable
-from kancompress.formats.document import check_keys
+from kancompress.formats.document import check_keys, spec
+from kancompress.formats.pykan_config import KEYS, PykanConfig
 from kancompress.formats.safetensors import shown
 from kancompress.frozen import dataclass
 
 CONTAINERS = ("safetensors", "torch-zip", "torch-legacy", "torch-module")
 _WITH_OPAQUE = ("torch-zip", "torch-module")
+_WITH_PYKAN = ("torch-zip", "torch-legacy")
 _MAX_PATH = 64
 MAX_RANK = 64
 
@@ -201,6 +203,7 @@ class Restore:
     tensors   : in the source's order
     metadata  : a safetensors source's own, None where none was kept
     opaque    : name of the stored bytes of what lay beside the tensors, where it was kept
+    pykan     : the settings that pykan's `loadckpt` needs, of a state whose config was known
     """
 
     container: str
@@ -208,6 +211,7 @@ class Restore:
     tensors: tuple[SourceTensor, ...]
     metadata: Mapping[str, str] | None = None
     opaque: str | None = None
+    pykan: PykanConfig | None = None
 
     def owners(self) -> dict[str, SourceTensor]:
         """For each tensor of the source the one whose storage it has: itself, unless it is tied."""
@@ -225,6 +229,8 @@ class Restore:
             record["metadata"] = dict(self.metadata)
         if self.opaque is not None:
             record["opaque"] = self.opaque
+        if self.pykan is not None:
+            record["pykan"] = self.pykan.to_json()
         return record
 
 
@@ -238,7 +244,8 @@ def read_restore(record: object, layers: Collection[str], where: str) -> Restore
     """
     if not isinstance(record, dict):
         raise bad(where, "restore should be an object")
-    check_keys(record, {"container", "path", "tensors"}, {"metadata", "opaque"}, where, "restore")
+    optional = {"metadata", "opaque", "pykan"}
+    check_keys(record, {"container", "path", "tensors"}, optional, where, "restore")
     if record["container"] not in CONTAINERS:
         raise bad(where, f"restore.container is {shown(record['container'])}")
     if not _strings(record["path"]) or len(record["path"]) > _MAX_PATH:
@@ -260,7 +267,20 @@ def read_restore(record: object, layers: Collection[str], where: str) -> Restore
         tensors=tensors,
         metadata=metadata if "metadata" in record else None,
         opaque=record.get("opaque"),
+        pykan=_pykan(record, tensors, where) if "pykan" in record else None,
     )
+
+
+def _pykan(record: Mapping[str, Any], tensors: Collection[SourceTensor], where: str) -> PykanConfig:
+    """The settings for pykan's `loadckpt`, of the network that the tensors are."""
+    if record["container"] not in _WITH_PYKAN or record["path"]:
+        raise bad(where, "restore.pykan goes with a torch file's state dict at the top")
+    if isinstance(record["pykan"], dict):
+        check_keys(record["pykan"], {*KEYS}, {"symbolic"}, where, "restore.pykan")
+    config = spec(PykanConfig.from_json, record["pykan"], where)
+    if misfit := config.misfit({tensor.name: tensor.shape for tensor in tensors}):
+        raise bad(where, f"restore.pykan is of another network: {misfit}")
+    return config
 
 
 def stored_names(restore: Restore, where: str) -> set[str]:
