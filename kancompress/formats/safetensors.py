@@ -85,13 +85,20 @@ class Container:
         raw = self.data[self.header_size + entry.begin : self.header_size + entry.end]
         return from_bytes(raw, entry.dtype, entry.shape)
 
+    def part(self, name: str, start: int, stop: int) -> Array:
+        """Elements `start ... stop - 1` of one tensor, row-major, as `array` reads them."""
+        entry = self.entries[name]
+        begin, size = self.header_size + entry.begin, DTYPES[entry.dtype].itemsize
+        raw = self.data[begin + start * size : begin + stop * size]
+        return from_bytes(raw, entry.dtype, (stop - start,))
+
     def arrays(self) -> dict[str, Array]:
         """Read all tensors."""
         return {name: self.array(name) for name in self.entries}
 
     def stored(self) -> StoredArrays:
         """All tensors, each read when it is asked for."""
-        return StoredArrays(self.outline(), self.array)
+        return StoredArrays(self.outline(), self.array, parts=self.part)
 
     def outline(self) -> dict[str, Outline]:
         """Type and shape of all tensors."""
