@@ -73,8 +73,8 @@ def expand(
         suffix = _TORCH_FILE.get(Path(output).suffix)
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
-        raw = dense.encode(torch_file=suffix if pykan_config is None else True)
-        written = _files.write_bytes_with(raw, output, beside, force=shown.force)
+        raw = dense.pieces(torch_file=suffix if pykan_config is None else True)
+        written = _files.write_pieces_with(raw, output, beside, force=shown.force)
         alike: dict[str, list[str]] = {}
         for name, form in dense.forms.items():
             alike.setdefault(form.text, []).append(name or ".")

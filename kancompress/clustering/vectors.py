@@ -175,10 +175,10 @@ class Points(Protocol):
     def take(self, rows: Integers) -> F32:
         """Some of them, by their numbers, ascending."""
 
-    def held(self) -> Points:
+    def held(self) -> HeldPoints:
         """The same in memory."""
 
-    def ordered(self, order: Integers) -> Points:
+    def ordered(self, order: Integers) -> HeldPoints:
         """The same in memory and in another order, (n,) of their numbers."""
 
 

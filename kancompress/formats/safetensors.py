@@ -388,6 +388,11 @@ def payload_chunks(tensors: Mapping[str, Array]) -> Iterator[memoryview]:
         yield tensors[name].data.data
 
 
+def pieces(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A whole safetensors file: its header and the memory of its tensors, one after another."""
+    return [encode_header(tensors, metadata), *payload_chunks(tensors)]
+
+
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     """A whole safetensors file in memory."""
-    return b"".join((encode_header(tensors, metadata), *payload_chunks(tensors)))
+    return b"".join(pieces(tensors, metadata))

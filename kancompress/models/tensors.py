@@ -121,9 +121,14 @@ def all_to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
 # --- safetensors files of tensors -----------------------------------------------------------
 
 
+def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A whole safetensors file: its header and the memory of its tensors, one after another."""
+    return [encode_header(tensors, metadata), *payload_chunks(tensors)]
+
+
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A whole safetensors file in memory."""
-    return b"".join((encode_header(tensors, metadata), *payload_chunks(tensors)))
+    return b"".join(pieces(tensors, metadata))
 
 
 def encode_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -65,7 +65,7 @@ def edges_in_parts(
 ) -> Callable[[int, int], Tensor] | None:
     """What gives the vectors of edges from a first to the one behind a last, as `gather` does, and
     reads no more; None where the edges do not lie one after another in the layer's tensors."""
-    pieces = [*layer.parts, *layer.gains]
+    pieces: list[Part | Gain] = [*layer.parts, *layer.gains]
     if layer.generator is not None or not all(_in_edge_order(layer, piece) for piece in pieces):
         return None
     if any(part_of(tensors, piece.tensor, 0, 1) is None for piece in pieces):
