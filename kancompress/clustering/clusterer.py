@@ -18,7 +18,7 @@ from kancompress.clustering import grid, kmeans, prices
 from kancompress.clustering.cuts import cut_inputs
 from kancompress.clustering.layer import LayerSolution
 from kancompress.clustering.vectors import EdgeVectors
-from kancompress.config import ClusterConfig, KMeans
+from kancompress.config import MEMORY, ClusterConfig, KMeans
 from kancompress.layers.layer import EdgeLayer
 from kancompress.system import distributed
 
@@ -91,6 +91,7 @@ class ByCoefficients:
     seed: int = 0
     max_iterations: int = 100
     by: KMeans = KMeans.OWN
+    memory: int = MEMORY
     price: float = 0.0
     layers: Sequence[Edges] = ()
 
@@ -104,6 +105,7 @@ class ByCoefficients:
             seed=config.seed,
             max_iterations=config.max_iterations,
             by=config.kmeans,
+            memory=config.memory,
             price=config.price or 0.0,
             layers=layers,
         )
@@ -120,6 +122,7 @@ class ByCoefficients:
             seed=self.seed,
             max_iterations=self.max_iterations,
             by=self.by,
+            memory=self.memory,
         )
         if not self.price:
             return Clustered(clustering=found)

@@ -39,7 +39,7 @@ from kancompress.clustering.vectors import (
     points_of,
     vectors_of,
 )
-from kancompress.config import KMeans
+from kancompress.config import MEMORY, KMeans
 
 # From this many centroids on, spans of neighbouring vectors are compared with few of them, and
 # they move with momentum. With fewer it gains little, and results are those of scikit-learn.
@@ -89,11 +89,14 @@ def fit(
     seed: int = 0,
     max_iterations: int = 100,
     by: KMeans = KMeans.OWN,
+    memory: int = MEMORY,
 ) -> Clustering:
     """Cluster `vectors`, shape (n, d), n >= 1, all finite, into at most `clusters` groups.
 
     With at most `clusters` distinct vectors the result is exact and has that many centroids.
     Vectors that are read are read again and again; of them memory holds one copy in float32.
+
+    memory : bytes that the copy may take; of more there is none, as of `ClusterConfig`
     """
     vectors = vectors_of(vectors)
     exact = _exact(vectors, clusters)
@@ -103,8 +106,10 @@ def fit(
     points = _normalised(ranged)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
-    iterate = lloyd if by is KMeans.OWN else scikit_learn
-    result = iterate(points, start, max_iterations=max_iterations)
+    if by is KMeans.OWN:
+        result = lloyd(points, start, max_iterations=max_iterations, memory=memory)
+    else:
+        result = scikit_learn(points, start, max_iterations=max_iterations)
     centroids, labels = _compact(vectors, result.labels, clusters)
     return canonical(
         centroids,
@@ -155,20 +160,24 @@ def assign(vectors: Given, centroids: npt.NDArray[np.floating]) -> Labels:
 
 @one_thread()
 def lloyd(
-    points: F32 | Points, start: npt.NDArray[np.floating], *, max_iterations: int
+    points: F32 | Points,
+    start: npt.NDArray[np.floating],
+    *,
+    max_iterations: int,
+    memory: int = MEMORY,
 ) -> LloydResult:
     """Lloyd's iterations from the centroids `start`, until no label changes any more.
 
-    points : (n, d) float32; start : (k, d). Empty clusters move to the vectors that are farthest
-    from their centroids. With many centroids the vectors are put in order of their first
-    clusters once, so that later assignments compare each span of neighbours with the few
-    centroids that can be nearest to any of them; the labels are those of the full comparison.
+    points : (n, d) float32; start : (k, d); memory : as of `fit`. Empty clusters move to the
+    vectors that are farthest from their centroids. With many centroids the vectors are put in order
+    of their first clusters once, so that later assignments compare each span of neighbours with the
+    few centroids that can be nearest to any of them; the labels are those of the full comparison.
     Many centroids also move with momentum, beyond their means, in all iterations but the last one
     allowed. Where it stops by itself every centroid is its cluster's mean, so that a plain
     iteration changes nothing.
     """
     centroids = start.astype(np.float64)
-    rows, labels, order = _first(points_of(points), centroids)
+    rows, labels, order = _first(points_of(points), centroids, memory)
     sums = _Sums(rows.source, labels, len(start))
     momentum = _Momentum(_MOMENTUM if len(start) >= _MANY else 0.0)
     repaired = iterations = 0
@@ -193,14 +202,15 @@ def lloyd(
     return LloydResult(centroids, labels, inertia, iterations, repaired)
 
 
-def _first(points: Points, centroids: F64) -> tuple[Rows, Integers, Integers | None]:
+def _first(points: Points, centroids: F64, memory: int) -> tuple[Rows, Integers, Integers | None]:
     """The rows that iterations go through, the labels of the first assignment, and the order in
     which the rows stand; None where it is their own."""
-    n, _ = points.shape
+    n, d = points.shape
     k = len(centroids)
+    fits = 4 * n * d <= memory
     spans = -(-n // span_length(n, k))
-    in_order = k >= _MANY and n >= 16 * SPAN and spans * k <= _MOST_BOUNDS
-    if not in_order or (isinstance(points, Normalised) and points.is_small):
+    in_order = fits and k >= _MANY and n >= 16 * SPAN and spans * k <= _MOST_BOUNDS
+    if fits and (not in_order or (isinstance(points, Normalised) and points.is_small)):
         points = points.held()
     rows = Rows(points, k)
     labels = rows.assign(centroids)

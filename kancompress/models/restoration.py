@@ -66,8 +66,8 @@ class Restored:
         return b"".join(self.pieces(torch_file=torch_file))
 
     def pieces(self, *, torch_file: bool | None = None) -> Sequence[bytes | memoryview]:
-        """The same in pieces that follow one another: of a safetensors file the tensors where they
-        lie."""
+        """What `encode` gives, in pieces that follow one another; the tensors of a safetensors file
+        are not copied."""
         if torch_file is None:
             torch_file = self.container != "safetensors"
         if not torch_file:
