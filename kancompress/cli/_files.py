@@ -147,8 +147,9 @@ def write_pieces_with(
 ) -> int:
     """The same of a file in pieces that follow one another."""
     if output != DASH:
-        others = [(path, [data]) for path, data in more]
-        return files.write_together([(Path(output), raw), *others], force=force)[0]
+        whole: list[tuple[Path, Sequence[bytes | memoryview]]] = [(Path(output), raw)]
+        whole += [(path, [data]) for path, data in more]
+        return files.write_together(whole, force=force)[0]
     with contextlib.ExitStack() as stack:
         places = [
             (str(path), stack.enter_context(files.aside(path, [data], force=force)))
@@ -170,7 +171,9 @@ def write_bytes(data: bytes, output: str, *, force: bool) -> int:
 
 
 def _to_stdout(*pieces: bytes | memoryview) -> int:
-    return sum(write_stdout(data) or len(data) for data in pieces)
+    for data in pieces:
+        write_stdout(data)
+    return sum(map(len, pieces))
 
 
 def write_stdout(data: bytes | memoryview) -> None:

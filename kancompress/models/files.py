@@ -129,14 +129,10 @@ def pieces(record: Record | Restored) -> Sequence[bytes | memoryview]:
     """What `encode` gives, its tensors where they lie."""
     if isinstance(record, Restored):
         return record.pieces()
-    return storage.pieces(_stored(record).record())
-
-
-def _stored(record: Record) -> Record:
     found = recorded.record(record)
     if found is None:
         raise UsageError(
             f"A {type(record).__name__} has no file of kancompress's own; a Checkpoint or a"
             " PackedModel was expected, as `kancompress.load` and `kancompress.cluster` give them."
         )
-    return found
+    return storage.pieces(found.record())
