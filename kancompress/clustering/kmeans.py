@@ -216,9 +216,8 @@ def _first(points: Points, centroids: F64, memory: int) -> tuple[Rows, Integers,
     labels = rows.assign(centroids)
     if not in_order:
         return rows, labels, None
-    squared = rows.distances(centroids, labels)
-    del rows  # what it holds would add to the peak of memory
-    rows, order = Rows.near(points, centroids, labels, squared)
+    # distances under a name of their own would add to the peak of memory
+    rows, order = Rows.near(points, centroids, labels, rows.distances(centroids, labels))
     return rows, labels[order], order
 
 

@@ -86,7 +86,7 @@ class Rows:
         n = len(order)
         length = span_length(n, len(centroids))
         least, far = _first_bounds(centroids, labels[order], distances[order], length)
-        del distances
+        del distances, squared
         # Spans that are compared with equally many stand together; one that is not full stays last.
         compared = np.concatenate(
             [
