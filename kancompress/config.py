@@ -39,6 +39,8 @@ CLUSTERS = 16
 # Channels of convolutions, centroids of their layers, and the factor of their rates every epoch.
 CHANNELS = (32, 64, 128, 256)
 CONV_CLUSTERS = 256
+# Bytes that clustering takes for a layer beside its file, where nothing else is asked for.
+MEMORY = 6 << 30
 CONV_DECAY = 0.975
 # Seeds are those of torch; batches those whose rows an int32 counts.
 _SEED = whole(0, 2**63 - 1)
@@ -247,6 +249,9 @@ class ClusterConfig:
     keep_masked  : keep the coefficients of edges behind a mask of 0 (pruned ones), which compute
                    nothing; without it they come back as zeros
     header       : how the header of the file is written
+    memory       : bytes for a layer's coefficients as k-means compares them, in float32. A larger
+                   layer is read anew in each iteration; with 64 clusters and more every edge is
+                   then compared with all centroids, which takes longer and gives other clusters
     """
 
     clusters: int | None = None
@@ -265,6 +270,7 @@ class ClusterConfig:
     indices: IndexCoding | None = None
     keep_masked: bool = False
     header: HeaderForm = HeaderForm.AUTO
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
         clusters = whole(1, MAX_CLUSTERS)
@@ -289,6 +295,7 @@ class ClusterConfig:
             indices=maybe(word(IndexCoding)),
             keep_masked=flag,
             header=word(HeaderForm),
+            memory=whole(1),
         )
 
     @property
@@ -404,7 +411,7 @@ class CalibrationConfig:
     sweeps: int | None = None
     starts: int = 16
     damping: float | None = None
-    memory: int = 6 << 30
+    memory: int = MEMORY
     batch_size: int = 256
     max_iterations: int = 100
     seed: int = 0

@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 
 from kancompress.clustering import kmeans
 from kancompress.clustering.nearest import Rows
+from kancompress.clustering.vectors import SUM_BLOCK, Normalised
 from kancompress.config import KMeans as Choice
 
 
@@ -282,3 +283,56 @@ def test_rows_near_each_other_know_where_they_belong(n: int, clusters: int) -> N
                 expected[np.arange(n), found], expected.min(1), rtol=1e-5, atol=1e-6
             )
         points[n // 2 :] = points[: n - n // 2]  # duplicates
+
+
+@pytest.fixture(scope="module")
+def uneven() -> np.ndarray:
+    """So many vectors that those of 100 clusters are put in order."""
+    rng = np.random.default_rng(4)
+    free = rng.standard_normal((9_000, 5)) * rng.lognormal(0, 1, (9_000, 1))
+    return (free + 3).astype(np.float32)
+
+
+def same(one: kmeans.Clustering, other: kmeans.Clustering) -> bool:
+    """Whether two clusterings have the same bits."""
+    return (
+        np.array_equal(one.labels, other.labels)
+        and one.centroids.tobytes() == other.centroids.tobytes()
+        and (one.inertia, one.iterations) == (other.inertia, other.iterations)
+    )
+
+
+@pytest.mark.parametrize("clusters", [3, 100])
+def test_what_is_held_and_what_is_made_anew_gives_the_same_bits(
+    clusters: int, uneven: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spans cut once or for each batch, points written in order or taken from a copy."""
+    held = kmeans.fit(uneven, clusters, max_iterations=6)
+    monkeypatch.setattr("kancompress.clustering.nearest._CUT_ONCE", 0)
+    monkeypatch.setattr("kancompress.clustering.vectors._SMALL", 0)
+    assert same(kmeans.fit(uneven, clusters, max_iterations=6), held)
+
+
+def test_a_layer_beyond_the_budget_has_no_copy_in_memory(
+    uneven: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (kmeans.fit(uneven, k, max_iterations=6) for k in (3, 100))
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a copy was made")
+
+    monkeypatch.setattr(Normalised, "held", refused)
+    monkeypatch.setattr(Normalised, "ordered", refused)
+    room = uneven.nbytes - 1
+    assert same(kmeans.fit(uneven, 3, max_iterations=6, memory=room), few)
+    found = kmeans.fit(uneven, 100, max_iterations=6, memory=room)
+    assert found.inertia == pytest.approx(many.inertia, rel=1e-3)
+    with pytest.raises(AssertionError, match="a copy was made"):
+        kmeans.fit(uneven, 3, max_iterations=6, memory=room + 1)
+
+
+@pytest.mark.parametrize("count", [1, SUM_BLOCK, SUM_BLOCK + 1, 5 * SUM_BLOCK + 77])
+def test_sums_in_parts_are_numpys(count: int) -> None:
+    numbers = np.random.default_rng(count).lognormal(0, 5, count)
+    found = kmeans.pairwise(lambda start, stop: numbers[start:stop], 0, count)
+    assert found == numbers.sum() == numbers[:, None].sum(axis=0)[0]

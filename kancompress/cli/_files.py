@@ -135,15 +135,27 @@ def write_bytes_with(
     raw: bytes, output: str, more: Sequence[tuple[Path, bytes]], *, force: bool
 ) -> int:
     """Write a whole file as `write_bytes` does, and further files together with it."""
+    return write_pieces_with([raw], output, more, force=force)
+
+
+def write_pieces_with(
+    raw: Sequence[bytes | memoryview],
+    output: str,
+    more: Sequence[tuple[Path, bytes]],
+    *,
+    force: bool,
+) -> int:
+    """The same of a file in pieces that follow one another."""
     if output != DASH:
-        whole = [(Path(output), raw), *more]
-        return files.write_together([(path, [data]) for path, data in whole], force=force)[0]
+        whole: list[tuple[Path, Sequence[bytes | memoryview]]] = [(Path(output), raw)]
+        whole += [(path, [data]) for path, data in more]
+        return files.write_together(whole, force=force)[0]
     with contextlib.ExitStack() as stack:
         places = [
             (str(path), stack.enter_context(files.aside(path, [data], force=force)))
             for path, data in more
         ]
-        return files.in_turn([("Standard output", lambda: _to_stdout(raw)), *places])[0]
+        return files.in_turn([("Standard output", lambda: _to_stdout(*raw)), *places])[0]
 
 
 def write_bytes(data: bytes, output: str, *, force: bool) -> int:
@@ -158,12 +170,13 @@ def write_bytes(data: bytes, output: str, *, force: bool) -> int:
     return _to_stdout(data)
 
 
-def _to_stdout(data: bytes) -> int:
-    write_stdout(data)
-    return len(data)
+def _to_stdout(*pieces: bytes | memoryview) -> int:
+    for data in pieces:
+        write_stdout(data)
+    return sum(map(len, pieces))
 
 
-def write_stdout(data: bytes) -> None:
+def write_stdout(data: bytes | memoryview) -> None:
     """Write bytes to standard output and flush them."""
 
     def action() -> None:

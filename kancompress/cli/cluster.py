@@ -199,7 +199,12 @@ class ByOutputs:
         typer.Option(min=0, help="Sweeps with a refit.", show_default="while they pay, at most 8"),
     ] = _CALIBRATION.sweeps
     memory: Annotated[
-        float, typer.Option(min=0.01, help="GiB for a layer's second moments; more are grouped.")
+        float,
+        typer.Option(
+            min=0.01,
+            help="GiB for a layer's second moments, more are grouped; without --calibrate for a"
+            " layer's coefficients, more are read anew in each iteration.",
+        ),
     ] = _CALIBRATION.memory / _GIB
     batch_size: Annotated[
         int, typer.Option(min=1, help="With --model: rows that run through it at a time.")
@@ -223,6 +228,11 @@ class ByOutputs:
         ),
     ] = None
 
+    @property
+    def bytes_of_memory(self) -> int:
+        """What a layer may take."""
+        return int(min(self.memory, 2**20) * _GIB)
+
     def config(self, clusters: Clusters) -> CalibrationConfig:
         """The library's record of these options."""
         return CalibrationConfig(
@@ -230,7 +240,7 @@ class ByOutputs:
             samples=self.samples,
             rounds=self.rounds,
             sweeps=self.sweeps,
-            memory=int(min(self.memory, 2**20) * _GIB),
+            memory=self.bytes_of_memory,
             batch_size=self.batch_size,
             max_iterations=clusters.max_iterations,
             seed=clusters.seed,
@@ -299,6 +309,7 @@ def cluster(
         config_of(clusters, stored, common, layers, largest=largest),
         parts=parts,
         layer_parts=layer_parts,
+        memory=by_outputs.bytes_of_memory,
     )
     if by_outputs.dry_run:
         rows = wishes.rows(by_outputs.data_dir)
@@ -378,7 +389,6 @@ def check(wishes: _calibration.Wishes, by_outputs: ByOutputs) -> None:
         "--samples": by_outputs.samples != _CALIBRATION.samples,
         "--rounds": by_outputs.rounds is not None,
         "--sweeps": by_outputs.sweeps is not None,
-        "--memory": by_outputs.memory != _CALIBRATION.memory / _GIB,
         "--batch-size": by_outputs.batch_size != _CALIBRATION.batch_size,
     }
     wishes.check(needing)

@@ -85,8 +85,8 @@ def expand(
             suffix = True
         elif config is not None:
             _output.note("for pykan's loadckpt, write a file whose name ends in _state")
-        raw = dense.encode(torch_file=suffix)
-        written = _files.write_bytes_with(raw, output, beside, force=shown.force)
+        raw = dense.pieces(torch_file=suffix)
+        written = _files.write_pieces_with(raw, output, beside, force=shown.force)
         alike: dict[str, list[str]] = {}
         for name, form in dense.forms.items():
             alike.setdefault(form.text, []).append(name or ".")

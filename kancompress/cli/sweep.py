@@ -176,6 +176,7 @@ def sweep(
         config_of(points, stored, None, layers, largest=False),
         parts=common,
         layer_parts=layer_parts,
+        memory=by_outputs.bytes_of_memory,
     )
     shape = _model.row_shape(wishes.model, wishes.input_shape)
     with (

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import grid, kmeans, prices
-from kancompress.clustering.cuts import cut, cut_inputs
+from kancompress.clustering.cuts import cut_inputs
 from kancompress.clustering.layer import LayerSolution
-from kancompress.config import ClusterConfig, KMeans
+from kancompress.clustering.vectors import EdgeVectors
+from kancompress.config import MEMORY, ClusterConfig, KMeans
 from kancompress.layers.layer import EdgeLayer
 from kancompress.system import distributed
 
@@ -49,6 +50,9 @@ class Edges(Protocol):
     def vectors(self) -> Tensor:
         """The vectors, (edges, coefficients)."""
 
+    def in_parts(self) -> EdgeVectors:
+        """The same, read where they are needed as far as that can be."""
+
     def inputs(self) -> np.ndarray:
         """Number of the input of each vector, (edges,); layers that share a codebook have inputs of
         their own."""
@@ -57,11 +61,10 @@ class Edges(Protocol):
 class Clusterer(Protocol):
     """Who chooses centroids."""
 
-    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+    def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered | None:
         """The clustering of a layer's vectors (n, d), n >= 1, into at most so many centroids.
 
         Of edges that are cut into parts the vectors are those of the parts.
-
 
         None where the layer stays dense.
         """
@@ -88,6 +91,7 @@ class ByCoefficients:
     seed: int = 0
     max_iterations: int = 100
     by: KMeans = KMeans.OWN
+    memory: int = MEMORY
     price: float = 0.0
     layers: Sequence[Edges] = ()
 
@@ -101,6 +105,7 @@ class ByCoefficients:
             seed=config.seed,
             max_iterations=config.max_iterations,
             by=config.kmeans,
+            memory=config.memory,
             price=config.price or 0.0,
             layers=layers,
         )
@@ -109,20 +114,21 @@ class ByCoefficients:
         """As of `Clusterer`."""
         return replace(self, price=price)
 
-    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered:
+    def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered:
         """As of `Clusterer`; the name does not matter."""
         found = kmeans.fit(
-            points(vectors),
+            vectors,
             clusters,
             seed=self.seed,
             max_iterations=self.max_iterations,
             by=self.by,
+            memory=self.memory,
         )
         if not self.price:
             return Clustered(clustering=found)
         layer = next(layer for layer in self.layers if layer.name == name)
-        inputs = cut_inputs(layer.inputs(), len(vectors) // layer.edges)
-        paid = prices.cluster(points(vectors), found, inputs, self.price)
+        inputs = cut_inputs(layer.inputs(), vectors.parts)
+        paid = prices.cluster(vectors, found, inputs, self.price)
         return Clustered(clustering=paid, final=True)
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
@@ -132,7 +138,7 @@ class ByCoefficients:
         for layer, number in zip(layers, owner, strict=True):
             found[layer.name] = None
             if layer.edges and number == distributed.number():
-                vectors = cut(layer.vectors(), config.parts_of(layer.name))
+                vectors = layer.in_parts().cut(config.parts_of(layer.name))
                 own = self.cluster(layer.name, vectors, config.of(layer.name))
                 found[layer.name] = own.clustering
         final = bool(self.price)
@@ -150,7 +156,7 @@ class Known:
 
     found: Mapping[str, Clustered | None]
 
-    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+    def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered | None:
         """As of `Clusterer`; what was found, whatever number is asked for."""
         return self.found[name]
 
@@ -179,7 +185,7 @@ class ByFunctions:
     max_iterations: int = 100
     price: float = 0.0
 
-    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+    def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered | None:
         """As of `Clusterer`; the vectors are the layer's own coefficients."""
         if name not in self.layers:
             return self.otherwise.cluster(name, vectors, clusters)
@@ -214,7 +220,7 @@ class ByOutputs:
     solved: Mapping[str, LayerSolution | None]
     otherwise: Clusterer
 
-    def cluster(self, name: str, vectors: Tensor, clusters: int) -> Clustered | None:
+    def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered | None:
         """As of `Clusterer`; the number of clusters was chosen already."""
         if name not in self.solved:
             found = self.otherwise.cluster(name, vectors, clusters)
@@ -231,12 +237,6 @@ class ByOutputs:
     def at(self, price: float) -> Clusterer:
         """As of `Clusterer`: what is solved is done."""
         return replace(self, otherwise=self.otherwise.at(price))
-
-
-def points(vectors: Tensor) -> np.ndarray:
-    """Vectors in a type that NumPy has, none of them changed."""
-    half = vectors.dtype in (torch.float16, torch.bfloat16)
-    return (vectors.float() if half else vectors).numpy()
 
 
 def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:

@@ -9,7 +9,7 @@ in float64 in a fixed order; ties go to the lowest index.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,28 @@ import torch
 
 from kancompress.clustering.magnitudes import means, moderate, times_square
 from kancompress.clustering.nearest import (
-    F32,
-    F64,
     SPAN,
-    SUM_BLOCK,
     Labels,
     Rows,
     in_threads,
+    label_type,
     one_thread,
+    span_length,
 )
-from kancompress.config import KMeans
+from kancompress.clustering.vectors import (
+    F32,
+    F64,
+    SUM_BLOCK,
+    Given,
+    Integers,
+    Normalised,
+    Points,
+    Vectors,
+    blocks,
+    points_of,
+    vectors_of,
+)
+from kancompress.config import MEMORY, KMeans
 
 # From this many centroids on, spans of neighbouring vectors are compared with few of them, and
 # they move with momentum. With fewer it gains little, and results are those of scikit-learn.
@@ -64,62 +76,65 @@ class LloydResult:
     """Result of `lloyd`: centroids (k, d), labels (n,), inertia, iterations, repaired clusters."""
 
     centroids: F64
-    labels: Labels
+    labels: Integers
     inertia: float
     iterations: int
     repaired: int
 
 
 def fit(
-    vectors: npt.NDArray[np.floating],
+    vectors: Given,
     clusters: int,
     *,
     seed: int = 0,
     max_iterations: int = 100,
     by: KMeans = KMeans.OWN,
+    memory: int = MEMORY,
 ) -> Clustering:
     """Cluster `vectors`, shape (n, d), n >= 1, all finite, into at most `clusters` groups.
 
     With at most `clusters` distinct vectors the result is exact and has that many centroids.
+    Vectors that are read are read again and again; of them memory holds one copy in float32.
+
+    memory : bytes that the copy may take; of more there is none, as of `ClusterConfig`
     """
+    vectors = vectors_of(vectors)
     exact = _exact(vectors, clusters)
     if exact is not None:
         return canonical(*exact, inertia=0.0, iterations=0, exact=True, repaired=0)
     ranged, exponent = moderate(vectors)
-    points, _, scale = _normalised(ranged)
+    points = _normalised(ranged)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
-    iterate = lloyd if by is KMeans.OWN else scikit_learn
-    result = iterate(points, start, max_iterations=max_iterations)
-    del points, ranged
+    if by is KMeans.OWN:
+        result = lloyd(points, start, max_iterations=max_iterations, memory=memory)
+    else:
+        result = scikit_learn(points, start, max_iterations=max_iterations)
     centroids, labels = _compact(vectors, result.labels, clusters)
     return canonical(
         centroids,
         labels,
-        inertia=times_square(result.inertia, scale, -exponent),
+        inertia=times_square(result.inertia, points.scale, -exponent),
         iterations=result.iterations,
         exact=False,
         repaired=result.repaired,
     )
 
 
-def comparable(vectors: npt.NDArray[np.floating]) -> F32:
+def comparable(vectors: Given) -> F32:
     """The vectors (n, d) moved to their mean and scaled to at most 1, as they are compared."""
-    points, _, _ = _normalised(moderate(vectors)[0])
-    return points
+    return _normalised(moderate(vectors_of(vectors))[0]).held().array
 
 
-def regrouped(
-    vectors: npt.NDArray[np.floating], labels: Labels, start: Clustering, iterations: int
-) -> Clustering:
+def regrouped(vectors: Given, labels: Labels, start: Clustering, iterations: int) -> Clustering:
     """The vectors (n, d) with other labels (n,) than in `start`, each centroid their mean.
 
     iterations : that led there, beyond those of the start
     """
-    centroids, labels = _compact(vectors, labels, len(start.centroids))
+    centroids, compact = _compact(vectors_of(vectors), labels, len(start.centroids))
     return canonical(
         centroids,
-        labels,
+        compact,
         inertia=start.inertia,
         iterations=start.iterations + iterations,
         exact=False,
@@ -129,43 +144,41 @@ def regrouped(
 
 def column_means(points: F32, labels: Labels, centroids: F64) -> F64:
     """Mean of each label's points, (k, d); centroids without points stay where they are."""
-    sums = _Sums(points, labels, len(centroids))
+    sums = _Sums(points_of(points), labels, len(centroids))
     counts = sums.counts[:, None]
     return np.where(counts > 0, sums.totals / np.maximum(counts, 1), centroids)
 
 
-def assign(vectors: npt.NDArray[np.floating], centroids: npt.NDArray[np.floating]) -> Labels:
+def assign(vectors: Given, centroids: npt.NDArray[np.floating]) -> Labels:
     """Nearest centroid of each vector, ties to the lowest index (eq. 9). (n, d), (k, d) -> (n,)."""
-    vectors, exponent = moderate(vectors)
-    points, shift, scale = _normalised(vectors)
-    moved = (np.ldexp(centroids.astype(np.float64), exponent) - shift) / scale
+    ranged, exponent = moderate(vectors_of(vectors))
+    points = _normalised(ranged)
+    moved = (np.ldexp(centroids.astype(np.float64), exponent) - points.shift) / points.scale
     with one_thread():
-        return Rows(points, len(moved)).assign(moved)
+        return Rows(points, len(moved)).assign(moved).astype(np.int64)
 
 
 @one_thread()
-def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) -> LloydResult:
+def lloyd(
+    points: F32 | Points,
+    start: npt.NDArray[np.floating],
+    *,
+    max_iterations: int,
+    memory: int = MEMORY,
+) -> LloydResult:
     """Lloyd's iterations from the centroids `start`, until no label changes any more.
 
-    points : (n, d) float32; start : (k, d). Empty clusters move to the vectors that are farthest
-    from their centroids. With many centroids the vectors are put in order of their first
-    clusters once, so that later assignments compare each span of neighbours with the few
-    centroids that can be nearest to any of them; the labels are those of the full comparison.
+    points : (n, d) float32; start : (k, d); memory : as of `fit`. Empty clusters move to the
+    vectors that are farthest from their centroids. With many centroids the vectors are put in order
+    of their first clusters once, so that later assignments compare each span of neighbours with the
+    few centroids that can be nearest to any of them; the labels are those of the full comparison.
     Many centroids also move with momentum, beyond their means, in all iterations but the last one
     allowed. Where it stops by itself every centroid is its cluster's mean, so that a plain
     iteration changes nothing.
     """
     centroids = start.astype(np.float64)
-    rows = Rows(points, len(start))
-    labels = rows.assign(centroids)
-    order = None
-    bounds = len(rows.spans) * len(start)
-    if len(start) >= _MANY and len(points) >= 16 * SPAN and bounds <= _MOST_BOUNDS:
-        squared = rows.distances(centroids, labels)
-        del rows  # two of them would be the peak of memory
-        rows, order = Rows.near(points, centroids, labels, squared)
-        labels = labels[order]
-    sums = _Sums(rows.points, labels, len(start))
+    rows, labels, order = _first(points_of(points), centroids, memory)
+    sums = _Sums(rows.source, labels, len(start))
     momentum = _Momentum(_MOMENTUM if len(start) >= _MANY else 0.0)
     repaired = iterations = 0
     while iterations < max_iterations:
@@ -180,18 +193,54 @@ def lloyd(points: F32, start: npt.NDArray[np.floating], *, max_iterations: int) 
             centroids = means
         previous = labels
         labels = rows.assign(centroids)
-        changed = sums.move(rows.points, previous, labels)
+        changed = sums.move(rows.source, previous, labels)
         if not moved and not changed and np.array_equal(centroids, means):
             break
-    inertia = float(rows.distances(centroids, labels).sum())
+    inertia = _inertia(rows, centroids, labels)
     if order is not None:
         labels = _undo(order, labels)
     return LloydResult(centroids, labels, inertia, iterations, repaired)
 
 
+def _first(points: Points, centroids: F64, memory: int) -> tuple[Rows, Integers, Integers | None]:
+    """The rows that iterations go through, the labels of the first assignment, and the order in
+    which the rows stand; None where it is their own."""
+    n, d = points.shape
+    k = len(centroids)
+    fits = 4 * n * d <= memory
+    spans = -(-n // span_length(n, k))
+    in_order = fits and k >= _MANY and n >= 16 * SPAN and spans * k <= _MOST_BOUNDS
+    if fits and (not in_order or (isinstance(points, Normalised) and points.is_small)):
+        points = points.held()
+    rows = Rows(points, k)
+    labels = rows.assign(centroids)
+    if not in_order:
+        return rows, labels, None
+    # distances under a name of their own would add to the peak of memory
+    rows, order = Rows.near(points, centroids, labels, rows.distances(centroids, labels))
+    return rows, labels[order], order
+
+
+def _inertia(rows: Rows, centroids: F64, labels: Integers) -> float:
+    """Sum of the squared distances of all rows to their centroids."""
+    return pairwise(
+        lambda start, stop: rows.distances_of(start, stop, centroids, labels), 0, len(labels)
+    )
+
+
+def pairwise(read: Callable[[int, int], F64], start: int, stop: int) -> float:
+    """The sum of numbers `start ... stop - 1` that are read in parts, added up by halves as numpy
+    adds up those that it has in one piece."""
+    count = stop - start
+    if count <= SUM_BLOCK:
+        return float(read(start, stop).sum())
+    middle = start + count // 2 - count // 2 % 8
+    return pairwise(read, start, middle) + pairwise(read, middle, stop)
+
+
 @one_thread()
 def scikit_learn(
-    points: F32, start: npt.NDArray[np.floating], *, max_iterations: int
+    points: F32 | Points, start: npt.NDArray[np.floating], *, max_iterations: int
 ) -> LloydResult:
     """The same by scikit-learn's KMeans, which moves empty clusters to far vectors by itself."""
     from sklearn.cluster import KMeans as Estimator
@@ -208,13 +257,13 @@ def scikit_learn(
     with warnings.catch_warnings():
         # vectors that differ may be equal once scaled; their cluster is left out later
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(points)
+        estimator.fit(points if isinstance(points, np.ndarray) else points.held().array)
     centroids: F64 = estimator.cluster_centers_.astype(np.float64)
     labels: Labels = estimator.labels_.astype(np.int64)
     return LloydResult(centroids, labels, float(estimator.inertia_), int(estimator.n_iter_), 0)
 
 
-def _undo(order: Labels, values: Labels) -> Labels:
+def _undo(order: Integers, values: Integers) -> Integers:
     result = np.empty_like(values)
     result[order] = values
     return result
@@ -252,74 +301,98 @@ class _Momentum:
 class _Sums:
     """Count and sum (k, d) in float64 of the members of every cluster, kept up to date."""
 
-    def __init__(self, points: F32, labels: Labels, clusters: int) -> None:
-        self.counts = np.bincount(labels, minlength=clusters)
-        self.totals = np.zeros((clusters, points.shape[1]))
-        blocks = range(0, len(points), SUM_BLOCK)
+    def __init__(self, points: Points, labels: Integers, clusters: int) -> None:
+        count, d = points.shape
+        self.counts = _counts(labels, clusters)
+        self.totals = np.zeros((clusters, d))
+        blocks = range(0, count, SUM_BLOCK)
         parts = np.empty((_AT_ONCE, *self.totals.shape))
         for first in range(0, len(blocks), _AT_ONCE):
             starts = blocks[first : first + _AT_ONCE]
 
             def work(number: int, starts: range = starts) -> None:
-                block = slice(starts[number], starts[number] + SUM_BLOCK)
-                parts[number] = _totals(points[block], labels[block], clusters)
+                start, stop = starts[number], min(starts[number] + SUM_BLOCK, count)
+                parts[number] = _totals(points.block(start, stop), labels[start:stop], clusters)
 
             in_threads(work, range(len(starts)))
             for part in parts[: len(starts)]:
                 self.totals += part
 
-    def move(self, points: F32, previous: Labels, labels: Labels) -> int:
+    def move(self, points: Points, previous: Integers, labels: Integers) -> int:
         """Move the vectors whose label changed; returns how many did."""
-        rows = np.flatnonzero(previous != labels)
-        clusters = len(self.counts)
-        for start in range(0, len(rows), SUM_BLOCK):
-            part = rows[start : start + SUM_BLOCK]
-            members, old, new = np.take(points, part, axis=0), previous[part], labels[part]
+        clusters, changed = len(self.counts), 0
+        for part in _changed(previous, labels):
+            changed += len(part)
+            members, old, new = points.take(part), previous[part], labels[part]
             self.totals += _totals(members, new, clusters) - _totals(members, old, clusters)
             self.counts += np.bincount(new, minlength=clusters) - np.bincount(
                 old, minlength=clusters
             )
-        return len(rows)
+        return changed
 
 
-def _totals(points: F32, labels: Labels, clusters: int) -> F64:
+def _changed(previous: Integers, labels: Integers) -> Iterator[Labels]:
+    """Rows whose label changed, SUM_BLOCK of them at a time."""
+    waiting = np.empty(0, np.int64)
+    for start in range(0, len(labels), SUM_BLOCK):
+        part = slice(start, start + SUM_BLOCK)
+        own = start + np.flatnonzero(previous[part] != labels[part])
+        waiting = np.concatenate([waiting, own])
+        if len(waiting) >= SUM_BLOCK:
+            yield waiting[:SUM_BLOCK]
+            waiting = waiting[SUM_BLOCK:]
+    if len(waiting):
+        yield waiting
+
+
+def _counts(labels: Integers, clusters: int) -> Labels:
+    """How many rows have each label, (clusters,)."""
+    counts = np.zeros(clusters, np.int64)
+    for start in range(0, len(labels), SUM_BLOCK):
+        counts += np.bincount(labels[start : start + SUM_BLOCK], minlength=clusters)
+    return counts
+
+
+def _totals(points: F32, labels: Integers, clusters: int) -> F64:
     """Sum of the vectors of each label, (clusters, d)."""
     totals = torch.zeros(clusters, points.shape[1], dtype=torch.float64)
     wide = torch.from_numpy(points.astype(np.float64))
-    totals.index_add_(0, torch.from_numpy(labels), wide)  # row after row
+    totals.index_add_(0, torch.from_numpy(labels.astype(np.int64)), wide)  # row after row
     return totals.numpy()
 
 
-def _means(rows: Rows, sums: _Sums, labels: Labels, centroids: F64) -> tuple[F64, int]:
+def _means(rows: Rows, sums: _Sums, labels: Integers, centroids: F64) -> tuple[F64, int]:
     """Mean of each cluster (eq. 8); empty ones are placed on the farthest distinct vectors."""
     counts = sums.counts[:, None]
     means = np.where(counts > 0, sums.totals / np.maximum(counts, 1), centroids)
     empty = np.flatnonzero(sums.counts == 0)
     if not len(empty):
         return means, 0
-    distances = rows.distances(centroids, labels)
     taken: list[F32] = []
-    for row in np.argsort(-distances, kind="stable")[: 8 * len(empty)]:
-        if distances[row] <= 0 or len(taken) == len(empty):
+    for distance, row in zip(*rows.farthest(centroids, labels, 8 * len(empty)), strict=True):
+        if distance <= 0 or len(taken) == len(empty):
             break
-        if not any(np.array_equal(rows.points[row], other) for other in taken):
-            taken.append(rows.points[row])
+        point = rows.source.block(int(row), int(row) + 1)[0]
+        if not any(np.array_equal(point, other) for other in taken):
+            taken.append(point)
     means[empty[: len(taken)]] = np.array(taken, dtype=np.float64).reshape(-1, means.shape[1])
     return means, len(taken)
 
 
 @one_thread()
-def plus_plus(points: F32, clusters: int, rng: np.random.Generator) -> F32:
+def plus_plus(points: F32 | Points, clusters: int, rng: np.random.Generator) -> F32:
     """Greedy k-means++ start on a seeded sample of `points`. Returns (clusters, d).
 
     Above 4,096 clusters a seeded choice of rows takes its place: its quadratic cost buys little
     where clusters hold a handful of vectors.
     """
-    n = len(points)
+    points = points_of(points)
+    n, _ = points.shape
     if clusters > 4096:
-        return points[np.sort(rng.choice(n, clusters, replace=False))]
+        return points.take(np.sort(rng.choice(n, clusters, replace=False)))
     size = min(n, max(16_384, 64 * clusters))
-    sample = points[np.sort(rng.choice(n, size, replace=False))] if size < n else points
+    whole = size == n
+    sample = points.block(0, n) if whole else points.take(np.sort(rng.choice(n, size, False)))
     trials = 2 + int(np.log(clusters))
     squared = np.einsum("nd,nd->n", sample, sample)
     chosen = np.empty((clusters, sample.shape[1]), np.float32)
@@ -346,83 +419,81 @@ def _squared_to(sample: F32, squared: F32, centres: F32) -> F32:
     return np.maximum(result, 0, out=result)
 
 
-def _normalised(vectors: npt.NDArray[np.floating]) -> tuple[F32, F64, float]:
+def _normalised(vectors: Vectors) -> Normalised:
     """Vectors moved to their mean and scaled to at most 1, so that squares neither cancel nor
-    overflow: (points, shift, scale)."""
-    shift = _column_sums(vectors) / len(vectors)
+    overflow."""
+    shift = _column_sums(vectors) / vectors.shape[0]
     scale = 0.0
-    for block in _blocks(vectors):
-        scale = max(scale, float(np.abs(block - shift).max()))
-    scale = scale or 1.0
-    points = np.empty(vectors.shape, np.float32)
-    for number, block in enumerate(_blocks(vectors)):
-        points[number * SUM_BLOCK :][: len(block)] = (block - shift) / scale
-    return points, shift, scale
+    for _, block in blocks(vectors):
+        block -= shift
+        scale = max(scale, float(np.abs(block, out=block).max()))
+    return Normalised(vectors, shift, scale or 1.0)
 
 
-def _blocks(vectors: npt.NDArray[np.floating]) -> Iterator[F64]:
-    """The vectors in float64, a block at a time."""
-    for start in range(0, len(vectors), SUM_BLOCK):
-        yield vectors[start : start + SUM_BLOCK].astype(np.float64)
-
-
-def _column_sums(vectors: npt.NDArray[np.floating]) -> F64:
+def _column_sums(vectors: Vectors) -> F64:
     """Sums of the columns in float64, row after row whatever the block: (n, d) -> (d,)."""
-    if vectors.shape[1] == 1:  # numpy sums a single column by halves
-        whole: F64 = vectors.astype(np.float64).sum(axis=0)
-        return whole
-    total = np.zeros((1, vectors.shape[1]))
-    for block in _blocks(vectors):
+    count, d = vectors.shape
+    if d == 1:  # numpy sums a single column by halves
+
+        def column(start: int, stop: int) -> F64:
+            return vectors.block(start, stop).astype(np.float64)[:, 0]
+
+        return np.array([pairwise(column, 0, count)])
+    total = np.zeros((1, d))
+    for _, block in blocks(vectors):
         total = np.concatenate([total, block]).sum(axis=0, keepdims=True)
     result: F64 = total[0]
     return result
 
 
-def count_distinct(vectors: npt.NDArray[np.floating], limit: int) -> int:
+def count_distinct(vectors: Given, limit: int) -> int:
     """Number of distinct vectors, (n, d), and `limit` + 1 where there are more."""
-    whole = np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))
+    vectors = vectors_of(vectors)
+    count, d = vectors.shape
+    whole = np.dtype((np.void, vectors.dtype.itemsize * d))
     found = np.empty(0, whole)
-    for start in range(0, len(vectors), SUM_BLOCK):
-        block = np.ascontiguousarray(vectors[start : start + SUM_BLOCK] + vectors.dtype.type(0))
+    for start in range(0, count, SUM_BLOCK):
+        part = vectors.block(start, min(start + SUM_BLOCK, count))
+        block = np.ascontiguousarray(part + vectors.dtype.type(0))
         found = np.unique(np.concatenate([found, np.unique(block.view(whole).reshape(-1))]))
         if len(found) > limit:
             return limit + 1
     return len(found)
 
 
-def count_separate(vectors: npt.NDArray[np.floating], limit: int) -> int:
+def count_separate(vectors: Given, limit: int) -> int:
     """Number of vectors that `fit` tells apart: it compares them moved, scaled and in float32."""
-    return count_distinct(_normalised(moderate(vectors)[0])[0], limit) if len(vectors) else 0
+    vectors = vectors_of(vectors)
+    if not vectors.shape[0]:
+        return 0
+    return count_distinct(_normalised(moderate(vectors)[0]), limit)
 
 
-def _exact(vectors: npt.NDArray[np.floating], clusters: int) -> tuple[F64, Labels] | None:
+def _exact(vectors: Vectors, clusters: int) -> tuple[F64, Labels] | None:
     """The distinct vectors and their labels when there are at most `clusters`, else None."""
-    probe = vectors[: 4 * clusters + 64]
-    if len(np.unique(probe, axis=0)) > clusters:
+    probe = vectors.block(0, 4 * clusters + 64)
+    if len(np.unique(probe, axis=0)) > clusters or count_distinct(vectors, clusters) > clusters:
         return None
-    distinct, labels = np.unique(vectors, axis=0, return_inverse=True)
+    whole = vectors.block(0, vectors.shape[0])
+    distinct, labels = np.unique(whole, axis=0, return_inverse=True)
     if len(distinct) > clusters:
         return None
     return distinct.astype(np.float64), labels.reshape(-1).astype(np.int64)
 
 
-def _compact(
-    vectors: npt.NDArray[np.floating], labels: Labels, clusters: int
-) -> tuple[F64, Labels]:
+def _compact(vectors: Vectors, labels: Integers, clusters: int) -> tuple[F64, Integers]:
     """Means in float64 of the clusters that are used, labels renumbered."""
-    counts = np.bincount(labels, minlength=clusters)
+    counts = _counts(labels, clusters)
     used = np.flatnonzero(counts)
-    number = np.full(clusters, -1, np.int64)
+    number = np.zeros(clusters, label_type(len(used)))
     number[used] = np.arange(len(used))
     labels = number[labels]
-    sizes = counts[used]
-    columns = [means(plane, labels, sizes) for plane in vectors.T]
-    return np.stack(columns, axis=1), labels
+    return means(vectors, labels, counts[used]), labels
 
 
 def canonical(
     centroids: F64,
-    labels: Labels,
+    labels: Integers,
     *,
     inertia: float,
     iterations: int,
@@ -430,7 +501,7 @@ def canonical(
     repaired: int,
 ) -> Clustering:
     """Order centroids by use, descending, then by their coefficients, ascending."""
-    counts = np.bincount(labels, minlength=len(centroids))
+    counts = _counts(labels, len(centroids))
     order = np.lexsort((*centroids.T[::-1], -counts))
     number = np.empty_like(order)
     number[order] = np.arange(len(order))

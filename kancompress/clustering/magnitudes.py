@@ -10,9 +10,17 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from kancompress.clustering.nearest import F64, SUM_BLOCK, Labels
+from kancompress.clustering.vectors import (
+    F64,
+    SUM_BLOCK,
+    Given,
+    Integers,
+    Scaled,
+    Vectors,
+    blocks,
+    vectors_of,
+)
 
 # Outside these powers of two vectors are scaled: a sum of 2^100 numbers stays finite inside them,
 # and what is lost of the smallest numbers beside large ones is nothing to those.
@@ -21,28 +29,44 @@ _DOWN, _UP = -100, 600
 _LARGEST = float(np.finfo(np.float64).max)
 
 
-def moderate(vectors: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating], int]:
+def moderate(vectors: Vectors) -> tuple[Vectors, int]:
     """The vectors times a power of two with which they can be summed up, and its exponent; as they
     are, and 0, where they can already."""
-    if vectors.dtype != np.float64 or not vectors.size:
+    count, d = vectors.shape
+    if vectors.dtype != np.float64 or not count * d:
         return vectors, 0
-    largest = max(float(vectors.max()), -float(vectors.min()))
+    largest = 0.0
+    for start in range(0, count, SUM_BLOCK):
+        block = vectors.block(start, min(start + SUM_BLOCK, count))
+        largest = max(largest, float(block.max()), -float(block.min()))
     exponent = math.frexp(largest)[1] if largest else 0
     by = _DOWN if exponent > _HIGH else _UP if exponent < _LOW else 0
-    return (np.ldexp(vectors, by), by) if by else (vectors, 0)
+    return (Scaled(vectors, by), by) if by else (vectors, 0)
 
 
-def means(numbers: npt.NDArray[np.floating], labels: Labels, sizes: Labels) -> F64:
-    """Mean of the numbers (n,) of each label, (k,), of which `sizes` tells how many there are."""
-    wide = numbers.astype(np.float64)
-    found: F64 = np.bincount(labels, weights=wide, minlength=len(sizes)) / sizes
+def means(vectors: Vectors, labels: Integers, sizes: Integers) -> F64:
+    """Mean of the vectors (n, d) of each label, (k, d), of which `sizes` tells how many there
+    are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: F64 = _sums(vectors, labels, len(sizes)) / sizes[:, None]
     finite = np.isfinite(found)
     if finite.all():
         return found
-    smaller = np.bincount(labels, weights=np.ldexp(wide, _DOWN), minlength=len(sizes)) / sizes
+    smaller = _sums(Scaled(vectors, _DOWN), labels, len(sizes)) / sizes[:, None]
     # the mean of the largest numbers may be rounded beyond them
     largest = np.ldexp(_LARGEST, _DOWN)
     return np.where(finite, found, np.ldexp(np.clip(smaller, -largest, largest), -_DOWN))
+
+
+def _sums(vectors: Vectors, labels: Integers, clusters: int) -> F64:
+    """Sum of the vectors of each label, (clusters, d), row after row whatever the block."""
+    totals = np.zeros((vectors.shape[1], clusters))
+    first = np.arange(clusters)
+    for part, block in blocks(vectors):
+        own = np.concatenate([first, labels[part]])
+        for column, total in zip(block.T, totals, strict=True):
+            total[:] = np.bincount(own, weights=np.concatenate([total, column]))
+    return totals.T.copy()
 
 
 def times_square(value: float, scale: float, exponent: int) -> float:
@@ -52,15 +76,15 @@ def times_square(value: float, scale: float, exponent: int) -> float:
         return float(np.ldexp(value * mantissa**2, 2 * (own + exponent)))
 
 
-def relative_distortion(vectors: npt.NDArray[np.floating], centroids: F64, labels: Labels) -> float:
+def relative_distortion(vectors: Given, centroids: F64, labels: Integers) -> float:
     """Squared distance of vectors (n, d) to their centroids (k, d) relative to that to their mean;
     0 where they are all the same."""
-    vectors, exponent = moderate(vectors)
+    vectors, exponent = moderate(vectors_of(vectors))
     centroids = np.ldexp(centroids, exponent) if exponent else centroids
     total = np.zeros(vectors.shape[1])
     for block, _ in _blocks(vectors, labels):
         total += block.sum(axis=0)
-    mean = total / len(vectors)
+    mean = total / vectors.shape[0]
     with np.errstate(over="ignore", under="ignore"):
         error, spread = _squares(vectors, centroids, labels, mean, 0)
         if not (_SAFE[0] < spread < _SAFE[1] and error < _SAFE[1]):
@@ -79,7 +103,7 @@ _SAFE = 1e-250, 1e300
 
 
 def _squares(
-    vectors: npt.NDArray[np.floating], centroids: F64, labels: Labels, mean: F64, by: int
+    vectors: Vectors, centroids: F64, labels: Integers, mean: F64, by: int
 ) -> tuple[float, float]:
     """Sums of squares of the vectors less their centroids, and less the mean, both differences
     times 2^by."""
@@ -93,8 +117,7 @@ def _squares(
     return error, spread
 
 
-def _blocks(vectors: npt.NDArray[np.floating], labels: Labels) -> Iterator[tuple[F64, Labels]]:
+def _blocks(vectors: Vectors, labels: Integers) -> Iterator[tuple[F64, Integers]]:
     """Vectors in float64 and their labels, a block at a time."""
-    for start in range(0, len(vectors), SUM_BLOCK):
-        part = slice(start, start + SUM_BLOCK)
-        yield vectors[part].astype(np.float64), labels[part]
+    for part, block in blocks(vectors):
+        yield block, labels[part]

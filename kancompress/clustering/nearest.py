@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +21,18 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
+from kancompress.clustering.vectors import F32, F64, SUM_BLOCK, Integers, Points, points_of
+
 Labels = npt.NDArray[np.int64]
 _T = TypeVar("_T")
 
 # Rows times centroids of a batch: 4 MB of float32 products, near enough to the cache and large
 # enough that the calls do not count.
 _BATCH_CELLS = 1 << 20
-# Rows of a span, and of a block of sums.
+# Rows of a span.
 SPAN = 512
-SUM_BLOCK = 1 << 16
+# Bytes of spans that are cut once; more of them are cut whenever they are compared.
+_CUT_ONCE = 1 << 26
 
 
 @contextmanager
@@ -66,46 +67,73 @@ class Rows:
     could be nearest to one of its rows (Elkan 2003, with spans for rows).
     """
 
-    def __init__(self, points: F32, clusters: int) -> None:
-        self.points = points
-        n = len(points)
+    def __init__(self, points: F32 | Points, clusters: int) -> None:
+        self._source = points_of(points)
+        n, d = self._source.shape
         self.length = span_length(n, clusters)
         count = -(-n // self.length)
-        self.spans = torch.from_numpy(_cut(points, count, self.length))
-        self.labels = torch.zeros(count, self.length, dtype=torch.int64)
+        self.count = count
+        self._spans: Tensor | None = None
+        if 4 * count * (d + 2) * self.length <= _CUT_ONCE:
+            self._spans = self._cut(0, count)
+        self.labels = np.zeros((count, self.length), label_type(clusters))
         self._least: Tensor | None = None
-        self._far = torch.empty(0)
-        # What rounding may do to a squared distance, by span: bounds give way by as much.
-        self._slack = -2e-6 * self.spans[:, -1].amin(1, keepdim=True)
-        self._last = torch.empty(0)
+        self._far = self._slack = self._last = torch.empty(0)
 
     @classmethod
-    def near(cls, points: F32, centroids: F64, labels: Labels, squared: F64) -> tuple[Rows, Labels]:
+    def near(
+        cls, points: F32 | Points, centroids: F64, labels: Integers, squared: F64
+    ) -> tuple[Rows, Integers]:
         """The rows in such an order, and the order.
 
         centroids : (k, d) to which `labels` and squared distances of the rows are known, (n,) each
+        squared   : becomes something else
         """
-        distances = np.sqrt(squared)
-        order = np.argsort(labels + distances / (2 * distances.max() + 1e-30))
-        length = span_length(len(points), len(centroids))
+        distances = np.sqrt(squared, out=squared)
+        order = _by_label(labels, distances)
+        source = points_of(points)
+        n = len(order)
+        length = span_length(n, len(centroids))
         least, far = _first_bounds(centroids, labels[order], distances[order], length)
-        del distances
+        del distances, squared
         # Spans that are compared with equally many stand together; one that is not full stays last.
-        compared = (least <= far.max(1, keepdims=True)).sum(1)
-        turn = np.argsort(compared[: len(points) // length], kind="stable")
+        compared = np.concatenate(
+            [
+                (least[part] <= far[part].max(1, keepdims=True)).sum(1)
+                for part in _slices(len(least), SUM_BLOCK // length + 1)
+            ]
+        )
+        turn = np.argsort(compared[: n // length], kind="stable")
         turn = np.append(turn, np.arange(len(turn), len(compared)))
-        whole = len(points) // length * length
+        whole = n // length * length
         front = order[:whole].reshape(-1, length)[turn[: whole // length]]
-        order = np.append(front, order[whole:])
-        rows = cls(np.take(points, order, axis=0), len(centroids))
-        rows._least, rows._far = torch.from_numpy(least[turn]), torch.from_numpy(far[turn])
-        rows.labels.view(-1)[: len(order)] = torch.from_numpy(labels[order])
-        rows.labels.view(-1)[len(order) :] = int(labels[order[-1]])
+        order[:whole] = front.reshape(-1)
+        del front
+        least, far = least[turn], far[turn]
+        rows = cls(source.ordered(order), len(centroids))
+        rows._least, rows._far = torch.from_numpy(least), torch.from_numpy(far)
+        flat = rows.labels.reshape(-1)
+        flat[:n] = labels[order]
+        flat[n:] = labels[order[-1]]
+        rows._slack = rows._slacks()
         rows._last = torch.from_numpy(centroids)
         return rows, order
 
-    def assign(self, centroids: F64) -> Labels:
-        """Nearest centroid of every vector, (n,)."""
+    @property
+    def points(self) -> F32:
+        """The rows, (n, d), in memory."""
+        return self._source.block(0, len(self))
+
+    @property
+    def source(self) -> Points:
+        """The rows, wherever they lie."""
+        return self._source
+
+    def __len__(self) -> int:
+        return self._source.shape[0]
+
+    def assign(self, centroids: F64) -> Integers:
+        """Nearest centroid of every vector, (n,) of `label_type`."""
         narrow = torch.from_numpy(centroids.astype(np.float32))
         ends = torch.stack([-(narrow**2).sum(1), torch.ones(len(narrow))], dim=1)
         table = torch.cat([2 * narrow, ends], dim=1)
@@ -115,46 +143,100 @@ class Rows:
         def work(batch: _Batch) -> None:
             first, last, width = batch
             chosen = candidates.of(first, last, width)
-            cells = torch.bmm(functional.embedding(chosen, table), self.spans[first:last])
+            cells = torch.bmm(functional.embedding(chosen, table), self._cut_at(first, last))
             image = cells[:, :, None].permute(0, 3, 1, 2)  # (span, row, centroid, 1), rows last
             best, found = functional.max_pool2d(image, (width, 1), return_indices=True)
-            torch.gather(chosen, 1, found.view(-1, self.length), out=self.labels[first:last])
+            labels = torch.gather(chosen, 1, found.view(-1, self.length))
+            self.labels[first:last] = labels.numpy()
             if self._least is not None:
                 slack = self._slack[first:last]
                 self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -slack))
                 self._far[first:last] = _root(best.view(-1, self.length), slack)
 
         in_threads(work, list(_batches(candidates.counts, _BATCH_CELLS // self.length)))
-        return self.labels.view(-1)[: len(self.points)].numpy().copy()
+        return self.labels.reshape(-1)[: len(self)].copy()
+
+    def _cut_at(self, first: int, last: int) -> Tensor:
+        """Spans `first ... last - 1`, (span, d + 2, length)."""
+        return self._cut(first, last) if self._spans is None else self._spans[first:last]
+
+    def _cut(self, first: int, last: int) -> Tensor:
+        part = self._source.block(first * self.length, min(last * self.length, len(self)))
+        return torch.from_numpy(_cut(part, last - first, self.length))
+
+    def _slacks(self) -> Tensor:
+        """What rounding may do to a squared distance, by span, (span, 1): bounds give way by as
+        much."""
+        parts = _slices(self.count, max(1, SUM_BLOCK // self.length))
+        least = [self._cut_at(part.start, part.stop)[:, -1].amin(1, keepdim=True) for part in parts]
+        return -2e-6 * torch.cat(least)
 
     def _follow(self, centroids: Tensor) -> None:
         """Move the bounds by as much as the centroids have moved."""
         if self._least is not None:
             moved = (centroids - self._last).norm(dim=1).float()
             self._least -= moved
-            flat = self._far.view(-1)
-            flat += moved.index_select(0, self.labels.view(-1))
+            far, labels, by = self._far.view(-1), self.labels.reshape(-1), moved.numpy()
+            for part in _slices(len(labels), SUM_BLOCK):
+                far[part] += torch.from_numpy(by[labels[part]])
             self._last = centroids.clone()
 
-    def _candidates(self, clusters: int) -> _Candidates:
+    def _candidates(self, clusters: int) -> _Candidates | _All:
         """Centroids that each span is compared with."""
         if self._least is None:
-            return _Candidates(np.ones((len(self.spans), clusters), np.bool_))
+            return _All(self.count, clusters)
         # The slack covers the rounding of the float32 comparison.
         reach = self._far.amax(1, keepdim=True) * (1 + 1e-4) + 1e-6
         return _Candidates((self._least <= reach).numpy())
 
-    def distances(self, centroids: F64, labels: Labels) -> F64:
+    def distances(self, centroids: F64, labels: Integers) -> F64:
         """Squared distance of every vector to its centroid, (n,)."""
         result = np.empty(len(labels))
 
         def work(start: int) -> None:
-            block = slice(start, start + SUM_BLOCK)
-            offsets = self.points[block] - np.take(centroids, labels[block], axis=0)
-            result[block] = np.einsum("nd,nd->n", offsets, offsets)
+            stop = min(start + SUM_BLOCK, len(labels))
+            result[start:stop] = self.distances_of(start, stop, centroids, labels)
 
         in_threads(work, range(0, len(labels), SUM_BLOCK))
         return result
+
+    def distances_of(self, start: int, stop: int, centroids: F64, labels: Integers) -> F64:
+        """The same of vectors `start ... stop - 1`."""
+        offsets = self._source.block(start, stop) - np.take(centroids, labels[start:stop], axis=0)
+        result: F64 = np.einsum("nd,nd->n", offsets, offsets)
+        return result
+
+    def farthest(self, centroids: F64, labels: Integers, count: int) -> tuple[F64, Labels]:
+        """The largest squared distances of vectors to their centroids, descending, and whose they
+        are; of equal ones the first."""
+        distances, rows = np.empty(0), np.empty(0, np.int64)
+        for part in _slices(len(labels), SUM_BLOCK):
+            own = self.distances_of(part.start, part.stop, centroids, labels)
+            distances = np.concatenate([distances, own])
+            rows = np.concatenate([rows, np.arange(part.start, part.stop)])
+            most = np.argsort(-distances, kind="stable")[:count]
+            distances, rows = distances[most], rows[most]
+        return distances, rows
+
+
+def label_type(clusters: int) -> np.dtype[np.integer[Any]]:
+    """The smallest type of labels below `clusters`."""
+    return np.min_scalar_type(max(clusters, 1) - 1)
+
+
+def _by_label(labels: Integers, distances: F64) -> Integers:
+    """The order of rows by their labels and, of one label, by their distances, in a type that is as
+    small as their number allows."""
+    key = distances / (2 * distances.max() + 1e-30)
+    key += labels
+    order = np.argsort(key)
+    return order.astype(np.int32) if len(order) < 1 << 31 else order
+
+
+def _slices(count: int, step: int) -> Iterator[slice]:
+    """`count` places, so many at a time."""
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 def span_length(rows: int, clusters: int) -> int:
@@ -162,7 +244,7 @@ def span_length(rows: int, clusters: int) -> int:
     return min(SPAN, rows, max(16, _BATCH_CELLS // clusters))
 
 
-def _first_bounds(centroids: F64, labels: Labels, distances: F64, length: int) -> tuple[F32, F32]:
+def _first_bounds(centroids: F64, labels: Integers, distances: F64, length: int) -> tuple[F32, F32]:
     """Lower bounds (span, centroid) of the distances between rows and centroids, and the rows'
     distances to their own, (span, length).
 
@@ -213,6 +295,18 @@ def _cut(points: F32, count: int, length: int) -> F32:
         padded[:, d + 1] = -np.einsum("nd,nd->n", padded[:, :d], padded[:, :d])
         cut[:] = padded.reshape(len(cut), length, d + 2).transpose(0, 2, 1)
     return spans
+
+
+class _All:
+    """All centroids, for each of so many spans."""
+
+    def __init__(self, spans: int, clusters: int) -> None:
+        self._numbers = torch.arange(clusters)
+        self.counts = [clusters] * spans
+
+    def of(self, first: int, last: int, width: int) -> Tensor:
+        """As of `_Candidates`."""
+        return self._numbers.expand(last - first, width)
 
 
 class _Candidates:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kancompress.clustering import kmeans, metric
 from kancompress.clustering.kmeans import Clustering
-from kancompress.clustering.nearest import F32, F64, Labels, one_thread
+from kancompress.clustering.nearest import Labels, one_thread
+from kancompress.clustering.vectors import F32, F64, Given
 from kancompress.formats.packed.encodings import Indices
 from kancompress.formats.packed.encodings.classes import Symbols, ladder
 from kancompress.formats.packed.encodings.rans import MOST_CLUSTERS, inputs_of
@@ -75,9 +76,7 @@ def of_claims(claims: Sequence[Indices]) -> Labels:
 
 
 @one_thread()
-def cluster(
-    vectors: npt.NDArray[np.floating], start: Clustering, inputs: Labels, price: float
-) -> Clustering:
+def cluster(vectors: Given, start: Clustering, inputs: Labels, price: float) -> Clustering:
     """Plain k-means that goes on with every index at its price, from where it ended without.
 
     vectors : (n, d); start : their clustering; inputs : (n,) number of the input of each

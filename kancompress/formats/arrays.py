@@ -427,6 +427,8 @@ class Stored(Mapping[str, T], Generic[T, Shape]):
     outline : their shapes and types, in the order of the file
     read    : gives one of them, in memory of its own
     ties    : name to the earlier name of which it is the same tensor
+    parts   : gives elements of one, row-major, from the first to the one behind the last; None of
+              one that does not lie in one piece
     """
 
     def __init__(
@@ -434,10 +436,12 @@ class Stored(Mapping[str, T], Generic[T, Shape]):
         outline: Mapping[str, Shape],
         read: Callable[[str], T],
         ties: Mapping[str, str] | None = None,
+        parts: Callable[[str, int, int], T | None] | None = None,
     ) -> None:
         self.outline = dict(outline)
         self.ties = ties or {}
         self._read = read
+        self._parts = parts
         self._held: WeakValueDictionary[str, T] = WeakValueDictionary()
 
     def __getitem__(self, name: str) -> T:
@@ -448,6 +452,13 @@ class Stored(Mapping[str, T], Generic[T, Shape]):
         if found is None:
             found = self._held[name] = self._read(name)
         return found
+
+    def part(self, name: str, start: int, stop: int) -> T | None:
+        """Elements `start ... stop - 1` of one of them, row-major and in one axis; None where they
+        cannot be read by themselves."""
+        if self._parts is None:
+            return None
+        return self._parts(self.ties.get(name, name), start, stop)
 
     def __contains__(self, name: object) -> bool:
         return name in self.outline

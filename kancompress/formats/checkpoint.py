@@ -60,9 +60,14 @@ class CheckpointRecord(Generic[T_co]):
         return _document(self.kind, self.model, self.shapes, self.data)
 
 
+def pieces(record: CheckpointRecord[Array]) -> list[bytes | memoryview]:
+    """The whole file of a checkpoint, its tensors where they lie."""
+    return containers.pieces(record.tensors, documents.metadata(record.document()))
+
+
 def encode(record: CheckpointRecord[Array]) -> bytes:
     """The whole file of a checkpoint."""
-    return containers.encode(record.tensors, documents.metadata(record.document()))
+    return b"".join(pieces(record))
 
 
 def _document(

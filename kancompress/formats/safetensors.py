@@ -85,13 +85,20 @@ class Container:
         raw = self.data[self.header_size + entry.begin : self.header_size + entry.end]
         return from_bytes(raw, entry.dtype, entry.shape)
 
+    def part(self, name: str, start: int, stop: int) -> Array:
+        """Elements `start ... stop - 1` of one tensor, row-major, as `array` reads them."""
+        entry = self.entries[name]
+        begin, size = self.header_size + entry.begin, DTYPES[entry.dtype].itemsize
+        raw = self.data[begin + start * size : begin + stop * size]
+        return from_bytes(raw, entry.dtype, (stop - start,))
+
     def arrays(self) -> dict[str, Array]:
         """Read all tensors."""
         return {name: self.array(name) for name in self.entries}
 
     def stored(self) -> StoredArrays:
         """All tensors, each read when it is asked for."""
-        return StoredArrays(self.outline(), self.array)
+        return StoredArrays(self.outline(), self.array, parts=self.part)
 
     def outline(self) -> dict[str, Outline]:
         """Type and shape of all tensors."""
@@ -381,6 +388,11 @@ def payload_chunks(tensors: Mapping[str, Array]) -> Iterator[memoryview]:
         yield tensors[name].data.data
 
 
+def pieces(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A whole safetensors file: its header and the memory of its tensors, one after another."""
+    return [encode_header(tensors, metadata), *payload_chunks(tensors)]
+
+
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     """A whole safetensors file in memory."""
-    return b"".join((encode_header(tensors, metadata), *payload_chunks(tensors)))
+    return b"".join(pieces(tensors, metadata))

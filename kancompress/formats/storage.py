@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,6 +21,8 @@ from kancompress.system import files, inputs
 Source = str | os.PathLike[str] | bytes
 Record = CheckpointRecord[Array] | PackedRecord[Array]
 Opened = TypeVar("Opened")
+
+_PART = 1 << 20  # bytes that are compared at a time
 
 
 class Recorded(Protocol):
@@ -123,13 +126,19 @@ def check(source: Source, name: str | None = None) -> str:
 
 
 def write(record: Record) -> bytes:
-    """The bytes of a record's file, checked by reading them back.
+    """The bytes of a record's file, checked as `pieces` checks them."""
+    return b"".join(pieces(record))
+
+
+def pieces(record: Record) -> list[bytes | memoryview]:
+    """The file of a record, its tensors where they lie, checked by reading it back.
 
     Raises KancompressError for a record that cannot be stored, such as one with NaN.
     """
-    raw = _written(record)
+    written = _written(record)
     try:
-        again = read_record(open_container(raw, "the new file"), any_size=True)
+        container = containers.parse(inputs.Pieces(written), "the new file")
+        again = read_record(container, any_size=True)
     except InvalidFileError as error:
         raise KancompressError(
             f"Nothing was written: {error}",
@@ -137,12 +146,21 @@ def write(record: Record) -> bytes:
             tensor=error.tensor,
             fields=error.fields,
         ) from None
-    if _written(again) != raw:
+    if not _same(_written(again), written):
         raise KancompressError("The new file does not read back the same; nothing was written.")
-    return raw
+    return written
 
 
-def _written(record: Record) -> bytes:
+def _same(one: Sequence[bytes | memoryview], other: Sequence[bytes | memoryview]) -> bool:
+    """Whether two files are the same, compared a part at a time."""
+    left, right = inputs.Pieces(one), inputs.Pieces(other)
+    places = (slice(at, at + _PART) for at in range(0, len(left), _PART))
+    return len(left) == len(right) and all(
+        bytes(left[place]) == bytes(right[place]) for place in places
+    )
+
+
+def _written(record: Record) -> list[bytes | memoryview]:
     if isinstance(record, PackedRecord):
-        return packed.encode(record)
-    return checkpoints.encode(record)
+        return packed.pieces(record)
+    return checkpoints.pieces(record)

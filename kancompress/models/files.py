@@ -96,15 +96,7 @@ def encode(record: Record | Restored) -> bytes:
     >>> kancompress.encode(packed) == kancompress.encode(packed.model)
     True
     """
-    if isinstance(record, Restored):
-        return record.encode()
-    found = recorded.record(record)
-    if found is None:
-        raise UsageError(
-            f"A {type(record).__name__} has no file of kancompress's own; a Checkpoint or a"
-            " PackedModel was expected, as `kancompress.load` and `kancompress.cluster` give them."
-        )
-    return storage.write(found.record())
+    return b"".join(pieces(record))
 
 
 def save(
@@ -130,4 +122,17 @@ def save(
     """
     target = Path(path)
     files.check_target(target, force=force, inputs=inputs)
-    return files.write(target, [encode(record)], force=force)
+    return files.write(target, pieces(record), force=force)
+
+
+def pieces(record: Record | Restored) -> Sequence[bytes | memoryview]:
+    """What `encode` gives, its tensors where they lie."""
+    if isinstance(record, Restored):
+        return record.pieces()
+    found = recorded.record(record)
+    if found is None:
+        raise UsageError(
+            f"A {type(record).__name__} has no file of kancompress's own; a Checkpoint or a"
+            " PackedModel was expected, as `kancompress.load` and `kancompress.cluster` give them."
+        )
+    return storage.pieces(found.record())

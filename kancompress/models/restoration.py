@@ -6,7 +6,7 @@ docs/packed-format.md, section 8.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from kancompress.formats.foreign import skeletons
 from kancompress.formats.packed import FormRecord
 from kancompress.models import lines
 from kancompress.models.records import PackedModel
-from kancompress.models.tensors import all_to_arrays, encode
+from kancompress.models.tensors import all_to_arrays, pieces
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,19 +66,24 @@ class Restored:
         as a state dict. Where the rest of the source was kept it comes back, too, in a torch file.
         Raises InvalidFileError when the rest is damaged or belongs to another model.
         """
+        return b"".join(self.pieces(torch_file=torch_file))
+
+    def pieces(self, *, torch_file: bool | None = None) -> Sequence[bytes | memoryview]:
+        """What `encode` gives, in pieces that follow one another; the tensors of a safetensors file
+        are not copied."""
         if torch_file is None:
             torch_file = self.container != "safetensors"
         if not torch_file:
-            return encode(self.tensors, self.metadata)
+            return pieces(self.tensors, self.metadata)
         if self.skeleton is not None:
             tensors = all_to_arrays(self.tensors)
-            return skeletons.fill(self.skeleton, tensors, self.path, "the packed file")
+            return [skeletons.fill(self.skeleton, tensors, self.path, "the packed file")]
         content: Any = dict(self.tensors)
         for key in reversed(self.path if self.container != "torch-module" else ()):
             content = {key: content}
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        return buffer.getvalue()
+        return [buffer.getbuffer()]
 
 
 def empty_cache() -> bytes:

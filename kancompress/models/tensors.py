@@ -100,11 +100,26 @@ def _part(array: Array, wholes: dict[int, Tensor]) -> Tensor:
 
 def stored_tensors(arrays: StoredArrays) -> StoredTensors:
     """The tensors of a file, each read when it is asked for."""
+
+    def part(name: str, start: int, stop: int) -> Tensor | None:
+        found = arrays.part(name, start, stop)
+        return None if found is None else to_torch(found)
+
     return StoredTensors(
         {name: without_numbers(one) for name, one in arrays.outline.items()},
         lambda name: to_torch(arrays[name]),
         arrays.ties,
+        part,
     )
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor | None:
+    """Elements `start ... stop - 1` of a tensor, row-major and in one axis, of a file read by
+    themselves; None where that cannot be."""
+    if isinstance(tensors, StoredTensors):
+        return tensors.part(name, start, stop)
+    tensor = tensors[name].detach()
+    return tensor.view(-1)[start:stop] if tensor.is_contiguous() else None
 
 
 def all_to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
@@ -115,9 +130,14 @@ def all_to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
 # --- safetensors files of tensors -----------------------------------------------------------
 
 
+def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A whole safetensors file: its header and the memory of its tensors, one after another."""
+    return [encode_header(tensors, metadata), *payload_chunks(tensors)]
+
+
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A whole safetensors file in memory."""
-    return b"".join((encode_header(tensors, metadata), *payload_chunks(tensors)))
+    return b"".join(pieces(tensors, metadata))
 
 
 def encode_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,10 +20,10 @@ from kancompress.formats.edges.axes import (
     to_edge_order,
     to_memory_order,
 )
-from kancompress.formats.edges.found import FoundLayer, Gain
+from kancompress.formats.edges.found import FoundLayer, Gain, Part
 from kancompress.formats.edges.places import rows_of, sizes_of
 from kancompress.formats.safetensors import shown
-from kancompress.models.tensors import DTYPES, to_array
+from kancompress.models.tensors import DTYPES, part_of, to_array
 
 
 def to_edges(tensor: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
@@ -57,6 +58,48 @@ def gather(layer: FoundLayer, tensors: Mapping[str, Tensor]) -> Tensor:
         )
         vectors[:, gain.first : gain.last] *= factor.to(dtype)
     return vectors
+
+
+def edges_in_parts(
+    layer: FoundLayer, tensors: Mapping[str, Tensor]
+) -> Callable[[int, int], Tensor] | None:
+    """What gives the vectors of edges from a first to the one behind a last, as `gather` does, and
+    reads no more; None where the edges do not lie one after another in the layer's tensors."""
+    pieces: list[Part | Gain] = [*layer.parts, *layer.gains]
+    if layer.generator is not None or not all(_in_edge_order(layer, piece) for piece in pieces):
+        return None
+    if any(part_of(tensors, piece.tensor, 0, 1) is None for piece in pieces):
+        return None
+    dtype = DTYPES[pieces[0].dtype]
+    for piece in pieces[1:]:
+        dtype = torch.promote_types(dtype, DTYPES[piece.dtype])
+
+    def numbers(piece: Part | Gain, start: int, stop: int) -> Tensor:
+        each = per_edge(parse_axes(piece.axes), sizes_of(layer, piece))
+        found = part_of(tensors, piece.tensor, start * each, stop * each)
+        assert found is not None
+        return found.reshape(-1, each).to(dtype)
+
+    def read(start: int, stop: int) -> Tensor:
+        found = [numbers(part, start, stop) for part in layer.parts]
+        vectors = found[0].new_empty(stop - start, layer.coefficients)
+        for part, own in zip(layer.parts, found, strict=True):
+            vectors[:, part.first : part.last] = own
+        for gain in layer.gains:
+            vectors[:, gain.first : gain.last] *= numbers(gain, start, stop)
+        return vectors
+
+    return read
+
+
+def _in_edge_order(layer: FoundLayer, piece: Part | Gain) -> bool:
+    """Whether a tensor holds all edges of a layer one after another."""
+    if isinstance(piece, Part) and (piece.group is not None or piece.columns is not None):
+        return False
+    axes, sizes = parse_axes(piece.axes), sizes_of(layer, piece)
+    each = per_edge(axes, sizes)
+    in_order = to_edge_order(axes) == list(range(len(axes.names)))
+    return in_order and math.prod(piece.shape) == layer.edges * each
 
 
 def scatter(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kancompress.clustering import scaling
 from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
 from kancompress.clustering.curves import TellProbe
-from kancompress.clustering.cuts import Number, cut, number_of, split
+from kancompress.clustering.cuts import Number, number_of, split
 from kancompress.clustering.flow import Chain, Flow
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
@@ -305,7 +305,7 @@ def _found(
         {
             layer.name: plain.cluster(
                 layer.name,
-                cut(layer.vectors(), config.parts_of(layer.name)),
+                layer.in_parts().cut(config.parts_of(layer.name)),
                 config.of(layer.name),
             )
             for layer in source.layers

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering.coding import Coding
+from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import ClusterConfig, Metric, RunOptions, StoredDtype
 from kancompress.errors import (
     MOST_CHARACTERS,
@@ -50,6 +51,7 @@ from kancompress.models.records import ForeignCheckpoint, PackedLayer, PackedMod
 from kancompress.models.remainder import rebuilt, store
 from kancompress.models.tensors import DTYPES, NAMES
 from kancompress.models.vectors import (
+    edges_in_parts,
     gain_factors,
     gather,
     mask_factors,
@@ -657,17 +659,39 @@ class LayerGroup:
         for layer in self.layers:
             mask = packable(layer, self.source.tensors)
             vectors = gather(layer, self.source.tensors).cpu()
-            if layer.gains and not vectors.isfinite().all():
-                raise KancompressError(
-                    f"{self.source.where}: in layer {shown(layer.name)} coefficients times the"
-                    " scale of their edge are too large for their type. Leave the scales apart"
-                    " with `keep_scaler`.",
-                    where=self.source.where,
-                    layer=layer.name,
-                    fields=("keep_scaler",),
-                )
+            self._check_folded(layer, vectors)
             found.append(vectors if mask.all() else vectors[mask])
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _check_folded(self, layer: FoundLayer, vectors: Tensor) -> None:
+        """Refuse coefficients that factors have made too large."""
+        if layer.gains and not vectors.isfinite().all():
+            raise KancompressError(
+                f"{self.source.where}: in layer {shown(layer.name)} coefficients times the"
+                " scale of their edge are too large for their type. Leave the scales apart"
+                " with `keep_scaler`.",
+                where=self.source.where,
+                layer=layer.name,
+                fields=("keep_scaler",),
+            )
+
+    def in_parts(self) -> EdgeVectors:
+        """As of `Edges`: of one layer whose edges lie one after another in its tensors, none of
+        them kept or masked."""
+        layer = self.layers[0]
+        whole = self.whole and not layer.masks
+        read = edges_in_parts(layer, self.source.tensors) if whole else None
+        if read is None:
+            return EdgeVectors.of(self.vectors())
+
+        def checked(start: int, stop: int) -> Tensor:
+            vectors = read(start, stop).cpu()
+            self._check_folded(layer, vectors)
+            return vectors
+
+        return EdgeVectors(
+            edges=layer.edges, coefficients=layer.coefficients, source=self.dtype, read=checked
+        )
 
     def described(self) -> PackedGroup:
         """What the packed file says of them apart from codebook and index."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from kancompress.clustering.clusterer import points
 from kancompress.clustering.kmeans import count_distinct, fit
+from kancompress.clustering.vectors import points
 from kancompress.config import ClusterConfig
 from kancompress.models.records import sizes
 from kancompress.packing.source import (
@@ -43,7 +43,7 @@ def ways(layer: SourceLayer, distinct: int | None = None) -> list[Way]:
         found.append(Coded(codebook=blank((layer.edges, d), dtype), labels=None, plain=True))
     most = most_clusters(layer)
     if distinct is None:
-        distinct = count_distinct(points(layer.vectors()), most)
+        distinct = count_distinct(layer.in_parts(), most)
     if distinct <= most:
         rows = distinct + (1 if layer.masked else 0)
         found.append(Coded(codebook=blank((rows, d), dtype), labels=None))

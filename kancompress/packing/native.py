@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering.nearest import one_thread
+from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import ClusterConfig, RunOptions, StoredDtype
 from kancompress.errors import KancompressError
 from kancompress.formats.checkpoint import side_shapes
@@ -21,6 +22,7 @@ from kancompress.layers.network import Network
 from kancompress.layers.stored import encoding_of, rounded
 from kancompress.models.native import build
 from kancompress.models.records import Checkpoint, PackedLayer, PackedModel, dense_twin_sizes
+from kancompress.models.tensors import part_of
 from kancompress.packing.source import (
     DTYPES,
     Coded,
@@ -246,6 +248,20 @@ class NativeLayer:
         """As of `Edges`."""
         coefficients = self.source.coefficients(self.number)
         return coefficients.reshape(-1, coefficients.shape[-1])
+
+    def in_parts(self) -> EdgeVectors:
+        """As of `Edges`: generated ones are made whole."""
+        checkpoint, name, d = self.source.checkpoint, f"{self.name}.coefficients", self.coefficients
+        first = part_of(checkpoint.tensors, name, 0, 1) if checkpoint.kind == "dense" else None
+        if first is None:
+            return EdgeVectors.of(self.vectors())
+
+        def read(start: int, stop: int) -> Tensor:
+            found = part_of(checkpoint.tensors, name, start * d, stop * d)
+            assert found is not None
+            return found.reshape(-1, d)
+
+        return EdgeVectors(edges=self.edges, coefficients=d, source=first.dtype, read=read)
 
 
 class _Outline(NativeSource):

@@ -17,13 +17,12 @@ from kancompress.clustering.clusterer import (
     ByFunctions,
     Clustered,
     Clusterer,
-    points,
     shared,
 )
-from kancompress.clustering.cuts import cut
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.price_search import Tried
+from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.edges.masks import ALL_MASKED
@@ -385,13 +384,13 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
         size = coded.nbytes(layer.masked)
         result = replace(_dense(layer, clusters, dense), clusters=0, exact=True, packed_bytes=size)
         return _Packed(layer=layer, result=result, coded=coded)
-    vectors = layer.vectors()
+    vectors = layer.in_parts()
     most = min(clusters, most_clusters(layer))
-    found = clusterer.cluster(layer.name, cut(vectors, config.parts_of(layer.name)), most)
+    found = clusterer.cluster(layer.name, vectors.cut(config.parts_of(layer.name)), most)
     if found is None:
         return _Packed(layer=layer, result=_dense(layer, clusters, dense))
     parts = layer.coefficients // found.clustering.centroids.shape[1]
-    vectors = cut(vectors, parts)
+    vectors = vectors.cut(parts)
     dtype = codebook_dtype(config, layer.stored_dtype)
     codebook, labels = _stored(found, vectors, layer, dtype)
     coded = coded_of(layer, codebook, labels, found.bias, numbers=encoding_of(dtype))
@@ -413,7 +412,7 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
         exact=found.clustering.exact,
         distortion=0.0
         if grows
-        else relative_distortion(points(vectors), codebook.double().numpy(), labels),
+        else relative_distortion(vectors, codebook.double().numpy(), labels),
         packed_bytes=packed_bytes,
         dense_bytes=dense,
         parts=parts,
@@ -527,14 +526,14 @@ def _dense(layer: SourceLayer, clusters: int, size: int) -> LayerClustering:
 
 
 def _stored(
-    found: Clustered, vectors: Tensor, layer: SourceLayer, dtype: torch.dtype
+    found: Clustered, vectors: EdgeVectors, layer: SourceLayer, dtype: torch.dtype
 ) -> tuple[Tensor, np.ndarray]:
     """The codebook in its stored type, and the labels nearest to what is stored."""
     clustering = found.clustering
-    codebook = rounded_codebook(clustering.centroids, dtype, layer.name, source=vectors.dtype)
+    codebook = rounded_codebook(clustering.centroids, dtype, layer.name, source=vectors.source)
     if found.final or clustering.exact or dtype in (torch.float32, torch.float64):
         return codebook, clustering.labels
-    labels = kmeans.assign(points(vectors), codebook.double().numpy())
+    labels = kmeans.assign(vectors, codebook.double().numpy())
     used, labels = np.unique(labels, return_inverse=True)
     if dtype == torch.int8 and len(used) < len(codebook):
         # What is left out may have set a scale of those that stay.

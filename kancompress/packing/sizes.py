@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from kancompress.clustering.clusterer import points
-from kancompress.clustering.cuts import cut
 from kancompress.clustering.kmeans import count_distinct, count_separate
 from kancompress.config import ClusterConfig, IndexCoding
 from kancompress.errors import KancompressError, TooSmallError, UsageError
@@ -150,10 +148,10 @@ class Plan:
 
 
 def _measured(layer: SourceLayer, parts: int) -> Vectors:
-    vectors = points(cut(layer.vectors(), parts))
+    vectors = layer.in_parts().cut(parts)
     distinct = count_distinct(vectors, MAX_CLUSTERS)
     return Vectors(
-        edges=len(vectors),
+        edges=vectors.shape[0],
         masked=layer.masked * parts,
         coefficients=layer.coefficients // parts,
         source=layer.dtype,

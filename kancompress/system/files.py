@@ -114,7 +114,7 @@ def _is_regular(path: Path) -> bool:
     return path.exists() and path.is_file()
 
 
-def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
+def write(path: Path, chunks: Iterable[bytes | memoryview], *, force: bool) -> int:
     """Write `chunks` to `path` atomically and verified; returns the number of bytes.
 
     Raises KancompressError when the bytes cannot be written or do not read back the same; the
@@ -125,7 +125,9 @@ def write(path: Path, chunks: Iterable[bytes], *, force: bool) -> int:
         return place()
 
 
-def write_together(outputs: Sequence[tuple[Path, Iterable[bytes]]], *, force: bool) -> list[int]:
+def write_together(
+    outputs: Sequence[tuple[Path, Iterable[bytes | memoryview]]], *, force: bool
+) -> list[int]:
     """Write several files as `write` does, all or none of them; returns their sizes.
 
     They take their names one directly after the other, in their order, once all are written and
@@ -168,7 +170,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def aside(path: Path, chunks: Iterable[bytes], *, force: bool) -> Iterator[Callable[[], int]]:
+def aside(
+    path: Path, chunks: Iterable[bytes | memoryview], *, force: bool
+) -> Iterator[Callable[[], int]]:
     """Write `chunks` beside `path` and verify them; what is yielded gives them their name.
 
     It returns the number of bytes; both raise KancompressError when these cannot be written or do
@@ -188,7 +192,7 @@ def aside(path: Path, chunks: Iterable[bytes], *, force: bool) -> Iterator[Calla
         part.leave()
 
 
-def _write_part(part: parts.Part, chunks: Iterable[bytes], path: Path) -> int:
+def _write_part(part: parts.Part, chunks: Iterable[bytes | memoryview], path: Path) -> int:
     try:
         part.make()
         return _write_and_compare(part.handle, chunks, path)
@@ -266,7 +270,7 @@ def _cannot_write(path: Path, error: OSError) -> KancompressError:
     return KancompressError(f"{path} could not be written: {error.strerror or error}.{hint}")
 
 
-def _write_through(path: Path, chunks: Iterable[bytes]) -> int:
+def _write_through(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
     try:
         with path.open("wb") as file:
             return sum(file.write(chunk) for chunk in chunks)
@@ -276,7 +280,7 @@ def _write_through(path: Path, chunks: Iterable[bytes]) -> int:
         raise _cannot_write(path, error) from None
 
 
-def _write_and_compare(handle: int, chunks: Iterable[bytes], path: Path) -> int:
+def _write_and_compare(handle: int, chunks: Iterable[bytes | memoryview], path: Path) -> int:
     written, size = hashlib.sha256(), 0
     for chunk in chunks:
         view = memoryview(chunk)

@@ -12,12 +12,13 @@ import re
 import stat
 import threading
 import time
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from io import FileIO
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from kancompress.errors import Flaw, InvalidFileError, KancompressError, UsageError
@@ -57,6 +58,26 @@ class Data:
         Raises KancompressError where the file has changed since it was opened.
         """
         return self._content[place]
+
+
+class Pieces(Data):
+    """Bytes in several pieces that are as good as one; what lies in one of them is not copied."""
+
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
+        self._pieces = [memoryview(piece) for piece in pieces]
+        self._ends = list(accumulate(map(len, self._pieces)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, place: slice) -> memoryview:
+        begin, end, _ = place.indices(len(self))
+        number, found = bisect_right(self._ends, begin), []
+        while begin < end:
+            start = self._ends[number] - len(self._pieces[number])
+            found.append(self._pieces[number][begin - start : end - start])
+            begin, number = self._ends[number], number + 1
+        return found[0] if len(found) == 1 else memoryview(b"".join(found))
 
 
 class FileData(Data):

@@ -1,19 +1,25 @@
-"""Peak memory of `kancompress cluster` on a large checkpoint, beside the size of its file.
+"""Memory and time of `kancompress cluster` and `expand` on large checkpoints, beside their size.
 
-    python -m tests.benchmarks.streaming [--megabytes 1000] [--layers 8] [--clusters 16]
+    python -m tests.benchmarks.streaming [--megabytes 1000 ...] [--layers 8 ...] [--clusters 16 ...]
+        [--commands cluster expand] [--results FILE] [--label WORDS]
 
 Makes checkpoints with random edges in a temporary directory and packs each in a process of its
-own. The peak is that of the resident set, as the kernel counts it. What importing torch costs,
-whatever the file, is the peak of a run on a file of a few kilobytes.
+own; `expand` makes what was packed dense again. The peak is that of the resident set, as the kernel
+counts it, and the seconds are those of processors. What importing torch costs, whatever the file,
+is the peak of a run on a file of a few kilobytes. `--results` adds a line for each run to a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,45 +86,99 @@ def make(kind: str, path: Path, megabytes: float, layers: int) -> None:
         save_file(state, path)
 
 
+def cluster(path: Path, clusters: int, iterations: int) -> peaks.Cost:
+    """What `kancompress cluster` costs."""
+    command = [sys.executable, "-m", "kancompress", "cluster", str(path), "--force"]
+    command += ["-o", str(_packed(path)), "-k", str(clusters)]
+    return peaks.cost([*command, "--max-iterations", str(iterations), "--force-pack"])
+
+
+def expand(path: Path) -> peaks.Cost:
+    """What `kancompress expand` costs on what `cluster` has packed."""
+    dense = path.with_name(f"dense{path.suffix}")
+    command = [sys.executable, "-m", "kancompress", "expand", str(_packed(path)), "--force"]
+    return peaks.cost([*command, "-o", str(dense)])
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name("packed.safetensors")
+
+
 def peak(path: Path, clusters: int, iterations: int) -> int:
     """Most bytes of memory that `kancompress cluster` held."""
-    command = [sys.executable, "-m", "kancompress", "cluster", str(path), "--force"]
-    command += ["-o", str(path.with_name("packed.safetensors")), "-k", str(clusters)]
-    command += ["--max-iterations", str(iterations), "--force-pack"]
-    return peaks.run(command)[0]
+    return cluster(path, clusters, iterations).peak
+
+
+def measure(path: Path, kind: str, options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Each run on the files of one kind: the facts of a line of results."""
+    make(kind, path, 0.01, 1)
+    tiny = {"cluster": peak(path, 4, 1)}
+    if "expand" in options.commands:
+        tiny["expand"] = expand(path).peak
+    for megabytes, layers in itertools.product(options.megabytes, options.layers):
+        make(kind, path, megabytes, layers)
+        size = path.stat().st_size
+        for clusters in options.clusters:
+            for command in ("cluster", "expand"):
+                if command == "cluster":
+                    found = cluster(path, clusters, options.iterations)
+                elif command in options.commands:
+                    found = expand(path)
+                else:
+                    continue
+                yield {
+                    "label": options.label,
+                    "command": command,
+                    "file": kind,
+                    "layers": layers,
+                    "k": clusters,
+                    "bytes": size,
+                    "peak": found.peak,
+                    "above": found.peak - tiny[command],
+                    "seconds": round(found.seconds, 2),
+                    "iterations": options.iterations,
+                    "torch": torch.__version__,
+                    "machine": platform.machine(),
+                }
+
+
+def line(facts: Mapping[str, Any]) -> str:
+    """A run as a line of the table."""
+    size = facts["bytes"]
+    return (
+        f"| {facts['command']} | {facts['file']} | {facts['layers']} | {facts['k']}"
+        f" | {size / 1e6:,.0f} | {facts['peak'] / 1e6:,.0f} | {facts['above'] / size:.2f}"
+        f" | {facts['seconds']:.1f} |"
+    )
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=float, default=1000, help="of each file")
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[1000], help="of each file")
     parser.add_argument("--layers", type=int, nargs="*", default=[8])
     parser.add_argument("--clusters", type=int, nargs="*", default=[16])
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--kinds", nargs="*", default=["torch", "safetensors", "native"])
+    parser.add_argument("--commands", nargs="*", default=["cluster"])
+    parser.add_argument("--results", type=Path, help="file that gets a line of JSON for each run")
+    parser.add_argument("--label", default="", help="what the lines of results are called")
     options = parser.parse_args()
     print(
         f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}, torch"
         f" {torch.__version__}, kancompress {kancompress.__version__};"
         f" {options.iterations} iterations\n"
     )
-    print("| file | layers | k | file MB | peak MB | peak / file | above a tiny run / file |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| command | file | layers | k | file MB | peak MB | above a tiny run / file | seconds |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         for kind in options.kinds:
             path = Path(directory) / f"model.{'pt' if kind == 'torch' else 'safetensors'}"
-            make(kind, path, 0.01, 1)
-            tiny = peak(path, 4, 1)
-            for layers in options.layers:
-                make(kind, path, options.megabytes, layers)
-                size = path.stat().st_size
-                for clusters in options.clusters:
-                    most = peak(path, clusters, options.iterations)
-                    print(
-                        f"| {kind} | {layers} | {clusters} | {size / 1e6:,.0f} | {most / 1e6:,.0f}"
-                        f" | {most / size:.2f} | {(most - tiny) / size:.2f} |",
-                        flush=True,
-                    )
+            for facts in measure(path, kind, options):
+                print(line(facts), flush=True)
+                if options.results is not None:
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(facts) + "\n")
             path.unlink()
 
 

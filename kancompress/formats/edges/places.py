@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,14 +12,12 @@ from kancompress.formats.edges.axes import (
     Axes,
     Claim,
     Sizes,
-    edge_shape,
     kernel_axes,
     memory_shape,
     parse_axes,
     per_edge,
     solve,
     to_edge_order,
-    to_memory_order,
 )
 from kancompress.formats.edges.found import FoundLayer, Gain, Mask, Part
 from kancompress.formats.safetensors import shown
@@ -69,19 +67,33 @@ def to_edges(values: Numbers, axes: Axes, sizes: Mapping[str, int]) -> Numbers:
     return split.transpose(to_edge_order(axes)).reshape(-1, per_edge(axes, sizes))
 
 
+# From the first edge and the one behind the last, and the first coefficient and the one behind the
+# last, to these numbers (edges, coefficients).
+Gathered = Callable[[int, int, int, int], Numbers]
+_BLOCK = 1 << 16  # edges that are gathered at a time, or those of one output
+
+
 def scatter(layer: FoundLayer, vectors: Array, into: dict[str, Array]) -> None:
     """Write the tensors of a layer's parts, which have no factors, from its edge vectors.
 
     vectors : (edges, coefficients), in whatever shape
-    into    : other layers' tensors, which get these, too; columns of a tensor that is there are
-              written into it
+    into    : as of `scatter_gathered`
     """
     rows = vectors.flat.reshape(layer.edges, layer.coefficients)
+    scatter_gathered(layer, lambda a, b, first, last: rows[a:b, first:last], vectors.dtype, into)
+
+
+def scatter_gathered(
+    layer: FoundLayer, gathered: Gathered, dtype: str, into: dict[str, Array]
+) -> None:
+    """The same from edge vectors that are made when they are written.
+
+    dtype : of their numbers
+    into  : other layers' tensors, which get these, too; columns of a tensor that is there are
+            written into it
+    """
     for part in layer.parts:
-        axes, sizes = parse_axes(part.axes), sizes_of(layer, part)
-        block = rows[rows_of(layer, part), part.first : part.last]
-        split = block.reshape(edge_shape(axes, sizes)).transpose(to_memory_order(axes))
-        flat = converted(np.ascontiguousarray(split).reshape(-1), vectors.dtype, part.dtype)
+        flat = _from_edges(layer, part, gathered, dtype)
         if part.columns is None:
             into[part.tensor] = array_of(flat, part.dtype, part.shape)
             continue
@@ -91,3 +103,21 @@ def scatter(layer: FoundLayer, vectors: Array, into: dict[str, Array]) -> None:
             into[part.tensor] = array_of(blank, part.dtype, part.shape)
         whole = into[part.tensor].flat.reshape(-1, part.shape[-1])
         whole[:, begin:end] = flat.reshape(-1, end - begin)
+
+
+def _from_edges(layer: FoundLayer, part: Part, gathered: Gathered, dtype: str) -> Numbers:
+    """The elements that a part has of its tensor, in their order there."""
+    axes, sizes = parse_axes(part.axes), sizes_of(layer, part)
+    begin, end, _ = rows_of(layer, part).indices(layer.edges)
+    empty = gathered(begin, begin + 1, part.first, part.last)[:0]
+    shape = memory_shape(axes, sizes)
+    flat: Numbers = np.empty(element_count(shape), converted(empty, dtype, part.dtype).dtype)
+    places = flat.reshape(shape).transpose(to_edge_order(axes))
+    each = (end - begin) // len(places)
+    step = max(1, _BLOCK // each)
+    for at in range(0, len(places), step):
+        target = places[at : at + step]
+        start = begin + at * each
+        block = gathered(start, start + len(target) * each, part.first, part.last)
+        target[...] = converted(block, dtype, part.dtype).reshape(target.shape)
+    return flat

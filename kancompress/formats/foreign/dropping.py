@@ -109,5 +109,5 @@ def _kept(tensors: Mapping[str, T], gone: set[str], ties: Mapping[str, str]) -> 
     """The tensors that stay; those of a file are read when they are asked for, as before."""
     if isinstance(tensors, Stored):
         outline = {name: one for name, one in tensors.outline.items() if name not in gone}
-        return type(tensors)(outline, tensors.__getitem__, ties)
+        return type(tensors)(outline, tensors.__getitem__, ties, tensors.part)
     return {name: one for name, one in tensors.items() if name not in gone}

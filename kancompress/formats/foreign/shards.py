@@ -91,6 +91,7 @@ def read_index(data: Data, where: str, path: Path | None, read: Read) -> Loaded:
         tensors=StoredArrays(
             {name: shards[shard].tensors.outline[name] for name, shard in places.items()},
             lambda name: shards[places[name]].tensors[name],
+            parts=lambda name, a, b: shards[places[name]].tensors.part(name, a, b),
         ),
         metadata=metadata,
         dropped=tuple(dropped),

@@ -220,7 +220,8 @@ def make(
             )
         _check_place(name, record, file, where)
         outline[name] = Outline(record.dtype.name, record.shape)
-    return StoredArrays(outline, _Reader(records, file), ties), ties
+    reader = _Reader(records, file)
+    return StoredArrays(outline, reader, ties, reader.part), ties
 
 
 class _Reader:
@@ -248,6 +249,16 @@ class _Reader:
             whole = self._file.data[begin : begin + storage.size]
             self._last = storage.key, whole
         return read(_bytes(whole[first:end], record), record, first)
+
+    def part(self, name: str, start: int, stop: int) -> Array | None:
+        """Elements `start ... stop - 1` of a tensor in one piece; None of any other."""
+        record = self._records[name]
+        if 0 in record.shape or not is_contiguous(record):
+            return None
+        size = record.dtype.itemsize
+        begin = self._file.storage(record.storage)[0] + extent(record)[0]
+        raw = self._file.data[begin + start * size : begin + stop * size]
+        return Array(record.dtype.name, (stop - start,), _bytes(raw, record))
 
 
 def _bytes(raw: memoryview | bytearray, record: TensorRecord) -> U8:

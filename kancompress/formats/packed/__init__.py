@@ -3,6 +3,6 @@
 from kancompress.formats.packed.forms import FormRecord
 from kancompress.formats.packed.reader import decode, ordinary
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
-from kancompress.formats.packed.writer import encode
+from kancompress.formats.packed.writer import encode, pieces
 
-__all__ = ["FormRecord", "LayerRecord", "PackedRecord", "decode", "encode", "ordinary"]
+__all__ = ["FormRecord", "LayerRecord", "PackedRecord", "decode", "encode", "ordinary", "pieces"]

@@ -24,7 +24,7 @@ from kancompress.formats.arrays import (
     steps,
 )
 from kancompress.formats.edges.found import FoundLayer, Part
-from kancompress.formats.edges.places import scatter
+from kancompress.formats.edges.places import Gathered, scatter, scatter_gathered
 from kancompress.formats.packed.record import LayerRecord, PackedRecord
 from kancompress.formats.packed.restore import Arange, Fill, PerEdge, Repeat, SourceTensor, Tie
 
@@ -59,19 +59,43 @@ def coefficients_of(layer: LayerRecord[Array], codebook: Array | None) -> Array:
         assert layer.coefficients is not None
         return layer.coefficients
     width = codebook.shape[1]
-    dtype, table, rows = codebook.dtype, codebook.flat.reshape(-1, width), layer.indices()
-    if layer.kept is not None:
-        dtype = promoted(dtype, layer.kept.dtype)
-        tables = [
-            converted(one.flat.reshape(-1, width), one.dtype, dtype)
-            for one in (codebook, layer.kept)
-        ]
-        table, rows = np.concatenate(tables), rows_of(layer, len(codebook))
+    dtype, table, rows = _table(layer, codebook)
     result = np.empty((layer.edges * layer.parts, width), table.dtype)
     for start in range(0, len(result), _BLOCK):
         block = slice(start, start + _BLOCK)
         np.take(table, rows[block], axis=0, out=result[block], mode="clip")
     return array_of(result, dtype, (*layer.shape, width * layer.parts))
+
+
+def _table(
+    layer: LayerRecord[Array], codebook: Array
+) -> tuple[str, Numbers, npt.NDArray[np.integer[Any]]]:
+    """Vectors that a packed layer's edges, or their parts, are made of: type and elements; and the
+    row that each is."""
+    width, dtype = codebook.shape[1], codebook.dtype
+    if layer.kept is None:
+        return dtype, codebook.flat.reshape(-1, width), layer.indices()
+    dtype = promoted(dtype, layer.kept.dtype)
+    tables = [
+        converted(one.flat.reshape(-1, width), one.dtype, dtype) for one in (codebook, layer.kept)
+    ]
+    return dtype, np.concatenate(tables), rows_of(layer, len(codebook))
+
+
+def _gathered(layer: LayerRecord[Array], codebook: Array | None) -> tuple[str, Gathered]:
+    """The type of a layer's coefficients, and what gives some of them, as of `coefficients_of`."""
+    if codebook is None:
+        assert layer.coefficients is not None
+        whole = layer.coefficients.flat.reshape(layer.edges, -1)
+        return layer.coefficients.dtype, lambda start, stop, a, b: whole[start:stop, a:b]
+    dtype, table, rows = _table(layer, codebook)
+    parts = layer.parts
+
+    def gathered(start: int, stop: int, first: int, last: int) -> Numbers:
+        found = np.take(table, rows[start * parts : stop * parts], axis=0, mode="clip")
+        return found.reshape(stop - start, -1)[:, first:last]
+
+    return dtype, gathered
 
 
 def native_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
@@ -91,8 +115,8 @@ def source_tensors(record: PackedRecord[Array]) -> dict[str, Array]:
     edges: dict[str, Array] = {}
     for layer in found_layers(record):
         packed = record.layer(layer.name)
-        vectors = coefficients_of(packed, record.codebook_of(packed))
-        scatter(layer, vectors, into=edges)
+        dtype, gathered = _gathered(packed, record.codebook_of(packed))
+        scatter_gathered(layer, gathered, dtype, into=edges)
     return _tied(record, edges)
 
 

@@ -121,6 +121,11 @@ def claim_of(record: PackedRecord[Any], layer: LayerRecord[Any]) -> Indices | No
 
 def encode(record: PackedRecord[Array]) -> bytes:
     """The whole packed file; equal records give equal bytes."""
+    return b"".join(pieces(record))
+
+
+def pieces(record: PackedRecord[Array]) -> list[bytes | memoryview]:
+    """The same as its header and the memory of its tensors, one after another."""
     arrays = tensors(record)
     header = _header(record, {name: Outline(a.dtype, a.shape) for name, a in arrays.items()})
     whole = hashlib.sha256(header)
@@ -129,7 +134,7 @@ def encode(record: PackedRecord[Array]) -> bytes:
     blank = (CHECKSUM_PREFIX + BLANK).encode()
     digest = CHECKSUM_PREFIX.encode() + base64.b64encode(whole.digest())
     header = header.replace(blank, digest, 1)
-    return b"".join((header, *containers.payload_chunks(arrays)))
+    return [header, *containers.payload_chunks(arrays)]
 
 
 def sizes(record: PackedRecord[Outline]) -> tuple[int, int]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import kmeans
-from kancompress.clustering.nearest import F64, SUM_BLOCK, Labels, one_thread
+from kancompress.clustering.nearest import Labels, one_thread
+from kancompress.clustering.vectors import F64, SUM_BLOCK
 from kancompress.config import ClusterConfig, PlotConfig, Projection
 from kancompress.errors import UsageError
 from kancompress.formats.safetensors import shown

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kancompress.clustering.nearest import F64, Labels
+from kancompress.clustering.nearest import Labels
+from kancompress.clustering.vectors import F64
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats.safetensors import shown

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from kancompress.clustering.nearest import F64, Labels
+from kancompress.clustering.nearest import Labels
+from kancompress.clustering.vectors import F64
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
 from kancompress.models.records import PackedModel
