@@ -7,15 +7,17 @@ by one thread with single-threaded BLAS.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,10 +40,23 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with _pools().limit(limits=1):
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _pools() -> ThreadpoolController:
+    """The thread pools of the libraries that are loaded.
+
+    To find them takes milliseconds, more than a small layer. Libraries come with modules.
+    """
+    return _found_pools(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _found_pools(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class Rows:
