@@ -212,6 +212,14 @@ class ForeignSource:
         return known_layers(self.checkpoint, self.found, options, find)
 
     @cached_property
+    def _by_name(self) -> dict[str, FoundLayer]:
+        return {layer.name: layer for layer in reversed(self._written[1].layers)}
+
+    @cached_property
+    def _groups_by_name(self) -> dict[str, LayerGroup]:
+        return {group.name: group for group in reversed(self.layers)}
+
+    @cached_property
     def alone(self) -> frozenset[str]:
         """Layers whose codebook is theirs alone."""
         return frozenset(group.name for group in self.layers if len(group.layers) == 1)
@@ -219,7 +227,7 @@ class ForeignSource:
     def coding(self, name: str) -> Coding | None:
         """How the edges of a layer follow from centroids; None where they are the centroids."""
         source, found = self._written
-        layer = next(layer for layer in found.layers if layer.name == name)
+        layer = self._by_name[name]
         if not layer.masks and not (self.keep_scaler and layer.gains):
             return None
         mask = packable(layer, source.tensors)
@@ -232,7 +240,7 @@ class ForeignSource:
         if mask.all() and (factors == 1).all():
             return None
         factors[~mask] = 0
-        group = next(group for group in self.layers if group.name == name)
+        group = self._groups_by_name[name]
         out = layer.shape[0]
         return Coding(
             packed=mask.view(out, -1),
@@ -245,7 +253,7 @@ class ForeignSource:
         """The coefficients of a layer that is stored and has a codebook of its own, as packed edges
         come back: whole, masked ones zero, float32; None of others."""
         source, found = self._written
-        layer = next((layer for layer in found.layers if layer.name == name), None)
+        layer = self._by_name.get(name)
         if layer is None or layer.generator is not None or name not in self.alone:
             return None
         vectors = gather(layer, source.tensors).float()
