@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def table(records: list[dict[str, Any]]) -> str:
     for (name, command), group in groups.items():
         last = group[-1]
         times = [record["above_tiny"] for record in group]
-        ratios = [f"{after / max(before, 0.01):.1f}" for before, after in zip(times, times[1:])]
+        ratios = [f"{after / max(before, 0.01):.1f}" for before, after in pairwise(times)]
         ratios += [""] * (_STEPS - 1 - len(ratios))
         said = f" refused: {last['refused']}" if last["refused"] else ""
         size = f"{last['size']:,} {last['unit']}"
@@ -274,8 +275,16 @@ def main() -> None:
             continue
         for record in case(one, options.share):
             records.append(record)
-            print(record["case"], record["size"], record["command"], record["seconds"],
-                  record["above_tiny"], record["megabytes"], record["refused"], file=sys.stderr)
+            print(
+                record["case"],
+                record["size"],
+                record["command"],
+                record["seconds"],
+                record["above_tiny"],
+                record["megabytes"],
+                record["refused"],
+                file=sys.stderr,
+            )
             if options.results:
                 with options.results.open("a") as file:
                     file.write(json.dumps(record) + "\n")
