@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -94,6 +94,10 @@ class ByCoefficients:
     memory: int = MEMORY
     price: float = 0.0
     layers: Sequence[Edges] = ()
+    _by_name: Mapping[str, Edges] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {layer.name: layer for layer in reversed(self.layers)})
 
     @classmethod
     def of(cls, config: ClusterConfig, layers: Sequence[Edges] = ()) -> ByCoefficients:
@@ -126,7 +130,7 @@ class ByCoefficients:
         )
         if not self.price:
             return Clustered(clustering=found)
-        layer = next(layer for layer in self.layers if layer.name == name)
+        layer = self._by_name[name]
         inputs = cut_inputs(layer.inputs(), vectors.parts)
         paid = prices.cluster(vectors, found, inputs, self.price)
         return Clustered(clustering=paid, final=True)

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import Generic, TypeVar
 
 from kancompress.formats.arrays import Described, dtype_name
@@ -43,6 +44,15 @@ def find_stem(layout: Layout, tensor: str) -> tuple[str, str] | None:
     return found["stem"], found.groupdict().get("number") or ""
 
 
+@lru_cache(maxsize=512)
+def _ending(name: str) -> re.Pattern[str] | str:
+    """What the names of a layout's anchors have behind their last dot."""
+    front, _, last = name.replace("#", "0").rpartition(".")
+    if "*" in front or "*" not in last:
+        return last
+    return re.compile(re.escape(last).replace(r"\*", _NUMBER, 1))
+
+
 T = TypeVar("T", bound=Described)
 T_co = TypeVar("T_co", covariant=True)
 
@@ -54,6 +64,9 @@ class Named(Mapping[str, T_co]):
         self._tensors = tensors
         self._places = {name: place for place, name in enumerate(tensors)}
         self._sorted = sorted(tensors)
+        self._by_ending: dict[str, list[str]] = {}
+        for name in tensors:
+            self._by_ending.setdefault(name.rpartition(".")[2], []).append(name)
 
     def __getitem__(self, name: str) -> T_co:
         return self._tensors[name]
@@ -74,6 +87,14 @@ class Named(Mapping[str, T_co]):
         while last < len(names) and names[last].startswith(prefix):
             last += 1
         return sorted(names[first:last], key=self._places.__getitem__)
+
+    def may_be(self, anchor: str) -> list[str]:
+        """Names that end as a layout's anchor does, in the order of the file."""
+        ending = _ending(anchor)
+        if isinstance(ending, str):
+            return self._by_ending.get(ending, [])
+        met = [names for end, names in self._by_ending.items() if ending.fullmatch(end)]
+        return sorted(chain.from_iterable(met), key=self._places.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)

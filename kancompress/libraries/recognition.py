@@ -48,7 +48,7 @@ class _Doubt:
 class _Search:
     """What has been found so far."""
 
-    tensors: Mapping[str, Described]
+    tensors: Named[Described]
     layers: list[FoundLayer] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
@@ -167,7 +167,7 @@ def _by_text(choices: Mapping[str, str]) -> list[tuple[str, list[str]]]:
 
 
 def _anchors(search: _Search, layout: Layout) -> Iterable[tuple[str, str, str]]:
-    for tensor in search.tensors:
+    for tensor in search.tensors.may_be(layout.pieces[0].name):
         found = find_stem(layout, tensor)
         if found is not None and search.is_free(tensor):
             yield tensor, *found

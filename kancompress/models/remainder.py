@@ -7,6 +7,7 @@ grids can, where they are finite (docs/packed-format.md, section 8).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -64,6 +65,18 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 def _arange(row: Tensor) -> Arange | None:
     """base, step, first, count that rebuild a uniform row bit for bit, or None."""
+    if len(row) > _LONG:
+        return _steps(row)
+    # equal layers have equal grids
+    return _known_steps(row.contiguous().view(torch.uint8).numpy().tobytes(), row.dtype)
+
+
+@lru_cache(maxsize=64)
+def _known_steps(raw: bytes, dtype: torch.dtype) -> Arange | None:
+    return _steps(torch.frombuffer(bytearray(raw), dtype=dtype))
+
+
+def _steps(row: Tensor) -> Arange | None:
     count = len(row)
     if count < 4 or not row.isfinite().all():
         return None

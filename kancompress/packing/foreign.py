@@ -163,12 +163,13 @@ class ForeignSource:
         source, found = self._written
         untied = tuple(layer for layer in found.layers if not _is_tied(layer, source))
         names = _safe_names(untied)
+        sharing = _sharing(found, source)
         return [
             LayerGroup(
                 source,
                 [replace(layer, gains=()) if self.keep_scaler else layer for layer in group],
                 names,
-                {} if self.keep_masked else {x.name: _silent(x, found, source) for x in group},
+                {} if self.keep_masked else {x.name: _silent(x, sharing, source) for x in group},
             )
             for group in _groups(untied)
         ]
@@ -214,14 +215,22 @@ class ForeignSource:
         return known_layers(self.checkpoint, self.found, options, find)
 
     @cached_property
+    def _by_name(self) -> dict[str, FoundLayer]:
+        return {layer.name: layer for layer in reversed(self._written[1].layers)}
+
+    @cached_property
+    def _groups_by_name(self) -> dict[str, LayerGroup]:
+        return {group.name: group for group in reversed(self.layers)}
+
+    @cached_property
     def alone(self) -> frozenset[str]:
         """Layers whose codebook is theirs alone."""
         return frozenset(group.name for group in self.layers if len(group.layers) == 1)
 
     def coding(self, name: str) -> Coding | None:
         """How the edges of a layer follow from centroids; None where they are the centroids."""
-        source, found = self._written
-        layer = next(layer for layer in found.layers if layer.name == name)
+        source, _ = self._written
+        layer = self._by_name[name]
         if not layer.masks and not (self.keep_scaler and layer.gains):
             return None
         mask = packable(layer, source.tensors)
@@ -234,7 +243,7 @@ class ForeignSource:
         if mask.all() and (factors == 1).all():
             return None
         factors[~mask] = 0
-        group = next(group for group in self.layers if group.name == name)
+        group = self._groups_by_name[name]
         out = layer.shape[0]
         return Coding(
             packed=mask.view(out, -1),
@@ -246,8 +255,8 @@ class ForeignSource:
     def dense_edges(self, name: str) -> DenseEdges | None:
         """The coefficients of a layer that is stored and has a codebook of its own, as packed edges
         come back: whole, masked ones zero, float32; None of others."""
-        source, found = self._written
-        layer = next((layer for layer in found.layers if layer.name == name), None)
+        source, _ = self._written
+        layer = self._by_name.get(name)
         if layer is None or layer.generator is not None or name not in self.alone:
             return None
         vectors = gather(layer, source.tensors).float()
@@ -473,16 +482,30 @@ def _not_kept(foreign: ForeignCheckpoint, why: str) -> UsageError:
     return UsageError(f"{where} {why}", where=where, fields=("keep_extra",))
 
 
-def _silent(layer: FoundLayer, found: Recognition, source: ForeignCheckpoint) -> Tensor | None:
-    """Which edges compute nothing, in no layer that shares tensors with this one; None if none."""
+def _sharing(found: Recognition, source: ForeignCheckpoint) -> dict[str, list[FoundLayer]]:
+    """The layers that have edges in a tensor's storage, by the tensor's name."""
+    layers: dict[str, list[FoundLayer]] = {}
+    for layer in found.layers:
+        for owner in _owners(layer, source):
+            layers.setdefault(owner, []).append(layer)
+    return layers
+
+
+def _silent(
+    layer: FoundLayer, sharing: Mapping[str, list[FoundLayer]], source: ForeignCheckpoint
+) -> Tensor | None:
+    """Which edges compute nothing, in no layer that shares tensors with this one; None if none.
+
+    sharing : as of `_sharing`
+    """
     if not layer.masks:
         return None
     result = silent(layer, source.tensors)
     own = _owners(layer, source)
-    for other in found.layers:
-        if other is not layer and own & _owners(other, source):
-            same = other.shape == layer.shape and other.groups == layer.groups
-            result &= silent(other, source.tensors) if same else torch.zeros_like(result)
+    others = {id(other): other for owner in own for other in sharing[owner] if other is not layer}
+    for other in others.values():
+        same = other.shape == layer.shape and other.groups == layer.groups
+        result &= silent(other, source.tensors) if same else torch.zeros_like(result)
     return result if result.any() else None
 
 

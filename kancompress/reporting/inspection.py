@@ -261,7 +261,7 @@ def _packed_layer(
     if index and layer.encoding == RANS.name:
         claim = claim_of(model, layer)
         assert claim is not None
-        array = container.held().array(index.name)
+        array = container.array(index.name)
         record["rans"] = RANS.parts(array, claim, container.where)
     if layer.kept_at is not None:
         record["kept_edges"] = layer.kept_edges

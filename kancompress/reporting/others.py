@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kancompress.errors import KancompressError
@@ -44,11 +45,12 @@ def of_packed(model: PackedRecord[Array]) -> dict[str, Told]:
         for name in dict.fromkeys(piece.layer for piece in tensor.pieces):
             tensors[name].append(tensor.name)
     found = _recognised(model)
+    source = {one.name: one for one in model.restore.tensors}
     told: dict[str, Told] = {}
     for name, held in tensors.items():
         layers = list({found[one].name: found[one] for one in held if one in found}.values())
         told[name] = {"tensors": held} | _layout(layers, model)
-        symbolic = sum(_symbolic(layer, model) for layer in layers)
+        symbolic = sum(_symbolic(layer, model, source) for layer in layers)
         if symbolic:
             told[name]["symbolic_edges"] = symbolic
     return told
@@ -77,13 +79,12 @@ def _recognised(model: PackedRecord[Array]) -> dict[str, FoundLayer]:
     return {name: layer for layer in layers for name in edge_tensors(layer)}
 
 
-def _symbolic(layer: FoundLayer, model: PackedRecord[Array]) -> int:
+def _symbolic(
+    layer: FoundLayer, model: PackedRecord[Array], source: Mapping[str, SourceTensor]
+) -> int:
     """Edges with a formula; a mask that is the same for all edges has none."""
-    assert model.restore is not None
     wanted = {mask.tensor for mask in layer.masks if not mask.live}
-    origins: dict[str, SourceTensor] = {
-        one.name: one for one in model.restore.tensors if one.name in wanted
-    }
+    origins = {name: source[name] for name in wanted if name in source}
     if not all(isinstance(one.origin, PerEdge | Stored) for one in origins.values()):
         return 0
 

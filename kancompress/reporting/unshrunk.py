@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kancompress.frozen import dataclass
@@ -116,11 +116,11 @@ def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
 
 def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     """Tensors that hold no edges, in the layers that are packed and outside of them."""
-    stems = tuple(f"{row['name']}." for row in report["layers"])
+    stems = {f"{row['name']}." for row in report["layers"]}
     extra = [row for row in report["other"] if row["name"] == report.get("extra")]
     others = [row for row in report["other"] if row not in extra]
-    inside = [row for row in others if row["name"].startswith(stems)]
-    outside = [row for row in others if not row["name"].startswith(stems)]
+    inside = [row for row in others if _is_below(row["name"], stems)]
+    outside = [row for row in others if not _is_below(row["name"], stems)]
     if extra:
         yield _tensors(
             extra,
@@ -133,6 +133,12 @@ def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     ):
         if full := [row for row in rows if row["bytes"]]:
             yield _tensors(full, why=why, change=_NOTHING)
+
+
+def _is_below(name: str, stems: Collection[str]) -> bool:
+    """Whether a name begins with one of these, which end with a dot."""
+    dots = (place for place, letter in enumerate(name, start=1) if letter == ".")
+    return any(name[:place] in stems for place in dots)
 
 
 def _tensors(rows: Sequence[Mapping[str, Any]], *, why: str, change: str) -> Unshrunk:

@@ -53,7 +53,7 @@ def without(record: Record, drop: Sequence[str]) -> Record:
         tensors=tensors,
         ties=ties,
         tensor_bytes=sum(one.nbytes for name, one in known.items() if name not in ties),
-        dropped=(*record.dropped, *_told(sorted(gone, key=names.index))),
+        dropped=(*record.dropped, *_told([name for name in names if name in gone])),
     )
 
 
