@@ -22,7 +22,7 @@ from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
 from kancompress.clustering.cuts import Number, cut_edges, cut_features, split
 from kancompress.clustering.ladder import CodedProblem, Problem, Solution
-from kancompress.clustering.moments import STEP, Batches, gaps, measure
+from kancompress.clustering.moments import STEP, Batches, gaps, measure, spread
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
@@ -241,6 +241,7 @@ def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place
         coding=place.coding,
         by=place.kmeans,
         gaps=partial(gaps, batches, moments),
+        spread=partial(spread, partial(_features, layer, rows, place, weights.device), moments),
     )
 
 
@@ -471,6 +472,18 @@ def _batches(layer: Solvable, weights: Tensor, rows: Streams, place: Place) -> B
                 yield features, targets
 
     return walk
+
+
+def _features(
+    layer: Solvable, rows: Streams, place: Place, device: torch.device
+) -> Iterator[Tensor]:
+    """The features of the same rows in the same order, without targets."""
+    packed = place.rounded or layer
+    with torch.no_grad():
+        for part in _parts(layer, rows.dense):
+            places = _places(layer, rows.dense[part], rows.places, part.start).to(device)
+            x = rows.packed[part].to(device)
+            yield cut_features(packed.columns(x, places).float(), place.cut_into)
 
 
 def _parts(layer: Solvable, x: Tensor) -> list[slice]:
