@@ -35,13 +35,14 @@ def problem_of(features: Tensor, targets: Tensor, weights: Tensor, centred: bool
     found = measure(lambda: batches, centred=centred, memory=MEMORY)
     assert [len(group.inputs) for group in found.groups] == [3, 3, 3, 3]
     follow = not torch.equal(targets, torch.einsum("rdi,oid->ro", features, weights))
+    told = partial(spread, lambda: features.split(100), found)
     return Problem(
         weights,
         found,
         0.02,
         follow=follow,
         gaps=partial(gaps, lambda: batches, found),
-        spread=partial(spread, lambda: features.split(100), found),
+        spread=(told, told),
     )
 
 

@@ -3,12 +3,16 @@
 Moments between groups are not in memory. What the errors of some coefficients do to the slopes of
 all of them is taken from the rows: the errors' outputs, times the features. So every group repairs
 what the others leave, and the codebook is the best for all of them.
+
+Each pass starts from slopes that all rows gave. Within it some of the rows tell how they move: that
+is right to a few hundredths, and what is wrong of it is not there any more at the next pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +21,7 @@ from kancompress.clustering import quadratic
 from kancompress.clustering.quadratic import Form
 from kancompress.system import devices
 
-# Steps of a refit, each of which reads the rows once.
+# Steps of a refit, each of which goes through some of the rows.
 _STEPS = 4
 
 # From errors (out, m, d) of the coefficients of some inputs (m,) to the slopes (out, in, d) that
@@ -29,7 +33,8 @@ Spread = Callable[[Tensor, Tensor], Tensor]
 class Joint:
     """Forms of the groups of a layer, and what is between them.
 
-    spread : None where the groups are taken as if nothing were between them
+    spread : by all rows; None where the groups are taken as if nothing were between them
+    sampled : the same by some of the rows
     inputs : of each group
     ridges : what damping added to each form's diagonal
     left   : slopes (out, m * d) that each form's own weights leave; none where they leave none
@@ -37,11 +42,12 @@ class Joint:
 
     forms: list[Form]
     spread: Spread | None
+    sampled: Spread | None
     inputs: list[Tensor]
     ridges: list[float]
     left: list[Tensor] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
-    # Codebook and labels, and the slopes there, of the last pass.
+    # Codebook and labels, and the slopes there, of the last error or pass that asked for them.
     _known: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +91,6 @@ class Joint:
                 form, factor, codebook, paid[number], carried.contiguous()
             )
             self._move(slopes, number, form.gap(codebook, labels[number]))
-        self._known = codebook, labels, slopes
         return labels
 
     def sweep(
@@ -106,7 +111,6 @@ class Joint:
             labels[number] = quadratic.sweep(form, codebook, before, paid[number], own)
             change = form.edges(codebook, before) - form.edges(codebook, labels[number])
             self._move(slopes, number, change)
-        self._known = codebook, labels, slopes
         return labels
 
     def refit(
@@ -127,7 +131,7 @@ class Joint:
             labels,
             steps=_STEPS if steps is None else steps,
             free=free,
-            between=(self._slopes(codebook, labels), self._spread),
+            between=(self._slopes(codebook, labels), partial(self._spread, self.sampled)),
         )
 
     def _gaps(self, codebook: Tensor, labels: list[Tensor]) -> list[Tensor]:
@@ -136,15 +140,15 @@ class Joint:
     def _slopes(self, codebook: Tensor, labels: list[Tensor]) -> list[Tensor]:
         """Slopes of the form, (out, m * d) by group."""
         if self._known is None or self._known[0] is not codebook or self._known[1] is not labels:
-            found = self._spread(self._gaps(codebook, labels))
+            found = self._spread(self.spread, self._gaps(codebook, labels))
             slopes = [slope + left for slope, left in zip(found, self.left, strict=True)]
             self._known = codebook, labels, slopes
         return self._known[2]
 
-    def _spread(self, errors: list[Tensor]) -> list[Tensor]:
+    def _spread(self, spread: Spread | None, errors: list[Tensor]) -> list[Tensor]:
         """The slopes that errors (out, m, d) of all groups give each."""
-        assert self.spread is not None
-        whole = self.spread(torch.cat(errors, dim=1), torch.cat(self.inputs))
+        assert spread is not None
+        whole = spread(torch.cat(errors, dim=1), torch.cat(self.inputs))
         return [
             whole[:, inputs].flatten(1) + ridge * own.flatten(1)
             for own, inputs, ridge in zip(errors, self.inputs, self.ridges, strict=True)
@@ -152,8 +156,9 @@ class Joint:
 
     def _move(self, slopes: list[Tensor], number: int, change: Tensor) -> None:
         """Add what a change of one group's errors gives all groups, in place."""
-        assert self.spread is not None
-        whole = self.spread(change, self.inputs[number])
-        for slope, inputs in zip(slopes, self.inputs, strict=True):
-            slope += whole[:, inputs].flatten(1)
-        slopes[number] += self.ridges[number] * change.flatten(1)
+        assert self.sampled is not None
+        whole = self.sampled(change, self.inputs[number])
+        for other, inputs in enumerate(self.inputs):
+            if other != number:
+                slopes[other] += whole[:, inputs].flatten(1)
+        slopes[number] += quadratic.times(change.flatten(1), self.forms[number].hessian)

@@ -89,7 +89,8 @@ class Problem:
     coding   : how edges follow from centroids, for a `CodedProblem`
     by       : whose k-means solutions start from
     gaps     : measures what weights leave of the targets; needed to follow with several groups
-    spread   : what groups do to each other; without it they are solved as if that were nothing
+    spread   : what groups do to each other by all rows, and by some of them; without it they are
+               solved as if that were nothing
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Problem:
         coding: Coding | None = None,
         by: KMeans = KMeans.OWN,
         gaps: Gaps | None = None,
-        spread: Spread | None = None,
+        spread: tuple[Spread, Spread] | None = None,
     ) -> None:
         self.exponent = exponent
         self.coding = coding
@@ -129,7 +130,8 @@ class Problem:
             hessian = quadratic.damped(group.hessian, share)
             self.forms.append(self._form(own, hessian, group.inputs))
         members = [group.inputs for group in moments.groups]
-        self.joint = Joint(self.forms, spread if len(members) > 1 else None, members, ridges)
+        both = spread if spread is not None and len(members) > 1 else (None, None)
+        self.joint = Joint(self.forms, *both, members, ridges)
         if self.joint.spread is not None and follow and gaps is not None:
             self._leave(moved, gaps)
 

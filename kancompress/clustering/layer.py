@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
 from kancompress.clustering.cuts import Number, cut_edges, cut_features, split
+from kancompress.clustering.joint import Spread
 from kancompress.clustering.ladder import CodedProblem, Problem, Solution
-from kancompress.clustering.moments import STEP, Batches, gaps, measure, spread
+from kancompress.clustering.moments import STEP, Batches, Moments, gaps, measure, spread
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
@@ -34,6 +35,8 @@ from kancompress.models import lines
 # Images of convolutions that are looked at together, and the most sums of each of many.
 IMAGES = 64
 PLACES = 8
+# Blocks of rows, about, by which groups of inputs tell each other what they changed.
+_SAMPLED = 8
 
 
 class Solvable(Protocol):
@@ -241,8 +244,18 @@ def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place
         coding=place.coding,
         by=place.kmeans,
         gaps=partial(gaps, batches, moments),
-        spread=partial(spread, partial(_features, layer, rows, place, weights.device), moments),
+        spread=_spreads(layer, rows, place, moments, weights.device),
     )
+
+
+def _spreads(
+    layer: Solvable, rows: Streams, place: Place, found: Moments, device: torch.device
+) -> tuple[Spread, Spread]:
+    """What groups of inputs do to each other by all rows, and by few of them."""
+    few = max(1, len(_parts(layer, rows.dense)) // _SAMPLED)
+    walks = (partial(_features, layer, rows, place, device, every) for every in (1, few))
+    whole, sampled = (partial(spread, walk, found) for walk in walks)
+    return whole, sampled
 
 
 @contextmanager
@@ -475,12 +488,12 @@ def _batches(layer: Solvable, weights: Tensor, rows: Streams, place: Place) -> B
 
 
 def _features(
-    layer: Solvable, rows: Streams, place: Place, device: torch.device
+    layer: Solvable, rows: Streams, place: Place, device: torch.device, every: int
 ) -> Iterator[Tensor]:
-    """The features of the same rows in the same order, without targets."""
+    """Features of the same rows in the same order without targets, of one block in so many."""
     packed = place.rounded or layer
     with torch.no_grad():
-        for part in _parts(layer, rows.dense):
+        for part in _parts(layer, rows.dense)[::every]:
             places = _places(layer, rows.dense[part], rows.places, part.start).to(device)
             x = rows.packed[part].to(device)
             yield cut_features(packed.columns(x, places).float(), place.cut_into)

@@ -111,7 +111,7 @@ def measure(
 def spread(features: Features, found: Moments, errors: Tensor, members: Tensor) -> Tensor:
     """Errors of the coefficients of some inputs times the moments of their features and all.
 
-    found   : moments of the same rows; they are not damped
+    found   : moments of these rows, or of more; they are not damped
     errors  : (out, m, d); members : (m,) numbers of inputs; returns (out, in, d)
     """
     matrix = errors.transpose(1, 2).flatten(1).T
@@ -120,13 +120,15 @@ def spread(features: Features, found: Moments, errors: Tensor, members: Tensor) 
     offset = torch.einsum("oid,id->o", errors, means[members])
     total = torch.zeros(len(errors), means.numel(), device=device)
     mean = devices.wide(torch.zeros_like(offset))
+    rows = 0
     for batch in features():
+        rows += len(batch)
         gap = batch[:, :, members].flatten(1) @ matrix - offset
         total.addmm_(gap.T, batch.flatten(1))
         mean += devices.wide_sum(gap, 0)
-    # Zero but for rounding, and features may be far from zero.
-    mean = (mean / found.rows).float().to(device)
-    result = (total / found.rows).view(len(errors), means.shape[1], -1).transpose(1, 2)
+    # Small, but features may be far from zero.
+    mean = (mean / rows).float().to(device)
+    result = (total / rows).view(len(errors), means.shape[1], -1).transpose(1, 2)
     return result - mean[:, None, None] * means
 
 
