@@ -31,7 +31,7 @@ def _cut(features: Tensor, members: Tensor, sizes: list[int]) -> list[Tensor]:
         return [members]
     half = len(sizes) // 2
     place = _along(features[members]).argsort(stable=True)
-    parts = place.split([sum(sizes[:half]), sum(sizes[half:])])
+    parts = torch.split(place, [sum(sizes[:half]), sum(sizes[half:])])
     return [
         group
         for part, own in zip(parts, (sizes[:half], sizes[half:]), strict=True)

@@ -10,7 +10,7 @@ is right to a few hundredths, and what is wrong of it is not there any more at t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -76,7 +76,7 @@ class Joint:
 
         prices : (m, k) of each centroid, by group
         """
-        paid = prices or [None] * len(self.forms)
+        paid = self._paid(prices)
         if self.spread is None:
             return [
                 quadratic.feedback(form, factor, codebook, price)
@@ -97,7 +97,7 @@ class Joint:
         self, codebook: Tensor, labels: list[Tensor], prices: list[Tensor] | None = None
     ) -> list[Tensor]:
         """As `quadratic.sweep`, group after group; never raises the error of all of them."""
-        paid = prices or [None] * len(self.forms)
+        paid = self._paid(prices)
         if self.spread is None:
             return [
                 quadratic.sweep(form, codebook, chosen, price)
@@ -133,6 +133,9 @@ class Joint:
             free=free,
             between=(self._slopes(codebook, labels), partial(self._spread, self.sampled)),
         )
+
+    def _paid(self, prices: list[Tensor] | None) -> Sequence[Tensor | None]:
+        return [None] * len(self.forms) if prices is None else prices
 
     def _gaps(self, codebook: Tensor, labels: list[Tensor]) -> list[Tensor]:
         return [f.gap(codebook, c) for f, c in zip(self.forms, labels, strict=True)]

@@ -130,8 +130,8 @@ class Problem:
             hessian = quadratic.damped(group.hessian, share)
             self.forms.append(self._form(own, hessian, group.inputs))
         members = [group.inputs for group in moments.groups]
-        both = spread if spread is not None and len(members) > 1 else (None, None)
-        self.joint = Joint(self.forms, *both, members, ridges)
+        whole, sampled = spread if spread is not None and len(members) > 1 else (None, None)
+        self.joint = Joint(self.forms, whole, sampled, members, ridges)
         if self.joint.spread is not None and follow and gaps is not None:
             self._leave(moved, gaps)
 
