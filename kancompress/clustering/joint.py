@@ -4,8 +4,8 @@ Moments between groups are not in memory. What the errors of some coefficients d
 all of them is taken from the rows: the errors' outputs, times the features. So every group repairs
 what the others leave, and the codebook is the best for all of them.
 
-Each pass starts from slopes that all rows gave. Within it some of the rows tell how they move: that
-is right to a few hundredths, and what is wrong of it is not there any more at the next pass.
+Only the steps of a refit take some of the rows: its direction is then right to a few hundredths,
+its start is that of all rows, and so is the error that it leads to.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Joint:
                 form, factor, codebook, paid[number], carried.contiguous()
             )
             self._move(slopes, number, form.gap(codebook, labels[number]))
+        self._known = codebook, labels, slopes
         return labels
 
     def sweep(
@@ -111,6 +112,7 @@ class Joint:
             labels[number] = quadratic.sweep(form, codebook, before, paid[number], own)
             change = form.edges(codebook, before) - form.edges(codebook, labels[number])
             self._move(slopes, number, change)
+        self._known = codebook, labels, slopes
         return labels
 
     def refit(
@@ -159,9 +161,8 @@ class Joint:
 
     def _move(self, slopes: list[Tensor], number: int, change: Tensor) -> None:
         """Add what a change of one group's errors gives all groups, in place."""
-        assert self.sampled is not None
-        whole = self.sampled(change, self.inputs[number])
-        for other, inputs in enumerate(self.inputs):
-            if other != number:
-                slopes[other] += whole[:, inputs].flatten(1)
-        slopes[number] += quadratic.times(change.flatten(1), self.forms[number].hessian)
+        assert self.spread is not None
+        whole = self.spread(change, self.inputs[number])
+        for slope, inputs in zip(slopes, self.inputs, strict=True):
+            slope += whole[:, inputs].flatten(1)
+        slopes[number] += self.ridges[number] * change.flatten(1)
