@@ -37,6 +37,8 @@ IMAGES = 64
 PLACES = 8
 # Blocks of rows, about, by which groups of inputs tell each other what they changed.
 _SAMPLED = 8
+# Numbers of features, at most, that are kept for them, 64 MB in float32.
+_KEPT = 1 << 24
 
 
 class Solvable(Protocol):
@@ -253,9 +255,32 @@ def _spreads(
 ) -> tuple[Spread, Spread]:
     """What groups of inputs do to each other by all rows, and by few of them."""
     few = max(1, len(_parts(layer, rows.dense)) // _SAMPLED)
-    walks = (partial(_features, layer, rows, place, device, every) for every in (1, few))
-    whole, sampled = (partial(spread, walk, found) for walk in walks)
-    return whole, sampled
+    walk = _Walk(partial(_features, layer, rows, place, device, 1))
+    fewer = walk if few == 1 else _Walk(partial(_features, layer, rows, place, device, few))
+    return partial(spread, walk, found), partial(spread, fewer, found)
+
+
+class _Walk:
+    """Blocks of features anew at each call; they are kept where they are few."""
+
+    def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
+        self._walk = walk
+        self._kept: list[Tensor] | None = None
+
+    def __call__(self) -> Iterator[Tensor]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Tensor] = []
+        total = 0
+        for features in self._walk():
+            total += features.numel()
+            if total <= _KEPT:
+                kept.append(features)
+            else:
+                kept.clear()
+            yield features
+        self._kept = kept if total <= _KEPT else None
 
 
 @contextmanager
