@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kancompress.clustering import kmeans, metric, quadratic, scaling
 from kancompress.clustering.coding import Coding, plain_vectors
+from kancompress.clustering.joint import Joint, Spread
 from kancompress.clustering.moments import Moments
 from kancompress.clustering.prices import prices_of
 from kancompress.clustering.quadratic import Form
@@ -90,6 +91,8 @@ class Problem:
     coding   : how edges follow from centroids, for a `CodedProblem`
     by       : whose k-means solutions start from
     gaps     : measures what weights leave of the targets; needed to follow with several groups
+    spread   : what groups do to each other by all rows, and by some of them; without it they are
+               solved as if that were nothing
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Problem:
         coding: Coding | None = None,
         by: KMeans = KMeans.OWN,
         gaps: Gaps | None = None,
+        spread: tuple[Spread, Spread] | None = None,
     ) -> None:
         self.exponent = exponent
         self.coding = coding
@@ -111,7 +115,7 @@ class Problem:
         self.out, self.inputs, self.d = weights.shape
         self.order = torch.cat([group.inputs for group in moments.groups])
         self.forms: list[Form] = []
-        self.factors: list[Tensor] = []
+        ridges: list[float] = []
         self._found: dict[tuple[int, CalibrationConfig], _Trial] = {}
         self._starts: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
         self.weights = weights.float()
@@ -125,12 +129,26 @@ class Problem:
             elif follow and gaps is not None:
                 gap = devices.wide(gaps(moved, group.inputs))
                 moved[:, group.inputs] = own = self._aimed(own, group.hessian, gap, share)
+            ridges.append(quadratic.ridge(group.hessian, share))
             hessian = quadratic.damped(group.hessian, share)
             self.forms.append(self._form(own, hessian, group.inputs))
+        members = [group.inputs for group in moments.groups]
+        whole, sampled = spread if spread is not None and len(members) > 1 else (None, None)
+        self.joint = Joint(self.forms, whole, sampled, members, ridges)
+        if self.joint.spread is not None and follow and gaps is not None:
+            self._leave(moved, gaps)
 
     def _form(self, weights: Tensor, hessian: Tensor, inputs: Tensor) -> Form:
         """The form of a group of inputs."""
         return Form(weights, hessian)
+
+    def _leave(self, moved: Tensor, gaps: Gaps) -> None:
+        """Tell what weights that follow group after group leave, as later ones move too."""
+        slopes = []
+        for number, group in enumerate(self.moments.groups):
+            change = (moved - self.weights)[:, group.inputs].flatten(1)
+            slopes.append(gaps(moved, group.inputs) - self.joint.ridges[number] * change)
+        self.joint.left = slopes
 
     @property
     def aimed(self) -> Tensor:
@@ -230,8 +248,8 @@ class Problem:
 
     def starts(self, clusters: int, most: int) -> int:
         """How often the layer is solved: at least once, and `most` times where it is small."""
-        sizes = [len(form.hessian) for form in self.forms]
-        cells = self.out * sum(size * max(size, clusters) for size in sizes)
+        size = sum(len(form.hessian) for form in self.forms)
+        cells = self.out * size * max(size, clusters)
         return max(1, min(most, _STARTS_CELLS // max(1, cells)))
 
     def all_labels(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
@@ -311,20 +329,14 @@ class Problem:
         for _ in range(_PRICED):
             passes += 1
             price = self._scaled_prices(codebook, labels, scale)
-            labels = [
-                quadratic.feedback(form, factor, codebook, own)
-                for form, factor, own in zip(self.forms, self.factors, price, strict=True)
-            ]
-            codebook = quadratic.refit(self.forms, codebook, labels)
+            labels = self.joint.feedback(codebook, price)
+            codebook = self.joint.refit(codebook, labels)
         sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
         for _ in range(sweeps if config.method is Method.SWEEPS else 0):
             passes += 1
             price = self._scaled_prices(codebook, labels, scale)
-            labels = [
-                quadratic.sweep(form, codebook, chosen, own)
-                for form, chosen, own in zip(self.forms, labels, price, strict=True)
-            ]
-            codebook = quadratic.refit(self.forms, codebook, labels)
+            labels = self.joint.sweep(codebook, labels, price)
+            codebook = self.joint.refit(codebook, labels)
         return _Trial(codebook, labels, passes, trial.repaired)
 
     def _with_zero(self, trial: _Trial, bits: Tensor, scale: float) -> tuple[_Trial, Tensor]:
@@ -338,18 +350,15 @@ class Problem:
         codebook = trial.codebook.clone()
         codebook[zero] = 0
         others = (torch.arange(len(codebook), device=codebook.device) != zero)[:, None]
-        codebook = quadratic.refit(self.forms, codebook, labels, free=others)
+        codebook = self.joint.refit(codebook, labels, free=others)
         own, paid = bits, self._paid(trial, bits, scale)
         moved = _Trial(codebook, labels, trial.passes, trial.repaired)
         if self._paid(moved, bits, scale) > _ZERO_HOPE * paid:
             return trial, bits
         for _ in range(_ZERO_SWEEPS):
-            price = torch.split((own * scale).to(codebook.device), self._widths)
-            labels = [
-                quadratic.sweep(form, codebook, chosen, each)
-                for form, chosen, each in zip(self.forms, labels, price, strict=True)
-            ]
-            codebook = quadratic.refit(self.forms, codebook, labels, free=others)
+            price = list(torch.split((own * scale).to(codebook.device), self._widths))
+            labels = self.joint.sweep(codebook, labels, price)
+            codebook = self.joint.refit(codebook, labels, free=others)
             own = self._bits(codebook, labels)
         moved = _Trial(codebook, labels, trial.passes + _ZERO_SWEEPS, trial.repaired)
         return (trial, bits) if self._paid(moved, own, scale) > _ZERO * paid else (moved, own)
@@ -400,7 +409,7 @@ class Problem:
         return list(torch.split(labels, self._widths, dim=1))
 
     def _error(self, codebook: Tensor, labels: list[Tensor]) -> float:
-        return sum(f.error(codebook, c) for f, c in zip(self.forms, labels, strict=True))
+        return self.joint.error(codebook, labels)
 
     def _repair(self, codebook: Tensor, labels: list[Tensor]) -> tuple[Tensor, int]:
         """The codebook for the next pass, centroids that no edge uses put where they may help."""
@@ -411,21 +420,17 @@ class Problem:
 
     def _alternate(self, trial: _Trial, rounds: int | None) -> _Trial:
         """Refit and feedback in turn; the best round is kept."""
-        if not self.factors:
-            self.factors = [quadratic.lower_factor(form.hessian) for form in self.forms]
+        self.joint.factorise()
         labels, repaired = trial.labels, trial.repaired
-        codebook = quadratic.refit(self.forms, trial.codebook, labels)
+        codebook = self.joint.refit(trial.codebook, labels)
         best, least = (codebook, labels), self._error(codebook, labels)
         passes = trial.passes
         for _ in range(_MOST if rounds is None else rounds):
             passes += 1
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
-            labels = [
-                quadratic.feedback(form, factor, codebook)
-                for form, factor in zip(self.forms, self.factors, strict=True)
-            ]
-            codebook = quadratic.refit(self.forms, codebook, labels)
+            labels = self.joint.feedback(codebook)
+            codebook = self.joint.refit(codebook, labels)
             error, enough = self._error(codebook, labels), least * (1 - _WORTH)
             if error < least:
                 best, least = (codebook, labels), error
@@ -442,11 +447,8 @@ class Problem:
             passes += 1
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
-            labels = [
-                quadratic.sweep(form, codebook, chosen)
-                for form, chosen in zip(self.forms, labels, strict=True)
-            ]
-            codebook = quadratic.refit(self.forms, codebook, labels)
+            labels = self.joint.sweep(codebook, labels)
+            codebook = self.joint.refit(codebook, labels)
             if sweeps is None:
                 error, enough = self._error(codebook, labels), error * (1 - _WORTH)
                 if not error < enough:
@@ -466,7 +468,8 @@ class Problem:
         order = codebook.abs().amax(0).argsort(descending=True, stable=True)
         groups = order.tensor_split(min(self.d, _ROUNDED))
         normal = None
-        if all(form.is_summed(len(codebook), len(groups) - 1) for form in self.forms):
+        alone = self.joint.spread is None
+        if alone and all(form.is_summed(len(codebook), len(groups) - 1) for form in self.forms):
             normal = quadratic.normal(self.forms, codebook, labels)
         for some in groups:
             codebook = codebook.clone()
@@ -477,8 +480,8 @@ class Problem:
             if normal is not None:
                 codebook = normal.solved(codebook, moves & free)
             else:
-                codebook = quadratic.refit(
-                    self.forms, codebook, labels, steps=_ROUNDED_STEPS, free=moves & free
+                codebook = self.joint.refit(
+                    codebook, labels, steps=_ROUNDED_STEPS, free=moves & free
                 )
         return replace(found, codebook=codebook)
 

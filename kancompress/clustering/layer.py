@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
 from kancompress.clustering.cuts import Number, cut_edges, cut_features, split
+from kancompress.clustering.joint import Spread
 from kancompress.clustering.ladder import CodedProblem, Problem, Solution
-from kancompress.clustering.moments import STEP, Batches, gaps, measure
+from kancompress.clustering.moments import STEP, Batches, Moments, gaps, measure, spread
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
@@ -34,6 +35,10 @@ from kancompress.models import lines
 # Images of convolutions that are looked at together, and the most sums of each of many.
 IMAGES = 64
 PLACES = 8
+# Blocks of rows, about, by which groups of inputs tell each other what they changed.
+_SAMPLED = 8
+# Numbers of features, at most, that are kept for them, 64 MB in float32.
+_KEPT = 1 << 24
 
 
 class Solvable(Protocol):
@@ -246,7 +251,41 @@ def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place
         coding=place.coding,
         by=place.kmeans,
         gaps=partial(gaps, batches, moments),
+        spread=_spreads(layer, rows, place, moments, weights.device),
     )
+
+
+def _spreads(
+    layer: Solvable, rows: Streams, place: Place, found: Moments, device: torch.device
+) -> tuple[Spread, Spread]:
+    """What groups of inputs do to each other by all rows, and by few of them."""
+    few = max(1, len(_parts(layer, rows.dense)) // _SAMPLED)
+    walk = _Walk(partial(_features, layer, rows, place, device, 1))
+    fewer = walk if few == 1 else _Walk(partial(_features, layer, rows, place, device, few))
+    return partial(spread, walk, found), partial(spread, fewer, found)
+
+
+class _Walk:
+    """Blocks of features anew at each call; they are kept where they are few."""
+
+    def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
+        self._walk = walk
+        self._kept: list[Tensor] | None = None
+
+    def __call__(self) -> Iterator[Tensor]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Tensor] = []
+        total = 0
+        for features in self._walk():
+            total += features.numel()
+            if total <= _KEPT:
+                kept.append(features)
+            else:
+                kept.clear()
+            yield features
+        self._kept = kept if total <= _KEPT else None
 
 
 @contextmanager
@@ -484,6 +523,18 @@ def _batches(layer: Solvable, weights: Tensor, rows: Streams, place: Place) -> B
                 yield features, targets
 
     return walk
+
+
+def _features(
+    layer: Solvable, rows: Streams, place: Place, device: torch.device, every: int
+) -> Iterator[Tensor]:
+    """Features of the same rows in the same order without targets, of one block in so many."""
+    packed = place.rounded or layer
+    with torch.no_grad():
+        for part in _parts(layer, rows.dense)[::every]:
+            places = _places(layer, rows.dense[part], rows.places, part.start).to(device)
+            x = rows.packed[part].to(device)
+            yield cut_features(packed.columns(x, places).float(), place.cut_into)
 
 
 def _parts(layer: Solvable, x: Tensor) -> list[slice]:

@@ -2,8 +2,8 @@
 
 A KAN layer is linear in its coefficients, so the squared error of its output is a quadratic form
 in the error of the coefficients, with the second moments of the features as its matrix. Inputs are
-taken in the order of rising variance; above a memory budget they are cut into groups, whose
-cross moments are left out.
+taken in the order of rising variance; above a memory budget they are cut into groups of those that
+go together. Moments between groups are not kept: `spread` has the rows tell what they do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kancompress.clustering import grouping
 from kancompress.system import devices, distributed
 
 # Rows whose products are added at a time, rows whose features are taken at a time, and the side of
@@ -22,8 +23,13 @@ ROWS = 2048
 STEP = 256
 TILE = 768
 
+# Rows by which inputs are told to go together.
+SKETCH = 256
+
 # Gives, anew at each call, features (rows, coefficient, in) and target outputs (rows, out).
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+# The same without targets.
+Features = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -88,7 +94,8 @@ def measure(
     zeros = torch.zeros_like
     shift, offset = (mean, target) if centred else (zeros(mean), zeros(target))
     groups = []
-    for members in torch.split(moving, _group_size(len(moving), d, memory)):
+    sizes = [len(part) for part in torch.split(moving, _group_size(len(moving), d, memory))]
+    for members in _groups(batches, moving, sizes, shift, variance):
         hessian, cross = _second(batches, members, shift, offset, rows)
         groups.append(Group(inputs=members, hessian=hessian, cross=cross))
     return Moments(
@@ -99,6 +106,30 @@ def measure(
         spread=spread,
         rows=rows,
     )
+
+
+def spread(features: Features, found: Moments, errors: Tensor, members: Tensor) -> Tensor:
+    """Errors of the coefficients of some inputs times the moments of their features and all.
+
+    found   : moments of these rows, or of more; they are not damped
+    errors  : (out, m, d); members : (m,) numbers of inputs; returns (out, in, d)
+    """
+    matrix = errors.transpose(1, 2).flatten(1).T
+    device = errors.device
+    means = found.mean.float().to(device)
+    offset = torch.einsum("oid,id->o", errors, means[members])
+    total = torch.zeros(len(errors), means.numel(), device=device)
+    mean = devices.wide(torch.zeros_like(offset))
+    rows = 0
+    for batch in features():
+        rows += len(batch)
+        gap = batch[:, :, members].flatten(1) @ matrix - offset
+        total.addmm_(gap.T, batch.flatten(1))
+        mean += devices.wide_sum(gap, 0)
+    # Small, but features may be far from zero.
+    mean = (mean / rows).float().to(device)
+    result = (total / rows).view(len(errors), means.shape[1], -1).transpose(1, 2)
+    return result - mean[:, None, None] * means
 
 
 def gaps(batches: Batches, found: Moments, weights: Tensor, members: Tensor) -> Tensor:
@@ -148,6 +179,24 @@ def _group_size(inputs: int, d: int, memory: int) -> int:
     most = max(1, int((memory / 3 / 4) ** 0.5) // d)
     count = -(-inputs // most)
     return -(-inputs // count)
+
+
+def _groups(
+    batches: Batches, moving: Tensor, sizes: list[int], shift: Tensor, variance: Tensor
+) -> list[Tensor]:
+    """Inputs, by rising variance, in groups of these sizes that go together, the most varying
+    last; in each they are by rising variance."""
+    if len(sizes) == 1:
+        return [moving]
+    taken: list[Tensor] = []
+    for features, _ in batches():
+        taken.append(features[: SKETCH - sum(map(len, taken))][:, :, moving])
+        if sum(map(len, taken)) >= SKETCH:
+            break
+    own = shift.float().to(moving.device)[moving]
+    sample = torch.cat(taken).permute(2, 0, 1) - own[:, None]
+    groups = [moving[part] for part in grouping.bisected(sample, sizes)]
+    return sorted(groups, key=lambda group: float(variance[group.to(variance.device)].mean()))
 
 
 def _blocks(batches: Batches, members: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,7 +14,9 @@ mean squared error of the outputs is tr (W - C) H (W - C)^T. Three ways to lower
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import scipy.linalg
 import torch
@@ -36,6 +38,10 @@ _FEW_ROWS, _REGISTERS = 128, 16
 _PAIRS = 2
 # Numbers of centroids that are scaled, or of moments that are summed, at a time, 4 MB in float32.
 _CELLS = 1 << 20
+
+
+# From errors (out, m, d) by form to the slopes (out, m * d) that they give each.
+Moved = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,9 +173,13 @@ def times(rows: Tensor, matrix: Tensor) -> Tensor:
 def damped(hessian: Tensor, share: float) -> Tensor:
     """The matrix with `share` of its mean diagonal added to the diagonal, in place."""
     diagonal = hessian.diagonal()
-    mean = float(devices.wide(diagonal).mean())
-    diagonal += share * mean + 1e-12
+    diagonal += ridge(hessian, share)
     return hessian
+
+
+def ridge(hessian: Tensor, share: float) -> float:
+    """What `damped` adds to the diagonal."""
+    return share * float(devices.wide(hessian.diagonal()).mean()) + 1e-12
 
 
 def lower_factor(hessian: Tensor) -> Tensor:
@@ -182,13 +192,22 @@ def lower_factor(hessian: Tensor) -> Tensor:
     return torch.from_numpy(lower.T).T
 
 
-def feedback(form: Form, factor: Tensor, codebook: Tensor, price: Tensor | None = None) -> Tensor:
+def feedback(
+    form: Form,
+    factor: Tensor,
+    codebook: Tensor,
+    price: Tensor | None = None,
+    carried: Tensor | None = None,
+) -> Tensor:
     """Assign input after input, the last first, each repairing what those before it left.
 
     factor : (m * d, m * d) lower triangular; price : (m, k) of each centroid; returns (out, m)
+    carried : what others leave to be repaired, (out, m * d) as errors times the factor; it is
+              overwritten
     """
     out, m, d = form.weights.shape
-    carried = torch.zeros(out, m * d, device=codebook.device)
+    if carried is None:
+        carried = torch.zeros(out, m * d, device=codebook.device)
     labels = torch.empty(out, m, dtype=torch.int64, device=codebook.device)
     for stop in range(m, 0, -BLOCK):
         start = max(0, stop - BLOCK)
@@ -237,15 +256,24 @@ def nearest_scaled(
     return labels
 
 
-def sweep(form: Form, codebook: Tensor, labels: Tensor, price: Tensor | None = None) -> Tensor:
+def sweep(
+    form: Form,
+    codebook: Tensor,
+    labels: Tensor,
+    price: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> Tensor:
     """One pass of exact coordinate descent over the inputs; never raises the error, the prices
-    (m, k) of the centroids included."""
+    (m, k) of the centroids included.
+
+    gradient : (out, m * d), the form's own when None; it is overwritten
+    """
     _, m, d = form.weights.shape
     roots = torch.linalg.cholesky(form.blocks)  # H_qq = L L^T
     inverse = torch.linalg.solve_triangular(
         roots, torch.eye(d, device=roots.device).expand_as(roots), upper=False
     )
-    gradient = form.gradient(codebook, labels)
+    gradient = form.gradient(codebook, labels) if gradient is None else gradient
     labels = labels.clone()
     for start in range(0, m, BLOCK):
         stop = min(start + BLOCK, m)
@@ -275,14 +303,17 @@ def refit(
     *,
     steps: int = CG_STEPS,
     free: Tensor | None = None,
+    between: tuple[list[Tensor], Moved] | None = None,
 ) -> Tensor:
     """The codebook (k, d) of least error for fixed labels; clusters without members stay where they
     are.
 
     steps : of conjugate gradients, preconditioned with the diagonal blocks, of many centroids
     free  : which numbers move, one for each coefficient (d,) or centroid (k, 1); all when None
+    between : slopes of the forms, and how they move with errors, where there is more between the
+              forms than each has itself
     """
-    if all(form.is_summed(len(codebook)) for form in forms):
+    if between is None and all(form.is_summed(len(codebook)) for form in forms):
         return normal(forms, codebook, labels).solved(codebook, free)
     k, d = codebook.shape
     result = devices.wide(codebook)
@@ -302,18 +333,21 @@ def refit(
             total.index_add_(0, chosen, devices.wide(value.reshape(-1, d)))
         return total if free is None else total * free.to(total)
 
+    slopes, moved = between or (
+        [form.gradient(codebook, chosen) for form, chosen in zip(forms, labels, strict=True)],
+        partial(_moved, forms),
+    )
+
+    def pulled(values: list[Tensor]) -> Tensor:
+        return scattered([form.pulled(own) for form, own in zip(forms, values, strict=True)])
+
     def product(direction: Tensor) -> Tensor:
         narrow = direction.float().to(codebook.device)
-        return scattered(
-            [
-                form.pulled(times(form.edges(narrow, chosen).flatten(1), form.hessian))
-                for form, chosen in zip(forms, labels, strict=True)
-            ]
+        return pulled(
+            moved([form.edges(narrow, chosen) for form, chosen in zip(forms, labels, strict=True)])
         )
 
-    residual = scattered(
-        [f.pulled(f.gradient(codebook, c)) for f, c in zip(forms, labels, strict=True)]
-    )
+    residual = pulled(slopes)
     start = float(residual.norm())
     direction = step = (preconditioner @ residual[:, :, None])[:, :, 0]
     power = float((residual * step).sum())
@@ -331,6 +365,11 @@ def refit(
         power, before = float((residual * step).sum()), power
         direction = step + power / before * direction
     return result.float().to(codebook.device)
+
+
+def _moved(forms: list[Form], errors: list[Tensor]) -> list[Tensor]:
+    """Errors times the forms' own matrices."""
+    return [times(own.flatten(1), f.hessian) for f, own in zip(forms, errors, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
