@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -185,6 +186,71 @@ def test_the_documents_hold_the_tables_as_they_are() -> None:
         assert page.read_text() == program.written(page.read_text()), (
             f"{page.name} is stale; write it with: python -m tests.benchmarks.paper docs"
         )
+
+
+# --- what was not run -----------------------------------------------------------------------
+
+
+PLACE = {"3": "count", "8": "grid", "9": "embedding"}
+
+
+def not_run(page: str) -> set[tuple[str, str, str, str]]:
+    """Table, model, data set and row of the cells on a page that were not run or were cut off; the
+    row of Tables 1 and 2 is empty."""
+    found = set()
+    for wish, text in re.findall(r"<!-- paper (\w+.*?) -->\n(.*?)<!-- end -->", page, re.DOTALL):
+        name = wish.split()[0]
+        if name not in ("table1", "table2", "table3", "table8", "table9", "float16", "mlp"):
+            continue
+        dataset = wish.split()[-1] if "--dataset" in wish else "cifar10"
+        for row in rows_of(text):
+            mine = [value for column, value in row.items() if not column.startswith("paper")]
+            if "not run" in mine or any(re.fullmatch(r"\d+\.\d+\+", value) for value in mine):
+                kind = PLACE.get(name[-1])
+                own = kind is None or row[kind] == ("2" if name == "table9" else "5")
+                place = "Table 2" if own else f"Table {name[-1]}"
+                extra = "" if own else f"{kind} {row[kind]}".replace("count", "grid")
+                found.add((place, row["model"], row.get("data", dataset), extra))
+    return found
+
+
+def test_every_cell_that_was_not_run_is_in_one_list_with_its_command() -> None:
+    page = (program.MEASUREMENTS / "paper.md").read_text()
+    (text,) = re.findall(r"<!-- paper missing -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    listed = {
+        (place, row["model"], row["data"], row["row"]): row
+        for row in rows_of(text)
+        for place in row["stands in"].split(", ")
+    }
+    wanted = not_run(page)
+    assert wanted <= listed.keys(), "python -m tests.benchmarks.paper docs"
+    for (_, model, dataset, extra), row in listed.items():
+        assert float(row["hours here"]) > 0
+        options = program.chosen(row["command"].strip("`").split())
+        (made,) = program.EXPERIMENTS[options.what].cells(options)
+        recipe = made[0]
+        assert (recipe.model, recipe.dataset) == (model, dataset)
+        more = {name: value for name, value in recipe.key.items() if name in ("grid", "embedding")}
+        assert extra == ", ".join(f"{name} {value}" for name, value in more.items())
+
+
+def test_what_is_missing_is_what_no_seed_has_run_to_its_end() -> None:
+    recipe = Recipe(model="metakanconv", dataset="mnist", seed=1)
+    cut = cell(recipe, 0.9, 0.8, 0.9, complete=False)
+    whole = cell(Recipe(model="metakanconv", dataset="mnist"), 0.9, 0.8, 0.9)
+    options = program.chosen(["missing", "--models", "metakanconv", "--dataset", "mnist"])
+
+    def told(*cells: dict[str, Any]) -> str:
+        return program.EXPERIMENTS["missing"].show(options, list(cells))
+
+    (row,) = rows_of(told(cut))
+    assert row["missing"] == "cut off after 7 of 150 epochs"
+    assert row["hours here"] == f"{60 / 7 * 155 / 3600:.1f}"
+    assert told(cut, whole) == "Every cell was run to its end."
+    (row,) = rows_of(told(whole | {"dataset": "cifar10"}))
+    assert (row["missing"], row["taken from"]) == ("not run", "metakanconv, cifar10")
+    share = (197.1 * 54_000) / (262.8 * 45_000)
+    assert float(row["hours here"]) == pytest.approx(60 / 7 * share * 155 / 3600, abs=0.06)
 
 
 # --- cells ----------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 import kancompress
-from kancompress import StateFile, Training
+from kancompress import Machine, StateFile, Training
 from kancompress.config import TrainConfig, default_training
 from kancompress.specs import BasisSpec, DataOptions, MetaSpec, ModelName, default_basis
+from kancompress.system import devices
 from kancompress.training.history import Epoch
 
 FOLDER = Path(__file__).parent / "results"
@@ -57,18 +58,27 @@ def keep(name: str, cell: dict[str, Any]) -> None:
     print(json.dumps(cell), flush=True)
 
 
-def machine() -> dict[str, Any]:
-    """What a cell says of where it ran."""
-    return {
+def machine(where: Machine | None = None) -> dict[str, Any]:
+    """What a cell says of where it ran.
+
+    where : the run's own
+    """
+    told = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+    device = devices.find((where or Machine()).device)
+    if device.type == "cpu":
+        return told
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return told | {"device": name}
 
 
 def ran_with(cells: list[dict[str, Any]]) -> str:
     """The last line below a table."""
-    versions = sorted({f"torch {cell['torch']}, {cell['machine']}" for cell in cells})
+    parts = [("torch " + cell["torch"], cell["machine"], cell.get("device")) for cell in cells]
+    versions = sorted({", ".join(filter(None, names)) for names in parts})
     return f"Run with {'; '.join(versions)}."
 
 
@@ -168,12 +178,20 @@ def is_done(cell: dict[str, Any], minutes: float | None) -> bool:
 
 
 def trained(
-    recipe: Recipe, directory: Path, work: Path, minutes: float | None = None
+    recipe: Recipe,
+    directory: Path,
+    work: Path,
+    minutes: float | None = None,
+    *,
+    where: Machine | None = None,
+    hidden: tuple[int, ...] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """A checkpoint trained with the paper's recipe, from an earlier run where `work` has one.
 
     directory : where the data sets lie
     minutes   : of training, after which the best epoch so far is taken; later runs go on from there
+    where     : to compute
+    hidden    : units or channels of each layer; the recipe's when None
     Returns its path, and the epochs and seconds that its training took; `complete` is false there
     where it was cut off.
     """
@@ -191,6 +209,8 @@ def trained(
                 DataOptions(name=recipe.dataset, directory=directory),
                 config if epochs is None else replace(config, epochs=epochs),
                 basis=recipe.basis(),
+                hidden=hidden,
+                machine=where,
                 meta=None if recipe.embedding is None else MetaSpec(embedding=recipe.embedding),
                 state=state,
                 on_epoch=tell,

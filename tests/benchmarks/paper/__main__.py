@@ -15,7 +15,7 @@ as well), and is not run again. A last line says how many cells ran. --table onl
 writes the tables of the documents anew. Trained checkpoints are kept in --work, and shared by
 tables and figures; a run that was killed goes on after its last epoch, and one that --minutes cut
 off says so in its table. docs/guides/reproduce-the-paper.md has the commands of all; `times` prints
-what they took here, `estimate` what they would on a GPU.
+what they took here, `estimate` what they would on a GPU, and `missing` what was not run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 
 from tests.benchmarks.cells import Recipe, finished, is_done, keep, own_results
 from tests.benchmarks.paper import costs, figures, tables
+from tests.benchmarks.paper.missing import PLACES, missing
 from tests.benchmarks.paper.published import TABLE1, TABLE2, TABLE8, TABLE9
 from tests.benchmarks.paper.stages import Packing, run
 
@@ -41,6 +42,7 @@ MEASUREMENTS = Path(__file__).parents[1] / "measurements"
 PAGES = (*sorted(DOCS.rglob("*.md")), *sorted(MEASUREMENTS.glob("*.md")))
 MODELS = sorted({*TABLE1["mnist"], *TABLE2["mnist"], *tables.MLP_BESIDE})
 CLUSTERS = (2, 4, 8, 16, 32, 64, 128, 256)
+FIGURE2 = ("fastkan", "metafastkan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def figure1_cells(options: Options) -> Cells:
 def figure2_cells(options: Options) -> Cells:
     """Networks of Tables 1 and 2 (FastKAN, plain and meta, where none are named) at every k, of
     which the recipe's own is Table 1's, or 2's, cell."""
-    for model in options.models or ("fastkan", "metafastkan"):
+    for model in options.models or FIGURE2:
         for k in CLUSTERS:
             if _wants(options, k):
                 own = k == tables.recipe_clusters(model)
@@ -185,10 +187,26 @@ EXPERIMENTS["estimate"] = Experiment(lambda _: iter(()), (), costs.estimate)
 EXPERIMENTS["conv"] = EXPERIMENTS["table2"]
 
 
+def _missing(options: Options, cells: list[tables.Cell]) -> str:
+    wanted = [(name, *cell) for name in PLACES for cell in EXPERIMENTS[name].cells(options)]
+    asked = [
+        (name, recipe, packing)
+        for name, recipe, packing in wanted
+        if recipe.dataset in (options.dataset or DATASETS)
+        and (name != "figure2" or recipe.model in FIGURE2)
+    ]
+    return missing(options, asked, cells)
+
+
+EXPERIMENTS["missing"] = Experiment(lambda _: iter(()), (*ALL, "float16", "figure2"), _missing)
+# They have no cells of their own.
+TELLING = ("times", "estimate", "missing")
+
+
 def run_missing(experiment: Experiment, options: Options) -> None:
     """Run the cells that were asked for and are not finished."""
     cells = list(experiment.cells(options))
-    if not cells and options.what not in ("times", "estimate"):
+    if not cells and options.what not in TELLING:
         raise SystemExit(f"{options.what} has no cell with these models, rows and data sets.")
     ran = 0
     for recipe, packing in cells:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kancompress
-from kancompress import ClusterConfig, FinetuneConfig, StateFile
+from kancompress import ClusterConfig, FinetuneConfig, Machine, StateFile
 from kancompress.config import StoredDtype
 from kancompress.specs import DataOptions
 from tests.benchmarks.cells import Recipe, machine, trained
@@ -45,14 +45,18 @@ def run(
     work: Path,
     packing: Packing,
     minutes: float | None = None,
+    *,
+    where: Machine | None = None,
+    hidden: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
     """Train where `work` has no checkpoint, cluster and fine-tune, through files; score all three.
 
     minutes : of training at most, as for `trained`; where they cut it off, fine-tuning has one
               epoch
+    where, hidden : as for `trained`
     """
     data = DataOptions(name=recipe.dataset, directory=directory)
-    source, told = trained(recipe, directory, work, minutes)
+    source, told = trained(recipe, directory, work, minutes, where=where, hidden=hidden)
     with tempfile.TemporaryDirectory() as place:
         files = [source, *(Path(place) / f"{stage}.safetensors" for stage in STAGES[1:])]
         kancompress.save(kancompress.cluster(source, packing.config()).model, files[1])
@@ -60,13 +64,15 @@ def run(
         state = work / f"{stem}.tuning.state"
         going_on = StateFile(path=state, resume=state if state.exists() else None)
         tuning = FinetuneConfig() if told.get("complete", True) else FinetuneConfig(epochs=1)
-        tuned = kancompress.finetune(files[1], data, tuning, state=going_on)
+        tuned = kancompress.finetune(files[1], data, tuning, machine=where, state=going_on)
         kancompress.save(tuned.model, files[2])
         state.unlink()
         assert tuned.test_before is not None  # of the clustered file, which was read back
-        before, after = (kancompress.evaluate(file, data).score for file in (source, files[2]))
+        before, after = (
+            kancompress.evaluate(file, data, machine=where).score for file in (source, files[2])
+        )
         accuracies = [score.accuracy for score in (before, tuned.test_before, after)]
         sizes = [file.stat().st_size for file in files]
     peak = {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # Linux: KB
     scores = {"accuracy": accuracies, "bytes": sizes}
-    return recipe.key | packing.key | scores | told | peak | machine()
+    return recipe.key | packing.key | scores | told | peak | machine(where)
