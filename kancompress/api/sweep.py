@@ -59,6 +59,22 @@ class Sweep:
     points: list[Point]
     notes: tuple[str, ...] = ()
 
+    @property
+    def out_of_reach(self) -> str:
+        """In words, which points have no file; empty where all have one.
+
+        >>> import kancompress
+        >>> kancompress.sweep("digits.safetensors", target_bytes=[10, 4000]).out_of_reach
+        '1 of 2 points has no file: nothing fits into 10 bytes'
+        """
+        sizes = sorted(point.asked.target_bytes or 0 for point in self.points if point.problem)
+        if not sizes:
+            return ""
+        *others, last = [f"{size:,}" for size in sizes]
+        named = f"{', '.join(others)} or {last}" if others else last
+        have = "points have" if len(sizes) > 1 else "points has"
+        return f"{len(sizes)} of {len(self.points)} {have} no file: nothing fits into {named} bytes"
+
     def plot(self, path: str | Path, *, force: bool = False) -> int:
         """Draw score and error against bytes, as .png, .svg or .pdf; returns the picture's bytes.
 
@@ -71,10 +87,11 @@ class Sweep:
             sizes=[point.file_bytes or 0 for point in there],
             scores=[_height(point.score) for point in there],
             errors=[point.error or 0.0 for point in there],
-            labels=[point.asked.text.removeprefix("at most ") for point in there],
+            labels=[point.label for point in there],
             unit="accuracy in %" if self.dense.accuracy is not None else "root mean squared error",
             dense=_height(self.dense),
             dense_bytes=self.dense_bytes,
+            note=self.out_of_reach,
         )
         picture = drawing.encode(drawing.draw_tradeoff(tradeoff, self.name), target.suffix.lower())
         return files.write(target, [picture], force=force)
