@@ -82,8 +82,13 @@ class Sweep:
         KancompressError without matplotlib.
         """
         target = check_picture_target(path, force=force)
+        figure = drawing.draw_tradeoff(self._tradeoff(), self.name)
+        return files.write(target, [drawing.encode(figure, target.suffix.lower())], force=force)
+
+    def _tradeoff(self) -> Tradeoff:
+        """What the picture shows."""
         there = [point for point in self.points if point.score is not None]
-        tradeoff = Tradeoff(
+        return Tradeoff(
             sizes=[point.file_bytes or 0 for point in there],
             scores=[_height(point.score) for point in there],
             errors=[point.error or 0.0 for point in there],
@@ -93,8 +98,6 @@ class Sweep:
             dense_bytes=self.dense_bytes,
             note=self.out_of_reach,
         )
-        picture = drawing.encode(drawing.draw_tradeoff(tradeoff, self.name), target.suffix.lower())
-        return files.write(target, [picture], force=force)
 
 
 def _height(score: Score | None) -> float:
