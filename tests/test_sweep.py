@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kancompress import CalibrationConfig, ClusterConfig, DataOptions, StoredDty
 from kancompress.cli import _output
 from kancompress.cli import sweep as sweeping
 from kancompress.clustering import kmeans, ladder
+from kancompress.reporting.plotting import drawing
 
 QUICK = CalibrationConfig(starts=1, samples=32, rounds=1, sweeps=1, max_iterations=5)
 FREE = ClusterConfig(price=0.0)  # no price is searched
@@ -193,10 +195,30 @@ def test_the_command_prints_and_writes_the_same_numbers(place: Path, tmp_path: P
     printed = done(*swept)
     assert "1 of 3, k = 2" in printed.stderr
     assert "was there" in printed.stderr
+    assert "1 of 3 points has no file: nothing fits into 100 bytes" in printed.stderr
     assert printed.stdout.splitlines()[0].split() == [
         "asked", "bytes", "ratio", "accuracy", "loss", "error",
     ]  # fmt: skip
     assert done(*swept, "--csv", "-", "-q").stdout == table.read_text()
+
+
+def test_points_out_of_reach_are_counted_and_the_others_named_by_their_own_bytes() -> None:
+    score = kancompress.Score(loss=0.5, accuracy=0.9, examples=10)
+    there = kancompress.Point(
+        asked=kancompress.Asked(target_bytes=4000), file_bytes=3936, score=score, error=0.1
+    )
+    points = [
+        kancompress.Point(asked=kancompress.Asked(target_bytes=size), problem="too small")
+        for size in (1500, 500)
+    ]
+    swept = kancompress.Sweep(name="net", dense_bytes=9000, dense=score, points=[there, *points])
+    assert swept.out_of_reach == "2 of 3 points have no file: nothing fits into 500 or 1,500 bytes"
+    assert there.label == "3,936 bytes"
+    assert kancompress.Point(asked=kancompress.Asked(clusters=4), file_bytes=1).label == "k = 4"
+    figure = drawing.draw_tradeoff(swept._tradeoff(), "net")
+    assert swept.out_of_reach in figure.get_suptitle()
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["3,936 bytes"] * 2
+    assert replace(swept, points=[there]).out_of_reach == ""
 
 
 def test_what_means_nothing_is_refused(place: Path, tmp_path: Path) -> None:

@@ -79,6 +79,22 @@ class Sweep:
         ]
         return lines.table(repr(self)[1:-1], head, [dense, *rows], self.notes)
 
+    @property
+    def out_of_reach(self) -> str:
+        """In words, which points have no file; empty where all have one.
+
+        >>> import kancompress
+        >>> kancompress.sweep("digits.safetensors", target_bytes=[10, 4000]).out_of_reach
+        '1 of 2 points has no file: nothing fits into 10 bytes'
+        """
+        sizes = sorted(point.asked.target_bytes or 0 for point in self.points if point.problem)
+        if not sizes:
+            return ""
+        *others, last = [f"{size:,}" for size in sizes]
+        named = f"{', '.join(others)} or {last}" if others else last
+        have = "points have" if len(sizes) > 1 else "points has"
+        return f"{len(sizes)} of {len(self.points)} {have} no file: nothing fits into {named} bytes"
+
     def plot(self, path: str | Path, *, force: bool = False) -> int:
         """Draw score and error against bytes, as .png, .svg or .pdf; returns the picture's bytes.
 
@@ -86,18 +102,22 @@ class Sweep:
         KancompressError without matplotlib.
         """
         target = check_picture_target(path, force=force)
+        figure = drawing.draw_tradeoff(self._tradeoff(), self.name)
+        return files.write(target, [drawing.encode(figure, target.suffix.lower())], force=force)
+
+    def _tradeoff(self) -> Tradeoff:
+        """What the picture shows."""
         there = [point for point in self.points if point.score is not None]
-        tradeoff = Tradeoff(
+        return Tradeoff(
             sizes=[point.file_bytes or 0 for point in there],
             scores=[_height(point.score) for point in there],
             errors=[point.error or 0.0 for point in there],
-            labels=[point.asked.text.removeprefix("at most ") for point in there],
+            labels=[point.label for point in there],
             unit="accuracy in %" if self.dense.accuracy is not None else "root mean squared error",
             dense=_height(self.dense),
             dense_bytes=self.dense_bytes,
+            note=self.out_of_reach,
         )
-        picture = drawing.encode(drawing.draw_tradeoff(tradeoff, self.name), target.suffix.lower())
-        return files.write(target, [picture], force=force)
 
 
 def _height(score: Score | None) -> float:

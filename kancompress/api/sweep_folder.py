@@ -97,6 +97,13 @@ class Point:
         told = self.problem if self.score is None else str(self.score)
         return lines.line("Point", self.asked.text, size, told)
 
+    @property
+    def label(self) -> str:
+        """What a picture writes beside it: its number of centroids, or the bytes that it has."""
+        if self.asked.clusters is not None or self.file_bytes is None:
+            return self.asked.text
+        return f"{self.file_bytes:,} bytes"
+
 
 class Folder:
     """Where the packed files of a sweep lie, and `sweep.json`, which tells what they were made of.

@@ -329,8 +329,11 @@ def _write(done: Sweep, results: Results, shown: Shown) -> None:
         _output.note(f"{results.plot}: picture of the sweep, {_output.size(written)} bytes")
     if shown.json_:
         _output.document(_document(done, results))
-    elif results.csv != _files.DASH:
+        return
+    if results.csv != _files.DASH:
         _output.table(*_table(done), to_stdout=True)
+    if done.out_of_reach:
+        _output.note(f"{done.out_of_reach}; see above for the smallest there is.")
 
 
 def _table(done: Sweep) -> tuple[list[str], list[list[str]]]:

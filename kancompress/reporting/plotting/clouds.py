@@ -178,12 +178,14 @@ class Plane:
     """Points and centroids of a cloud in the plane, (n, 2) and (k, 2), and what the axes are.
 
     labels : (n,) of the points
+    flat   : of each axis, whether all points and centroids lie at its 0
     """
 
     points: F64
     labels: Labels
     centroids: F64
     axes: tuple[str, str]
+    flat: tuple[bool, bool] = (False, False)
 
 
 def project(cloud: Cloud, config: PlotConfig) -> Plane:
@@ -198,23 +200,35 @@ def project(cloud: Cloud, config: PlotConfig) -> Plane:
     chosen = np.sort(rng.choice(len(cloud.vectors), count, replace=False))
     points = cloud.vectors[chosen]
     both = np.concatenate([points, cloud.centroids])
+    none = (False, False)
     if both.shape[1] == 1:
         flat, axes = _shares(cloud, both), ("weight", "share of edges below, %")
     elif config.projection is Projection.TSNE and len(both) > 3:
         flat, axes = _tsne(both, config.seed), ("t-SNE 1", "t-SNE 2")
     else:
         mean, directions, shares = principal_components(*_all_edges(cloud))
-        flat = (both - mean) @ directions
+        flat = np.where(shares > 0, (both - mean) @ directions, 0.0)
+        none = (bool(shares[0] <= 0), bool(shares[1] <= 0))
         axes = (
-            f"1st principal component ({100 * shares[0]:.0f} % of variance)",
-            f"2nd principal component ({100 * shares[1]:.0f} %)",
+            f"1st principal component ({_share(shares[0], ' of variance')})",
+            f"2nd principal component ({_share(shares[1])})",
         )
     return Plane(
+        flat=none,
         points=flat[:count],
         labels=cloud.labels[chosen],
         centroids=flat[count:],
         axes=(f"{axes[0]}{unit}", f"{axes[1]}{unit if both.shape[1] > 1 else ''}"),
     )
+
+
+def _share(share: float, more: str = "") -> str:
+    """A share of the variance in percent; what is not nothing is not told as 0."""
+    if share <= 0:
+        return "no variance"
+    if share < 0.005:
+        return f"under 1 %{more}"
+    return f"{100 * share:.0f} %{more}"
 
 
 def _in_units(cloud: Cloud) -> tuple[Cloud, str]:
@@ -225,6 +239,9 @@ def _in_units(cloud: Cloud) -> tuple[Cloud, str]:
     return replace(cloud, vectors=divided[0], centroids=divided[1]), unit
 
 
+# Shares that are rounding: of the squares of all numbers in float64, and of the variance of numbers
+# that were float32.
+_NO_SPREAD, _NO_VARIANCE = 1e-28, 1e-13
 # Numbers between these are drawn as they are; t-SNE squares them in float32.
 _LARGE, _SMALL = 1e15, 1e-15
 
@@ -255,7 +272,7 @@ def principal_components(vectors: Points, weights: F64) -> tuple[F64, F64, F64]:
     """Mean (d,), first two principal directions (d, 2) and their shares of the variance (2,).
 
     vectors : (n, d), each counted `weights` (n,) times. The largest entry of a direction is
-              positive, so that pictures do not flip.
+              positive, so that pictures do not flip. What rounding makes of no variance is 0.
     """
     blocks = [slice(at, at + SUM_BLOCK) for at in range(0, len(vectors), SUM_BLOCK)]
     mean = np.zeros(vectors.shape[1])
@@ -270,8 +287,12 @@ def principal_components(vectors: Points, weights: F64) -> tuple[F64, F64, F64]:
     directions = directions[:, :-3:-1]
     tallest = np.abs(directions).argmax(axis=0)
     directions = directions * np.where(directions[tallest, [0, 1]] < 0, -1.0, 1.0)
-    total = values.sum()
-    shares = np.maximum(values[:-3:-1], 0) / total if total > 0 else np.zeros(2)
+    total, length = values.sum(), weights.sum() * (mean @ mean)
+    if total <= _NO_SPREAD * (length + total):
+        return mean, directions, np.zeros(2)
+    shares = values[:-3:-1] / total
+    if shares[1] <= _NO_VARIANCE:  # a line
+        shares = np.array([1.0, 0.0])
     return mean, directions, shares
 
 

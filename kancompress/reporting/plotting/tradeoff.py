@@ -12,7 +12,8 @@ class Tradeoff:
 
     sizes, errors  : bytes, and relative squared error of the outputs
     scores         : in `unit`; `dense` is that of the dense network, which has `dense_bytes`
-    labels         : what was asked for
+    labels         : what points are called
+    note           : what the picture says beside its points
     """
 
     sizes: Sequence[int]
@@ -22,3 +23,4 @@ class Tradeoff:
     unit: str
     dense: float
     dense_bytes: int
+    note: str = ""
