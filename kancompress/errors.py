@@ -41,8 +41,8 @@ def spoken(text: str, fields: Sequence[str], option: Callable[[str], str]) -> st
         return text
     names = "|".join(map(re.escape, fields))
     return re.sub(
-        f"`({names})(?:=([^`]*))?`",
-        lambda mark: " ".join(filter(None, (option(mark[1]), mark[2]))),
+        f'`({names})(?:=("?)([^`]*?)\\2)?`',
+        lambda mark: " ".join(filter(None, (option(mark[1]), mark[3]))),
         text,
     )
 
@@ -55,7 +55,7 @@ class KancompressError(Exception):
     layer  : name of the layer
     tensor : name of the tensor
     fields : parameters that the message speaks of, as in `ClusterConfig.codebook_dtype`. There they
-             stand in backticks, perhaps with a value: `side_dtype=float32`
+             stand in backticks, perhaps with a value: `side_dtype="float32"`
     hint   : what to try, the last sentence of the text; `finding` is the text without it
     None, () or "", where the error is about no such thing.
     """
@@ -117,8 +117,8 @@ class KancompressError(Exception):
     def spoken(self, option: Callable[[str], str]) -> tuple[str, ...]:
         """`sentences` in the words of another surface than Python.
 
-        option : the name that a parameter has there; of `side_dtype=float32` in backticks comes
-                 `--side-dtype float32`, where it gives `--side-dtype`
+        option : the name that a parameter has there; of `side_dtype="float32"` in backticks
+                 comes `--side-dtype float32`, where it gives `--side-dtype`
         """
         if self.problems:
             return tuple(text for problem in self.problems for text in problem.spoken(option))

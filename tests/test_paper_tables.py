@@ -302,13 +302,40 @@ def test_cells_of_ones_own_are_kept_apart_and_counted(
     capsys.readouterr()
     assert [recipe.seed for recipe in start(monkeypatch, *mine)] == [1]
     told = capsys.readouterr()
-    assert "1 of 2 cells ran; 1 were read from results." in told.err
+    assert "1 of 2 cells ran; 1 was read from results." in told.err
+    assert "--own" in told.err
     assert (folder / "table1.jsonl").read_text() == published
     assert len((folder / "work" / "results" / "table1.jsonl").read_text().splitlines()) == 1
     assert start(monkeypatch, *mine) == []
     models = {line.split("|")[1].strip() for line in told.out.splitlines() if line[:1] == "|"}
     assert models == {"model", "---", "metakan"}
     assert len(kept.finished("table1")) == 1  # published ones alone
+
+
+def test_published_cells_run_again_where_they_are_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ("table1", "--dataset", "mnist", "--models", "metakan")
+    start(monkeypatch, *wish, "--seeds", "0", "1", "2")
+    mine = (*wish, "--work", str(folder / "work"), "--own")
+    assert [recipe.seed for recipe in start(monkeypatch, *mine)] == [0]
+    assert start(monkeypatch, *mine) == []
+    capsys.readouterr()
+    start(monkeypatch, *mine, "--table")
+    assert {row["seeds"] for row in rows_of(capsys.readouterr().out)} == {"1"}
+    with pytest.raises(SystemExit):
+        start(monkeypatch, *wish, "--own", "--publish")
+
+
+def test_seeds_that_were_asked_for_are_shown_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ("table1", "--dataset", "mnist", "--models", "metakan")
+    start(monkeypatch, *wish, "--seeds", "0", "1", "2")
+    for asked, seeds in ((("--seeds", "0"), "1"), (("--seeds", "0", "2"), "2"), ((), "3")):
+        capsys.readouterr()
+        assert start(monkeypatch, *wish, *asked) == []
+        assert {row["seeds"] for row in rows_of(capsys.readouterr().out)} == {seeds}
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3", "table8", "table9", "mlp"])

@@ -129,7 +129,7 @@ def test_errors_joined() -> None:
 
 def test_errors_speak_of_parameters_and_the_command_line_of_options() -> None:
     error = UsageError(
-        "w`lr`: `side_dtype=int8` is for {0}\\1; take `side_dtype=float32` or `force`.",
+        "w`lr`: `side_dtype=int8` is for {0}\\1; take `side_dtype=\"float32\"` or `force`.",
         where="m.pt", layer="0", tensor="w`lr`", fields=("side_dtype", "force"),
     )  # fmt: skip
     assert (error.where, error.layer, error.tensor) == ("m.pt", "0", "w`lr`")

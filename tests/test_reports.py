@@ -206,7 +206,7 @@ def test_what_did_not_shrink_says_why_and_what_changes_it(place: Path) -> None:
     assert "`force_pack`" in partly["layer 1"][2]
     norms = rows("packed")["tensors 0.norm and 1.norm"]
     assert norms == (f"{4 * 2 * 28:,}", *norms[1:])
-    assert "`side_dtype=float16`" in norms[2]
+    assert '`side_dtype="float16"`' in norms[2]
     others = rows("library.pt-packed")
     assert others["tensor embed.weight"][:2] == (f"{4 * 24:,}", "no edges of KAN layers")
     assert "symbolic" in rows("pykan.pt-packed")["4 edges"][1]
@@ -453,6 +453,28 @@ def test_names_from_a_file_are_no_markup(tmp_path: Path) -> None:
     text = kancompress.markdown_report(tmp_path / "odd.pt")
     assert r"| \<img src=x\>\|\`b\`" in text
     assert "\x1b" not in text
+
+
+def test_advice_in_markdown_is_code_that_python_takes(place: Path) -> None:
+    text = kancompress.markdown_report(place / "packed")
+    for advice in ('`side_dtype="float16"` or `side_dtype="int8"`', '`header="short"`'):
+        assert advice in text
+    for name, value in re.findall(r'`(codebook_dtype|side_dtype|header)="(\w+)"`', text):
+        ClusterConfig(**{name: value})
+    told = done("inspect", place / "packed").stdout
+    assert "--header short" in told
+    assert "--side-dtype float16" in told
+
+
+def test_words_agree_with_their_numbers(tmp_path: Path) -> None:
+    kancompress.save(fresh("fastkan", (4, 1, 1)), tmp_path / "dense")
+    told = done(
+        "cluster", tmp_path / "dense", "-k", "1", "--force-pack", "-o", tmp_path / "p"
+    ).stderr
+    assert "layer 0: 4 edges, k = 1" in told
+    assert "layer 1: 1 edge, k = 1" in told
+    assert "after 1 iteration," in told
+    assert not re.search(r"\b1 (edges|iterations|coefficients)\b", told)
 
 
 def test_markdown_has_the_tables_and_the_pictures(place: Path, tmp_path: Path) -> None:

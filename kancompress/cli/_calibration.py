@@ -12,6 +12,7 @@ from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine
 from kancompress.data import places
 from kancompress.errors import InvalidFileError, NoScoreError, UsageError
 from kancompress.frozen import dataclass
+from kancompress.models.lines import counted
 from kancompress.specs import DataOptions, DatasetName
 from kancompress.system import files
 
@@ -213,9 +214,10 @@ def choose(
 
 def solved(name: str, layer: LayerSolution) -> None:
     """Tell of a layer that was clustered by its outputs."""
+    iterations = counted(layer.clustering.iterations, "iteration")
     _output.note(
         f"layer {name}: {_scores.error_text(layer.held_out)} on held-out rows, {layer.error:.3g} on"
-        f" the others ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
+        f" the others ({layer.method}, {iterations}; plain k-means"
         f" {layer.plain_held_out:.3g} and {layer.plain:.3g}), index entropy"
         f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
     )

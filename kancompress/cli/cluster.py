@@ -39,6 +39,7 @@ from kancompress.config import (
     StoredDtype,
 )
 from kancompress.errors import UsageError
+from kancompress.models.lines import counted
 from kancompress.specs import MAX_CLUSTERS, DataOptions
 
 if TYPE_CHECKING:
@@ -506,11 +507,15 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
 
 
 def _tell(layer: LayerClustering) -> None:
-    masked = f" and {_output.size(layer.masked)} masked ones" if layer.masked else ""
-    line = f"layer {layer.name}: {_output.size(layer.edges)} edges{masked}"
+    masked = (
+        f" and {_output.size(layer.masked)} masked one{'s' * (layer.masked > 1)}"
+        if layer.masked
+        else ""
+    )
+    line = f"layer {layer.name}: {counted(layer.edges, 'edge')}{masked}"
     if layer.parts > 1:
         width = layer.coefficients // layer.parts
-        line += f" in {layer.parts} parts of {width} coefficient{'s' if width > 1 else ''}"
+        line += f" in {layer.parts} parts of {counted(width, 'coefficient')}"
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
@@ -521,7 +526,7 @@ def _tell(layer: LayerClustering) -> None:
     how = (
         "exact, no two vectors are merged"
         if layer.exact
-        else f"distortion {layer.distortion:.3g} after {layer.iterations} iterations"
+        else f"distortion {layer.distortion:.3g} after {counted(layer.iterations, 'iteration')}"
     )
     _output.note(
         f"{line}, k = {layer.clusters}, {how},"

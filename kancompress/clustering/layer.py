@@ -88,7 +88,7 @@ def _too_large(layer: Solvable) -> UsageError:
     return UsageError(
         "The second moments of a layer's features cannot be used: on these rows they overflow"
         " float32 or are too uneven. Scale the rows as the network's training rows were, or take"
-        " `method=kmeans`.",
+        ' `method="kmeans"`.',
         layer=layer.name,
         fields=("method",),
     )

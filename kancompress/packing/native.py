@@ -306,7 +306,7 @@ def stored_side(tensor: Tensor, name: str, stored: StoredDtype) -> Tensor:
     if not narrow.is_meta and not narrow.isfinite().all():
         raise KancompressError(
             f"{name} has numbers up to {float(tensor.abs().max()):.3g}, too large for {stored};"
-            " use `side_dtype=float32`.",
+            ' use `side_dtype="float32"`.',
             tensor=name,
             fields=("side_dtype",),
         )

@@ -560,7 +560,7 @@ def rounded_codebook(
         raise KancompressError(
             f"Layer {shown(name)} has coefficients of {'at most' if lost else 'up to'}"
             f" {largest:.3g}, too {'small' if lost else 'large'} for"
-            f" {str(dtype).removeprefix('torch.')}; use `codebook_dtype={wider}`.",
+            f' {str(dtype).removeprefix("torch.")}; use `codebook_dtype="{wider}"`.',
             layer=name,
             fields=("codebook_dtype",),
         )

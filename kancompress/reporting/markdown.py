@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kancompress.reporting.told import PARTS, Sheet, Told
+from kancompress.reporting.told import ADVICE, PARTS, Sheet, Told
 
 if TYPE_CHECKING:
     from kancompress.reporting.plotting.curves import Curves
@@ -40,7 +40,7 @@ def page(
         _section("Functions of the centroids", [_curves(one) for one in curves]),
         _section("Pictures", [f"![{text(what)}](<{path}>)\n" for what, path in pictures]),
         _section("More", [sheet(one) for one in told.others]),
-        _section("Notes", ["".join(f"- {text(note)}\n" for note in told.notes)]),
+        _section("Notes", ["".join(f"- {words(note)}\n" for note in told.notes)]),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -54,7 +54,14 @@ def sheet(one: Sheet | None) -> str:
     """A sheet as a table; words are to the left, numbers to the right."""
     if one is None:
         return ""
-    rows = [[text(cell) for cell in row] for row in one.rows]
+    advice = [head == ADVICE for head in one.heads]
+    rows = [
+        [
+            words(cell) if is_advice else text(cell)
+            for cell, is_advice in zip(row, advice, strict=True)
+        ]
+        for row in one.rows
+    ]
     rule = ["---" if head in one.texts else "---:" for head in one.heads]
     return _lines([one.heads, rule, *rows])
 
@@ -119,8 +126,14 @@ def code(name: object) -> str:
 
 
 def text(name: str) -> str:
-    """A name from a file as plain words."""
+    """Words, or a name from a file, as plain words."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", shown(name))
+
+
+def words(told: str) -> str:
+    """Words in which parameters stand in backticks, which stay there."""
+    parts = re.split(r"(`[a-z_]+(?:=[\w\".]+)?`)", shown(told))
+    return "".join(part if number % 2 else text(part) for number, part in enumerate(parts))
 
 
 def shown(name: str) -> str:

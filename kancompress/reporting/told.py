@@ -15,6 +15,8 @@ from kancompress.reporting import unshrunk
 
 # Parameters of which the words of a report may speak.
 SPOKEN = unshrunk.SPOKEN
+# Head of the column whose words name parameters.
+ADVICE = "what changes it"
 
 RATIOS = {
     "dense_file": "file of the dense network / this file",
@@ -242,7 +244,7 @@ def unshrunk_sheet(report: Mapping[str, Any]) -> Sheet | None:
     rows = [(one.what, f"{one.size:,}", one.why, one.change) for one in unshrunk.found(report)]
     if not rows:
         return None
-    heads = ("did not shrink", "bytes", "why", "what changes it")
+    heads = ("did not shrink", "bytes", "why", ADVICE)
     texts = (heads[0], *heads[2:])
     return Sheet(heads=heads, rows=tuple(rows), texts=texts, wraps=texts)
 

@@ -41,7 +41,7 @@ def found(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
             what="header",
             size=size,
             why="it names each tensor, for any safetensors reader",
-            change="`header=short`",
+            change='`header="short"`',
         )
 
 
@@ -92,7 +92,7 @@ def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
             what=_named("codebook", [row["name"] or "." for row in wide if row["codebook_bytes"]]),
             size=size,
             why=f"in {' and '.join(kinds)}, as the source",
-            change="`codebook_dtype=float16` or `codebook_dtype=int8`",
+            change='`codebook_dtype="float16"` or `codebook_dtype="int8"`',
         )
 
 
@@ -104,7 +104,7 @@ def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
         yield _tensors(
             wide,
             why="no edges, in float32 as the source",
-            change="`side_dtype=float16` or `side_dtype=int8`",
+            change='`side_dtype="float16"` or `side_dtype="int8"`',
         )
     if head:
         yield _tensors(

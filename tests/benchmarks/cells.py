@@ -25,22 +25,29 @@ FOLDER = Path(__file__).parent / "results"
 
 # Where cells are kept that are not to be published; None: beside the published ones.
 _own: Path | None = None
+# Whether those are read alone.
+_alone = False
 
 
 @contextlib.contextmanager
-def own_results(folder: Path | None) -> Iterator[None]:
-    """Within it new cells go to a folder of their own, which is read beside the published ones."""
-    global _own
-    before, _own = _own, folder
+def own_results(folder: Path | None, *, alone: bool = False) -> Iterator[None]:
+    """Within it new cells go to a folder of their own, which is read beside the published ones.
+
+    alone : the published ones are not read
+    """
+    global _own, _alone
+    before = _own, _alone
+    _own, _alone = folder, alone
     try:
         yield
     finally:
-        _own = before
+        _own, _alone = before
 
 
 def finished(name: str) -> list[dict[str, Any]]:
     """Cells in a results file, published and own, none where there is no file yet."""
-    paths = [folder / f"{name}.jsonl" for folder in (FOLDER, _own) if folder is not None]
+    folders = (_own,) if _alone else (FOLDER, _own)
+    paths = [folder / f"{name}.jsonl" for folder in folders if folder is not None]
     return [
         json.loads(line)
         for path in paths

@@ -7,12 +7,14 @@
     python -m tests.benchmarks.paper table8 --data-dir DIR --rows 8 10
     python -m tests.benchmarks.paper figure2 --data-dir DIR --models fastkan metafastkan
     python -m tests.benchmarks.paper table1 --dataset mnist --table
+    python -m tests.benchmarks.paper table1 --dataset mnist --models kan --own
     python -m tests.benchmarks.paper docs
 
 A cell is one network (model, data set, seed) trained, clustered and fine-tuned. It is appended to
 a results file when it is done, in WORK/results (--publish: among the published ones, which are read
-as well), and is not run again. A last line says how many cells ran. --table only prints, and `docs`
-writes the tables of the documents anew. Trained checkpoints are kept in --work, and shared by
+as well), and is not run again; --own leaves the published ones out, so that they run again. A last
+line says how many cells ran. --table only prints, and `docs` writes the tables of the documents
+anew. Trained checkpoints are kept in --work, and shared by
 tables and figures; a run that was killed goes on after its last epoch, and one that --minutes cut
 off says so in its table. docs/guides/reproduce-the-paper.md has the commands of all; `times` prints
 what they took here, `estimate` what they would on a GPU, and `missing` what was not run.
@@ -130,7 +132,7 @@ def _seeds(
 ) -> Cells:
     if options.models and model not in options.models:
         return
-    for seed in options.seeds:
+    for seed in options.seeds or [0]:
         yield (
             Recipe(model=model, dataset=dataset, seed=seed, grid=grid, embedding=embedding),
             Packing(),
@@ -216,10 +218,12 @@ def run_missing(experiment: Experiment, options: Options) -> None:
         if not found or not is_done(found[-1], options.minutes):
             keep(results, run(recipe, options.data_dir, options.work, packing, options.minutes))
             ran += 1
-    print(
-        f"{ran} of {len(cells)} cells ran; {len(cells) - ran} were read from results.",
-        file=sys.stderr,
-    )
+    read = len(cells) - ran
+    were = "was" if read == 1 else "were"
+    told = f"{ran} of {len(cells)} cells ran; {read} {were} read from results."
+    if read and not options.own:
+        told += " To run published ones again, add --own."
+    print(told, file=sys.stderr)
 
 
 def chosen(arguments: Sequence[str] | None = None) -> Options:
@@ -233,7 +237,12 @@ def chosen(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--dataset", nargs="+", choices=DATASETS, help="of Tables 1 and 2")
     parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help="only these")
     parser.add_argument("--rows", nargs="+", type=int, help="grids, embeddings or k: only these")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        help="run and show these alone (default: run seed 0, and show all that there are)",
+    )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--work", type=Path, default=Path("checkpoints"))
     parser.add_argument(
@@ -246,11 +255,20 @@ def chosen(arguments: Sequence[str] | None = None) -> Options:
         action="store_true",
         help="add new cells to the published results (default: to WORK/results)",
     )
+    parser.add_argument(
+        "--own",
+        action="store_true",
+        help="leave the published results out: run their cells again, and show WORK/results alone",
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--pictures", type=Path, help="figures: folder to draw into")
     parser.add_argument("--tflops", type=float, default=10, help="estimate: sustained, of a GPU")
     parser.add_argument("--step-ms", type=float, default=3, help="estimate: least time of a step")
     options = parser.parse_args(arguments)
+    if options.own and options.publish:
+        parser.error(
+            "--own leaves the published results out, and --publish adds to them; take one."
+        )
     if options.what == "figure1" and options.table:
         parser.error("Figure 1 is drawn from networks that are trained for it; it has no table.")
     return options
@@ -260,6 +278,8 @@ def shown(options: Options) -> str:
     """The table of the cells that are kept."""
     experiment = EXPERIMENTS[options.what]
     cells = tables.latest(cell for name in experiment.results for cell in finished(name))
+    if options.seeds:
+        cells = [cell for cell in cells if cell["seed"] in options.seeds]
     return tables.only(experiment.show(options, cells), options.models or ())
 
 
@@ -284,7 +304,7 @@ def main() -> None:
             page.write_text(written(page.read_text()))
         return
     experiment = EXPERIMENTS[options.what]
-    with own_results(None if options.publish else options.work / "results"):
+    with own_results(None if options.publish else options.work / "results", alone=options.own):
         if not options.table and experiment.results:
             run_missing(experiment, options)
         print(shown(options))
