@@ -162,7 +162,7 @@ def _few_ticks(axes: Axes, width: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(max(2, min(10, int(2.2 * width))), steps=_STEPS))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:.6g}".replace("-", "\N{MINUS SIGN}"))
 
