@@ -41,6 +41,17 @@ def written(made: kancompress.Compression) -> bytes:
     return kancompress.encode(made.model)
 
 
+def test_data_is_what_evaluate_takes(place: Path) -> None:
+    """A path is data; things of other types are told by their names."""
+    source, data = place / "model.pt", place / "rows.npz"
+    point = kancompress.sweep(source, [2], data=data).points[0]
+    assert point.score == kancompress.evaluate(point.raw, data).score
+    for name, value in (("data", 5), ("machine", "cpu"), ("config", {}), ("calibration", 3)):
+        with pytest.raises(kancompress.UsageError, match=f"`{name}` is") as told:
+            kancompress.sweep(source, [2], **{name: value})
+        assert told.value.fields == (name,)
+
+
 def test_files_without_rows_are_those_of_cluster(place: Path) -> None:
     source, narrow = place / "dense.st", ClusterConfig(codebook_dtype=StoredDtype.FLOAT16)
     found = kancompress.sweep(source, [2, 4, 2], [2300], config=narrow)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from kancompress.api import given
 from kancompress.api.evaluate import Scorer
+from kancompress.api.given import Data
 from kancompress.clustering.layer import relative
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data.datasets import Dataset
@@ -16,7 +18,6 @@ from kancompress.formats.storage import called
 from kancompress.models.files import Input, encode
 from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.reporting.summary import Summary, summary
-from kancompress.specs import DataOptions
 from kancompress.training.evaluation import Evaluation
 from kancompress.training.history import Score
 
@@ -64,7 +65,7 @@ class Comparison:
 def compare(
     dense: Input,
     packed: Input,
-    data: DataOptions | None = None,
+    data: Data | None = None,
     *,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
@@ -90,8 +91,10 @@ def compare(
     >>> found.packed.score.examples
     360
     """
+    given.check(options=options, machine=machine, model=model)
+    dense, packed = given.source(dense, "compare"), given.source(packed, "compare")
     scorer = Scorer(
-        data=data, options=options, model=model, machine=machine, runtime=runtime_of(runtime)
+        data=given.data(data), options=options, model=model, machine=machine, runtime=runtime_of(runtime)
     )
     first, second = (
         scorer.run(source, name, own)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor, nn
 
-from kancompress.api import sweep_folder
-from kancompress.api.cluster import Running, Work, given_rows
+from kancompress.api import given, sweep_folder
+from kancompress.api.cluster import Rows, Running, Work, given_rows
 from kancompress.api.evaluate import Scorer
+from kancompress.api.given import Data
 from kancompress.api.sweep_folder import Asked, Folder, Point
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import relative
@@ -89,10 +89,10 @@ def sweep(
     source: str | Path | bytes | Checkpoint,
     clusters: Sequence[int] = (),
     target_bytes: Sequence[int] = (),
-    data: DataOptions | None = None,
+    data: Data | None = None,
     config: ClusterConfig | None = None,
     *,
-    rows: Tensor | np.ndarray | DataOptions | None = None,
+    rows: Rows | None = None,
     calibration: CalibrationConfig | None = None,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
@@ -131,6 +131,9 @@ def sweep(
     >>> found.points[0].file_bytes < found.points[1].file_bytes < found.dense_bytes
     True
     """
+    given.check(config, calibration=calibration)
+    given.check(options=options, machine=machine, model=model)
+    data = given.data(data)
     asked = _asked(clusters, target_bytes)
     work = Work(
         config=config or ClusterConfig(),
