@@ -94,7 +94,11 @@ def compare(
     given.check(options=options, machine=machine, model=model)
     dense, packed = given.source(dense, "compare"), given.source(packed, "compare")
     scorer = Scorer(
-        data=given.data(data), options=options, model=model, machine=machine, runtime=runtime_of(runtime)
+        data=given.data(data),
+        options=options,
+        model=model,
+        machine=machine,
+        runtime=runtime_of(runtime),
     )
     first, second = (
         scorer.run(source, name, own)

@@ -501,6 +501,9 @@ def _tell(layer: LayerClustering) -> None:
     if layer.parts > 1:
         width = layer.coefficients // layer.parts
         line += f" in {layer.parts} parts of {width} coefficient{'s' if width > 1 else ''}"
+    if layer.clusters is None and layer.packed_bytes <= layer.dense_bytes:
+        _output.note(f"{line}, stays dense, {_output.size(layer.dense_bytes)} bytes")
+        return
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"

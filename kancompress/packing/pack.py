@@ -26,8 +26,9 @@ from kancompress.clustering.network import Calibrated
 from kancompress.clustering.price_search import Tried
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
+from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.formats.safetensors import shown
-from kancompress.layers.stored import encoding_of, rounded
+from kancompress.layers.stored import encoding_of, rounded, scale_bytes
 from kancompress.models import files, lines
 from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel, sizes, told_size
@@ -349,7 +350,8 @@ def _pack(
     for layer in source.layers:
         if _counts(layer):
             found = _pack_layer(layer, clusterer, config)
-            found = replace(found, grows=found.grows or layer.name in growing)
+            if layer.name in growing:
+                found = replace(found, grows=True, result=_as_asked(layer, found.result, config))
             packed.append(found)
             if report and not found.grows:
                 report(found.result)
@@ -420,6 +422,24 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
     return _Packed(layer=layer, result=result, coded=None if grows else coded, grows=grows)
 
 
+def _as_asked(
+    layer: SourceLayer, result: LayerClustering, config: ClusterConfig
+) -> LayerClustering:
+    """What is told of a layer that nothing was found for, as it would be no smaller: the bytes
+    that it would have had with whole indices."""
+    rows = min(result.requested, most_clusters(layer), layer.edges) + (1 if layer.masked else 0)
+    dtype = codebook_dtype(config, layer.stored_dtype)
+    size = layer_bytes(
+        layer.edges + layer.masked,
+        layer.coefficients,
+        dtype.itemsize,
+        rows,
+        scale=scale_bytes(dtype),
+        parts=config.parts_of(layer.name),
+    )
+    return replace(result, packed_bytes=max(size, result.dense_bytes))
+
+
 def _without_loss(
     source: Source, packed: list[_Packed], config: ClusterConfig, report: Report | None
 ) -> list[_Packed]:
@@ -486,7 +506,8 @@ def _notes(
     source: Source, model: PackedModel, packed: list[_Packed], config: ClusterConfig
 ) -> tuple[str, ...]:
     """What to know of edges that are not clustered, and of layers that are kept without loss."""
-    notes: list[str] = []
+    coded = [one.layer.name for one in packed if one.coded is not None]
+    notes: list[str] = list(source.folded(coded))
     if packed and not any(one.layer.edges + one.layer.kept for one in packed):
         notes.append(
             "every edge of the network is masked, so it puts out the same whatever its inputs; was"
@@ -501,12 +522,19 @@ def _notes(
         which = "masked or symbolic" if config.keep_masked else "symbolic"
         notes.append(f"{kept:,} {which} edges keep their coefficients")
     growing = [one.layer.name for one in packed if one.grows]
+    folded = source.folded([name for name in growing if name in coded])
+    exact = "without loss, the same function in other numbers" if folded else "without loss"
     if growing and len(growing) < len(packed):
-        notes.append(f"lossless, as they would grow else: {listed(growing)}")
+        notes.append(
+            f"kept {exact}, as with the codebook that was asked for they would be no smaller:"
+            f" {listed(growing)}"
+        )
     elif growing:
         times = source.used_bytes / sum(sizes(model))
         how = f"{times:.3g} times smaller" if times >= 1 else f"{1 / times:.3g} times larger"
-        notes.append(f"lossless, {how}: as it was asked for every layer would grow")
+        notes.append(
+            f"packed {exact}, {how}: with the codebook that was asked for no layer would be smaller"
+        )
     return tuple(map(shortened, notes))
 
 

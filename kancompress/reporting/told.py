@@ -327,7 +327,7 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
             f"The paper's equation 10 (n log2 k / 8 + 4 k |w|) counts"
             f" {totals['formula_bytes']:,.1f} bytes for the indices and codebooks."
         )
-    if report["layers"] and "coefficients" not in report["parts"]:
+    if report["layers"] and report["kind"] in ("packed", "meta"):
         yield f"All coefficients written out take {totals['dense_bytes']:,} bytes."
     if predicted:
         yield f"packed file, predicted: {predicted['file_bytes']:,} bytes"
