@@ -220,6 +220,72 @@ def test_what_did_not_shrink_says_why_and_what_changes_it(place: Path) -> None:
     assert rows("dense") == {}
 
 
+def test_no_bytes_are_said_twice_not_to_have_shrunk() -> None:
+    """A few edges with as many centroids: codebooks, indices and header, each in one row."""
+    state = pruned(1, widths=(2, 1, 1))
+    made = kancompress.cluster(state, clusters=2, force_pack=True)
+    report = kancompress.inspect(made)
+    (one, other), table = report["layers"], reports.told(report).unshrunk
+    assert table is not None
+    rows = {row[0]: (int(row[1].replace(",", "")), *row[2:]) for row in table.rows}
+    assert sum(row[0] for row in rows.values()) <= report["file_bytes"]
+    narrower = "`codebook_dtype=float16` or `codebook_dtype=int8`"
+    assert rows["layer act_fun.0"] == (
+        one["codebook_bytes"] + one["index_bytes"],
+        "few edges for so many centroids",
+        f"fewer `clusters` for it, `parts`, {narrower}",
+    )
+    # one edge has one centroid: there are no fewer
+    assert (other["clusters"], other["edges"]) == (1, 1)
+    why = "hardly more edges than its one centroid"
+    assert rows["layer act_fun.1"] == (other["codebook_bytes"], why, narrower)
+    assert not any(name.startswith("codebook") for name in rows)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_header_of_much_of_the_file_is_told_in_any_form(own: bool) -> None:
+    source: Any = fresh("fastkan", (6, 4, 3)) if own else pruned(1, widths=(9, 9, 9))
+    for header, change in (("plain", "`header=short`"), ("short", "nothing")):
+        report = kancompress.inspect(kancompress.cluster(source, clusters=2, header=header))
+        assert report["header_bytes"] > 0.1 * report["file_bytes"]
+        table = reports.told(report).unshrunk
+        assert table is not None
+        (row,) = (row for row in table.rows if row[0] == "header")
+        assert (row[1], row[3]) == (f"{report['header_bytes']:,}", change)
+
+
+def test_tensors_beside_the_edges_are_called_as_in_their_source() -> None:
+    state = pruned(0.6, symbolic=True, widths=(20, 12, 4))
+    state["act_fun.0.grid"][3] += 0.25
+    report = kancompress.inspect(kancompress.cluster(state, clusters=4))
+    found = {row.get("source", row["name"]): row for row in report["other"]}
+    assert found.keys() <= state.keys()
+    assert found["act_fun.0.grid"]["name"] not in state
+    assert found["act_fun.0.grid"]["bytes"] == state["act_fun.0.grid"].nbytes
+    told = reports.told(report)
+    assert "act_fun.0.grid" in [row[0] for one in told.others for row in one.rows]
+    table = told.unshrunk
+    assert table is not None
+    assert not any(re.search(r"tensor \d", row[0].replace("tensors", "")) for row in table.rows)
+
+
+def test_the_centroid_of_masked_edges_is_told_wherever_k_is(tmp_path: Path) -> None:
+    state = pruned(0.5, widths=(12, 9, 4))
+    torch.save(state, tmp_path / "m.pt")
+    dead = int((state["act_fun.0.mask"] == 0).sum())
+    said = done("cluster", tmp_path / "m.pt", "-k", "4", "-o", tmp_path / "m.st").stderr
+    line = f"{108 - dead} edges and {dead} masked ones, k = 4 and a centroid of zeros for masked"
+    assert line in said
+    (row, _) = kancompress.inspect(tmp_path / "m.st")["layers"]
+    assert row["clusters"] == 5
+    assert (
+        f"Layer act_fun.0: {108 - dead} of 108 edges compute something; the others are zero, as is"
+        " one of the 5 centroids, which is theirs."
+    ) in done("inspect", tmp_path / "m.st").stdout
+    page = kancompress.markdown_report(tmp_path / "m.st")
+    assert f"{dead} edges that compute nothing have the one of zeros" in page
+
+
 # --- tables ---------------------------------------------------------------------------------
 
 

@@ -127,11 +127,14 @@ def _others(
     container: Container,
     layer_tensors: set[str],
     encoded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Tensors beside the edges; `encoded` has dtype and shape of those that are not as they are."""
+    """Tensors beside the edges; `encoded` has dtype and shape of those that are not as they are,
+    `sources` the name in the source of those that have another one here."""
     return [
         {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.size}
         | dict(encoded.get(entry.name, {}))
+        | ({"source": sources[entry.name]} if entry.name in sources else {})
         for entry in container.entries.values()
         if entry.name not in layer_tensors
     ]
@@ -201,10 +204,17 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         "source": source.to_json(),
         "layers": layers,
         **({} if model.restore is None else {"forms": forms, "extra": model.restore.opaque}),
-        "other": _others(container, owned | set(stored), encoded),
+        "other": _others(container, owned | set(stored), encoded, _sources(model)),
         "totals": _totals(layers, container),
         "ratios": ratios,
     }
+
+
+def _sources(model: PackedRecord[Array]) -> dict[str, str]:
+    """Stored tensors that are called otherwise in the source, to their names there."""
+    restored = model.restore.tensors if model.restore else ()
+    named = {one.stored: one.name for one in restored if one.stored is not None}
+    return {stored: name for stored, name in named.items() if stored != name}
 
 
 def _with_dense(

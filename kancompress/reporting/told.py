@@ -261,7 +261,7 @@ def _others(report: Mapping[str, Any]) -> Iterator[Sheet]:
     if report["other"]:
         heads = ("other tensor", "dtype", "shape", "bytes")
         rows = (
-            (row["name"], row["dtype"], shape(row["shape"]), f"{row['bytes']:,}")
+            (unshrunk.named(row), row["dtype"], shape(row["shape"]), f"{row['bytes']:,}")
             for row in report["other"]
         )
         yield _named(heads, rows, least=heads[1:3])
@@ -348,7 +348,7 @@ def _edges_of(row: Mapping[str, Any]) -> Iterator[str]:
     if "zero_edges" in row:
         yield (
             f"Layer {name}: {edges - row['zero_edges']:,} of {edges:,} edges compute something; the"
-            " others are zero."
+            f" others are zero, as is one of the {row['clusters']:,} centroids, which is theirs."
         )
     for key, what in (
         ("symbolic_edges", "are symbolic: a formula is added to their coefficients"),
