@@ -211,7 +211,8 @@ def solved(name: str, layer: LayerSolution) -> None:
     """Tell of a layer that was clustered by its outputs."""
     _output.note(
         f"layer {name}: {_scores.error_text(layer.held_out)} on held-out rows, {layer.error:.3g} on"
-        f" the others ({layer.method}, {layer.clustering.iterations} iterations; plain k-means"
+        f" the others ({layer.method}, {_output.counted(layer.clustering.iterations, 'iteration')};"
+        f" plain k-means"
         f" {layer.plain_held_out:.3g} and {layer.plain:.3g}), index entropy"
         f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
     )

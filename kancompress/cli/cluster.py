@@ -495,9 +495,15 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
         raise UsageError(f"--method {method} has no sweeps; take sweeps, or leave --sweeps out.")
 
 
+def _beside(layer: LayerClustering) -> str:
+    """What the layer has beside the centroids that were asked for."""
+    return " and a centroid of zeros for masked edges" if layer.masked else ""
+
+
 def _tell(layer: LayerClustering) -> None:
-    masked = f" and {_output.size(layer.masked)} masked ones" if layer.masked else ""
-    line = f"layer {layer.name}: {_output.size(layer.edges)} edges{masked}"
+    ones = f"masked one{'s' if layer.masked > 1 else ''}"
+    masked = f" and {_output.size(layer.masked)} {ones}" if layer.masked else ""
+    line = f"layer {layer.name}: {_output.counted(layer.edges, 'edge')}{masked}"
     if layer.parts > 1:
         width = layer.coefficients // layer.parts
         line += f" in {layer.parts} parts of {width} coefficient{'s' if width > 1 else ''}"
@@ -511,12 +517,13 @@ def _tell(layer: LayerClustering) -> None:
             " (--force-pack packs it all the same)"
         )
         return
+    passes = _output.counted(layer.iterations, "iteration")
     how = (
         "exact, no two vectors are merged"
         if layer.exact
-        else f"distortion {layer.distortion:.3g} after {layer.iterations} iterations"
+        else f"distortion {layer.distortion:.3g} after {passes}"
     )
     _output.note(
-        f"{line}, k = {layer.clusters}, {how},"
+        f"{line}, k = {layer.clusters}{_beside(layer)}, {how},"
         f" {_output.size(layer.dense_bytes)} -> {_output.size(layer.packed_bytes)} bytes"
     )
