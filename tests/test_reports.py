@@ -147,6 +147,20 @@ def test_bytes_that_no_tensor_uses_are_told_and_never_divided_by(tmp_path: Path)
     assert sizes[0].file == (tmp_path / "view.pt").stat().st_size - unused
     notes = kancompress.cluster(tmp_path / "view.pt", config).notes
     assert f"{unused:,} bytes of its storages belong to no tensor; they are in no ratio" in notes
+    used = f"{sizes[0].file:,} without {unused:,} that no tensor uses"
+    done("cluster", tmp_path / "own.pt", "-k", "4", "-o", tmp_path / "own.st")
+    made = done("cluster", tmp_path / "view.pt", "-k", "4", "-o", tmp_path / "view.st")
+    assert f" than the checkpoint that was packed ({used})\n" in made.stderr
+    assert f"its source ({used})" in repr(kancompress.cluster(tmp_path / "view.pt", config))
+    first = done("inspect", tmp_path / "view.pt", "-k", "4").stdout.splitlines()[0]
+    packed = (tmp_path / "view.st").stat().st_size
+    assert first.endswith(f"have {packed:,}: {reports.times(sizes[0].file / packed)} than {used}")
+    # of the packed file it is not known how many those were
+    report = kancompress.inspect(tmp_path / "view.st")
+    (row,) = (row for row in reports.told(report).ratios.rows if row[0] == "file")  # type: ignore[union-attr]
+    assert row[2].startswith("file that was packed, without bytes that no tensor uses / this file")
+    page = kancompress.model_card(tmp_path / "view.st")
+    assert f"packed from ({sizes[0].file:,} bytes, without those that no tensor uses)." in page
     for found in sizes[1:]:
         assert found.file == pytest.approx(sizes[0].file, rel=0.02)
         assert found.tensors == sizes[0].tensors

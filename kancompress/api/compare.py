@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,8 +14,8 @@ from kancompress.clustering.layer import relative
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data.datasets import Dataset
 from kancompress.errors import UsageError
-from kancompress.formats.storage import called
-from kancompress.models.files import Input, encode
+from kancompress.formats.storage import called, is_native, once
+from kancompress.models.files import Input, encode, read_foreign
 from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.reporting.summary import Summary, summary
 from kancompress.training.evaluation import Evaluation
@@ -60,6 +60,15 @@ class Comparison:
         """Bytes of the first file over those of the second; None where one is no single file."""
         first, second = self.dense.file.file_bytes, self.packed.file.file_bytes
         return first / second if first and second else None
+
+    @property
+    def used_ratio(self) -> float | None:
+        """The same without the bytes that no tensor uses, as a torch file may have them."""
+        first, second = (
+            (side.file.file_bytes or 0) - side.file.unused_bytes
+            for side in (self.dense, self.packed)
+        )
+        return first / second if self.ratio is not None and first and second else None
 
 
 def compare(
@@ -112,9 +121,9 @@ def compare(
     if first[0].score.accuracy is not None:
         same = float((a.argmax(1) == b.argmax(1)).double().mean())
     sides = [
-        Side(name=where, score=found.score, file=_summary(source, name))
-        for where, (found, _), source, name in zip(
-            called_so, (first, second), (dense, packed), names, strict=True
+        Side(name=where, score=found.score, file=_summary(source, name, own))
+        for where, (found, _), source, name, own in zip(
+            called_so, (first, second), (dense, packed), names, (state, None), strict=True
         )
     ]
     return Comparison(
@@ -147,8 +156,12 @@ def _check(
         )
 
 
-def _summary(source: Input, name: str | None) -> Summary:
+def _summary(source: Input, name: str | None, state: str | None) -> Summary:
     """The numbers of a file; a record in memory weighs what its file would."""
     if isinstance(source, Checkpoint | PackedModel):
         return summary(encode(source), name)
-    return summary(source, name)
+    source, name = once(source, name)
+    found = summary(source, name)
+    if found.file_bytes is None or is_native(source):
+        return found
+    return replace(found, unused_bytes=read_foreign(source, name, state=state).unused_bytes)

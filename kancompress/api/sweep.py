@@ -42,7 +42,8 @@ class Sweep:
     """Result of `sweep`.
 
     name        : what messages call the source
-    dense_bytes : of the source's file, or of its dense twin where it has a meta-learner
+    dense_bytes : of the source's file without bytes that no tensor uses, or of its dense twin where
+                  it has a meta-learner
     dense       : score of the source
     points      : in the order in which they were asked for
     notes       : what was taken for granted
@@ -275,7 +276,7 @@ class _Run:
         """As the packed files tell it."""
         if isinstance(self.opened, NativeSource):
             return self.opened.dense_bytes
-        return self.opened.file_bytes
+        return self.opened.used_bytes
 
 
 __all__ = ["Asked", "Point", "Sweep", "sweep"]

@@ -321,7 +321,7 @@ def cluster(
     written = _files.write_with(packed.model, output, more, force=shown.force, inputs=kept)
     most = clusters.target_bytes
     asked = "" if most is None else f"; at most {_output.size(most)} were asked for"
-    _report.tell_packed(packed.model, output, more=asked, why=True)
+    _report.tell_packed(packed.model, output, more=asked, why=True, unused=packed.unused_bytes)
     _calibration.tell_scores(scores)
     if shown.json_:
         _print(packed, output, written, scores)

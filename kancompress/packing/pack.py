@@ -90,6 +90,7 @@ class Compression:
     layers     : what was done to each layer, in the order of the file
     notes      : what to know of the source
     calibrated : what was chosen and measured, where rows were given
+    unused_bytes : of the source's file, that no tensor uses: no ratio divides them
 
     >>> import kancompress
     >>> packed = kancompress.cluster("digits.safetensors", clusters=4)
@@ -103,12 +104,13 @@ class Compression:
     layers: list[LayerClustering]
     notes: tuple[str, ...] = ()
     calibrated: Calibrated | None = None
+    unused_bytes: int = 0
 
     def __repr__(self) -> str:
         solved = self.calibrated and self.calibrated.solution
         lost = f"error of the outputs {solved.held_out:.3g}" if solved else None
         layers = lines.counted(len(self.layers), "layer")
-        return lines.line("Compression", layers, *told_size(self.model), lost)
+        return lines.line("Compression", layers, *told_size(self.model, self.unused_bytes), lost)
 
     def _repr_html_(self) -> str:
         """For notebooks: layers, bytes, ratio, and what was lost."""
@@ -373,6 +375,7 @@ def _pack(
         model=model,
         layers=[one.result for one in packed],
         notes=_notes(source, model, packed, config),
+        unused_bytes=source.file_bytes - source.used_bytes,
     )
 
 

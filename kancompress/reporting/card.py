@@ -271,9 +271,11 @@ def _headline(report: Mapping[str, Any]) -> str:
             f"{twin}."
         )
     if ratios.get("file") is not None:
+        is_torch = str(report.get("container")).startswith("torch")
+        unused = ", without those that no tensor uses" if is_torch else ""
         return (
-            f"{size} for {edges}: {ratios['file']:.2f} times smaller than the checkpoint of"
-            f" {source['file']:,} bytes that it was packed from."
+            f"{size} for {edges}: {ratios['file']:.2f} times smaller than the checkpoint that it"
+            f" was packed from ({source['file']:,} bytes{unused})."
         )
     return f"{size} for {edges}."
 

@@ -191,7 +191,6 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         ratios["dense_file"] = source.dense[1] / container.file_size
     if _has_pykan_twin(model):
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
-    forms = {name: form.to_json() for name, form in model.forms.items()}
     dense: list[others.DenseLayer] = []
     if model.restore is not None:
         told = others.of_packed(model)
@@ -203,11 +202,19 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         "parts": accounting.of_packed(container, (layer.name for layer in model.layers), stored),
         "source": source.to_json(),
         "layers": layers,
-        **({} if model.restore is None else {"forms": forms, "extra": model.restore.opaque}),
+        **_restored(model),
         "other": _others(container, owned | set(stored), encoded, _sources(model)),
         "totals": _totals(layers, container),
         "ratios": ratios,
     }
+
+
+def _restored(model: PackedRecord[Array]) -> dict[str, Any]:
+    """What a packed file of another library says of the file that it gives back."""
+    if model.restore is None:
+        return {}
+    forms = {name: form.to_json() for name, form in model.forms.items()}
+    return {"forms": forms, "extra": model.restore.opaque, "container": model.restore.container}
 
 
 def _sources(model: PackedRecord[Array]) -> dict[str, str]:

@@ -118,12 +118,16 @@ def headline(report: Mapping[str, Any]) -> str:
     found = compared(report)
     if found is not None:
         what, other, _ = found
-        return f"{size}: {times(other / report['file_bytes'])} than {what} ({other:,})"
+        unused = _without((report.get("source") or {}).get("unused", 0))
+        return f"{size}: {times(other / report['file_bytes'])} than {what} ({other:,}{unused})"
     predicted = report.get("predicted")
     if predicted:
-        packed = predicted["file_bytes"]
-        smaller = times(_used(report) / packed)
-        return f"{size}, not packed; packed it would have {packed:,}: {smaller}"
+        packed, used = predicted["file_bytes"], _used(report)
+        smaller = times(used / packed)
+        against = ""
+        if unused := _without(report["file_bytes"] - used):
+            against = f" than {used:,}{unused}"
+        return f"{size}, not packed; packed it would have {packed:,}: {smaller}{against}"
     if report["kind"] in ("dense", "meta"):
         return f"{size}, not packed"
     if report["layers"]:
@@ -146,6 +150,11 @@ def compared(report: Mapping[str, Any]) -> tuple[str, int, str] | None:
     if report["model"] is None:
         return "the checkpoint that was packed", source["file"], "file"
     return "the dense network", source["file"], "file"
+
+
+def _without(unused: int) -> str:
+    """What follows a number of bytes that leaves out so many of a file."""
+    return f" without {unused:,} that no tensor uses" if unused else ""
 
 
 def _used(report: Mapping[str, Any]) -> int:
@@ -173,8 +182,11 @@ def _ratios(report: Mapping[str, Any]) -> Sheet | None:
     against = compared(report)
     told = against[2] if against else ""
     order = {key: place for place, key in enumerate(RATIOS)}
+    words = dict(RATIOS)
+    if str(report.get("container")).startswith("torch"):
+        words["file"] = "file that was packed, without bytes that no tensor uses / this file"
     rows = [
-        (key, f"{value:.2f}", RATIOS[key] + (" (as above)" if key == told else ""))
+        (key, f"{value:.2f}", words[key] + (" (as above)" if key == told else ""))
         for key, value in sorted(found.items(), key=lambda one: (-one[1], order[one[0]]))
     ]
     texts = ("ratio", "what is divided")
