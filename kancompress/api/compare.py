@@ -158,10 +158,10 @@ def _check(
 
 def _summary(source: Input, name: str | None, state: str | None) -> Summary:
     """The numbers of a file; a record in memory weighs what its file would."""
-    if isinstance(source, Checkpoint | PackedModel):
-        return summary(encode(source), name)
-    source, name = once(source, name)
-    found = summary(source, name)
-    if found.file_bytes is None or is_native(source):
+    opened, name = once(source, name)
+    if isinstance(opened, Checkpoint | PackedModel):
+        return summary(encode(opened), name)
+    found = summary(opened, name)
+    if found.file_bytes is None or is_native(opened):
         return found
-    return replace(found, unused_bytes=read_foreign(source, name, state=state).unused_bytes)
+    return replace(found, unused_bytes=read_foreign(opened, name, state=state).unused_bytes)
