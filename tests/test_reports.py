@@ -118,6 +118,12 @@ def test_commands_that_pack_begin_with_the_headline_of_inspect(place: Path, tmp_
     assert "ratio" in told[told.index(head.replace(": packed, ", ": ")) + 1]
 
 
+def test_expand_says_of_which_file_the_bytes_are(place: Path, tmp_path: Path) -> None:
+    target = tmp_path / "dense.st"
+    said = done("expand", place / "packed", "-o", target).stderr
+    assert said == f"{target}: {target.stat().st_size:,} bytes\n"
+
+
 def test_ratios_come_in_order_with_the_paper_s_among_them(place: Path) -> None:
     sheet = reports.told(kancompress.inspect(place / "of-meta")).ratios
     assert sheet is not None
