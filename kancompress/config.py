@@ -27,6 +27,7 @@ from kancompress.values import (
     each,
     flag,
     maybe,
+    named,
     number,
     settle,
     text,
@@ -100,6 +101,7 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Where a run computes; it changes a result by no more than rounding.
@@ -127,6 +129,7 @@ def _learning() -> dict[str, Rule]:
     }
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Options of one training run.
@@ -164,6 +167,7 @@ class TrainConfig:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
     """Options of one fine-tuning run.
@@ -221,6 +225,7 @@ class IndexCoding(StrEnum):
     AUTO = "auto"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -332,6 +337,7 @@ class ClusterConfig:
         return replace(self, clusters=CONV_CLUSTERS if conv else CLUSTERS)
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepackConfig:
     """Options of repacking: how a packed file is written anew.
@@ -382,6 +388,7 @@ class Method(StrEnum):
     SWEEPS = "sweeps"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
     """How `cluster --calibrate` works.
@@ -425,6 +432,7 @@ class CalibrationConfig:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What the numbers of clusters are chosen for; one of the three is given.
@@ -472,6 +480,7 @@ class Projection(StrEnum):
     TSNE = "tsne"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotConfig:
     """Options of pictures.
@@ -508,6 +517,7 @@ class Weights(StrEnum):
     TABLE = "table"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxOptions:
     """Options of ONNX models.
@@ -532,6 +542,7 @@ class OnnxOptions:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class COptions:
     """Options of C headers.
@@ -567,6 +578,7 @@ class COptions:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HtmlOptions:
     """Options of pages.
