@@ -54,8 +54,9 @@ def named(cls: type[Kind]) -> type[Kind]:
 
     Its signature stays. UsageError is raised where Python would raise a TypeError.
     """
-    inner = cls.__init__
-    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    made: Any = cls
+    inner = made.__init__
+    known = list(made.__dataclass_fields__)
 
     @wraps(inner)
     def init(self: Kind, *args: Any, **given: Any) -> None:
@@ -67,7 +68,7 @@ def named(cls: type[Kind]) -> type[Kind]:
             )
         inner(self, *args, **given)
 
-    cls.__init__ = init  # type: ignore[method-assign]
+    made.__init__ = init
     return cls
 
 

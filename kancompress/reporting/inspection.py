@@ -214,7 +214,12 @@ def _restored(model: PackedRecord[Array]) -> dict[str, Any]:
     if model.restore is None:
         return {}
     forms = {name: form.to_json() for name, form in model.forms.items()}
-    return {"forms": forms, "extra": model.restore.opaque, "container": model.restore.container}
+    return {
+        "forms": forms,
+        "extra": model.restore.opaque,
+        "container": model.restore.container,
+        "pykan_config": getattr(model.restore, "pykan", None) is not None,
+    }
 
 
 def _sources(model: PackedRecord[Array]) -> dict[str, str]:
