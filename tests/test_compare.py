@@ -75,6 +75,7 @@ def test_data_and_networks_are_what_evaluate_takes(place: Path) -> None:
     assert found.dense.score == kancompress.evaluate(network, path).score
     assert found.packed.score == kancompress.evaluate(packed.model, path).score
     assert found.packed.file.file_bytes == len(kancompress.encode(packed.model))
+    assert (found.dense.name, found.packed.name) == ("the first network", "the second network")
     wrong: list[tuple[dict, str]] = [
         ({"data": np.zeros((3, 5))}, "data"), ({"machine": "cpu"}, "machine"),
         ({"options": {}}, "options"), ({"model": "net"}, "model"),

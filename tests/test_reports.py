@@ -173,6 +173,29 @@ def test_bytes_that_no_tensor_uses_are_told_and_never_divided_by(tmp_path: Path)
     assert "unused" not in kancompress.inspect(tmp_path / "own.pt")["parts"]
 
 
+def test_lines_on_a_terminal_go_on_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There alone: a pipe gets the whole line."""
+    words = "some words and others that are longer than a terminal is wide " * 3
+    for kind, tell in (("stderr", _output.note), ("stdout", _output.result)):
+        for stream, width in ((Terminal(), 40), (io.StringIO(), 1000)):
+            monkeypatch.setenv("COLUMNS", "40")
+            monkeypatch.setattr(f"sys.{kind}", stream)
+            tell(words.strip())
+            lines = stream.getvalue().splitlines()
+            assert max(map(len, lines)) <= width
+            assert " ".join(lines) == words.strip()
+            assert (len(lines) > 1) == stream.isatty()
+
+
+def test_pages_of_what_has_no_path_have_a_title_and_python_s_words(place: Path) -> None:
+    record = kancompress.load(place / "packed")
+    page = kancompress.markdown_report(record)
+    assert page.startswith("# A packed network\n")
+    assert "| `codebook_dtype='float16'` or `codebook_dtype='int8'` |" in page
+    assert "| `header='short'` |" in page
+    assert re.search(r"counts [\d,]+(\.[1-9])? bytes for the indices", page)
+
+
 # --- parts, and what did not shrink ---------------------------------------------------------
 
 

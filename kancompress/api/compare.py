@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,7 +114,7 @@ def compare(
         scorer.run(source, name, own)
         for source, name, own in ((dense, names[0], state), (packed, names[1], None))
     )
-    called_so = called(dense, names[0]), called(packed, names[1])
+    called_so = _called(dense, names[0], "first"), _called(packed, names[1], "second")
     _check(first, second, called_so)
     a, b = first[0].outputs, second[0].outputs
     gap = (a.double() - b.double()).abs()
@@ -154,6 +155,12 @@ def _check(
             f"{names[0]} has {widths[0]} outputs and {names[1]} {widths[1]}; networks with as many"
             " outputs can be compared."
         )
+
+
+def _called(source: Input, name: str | None, place: str) -> str:
+    """What messages call one of two networks."""
+    is_path = isinstance(source, str | os.PathLike)
+    return called(source, name) if is_path or name else f"the {place} network"
 
 
 def _summary(source: Input, name: str | None, state: str | None) -> Summary:

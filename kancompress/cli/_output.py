@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,20 +81,35 @@ def flush() -> None:
     _streams.guarded(sys.stdout.flush)
 
 
+def _line(text: str, stream: TextIO) -> str:
+    """A line; on a terminal it goes on in the next one between words."""
+    if stream.isatty():
+        text = "\n".join(_sheets.in_lines(text, shutil.get_terminal_size().columns))
+    return f"{text}\n"
+
+
 def note(text: str) -> None:
     """One line on stderr."""
     if not _quiet:
-        _write(shortened(printable(text)) + "\n", sys.stderr)
+        _write(_line(shortened(printable(text)), sys.stderr), sys.stderr)
+
+
+def gap(*, to_stdout: bool = False) -> None:
+    """On a terminal an empty line, as below tables; elsewhere nothing."""
+    stream = sys.stdout if to_stdout else sys.stderr
+    if stream.isatty() and (to_stdout or not _quiet):
+        _write("\n", stream)
 
 
 def error(text: str) -> None:
     """The sentence of an error, on stderr."""
-    _write(f"kancompress: {shortened(printable(text))}\n", sys.stderr, is_error=True)
+    line = shortened(printable(text))
+    _write(_line(f"kancompress: {line}", sys.stderr), sys.stderr, is_error=True)
 
 
 def result(text: str) -> None:
     """One line of data on stdout."""
-    _write(shortened(printable(text)) + "\n", sys.stdout)
+    _write(_line(shortened(printable(text)), sys.stdout), sys.stdout)
 
 
 def lines(text: str) -> None:

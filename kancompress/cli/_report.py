@@ -31,6 +31,7 @@ def show(report: Mapping[str, Any], name: str) -> None:
     _output.result(f"{name}: {report['kind']}, {found.headline}")
     if found.kind:
         _output.result(found.kind)
+    _output.gap(to_stdout=True)
     sheets = (found.ratios, found.layers, found.unshrunk, found.parts, *found.others)
     for sheet in (sheet for sheet in sheets if sheet is not None):
         _output.sheet(sheet, to_stdout=True)
@@ -65,6 +66,7 @@ def tell_packed(
         _output.note(f"{_called(output)}: written{more}")
         return
     _output.note(f"{_called(output)}: {found.headline}{more}")
+    _output.gap()
     for sheet in (found.ratios, found.unshrunk if why else None):
         if sheet is not None:
             _output.sheet(sheet)

@@ -54,9 +54,28 @@ def sheet(one: Sheet | None) -> str:
     """A sheet as a table; words are to the left, numbers to the right."""
     if one is None:
         return ""
-    rows = [[text(cell) for cell in row] for row in one.rows]
+    rows = [
+        [
+            _own(cell) if head in one.own else text(cell)
+            for head, cell in zip(one.heads, row, strict=True)
+        ]
+        for row in one.rows
+    ]
     rule = ["---" if head in one.texts else "---:" for head in one.heads]
     return _lines([one.heads, rule, *rows])
+
+
+def _own(words: str) -> str:
+    """Words of ours, in which parameters of the library stand in backticks: as code of Python."""
+    parts = words.split("`")
+    return "".join(
+        f"`{re.sub(_WORD, _QUOTED, part)}`" if number % 2 else text(part)
+        for number, part in enumerate(parts)
+    )
+
+
+# The value of a parameter that is a word, and as Python writes it.
+_WORD, _QUOTED = r"=([a-z]\w*)$", r"='\1'"
 
 
 def _bars(report: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ class Sheet:
     texts : columns of words, aligned to the left; the others are numbers
     wraps : those of them whose words may go on in the next line
     least : columns that go first where there is no room, the least important one first
+    own   : columns without a word from a file, so that backticks in them mean code
     """
 
     heads: tuple[str, ...]
@@ -52,6 +53,7 @@ class Sheet:
     texts: tuple[str, ...] = ()
     wraps: tuple[str, ...] = ()
     least: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     title: str = ""
 
 
@@ -256,7 +258,7 @@ def unshrunk_sheet(report: Mapping[str, Any]) -> Sheet | None:
         return None
     heads = ("did not shrink", "bytes", "why", "what changes it")
     texts = (heads[0], *heads[2:])
-    return Sheet(heads=heads, rows=tuple(rows), texts=texts, wraps=texts)
+    return Sheet(heads=heads, rows=tuple(rows), texts=texts, wraps=texts, own=heads[-1:])
 
 
 def _parts(report: Mapping[str, Any]) -> Sheet:
@@ -337,7 +339,7 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     if totals["formula_bytes"] is not None:
         yield (
             f"The paper's equation 10 (n log2 k / 8 + 4 k |w|) counts"
-            f" {totals['formula_bytes']:,.1f} bytes for the indices and codebooks."
+            f" {_rounded(totals['formula_bytes'])} bytes for the indices and codebooks."
         )
     if report["layers"] and report["kind"] in ("packed", "meta"):
         yield f"All coefficients written out take {totals['dense_bytes']:,} bytes."
@@ -352,6 +354,11 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
         )
     for problem in report.get("problems", ()):
         yield f"note: {problem}"
+
+
+def _rounded(size: float) -> str:
+    """Bytes that need not be whole, with one digit where they are not."""
+    return f"{size:,.1f}".removesuffix(".0")
 
 
 def _edges_of(row: Mapping[str, Any]) -> Iterator[str]:
