@@ -27,6 +27,7 @@ from kancompress.values import (
     each,
     flag,
     maybe,
+    named,
     number,
     settle,
     text,
@@ -102,6 +103,7 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Where a run computes; it changes a result by no more than rounding.
@@ -129,6 +131,7 @@ def _learning() -> dict[str, Rule]:
     }
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Options of one training run.
@@ -166,6 +169,7 @@ class TrainConfig:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
     """Options of one fine-tuning run.
@@ -223,6 +227,7 @@ class IndexCoding(StrEnum):
     AUTO = "auto"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Options of clustering.
@@ -339,6 +344,7 @@ class ClusterConfig:
         return replace(self, clusters=CONV_CLUSTERS if conv else CLUSTERS)
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepackConfig:
     """Options of repacking: how a packed file is written anew.
@@ -389,6 +395,7 @@ class Method(StrEnum):
     SWEEPS = "sweeps"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
     """How `cluster --calibrate` works.
@@ -432,6 +439,7 @@ class CalibrationConfig:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What the numbers of clusters are chosen for; one of the three is given.
@@ -479,6 +487,7 @@ class Projection(StrEnum):
     TSNE = "tsne"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotConfig:
     """Options of pictures.
@@ -515,6 +524,7 @@ class Weights(StrEnum):
     TABLE = "table"
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxOptions:
     """Options of ONNX models.
@@ -539,6 +549,7 @@ class OnnxOptions:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class COptions:
     """Options of C headers.
@@ -574,6 +585,7 @@ class COptions:
         )
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HtmlOptions:
     """Options of pages.

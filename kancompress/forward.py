@@ -9,7 +9,18 @@ from enum import StrEnum
 from typing import Any
 
 from kancompress.frozen import dataclass
-from kancompress.values import by_layer, each, instance, maybe, number, settle, text, whole, word
+from kancompress.values import (
+    by_layer,
+    each,
+    instance,
+    maybe,
+    named,
+    number,
+    settle,
+    text,
+    whole,
+    word,
+)
 
 # Highest degree of splines whose grid is not saved.
 MAX_SPLINE_ORDER = 16
@@ -37,6 +48,7 @@ def _range(value: Any) -> Any:
     return ends
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """What the tensors of another library's checkpoint do not tell of its forward.

@@ -19,6 +19,7 @@ from kancompress.values import (
     each,
     flag,
     maybe,
+    named,
     nothing,
     number,
     path,
@@ -264,6 +265,7 @@ def _grid_rule(fewest: int) -> Rule:
     return rule
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasisSpec:
     """A family's basis.
@@ -307,6 +309,7 @@ def _dropped(value: Any) -> Any:
     return found
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvSpec:
     """What a network of convolutions has beside its basis; kernels are in the layers' shapes.
@@ -421,6 +424,7 @@ def default_basis(family: Family, *, conv: bool = False) -> BasisSpec:
     return replace(basis, grid=(*_CONV_GRID, basis.grid[2]))
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetaSpec:
     """The meta-learner of eq. 6: embedding -> hidden, ReLU -> |w|."""
@@ -553,6 +557,7 @@ class SourceSizes:
         return cls(dense=dense, **sizes)  # type: ignore[arg-type]
 
 
+@named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
     """Where data comes from: a named set below `directory`, or the arrays of `file`.

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import Enum, StrEnum
+from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,29 @@ def settle(record: object, **rules: Rule) -> None:
             object.__setattr__(record, name, own)
     if wrong:
         raise together(wrong)
+
+
+def named(cls: type[Kind]) -> type[Kind]:
+    """A class of settings that refuses names of no field by the nearest that there is.
+
+    Its signature stays. UsageError is raised where Python would raise a TypeError.
+    """
+    made: Any = cls
+    inner = made.__init__
+    known = list(made.__dataclass_fields__)
+
+    @wraps(inner)
+    def init(self: Kind, *args: Any, **given: Any) -> None:
+        if unknown := given.keys() - set(known):
+            name = min(unknown)
+            raise UsageError(
+                f"{cls.__name__} has no setting {name!r}; known are {', '.join(known)}."
+                f"{did_you_mean(name, known)}"
+            )
+        inner(self, *args, **given)
+
+    made.__init__ = init
+    return cls
 
 
 def settled(name: str, value: object, rule: Rule) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from test_masked import pruned
 
 import kancompress
 from command import call, done, refused
@@ -242,3 +243,22 @@ def test_scores_of_another_file_are_refused() -> None:
     assert "50.00 %" in kancompress.model_card(dense, scores=scores)
     with pytest.raises(kancompress.UsageError, match="score this file"):
         kancompress.model_card(dense, scores=scores | {"file_bytes": len(dense) + 1})
+
+
+def test_a_card_of_pykan_s_network_says_how_pykan_loads_it() -> None:
+    """With the config that has to go along, the widths, and no more for other libraries' files."""
+    made = kancompress.cluster(pruned(1, widths=(4, 8, 1)), clusters=8)
+    page = kancompress.model_card(made)
+    assert "expand hf://OWNER/NAME/model.safetensors -o model_state --pykan-config" in page
+    assert "`mark_config.yml` is the config that pykan's `saveckpt` wrote." in page
+    assert 'KAN.loadckpt("model")' in page
+    own = kancompress.cluster(fresh("fastkan", (6, 4, 1)), clusters=2)
+    page = kancompress.model_card(own)
+    assert "pykan" not in page
+    assert "It takes rows of 6 numbers and puts out 1 number." in page
+    told = kancompress.RunOptions(base_activation="silu")
+    page = kancompress.model_card(
+        kancompress.cluster(pruned(1, widths=(4, 8, 1)), clusters=8, options=told)
+    )
+    assert "It takes rows of 4 numbers and puts out 1 number." in page
+    assert "# x: float32 rows, (n, 4)" in page

@@ -66,6 +66,26 @@ def test_targets_have_no_classes(place: Path) -> None:
     assert found.largest > found.mean > 0
 
 
+def test_data_and_networks_are_what_evaluate_takes(place: Path) -> None:
+    """A path is data, and a result of `cluster` a network; other things are told by their names."""
+    network = replace(fresh("fastkan", (5, 4, 2)), data=DataSpec(name="file", targets=2))
+    packed = kancompress.cluster(network, clusters=2)
+    path = place / "targets.npz"
+    found = kancompress.compare(network, packed, str(path))  # type: ignore[arg-type]
+    assert found.dense.score == kancompress.evaluate(network, path).score
+    assert found.packed.score == kancompress.evaluate(packed.model, path).score
+    assert found.packed.file.file_bytes == len(kancompress.encode(packed.model))
+    assert (found.dense.name, found.packed.name) == ("the first network", "the second network")
+    wrong: list[tuple[dict, str]] = [
+        ({"data": np.zeros((3, 5))}, "data"), ({"machine": "cpu"}, "machine"),
+        ({"options": {}}, "options"), ({"model": "net"}, "model"),
+    ]  # fmt: skip
+    for given, name in wrong:
+        with pytest.raises(kancompress.UsageError, match=f"`{name}` is") as told:
+            kancompress.compare(network, packed.model, **given)
+        assert told.value.fields == (name,)
+
+
 def test_other_rows_and_widths_are_refused(place: Path) -> None:
     one = fresh("fastkan", (5, 4, 3))
     spec = DataSpec(name="file", classes=2)

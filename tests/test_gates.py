@@ -25,7 +25,12 @@ def test_a_gate_that_is_missed_ends_with_4_once_all_is_told(place: Path) -> None
     told = json.loads(result.stdout)
     assert told["accuracy"] < 1
     line = only_line(result.stderr)
-    assert f"accuracy {100 * told['accuracy']:.2f} % is below --min-accuracy 1" in line
+    share = f"{100 * told['accuracy']:.2f} %"
+    assert f"accuracy {share} is below --min-accuracy 1, which is 100.00 %; " in line
+    wrong = refused(2, "eval", place / "packed.st", "--min-accuracy", "93")
+    assert wrong == (
+        "--min-accuracy 93 is not possible; a share from 0 to 1 was expected; for 93 % write 0.93."
+    )
     assert f"{told['file_bytes']:,} bytes are above --max-bytes 10" in line
 
 

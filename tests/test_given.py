@@ -1,6 +1,7 @@
 """Values of wrong types from Python: one sentence that names the parameter, no traceback."""
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,43 @@ def test_parameters(call: Callable[..., Any], name: str, value: Any, packed: byt
         call(packed, **{name: value})
     assert told.value.fields == (name,)
     assert name in str(told.value)
+
+
+SETTINGS = (
+    (kancompress.TrainConfig, "epoch", "epochs"),
+    (kancompress.FinetuneConfig, "learning", "lr"),
+    (kancompress.ClusterConfig, "cluster", "clusters"),
+    (kancompress.CalibrationConfig, "sample", "samples"),
+    (kancompress.RepackConfig, "headers", "header"),
+    (kancompress.PlotConfig, "projections", "projection"),
+    (kancompress.Target, "byte", "bytes"),
+    (kancompress.DataOptions, "files", "file"),
+    (kancompress.BasisSpec, "degrees", "degree"),
+    (kancompress.MetaSpec, "embeddings", "embedding"),
+    (kancompress.ConvSpec, "stride", "strides"),
+    (Machine, "devices", "device"),
+    (RunOptions, "layout", "layouts"),
+    (OnnxOptions, "weight", "weights"),
+    (COptions, "prefixes", "prefix"),
+    (HtmlOptions, "titles", "title"),
+)
+
+
+@pytest.mark.parametrize(("kind", "name", "meant"), SETTINGS)
+def test_settings_that_there_are_not_are_told_by_the_nearest(
+    kind: Any, name: str, meant: str
+) -> None:
+    """In all records of settings alike, whose signatures name their fields."""
+    with pytest.raises(UsageError) as told:
+        kind(**{name: 1})
+    known = list(signature(kind).parameters)
+    assert meant in known
+    near = f" Did you mean {meant}?" if name != "learning" else ""
+    assert str(told.value) == (
+        f"{kind.__name__} has no setting {name!r}; known are {', '.join(known)}.{near}"
+    )
+    with pytest.raises(TypeError):
+        kind(1, 2, 3)
 
 
 def test_any_bytes_are_the_bytes_of_a_file(packed: bytes) -> None:

@@ -169,7 +169,10 @@ def test_what_would_grow_is_kept_without_loss(tmp_path: Path) -> None:
     assert whole <= len(kancompress.encode(forced.model))
     times = path.stat().st_size / whole
     assert times > 2
-    said = f"lossless, {times:.3g} times smaller"
+    said = (
+        f"packed without loss, the same function in other numbers, {times:.3g} times smaller: with"
+        " the codebook that was asked for no layer would be smaller"
+    )
     assert said in told
     assert any(said in note for note in json.loads(result.stdout)["notes"])
     back = kancompress.load(out).state_dict()
@@ -187,7 +190,36 @@ def test_what_would_grow_with_rows_is_kept_without_loss_too() -> None:
     state = splines()
     made = kancompress.cluster(state, ClusterConfig(clusters=70), rows=rows(), calibration=QUICK)
     assert gap(state, made.state_dict(), rows()) < 1e-9
-    assert any(note.startswith("lossless, ") for note in made.notes)
+    assert any(note.startswith("packed without loss, ") for note in made.notes)
+
+
+def test_a_layer_that_stays_dense_is_a_layer_of_the_packed_file() -> None:
+    """Its edges and coefficients count, and no factor of it is said to be folded."""
+    state = pruned(1, widths=(6, 8, 1))
+    made = kancompress.cluster(state, clusters=8)
+    back = made.state_dict()
+    assert torch.equal(back["act_fun.1.scale_sp"], state["act_fun.1.scale_sp"])
+    folded = [note for note in made.notes if "folded" in note]
+    assert [note.split()[0] for note in folded] == ["act_fun.0.scale_sp"]
+    reason = "as with the codebook that was asked for they would be no smaller"
+    assert f"kept without loss, {reason}: act_fun.1" in made.notes
+    report = kancompress.inspect(made)
+    names = ["coef", "scale_base"]
+    wanted = [sum(state[f"act_fun.{n}.{name}"].nbytes for name in names) for n in range(2)]
+    assert [(row["name"], row["edges"], row["clusters"], row["dense_bytes"], row["tensors"])
+            for row in report["layers"]] == [
+        ("act_fun.0", 48, 8, wanted[0], [f"act_fun.0.{name}" for name in names]),
+        ("act_fun.1", 8, None, wanted[1], [f"act_fun.1.{name}" for name in names]),
+    ]  # fmt: skip
+    assert report["totals"]["edges"] == 56
+    assert report["totals"]["dense_bytes"] == sum(wanted)
+    assert report["parts"]["coefficients"] == wanted[1]
+    assert report["parts"]["other_tensors"] == sum(row["bytes"] for row in report["other"])
+    assert sum(report["parts"].values()) == report["file_bytes"]
+    page = kancompress.markdown_report(made)
+    assert f"All coefficients written out take {sum(wanted):,} bytes." in page
+    assert "stays dense: with its codebook it would be no smaller" in page
+    assert "56 edges" in kancompress.model_card(made)
 
 
 def test_only_a_file_larger_than_its_source_is_refused(tmp_path: Path) -> None:

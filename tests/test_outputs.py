@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import kancompress
 from command import call
+from conftest import fresh
 from kancompress import ClusterConfig, DataOptions, Target, TrainConfig
 
 
@@ -488,3 +489,13 @@ def test_layers_above_the_memory_are_solved_in_groups_of_inputs(tmp_path: Path) 
         for name in ("plain", "grouped", "whole")
     }
     assert errors["whole"] < errors["grouped"] < 0.8 * errors["plain"]
+
+
+def test_rows_of_another_width_are_told_as_they_were_given() -> None:
+    """All of them, not what is left once some are held out."""
+    rows = np.zeros((40, 5), np.float32)
+    with pytest.raises(kancompress.UsageError) as told:
+        kancompress.cluster(fresh("kan", (6, 4, 3)), rows=rows, clusters=2)
+    assert str(told.value) == (
+        "The network takes 6 inputs, but the rows to calibrate on have the shape [40, 5]."
+    )

@@ -118,6 +118,12 @@ def test_commands_that_pack_begin_with_the_headline_of_inspect(place: Path, tmp_
     assert "ratio" in told[told.index(head.replace(": packed, ", ": ")) + 1]
 
 
+def test_expand_says_of_which_file_the_bytes_are(place: Path, tmp_path: Path) -> None:
+    target = tmp_path / "dense.st"
+    said = done("expand", place / "packed", "-o", target).stderr
+    assert said == f"{target}: {target.stat().st_size:,} bytes\n"
+
+
 def test_ratios_come_in_order_with_the_paper_s_among_them(place: Path) -> None:
     sheet = reports.told(kancompress.inspect(place / "of-meta")).ratios
     assert sheet is not None
@@ -147,10 +153,47 @@ def test_bytes_that_no_tensor_uses_are_told_and_never_divided_by(tmp_path: Path)
     assert sizes[0].file == (tmp_path / "view.pt").stat().st_size - unused
     notes = kancompress.cluster(tmp_path / "view.pt", config).notes
     assert f"{unused:,} bytes of its storages belong to no tensor; they are in no ratio" in notes
+    used = f"{sizes[0].file:,} without {unused:,} that no tensor uses"
+    done("cluster", tmp_path / "own.pt", "-k", "4", "-o", tmp_path / "own.st")
+    made = done("cluster", tmp_path / "view.pt", "-k", "4", "-o", tmp_path / "view.st")
+    assert f" than the checkpoint that was packed ({used})\n" in made.stderr
+    assert f"its source ({used})" in repr(kancompress.cluster(tmp_path / "view.pt", config))
+    first = done("inspect", tmp_path / "view.pt", "-k", "4").stdout.splitlines()[0]
+    packed = (tmp_path / "view.st").stat().st_size
+    assert first.endswith(f"have {packed:,}: {reports.times(sizes[0].file / packed)} than {used}")
+    # of the packed file it is not known how many those were
+    report = kancompress.inspect(tmp_path / "view.st")
+    (row,) = (row for row in reports.told(report).ratios.rows if row[0] == "file")  # type: ignore[union-attr]
+    assert row[2].startswith("file that was packed, without bytes that no tensor uses / this file")
+    page = kancompress.model_card(tmp_path / "view.st")
+    assert f"packed from ({sizes[0].file:,} bytes, without those that no tensor uses)." in page
     for found in sizes[1:]:
         assert found.file == pytest.approx(sizes[0].file, rel=0.02)
         assert found.tensors == sizes[0].tensors
     assert "unused" not in kancompress.inspect(tmp_path / "own.pt")["parts"]
+
+
+def test_lines_on_a_terminal_go_on_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There alone: a pipe gets the whole line."""
+    words = "some words and others that are longer than a terminal is wide " * 3
+    for kind, tell in (("stderr", _output.note), ("stdout", _output.result)):
+        for stream, width in ((Terminal(), 40), (io.StringIO(), 1000)):
+            monkeypatch.setenv("COLUMNS", "40")
+            monkeypatch.setattr(f"sys.{kind}", stream)
+            tell(words.strip())
+            lines = stream.getvalue().splitlines()
+            assert max(map(len, lines)) <= width
+            assert " ".join(lines) == words.strip()
+            assert (len(lines) > 1) == stream.isatty()
+
+
+def test_pages_of_what_has_no_path_have_a_title_and_python_s_words(place: Path) -> None:
+    record = kancompress.load(place / "packed")
+    page = kancompress.markdown_report(record)
+    assert page.startswith("# A packed network\n")
+    assert "| `codebook_dtype='float16'` or `codebook_dtype='int8'` |" in page
+    assert "| `header='short'` |" in page
+    assert re.search(r"counts [\d,]+(\.[1-9])? bytes for the indices", page)
 
 
 # --- parts, and what did not shrink ---------------------------------------------------------
@@ -218,6 +261,72 @@ def test_what_did_not_shrink_says_why_and_what_changes_it(place: Path) -> None:
     assert "in float32" not in str(rows("short"))
     assert "--side-dtype float16" in done("inspect", place / "packed").stdout
     assert rows("dense") == {}
+
+
+def test_no_bytes_are_said_twice_not_to_have_shrunk() -> None:
+    """A few edges with as many centroids: codebooks, indices and header, each in one row."""
+    state = pruned(1, widths=(2, 1, 1))
+    made = kancompress.cluster(state, clusters=2, force_pack=True)
+    report = kancompress.inspect(made)
+    (one, other), table = report["layers"], reports.told(report).unshrunk
+    assert table is not None
+    rows = {row[0]: (int(row[1].replace(",", "")), *row[2:]) for row in table.rows}
+    assert sum(row[0] for row in rows.values()) <= report["file_bytes"]
+    narrower = "`codebook_dtype=float16` or `codebook_dtype=int8`"
+    assert rows["layer act_fun.0"] == (
+        one["codebook_bytes"] + one["index_bytes"],
+        "few edges for so many centroids",
+        f"fewer `clusters` for it, `parts`, {narrower}",
+    )
+    # one edge has one centroid: there are no fewer
+    assert (other["clusters"], other["edges"]) == (1, 1)
+    why = "hardly more edges than its one centroid"
+    assert rows["layer act_fun.1"] == (other["codebook_bytes"], why, narrower)
+    assert not any(name.startswith("codebook") for name in rows)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_header_of_much_of_the_file_is_told_in_any_form(own: bool) -> None:
+    source: Any = fresh("fastkan", (6, 4, 3)) if own else pruned(1, widths=(9, 9, 9))
+    for header, change in (("plain", "`header=short`"), ("short", "nothing")):
+        report = kancompress.inspect(kancompress.cluster(source, clusters=2, header=header))
+        assert report["header_bytes"] > 0.1 * report["file_bytes"]
+        table = reports.told(report).unshrunk
+        assert table is not None
+        (row,) = (row for row in table.rows if row[0] == "header")
+        assert (row[1], row[3]) == (f"{report['header_bytes']:,}", change)
+
+
+def test_tensors_beside_the_edges_are_called_as_in_their_source() -> None:
+    state = pruned(0.6, symbolic=True, widths=(20, 12, 4))
+    state["act_fun.0.grid"][3] += 0.25
+    report = kancompress.inspect(kancompress.cluster(state, clusters=4))
+    found = {row.get("source", row["name"]): row for row in report["other"]}
+    assert found.keys() <= state.keys()
+    assert found["act_fun.0.grid"]["name"] not in state
+    assert found["act_fun.0.grid"]["bytes"] == state["act_fun.0.grid"].nbytes
+    told = reports.told(report)
+    assert "act_fun.0.grid" in [row[0] for one in told.others for row in one.rows]
+    table = told.unshrunk
+    assert table is not None
+    assert not any(re.search(r"tensor \d", row[0].replace("tensors", "")) for row in table.rows)
+
+
+def test_the_centroid_of_masked_edges_is_told_wherever_k_is(tmp_path: Path) -> None:
+    state = pruned(0.5, widths=(12, 9, 4))
+    torch.save(state, tmp_path / "m.pt")
+    dead = int((state["act_fun.0.mask"] == 0).sum())
+    said = done("cluster", tmp_path / "m.pt", "-k", "4", "-o", tmp_path / "m.st").stderr
+    line = f"{108 - dead} edges and {dead} masked ones, k = 4 and a centroid of zeros for masked"
+    assert line in said
+    (row, _) = kancompress.inspect(tmp_path / "m.st")["layers"]
+    assert row["clusters"] == 5
+    assert (
+        f"Layer act_fun.0: {108 - dead} of 108 edges compute something; the others are zero, as is"
+        " one of the 5 centroids, which is theirs."
+    ) in done("inspect", tmp_path / "m.st").stdout
+    page = kancompress.markdown_report(tmp_path / "m.st")
+    assert f"{dead} edges that compute nothing have the one of zeros" in page
 
 
 # --- tables ---------------------------------------------------------------------------------

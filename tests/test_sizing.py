@@ -1,6 +1,7 @@
 """The packed size is known before anything is clustered, and a size chooses the number."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +243,27 @@ def test_command_says_what_it_took_and_refuses_a_second_number(tmp_path: Path) -
     result = call("cluster", path, "-o", packed, "--target-bytes", "35", "--force")
     assert result.exit_code == 1
     assert "the smallest, at k = 1, has" in only_line(result.stderr)
+    # what would make it smaller is named, and is true
+    ((how, size),) = re.findall(r"With (--.*) it has ([\d,]+)\.", only_line(result.stderr))
+    options = [word for word in how.replace(",", " ").split() if word != "and"]
+    assert options[:2] == ["--header", "short"]
+    done("cluster", path, "-o", packed, "-k", "1", *options, "--force")
+    assert packed.stat().st_size == int(size.replace(",", ""))
+
+
+def test_the_smallest_file_of_our_own_may_be_smaller_with_other_settings() -> None:
+    network = fresh("fastkan", (12, 6, 3))
+    with pytest.raises(kancompress.KancompressError) as told:
+        kancompress.cluster(network, target_bytes=100)
+    ((how, size),) = re.findall(r"With (`.*`) it has ([\d,]+)\.", str(told.value))
+    settings = dict(re.findall(r"`(\w+)=(\w+)`", how))
+    assert settings["header"] == "short"
+    assert settings["side_dtype"] == "int8"
+    smaller = kancompress.cluster(network, clusters=1, **settings)
+    assert len(kancompress.encode(smaller.model)) == int(size.replace(",", ""))
+    with pytest.raises(kancompress.KancompressError) as told:
+        kancompress.cluster(network, target_bytes=100, **settings)
+    assert "With" not in str(told.value)
 
 
 def test_a_config_without_target_is_what_it_was() -> None:

@@ -54,6 +54,29 @@ def test_one_number_is_a_point() -> None:
     ]
 
 
+def test_data_is_what_evaluate_takes(place: Path) -> None:
+    """A path is data; things of other types are told by their names."""
+    source, data = place / "model.pt", place / "rows.npz"
+    point = kancompress.sweep(source, [2], data=data).points[0]
+    assert point.score == kancompress.evaluate(point.raw, data).score
+    view = {name: torch.zeros(90_000)[: one.numel()].view_as(one).copy_(one)
+            for name, one in torch.load(source).items()}  # fmt: skip
+    torch.save(view, place / "view.pt")
+    used = source.stat().st_size
+    swept = kancompress.sweep(place / "view.pt", [2], data=data)
+    assert swept.dense_bytes == pytest.approx(used, rel=0.05)
+    assert swept.points[0].ratio == swept.dense_bytes / len(swept.points[0].raw)
+    both = kancompress.compare(place / "view.pt", swept.points[0].raw, data)
+    assert both.ratio == (place / "view.pt").stat().st_size / len(swept.points[0].raw)
+    assert both.used_ratio == swept.points[0].ratio
+    lines = done("compare", place / "view.pt", place / "view.pt", "--data", data).stdout
+    assert "1.00 times as many in the first file\n" in lines
+    for name, value in (("data", 5), ("machine", "cpu"), ("config", {}), ("calibration", 3)):
+        with pytest.raises(kancompress.UsageError, match=f"`{name}` is") as told:
+            kancompress.sweep(source, [2], **{name: value})
+        assert told.value.fields == (name,)
+
+
 def test_files_without_rows_are_those_of_cluster(place: Path) -> None:
     source, narrow = place / "dense.st", ClusterConfig(codebook_dtype=StoredDtype.FLOAT16)
     found = kancompress.sweep(source, [2, 4, 2], [2300], config=narrow)

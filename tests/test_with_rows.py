@@ -1,5 +1,6 @@
 """What goes together with rows: kept tensors, masked edges, factors kept apart, other starts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kancompress import (
     Metric,
     Target,
 )
+from kancompress.cli import _calibration
 from kancompress.clustering.ladder import Problem
 from kancompress.errors import UsageError
 
@@ -347,3 +349,58 @@ def test_other_rows_are_refused(given: object) -> None:
 def test_a_source_of_another_kind_is_refused() -> None:
     with pytest.raises(UsageError, match="from int; a path, bytes"):
         kancompress.cluster(3)  # type: ignore[arg-type]
+
+
+def test_the_network_s_error_with_plain_k_means_stands_beside_its_own() -> None:
+    state, given = splines(), {"clusters": 4, "rows": rows()}
+    found = kancompress.cluster(state, calibration=QUICK, **given).calibrated  # type: ignore[arg-type]
+    kmeans = replace(QUICK, method=Method.KMEANS)
+    plain = kancompress.cluster(state, calibration=kmeans, **given).calibrated  # type: ignore[arg-type]
+    assert found is not None
+    assert plain is not None
+    own, other = found.solution, plain.solution
+    assert own is not None
+    assert other is not None
+    assert (other.plain, other.plain_held_out) == (None, None)  # it is plain k-means
+    assert own.plain_held_out == pytest.approx(other.held_out, rel=1e-6)
+    assert own.plain == pytest.approx(other.error, rel=1e-6)
+    assert own.held_out <= own.plain_held_out
+
+
+def test_a_warning_names_what_was_not_done_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    kmeans = replace(QUICK, method=Method.KMEANS)
+    found = kancompress.cluster(splines(), clusters=2, rows=rows(), calibration=kmeans).calibrated
+    assert found is not None
+    assert found.solution is not None
+
+    def said(method: Method, numbers: dict, curves: dict, slope: float | None = None) -> str:
+        assert found is not None
+        assert found.solution is not None
+        layers = {
+            name: replace(layer, method=method, slope=slope)
+            for name, layer in found.solution.layers.items()
+        }
+        moved = replace(found.solution, layers=layers, held_out=0.2, plain=0.4, plain_held_out=0.5)
+        _calibration.tell(replace(found, clusters=numbers, curves=curves, solution=moved))
+        for name, layer in layers.items():
+            _calibration.solved(name, layer)
+        return capsys.readouterr().err
+
+    line = (
+        "Warning: the outputs moved by more than 10% of their spread; score the packed file, and "
+    )
+    auto = "-k auto --target-bytes N, which chooses both for each layer"
+    swept = said(Method.SWEEPS, {"0": 2}, {})
+    assert f"{line}take more centroids (-k), --parts where a layer has few edges, or {auto}\n" in (
+        swept
+    )
+    assert "on held-out rows, " in swept
+    assert " (plain k-means 0.5 and 0.4)\n" in swept
+    cut = said(Method.METRIC, {"0": kancompress.Cut(2, 3)}, {})
+    assert f"{line}take more centroids (-k), or {auto}, or a finer --method\n" in cut
+    chosen = said(Method.SWEEPS, {"0": 2}, {"0": None})
+    assert f"{line}allow more bytes or less error (--target-bytes, --target-error)\n" in chosen
+    # a layer of less than a kilobyte: nothing is told by what one more would do
+    assert "kilobyte" not in said(Method.SWEEPS, {"0": 2}, {}, 1.0)
+    told = "one more kilobyte would take 40% of its error"
+    assert told in said(Method.SWEEPS, {"0": 2}, {}, 0.4)

@@ -14,7 +14,7 @@ from kancompress.api.inspect import inspect
 from kancompress.errors import KancompressError, UsageError
 from kancompress.formats.storage import Source, called, once
 from kancompress.reporting.card import CardOptions, card, read_scores
-from kancompress.runtime.program import read
+from kancompress.runtime.program import Program, read
 from kancompress.system import files
 from kancompress.system import inputs as reading
 from kancompress.values import maybe, paths, settled, text
@@ -66,7 +66,9 @@ def model_card(
             " score this file.",
             fields=("scores",),
         )
-    options = replace(options, runs=_runs(source, name))
+    program = _program(source, name)
+    widths = None if program is None or program.is_conv else (program.inputs, program.outputs)
+    options = replace(options, runs=program is not None, widths=widths)
     return card(report, _file_name(source, name), options)
 
 
@@ -87,11 +89,10 @@ def _file_name(source: Source, name: str | None) -> str:
     return Path(where).name
 
 
-def _runs(source: Source, name: str | None) -> bool:
-    """Whether the network can be run and exported without the module that it was trained in."""
+def _program(source: Source, name: str | None) -> Program | None:
+    """The network, where it can be run and exported without the module that it was trained in."""
     _, where, data = reading.opened(source, name, "The input")
     try:
-        read(bytes(data[:]), where)
+        return read(bytes(data[:]), where)
     except KancompressError:
-        return False
-    return True
+        return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,9 +16,9 @@ from kancompress.clustering.layer import relative
 from kancompress.config import Machine, RunOptions, Runtime, runtime_of
 from kancompress.data.datasets import Dataset
 from kancompress.errors import UsageError
-from kancompress.formats.storage import called
+from kancompress.formats.storage import called, is_native, once
 from kancompress.models import lines
-from kancompress.models.files import Input, encode
+from kancompress.models.files import Input, encode, read_foreign
 from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.reporting.summary import Summary, summary
 from kancompress.training.evaluation import Evaluation
@@ -79,6 +80,15 @@ class Comparison:
         first, second = self.dense.file.file_bytes, self.packed.file.file_bytes
         return first / second if first and second else None
 
+    @property
+    def used_ratio(self) -> float | None:
+        """The same without the bytes that no tensor uses, as a torch file may have them."""
+        first, second = (
+            (side.file.file_bytes or 0) - side.file.unused_bytes
+            for side in (self.dense, self.packed)
+        )
+        return first / second if self.ratio is not None and first and second else None
+
 
 def compare(
     dense: Input,
@@ -124,7 +134,7 @@ def compare(
         scorer.run(source, name, *own)
         for source, name, own in ((dense, names[0], (state, drop)), (packed, names[1], ()))
     )
-    called_so = called(dense, names[0]), called(packed, names[1])
+    called_so = _called(dense, names[0], "first"), _called(packed, names[1], "second")
     _check(first, second, called_so)
     a, b = first[0].outputs, second[0].outputs
     gap = (a.double() - b.double()).abs()
@@ -132,9 +142,9 @@ def compare(
     if first[0].score.accuracy is not None:
         same = float((a.argmax(1) == b.argmax(1)).double().mean())
     sides = [
-        Side(name=where, score=found.score, file=_summary(source, name))
-        for where, (found, _), source, name in zip(
-            called_so, (first, second), (dense, packed), names, strict=True
+        Side(name=where, score=found.score, file=_summary(source, name, own))
+        for where, (found, _), source, name, own in zip(
+            called_so, (first, second), (dense, packed), names, (state, None), strict=True
         )
     ]
     return Comparison(
@@ -167,8 +177,18 @@ def _check(
         )
 
 
-def _summary(source: Input, name: str | None) -> Summary:
+def _called(source: Input, name: str | None, place: str) -> str:
+    """What messages call one of two networks."""
+    is_path = isinstance(source, str | os.PathLike)
+    return called(source, name) if is_path or name else f"the {place} network"
+
+
+def _summary(source: Input, name: str | None, state: str | None) -> Summary:
     """The numbers of a file; a record in memory weighs what its file would."""
-    if isinstance(source, Checkpoint | PackedModel):
-        return summary(encode(source), name)
-    return summary(source, name)
+    opened, name = once(source, name)
+    if isinstance(opened, Checkpoint | PackedModel):
+        return summary(encode(opened), name)
+    found = summary(opened, name)
+    if found.file_bytes is None or is_native(opened):
+        return found
+    return replace(found, unused_bytes=read_foreign(opened, name, state=state).unused_bytes)

@@ -106,7 +106,8 @@ def _found(
     curves, note = _curves(source, name) if report["kind"] == "packed" else ([], "")
     said = told(report)
     said = replace(said, notes=(*said.notes, *filter(None, [note])))
-    where = called(source, name)
+    path = isinstance(source, str | os.PathLike)
+    where = called(source, name) if path or name else f"A {report['kind']} network"
     return _Found(
         report=report,
         told=said if words is None else said.in_words(words),

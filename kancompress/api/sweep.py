@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor, nn
 
 from kancompress.api import given, sweep_folder
-from kancompress.api.cluster import Running, Work, given_rows
+from kancompress.api.cluster import Rows, Running, Work, given_rows
 from kancompress.api.evaluate import Scorer
 from kancompress.api.given import Data
 from kancompress.api.sweep_folder import Asked, Folder, Point
@@ -48,7 +47,8 @@ class Sweep:
     """Result of `sweep`.
 
     name        : what messages call the source
-    dense_bytes : of the source's file, or of its dense twin where it has a meta-learner
+    dense_bytes : of the source's file without bytes that no tensor uses, or of its dense twin where
+                  it has a meta-learner
     dense       : score of the source
     points      : in the order in which they were asked for
     notes       : what was taken for granted
@@ -132,7 +132,7 @@ def sweep(
     data: Data | None = None,
     config: ClusterConfig | None = None,
     *,
-    rows: Tensor | np.ndarray | DataOptions | None = None,
+    rows: Rows | None = None,
     calibration: CalibrationConfig | None = None,
     options: RunOptions | None = None,
     model: nn.Module | None = None,
@@ -341,7 +341,7 @@ class _Run:
         """As the packed files tell it."""
         if isinstance(self.opened, NativeSource):
             return self.opened.dense_bytes
-        return self.opened.file_bytes
+        return self.opened.used_bytes
 
 
 __all__ = ["Asked", "Point", "Sweep", "sweep"]

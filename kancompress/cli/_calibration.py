@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import kancompress
 from kancompress.cli import _files, _model, _output, _scores
-from kancompress.config import CalibrationConfig, ClusterConfig, Device, Machine, RunOptions, Target
+from kancompress.config import (
+    CalibrationConfig,
+    ClusterConfig,
+    Device,
+    Machine,
+    Method,
+    RunOptions,
+    Target,
+)
 from kancompress.data import places
 from kancompress.errors import InvalidFileError, NoScoreError, UsageError
 from kancompress.frozen import dataclass
@@ -21,13 +29,16 @@ if TYPE_CHECKING:
     from kancompress.clustering.allocation import Curve
     from kancompress.clustering.cuts import Cut, Number
     from kancompress.clustering.layer import LayerSolution
-    from kancompress.clustering.network import Calibrated
+    from kancompress.clustering.network import Calibrated, NetworkSolution
     from kancompress.packing.pack import Compression, Report
     from kancompress.training.history import Score
 
 
 # Outputs that move by more than this share of their spread are worth a warning.
 _MOVED = 0.1
+# A share of its error that one more kilobyte takes, from which on that tells nothing: the layer is
+# smaller than that.
+_ALL = 0.995
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +232,7 @@ def solved(name: str, layer: LayerSolution) -> None:
         f" {layer.plain_held_out:.3g} and {layer.plain:.3g}), index entropy"
         f" {layer.index_entropy:.2f} bits, {layer.seconds:.1f} s"
     )
-    if layer.slope is not None:
+    if layer.slope is not None and layer.slope < _ALL:
         _output.note(f"layer {name}: one more kilobyte would take {layer.slope:.0%} of its error")
 
 
@@ -264,6 +275,8 @@ def record(found: Calibrated) -> dict[str, Any]:
         result |= {
             "error": found.solution.error,
             "held_out_error": found.solution.held_out,
+            "plain_error": found.solution.plain,
+            "plain_held_out_error": found.solution.plain_held_out,
             "layers": {
                 name: {
                     "method": layer.method,
@@ -299,13 +312,36 @@ def tell(found: Calibrated) -> None:
         held_out = found.solution.held_out
         _output.note(
             f"the network: {_scores.error_text(held_out)} on held-out rows,"
-            f" {found.solution.error:.3g} on the others"
+            f" {found.solution.error:.3g} on the others{_beside(found.solution)}"
         )
         if held_out > _MOVED**2:
             _output.note(
                 f"Warning: the outputs moved by more than {_MOVED:.0%} of their spread; score the"
-                " packed file, and take more centroids (-k), more bytes, or a finer --method"
+                f" packed file, and {_cure(found)}"
             )
+
+
+def _cure(found: Calibrated) -> str:
+    """What may bring the outputs nearer to the dense ones, of what was not done yet."""
+    assert found.solution is not None
+    methods = {layer.method for layer in found.solution.layers.values()}
+    finer = "" if methods <= {Method.SWEEPS, Method.KMEANS} else ", or a finer --method"
+    if found.curves:  # the numbers were chosen for a target
+        return f"allow more bytes or less error (--target-bytes, --target-error){finer}"
+    whole = all(number is None or _split(number).parts == 1 for number in found.clusters.values())
+    parts = ", --parts where a layer has few edges" if whole else ""
+    return (
+        f"take more centroids (-k){parts}, or -k auto --target-bytes N, which chooses both for"
+        f" each layer{finer}"
+    )
+
+
+def _beside(solution: NetworkSolution) -> str:
+    """The network's errors with plain k-means in all layers, where they were measured and are no
+    better."""
+    if solution.plain_held_out is None or solution.plain is None:
+        return ""
+    return f" (plain k-means {solution.plain_held_out:.3g} and {solution.plain:.3g})"
 
 
 def report_bytes(found: Calibrated) -> bytes:

@@ -21,9 +21,7 @@ class Gates:
 
     min_accuracy: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, max=1.0, metavar="SHARE", help="Least accuracy, 0 to 1.", show_default=False
-        ),
+        typer.Option(min=0.0, metavar="SHARE", help="Least accuracy, 0 to 1.", show_default=False),
     ] = None
     max_rmse: Annotated[
         float | None,
@@ -42,6 +40,12 @@ class Gates:
         sized : whether what is scored is a single file
         """
         check_finite(min_accuracy=self.min_accuracy, max_rmse=self.max_rmse)
+        if self.min_accuracy is not None and self.min_accuracy > 1:
+            share = f"; for {self.min_accuracy:g} % write {self.min_accuracy / 100:g}"
+            raise UsageError(
+                f"--min-accuracy {self.min_accuracy:g} is not possible; a share from 0 to 1 was"
+                f" expected{share if self.min_accuracy <= 100 else ''}."
+            )
         if self.max_bytes is not None and not sized:
             raise UsageError("--max-bytes is for a single file; this input is a folder or several.")
 
@@ -64,7 +68,10 @@ class Gates:
         least, most = self.min_accuracy, self.max_rmse
         # what is no number passes no gate
         if accuracy is not None and least is not None and not accuracy >= least:
-            missed.append(f"accuracy {_output.percent(accuracy)} is below --min-accuracy {least:g}")
+            missed.append(
+                f"accuracy {_output.percent(accuracy)} is below --min-accuracy {least:g},"
+                f" which is {_output.percent(least)}"
+            )
         if rmse is not None and most is not None and not rmse <= most:
             missed.append(f"rmse {rmse:.6g} is above --max-rmse {most:g}")
         if self.max_bytes is not None and file_bytes is not None and file_bytes > self.max_bytes:

@@ -351,7 +351,10 @@ class Running(Compute):
 # --- what the options mean -----------------------------------------------------------------
 
 # Parameters that notes and warnings speak of.
-_NOTED = (*RUN_FIELDS, "compile", "drop", "keep_extra", "keep_masked", "state")
+_NOTED = (
+    *RUN_FIELDS, "codebook_dtype", "compile", "drop", "header", "keep_extra", "keep_masked",
+    "side_dtype", "state",
+)  # fmt: skip
 # Options whose names are not those of the library's parameters.
 _OPTIONS = {
     "directory": "--data-dir",

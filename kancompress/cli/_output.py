@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,20 +84,35 @@ def flush() -> None:
     _streams.guarded(sys.stdout.flush)
 
 
+def _line(text: str, stream: TextIO) -> str:
+    """A line; on a terminal it goes on in the next one between words."""
+    if stream.isatty():
+        text = "\n".join(_sheets.in_lines(text, shutil.get_terminal_size().columns))
+    return f"{text}\n"
+
+
 def note(text: str) -> None:
     """One line on stderr."""
     if not _quiet:
-        _write(shortened(printable(text)) + "\n", sys.stderr)
+        _write(_line(shortened(printable(text)), sys.stderr), sys.stderr)
+
+
+def gap(*, to_stdout: bool = False) -> None:
+    """On a terminal an empty line, as below tables; elsewhere nothing."""
+    stream = sys.stdout if to_stdout else sys.stderr
+    if stream.isatty() and (to_stdout or not _quiet):
+        _write("\n", stream)
 
 
 def error(text: str) -> None:
     """The sentence of an error, on stderr."""
-    _write(f"kancompress: {shortened(printable(text))}\n", sys.stderr, is_error=True)
+    line = shortened(printable(text))
+    _write(_line(f"kancompress: {line}", sys.stderr), sys.stderr, is_error=True)
 
 
 def result(text: str) -> None:
     """One line of data on stdout."""
-    _write(shortened(printable(text)) + "\n", sys.stdout)
+    _write(_line(shortened(printable(text)), sys.stdout), sys.stdout)
 
 
 def lines(text: str) -> None:
@@ -253,6 +269,11 @@ def steps() -> Iterator[Steps]:
 def size(count: float) -> str:
     """Bytes with thousands separators."""
     return f"{count:,.0f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, as in "1 edge" and "2 edges"."""
+    return f"{size(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(share: float) -> str:

@@ -31,6 +31,7 @@ def show(report: Mapping[str, Any], name: str) -> None:
     _output.result(f"{name}: {report['kind']}, {found.headline}")
     if found.kind:
         _output.result(found.kind)
+    _output.gap(to_stdout=True)
     sheets = (found.ratios, found.layers, found.unshrunk, found.parts, *found.others)
     for sheet in (sheet for sheet in sheets if sheet is not None):
         _output.sheet(sheet, to_stdout=True)
@@ -39,23 +40,33 @@ def show(report: Mapping[str, Any], name: str) -> None:
 
 
 def tell_packed(
-    record: kancompress.PackedModel, output: str, *, more: str = "", why: bool = False
+    record: kancompress.PackedModel,
+    output: str,
+    *,
+    more: str = "",
+    why: bool = False,
+    unused: int = 0,
 ) -> None:
     """What `cluster` and `finetune` say of the file that they wrote, on standard error.
 
-    more : what is said behind the headline
-    why  : whether it is said what did not shrink, and why
+    more   : what is said behind the headline
+    why    : whether it is said what did not shrink, and why
+    unused : bytes of the source's file that no tensor uses
     """
     if not _output.speaks() or not launch.is_first():
         return
     is_file = output != _files.DASH and Path(output).is_file()
     source = Path(output) if is_file else kancompress.encode(record)
     try:
-        found = in_words(kancompress.inspect(source))
+        report = kancompress.inspect(source)
+        if unused:
+            report["source"]["unused"] = unused
+        found = in_words(report)
     except KancompressError:  # such as for a file that stands for too many bytes to be read
         _output.note(f"{_called(output)}: written{more}")
         return
     _output.note(f"{_called(output)}: {found.headline}{more}")
+    _output.gap()
     for sheet in (found.ratios, found.unshrunk if why else None):
         if sheet is not None:
             _output.sheet(sheet)

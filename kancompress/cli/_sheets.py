@@ -117,7 +117,7 @@ def _blocks(sheet: Sheet, widths: Sequence[int]) -> list[list[str]]:
 
 
 def _row(sheet: Sheet, row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    broken = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+    broken = [in_lines(cell, width) for cell, width in zip(row, widths, strict=True)]
     for number in range(max(map(len, broken))):
         parts = [lines[number] if number < len(lines) else "" for lines in broken]
         yield _GAP.join(
@@ -131,7 +131,7 @@ def _padded(text: str, width: int, *, left: bool) -> str:
     return text + space if left else space + text
 
 
-def _broken(text: str, width: int) -> list[str]:
+def in_lines(text: str, width: int) -> list[str]:
     """A cell in lines of at most `width`, broken between words alone."""
     if cells(text) <= width:
         return [text]

@@ -333,7 +333,7 @@ def cluster(
     written = _files.write_with(packed.model, output, more, force=shown.force, inputs=kept)
     most = clusters.target_bytes
     asked = "" if most is None else f"; at most {_output.size(most)} were asked for"
-    _report.tell_packed(packed.model, output, more=asked, why=True)
+    _report.tell_packed(packed.model, output, more=asked, why=True, unused=packed.unused_bytes)
     _calibration.tell_scores(scores)
     if shown.json_:
         _print(packed, output, written, scores)
@@ -506,6 +506,11 @@ def _check_polish(method: Method, rounds: int | None, sweeps: int | None) -> Non
         raise UsageError(f"--method {method} has no sweeps; take sweeps, or leave --sweeps out.")
 
 
+def _beside(layer: LayerClustering) -> str:
+    """What the layer has beside the centroids that were asked for."""
+    return " and a centroid of zeros for masked edges" if layer.masked else ""
+
+
 def _tell(layer: LayerClustering) -> None:
     masked = (
         f" and {_output.size(layer.masked)} masked one{'s' * (layer.masked > 1)}"
@@ -516,6 +521,9 @@ def _tell(layer: LayerClustering) -> None:
     if layer.parts > 1:
         width = layer.coefficients // layer.parts
         line += f" in {layer.parts} parts of {counted(width, 'coefficient')}"
+    if layer.clusters is None and layer.packed_bytes <= layer.dense_bytes:
+        _output.note(f"{line}, stays dense, {_output.size(layer.dense_bytes)} bytes")
+        return
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
@@ -529,6 +537,6 @@ def _tell(layer: LayerClustering) -> None:
         else f"distortion {layer.distortion:.3g} after {counted(layer.iterations, 'iteration')}"
     )
     _output.note(
-        f"{line}, k = {layer.clusters}, {how},"
+        f"{line}, k = {layer.clusters}{_beside(layer)}, {how},"
         f" {_output.size(layer.dense_bytes)} -> {_output.size(layer.packed_bytes)} bytes"
     )

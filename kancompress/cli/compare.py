@@ -81,6 +81,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         "dense": _side(found.dense),
         "packed": _side(found.packed),
         "ratio": found.ratio,
+        "used_ratio": found.used_ratio,
         "equal_classes": found.equal_classes,
         "largest_deviation": found.largest,
         "mean_deviation": found.mean,
@@ -105,7 +106,10 @@ def _show(found: Comparison) -> None:
     scored = "accuracy" if found.dense.score.accuracy is not None else "rmse"
     _output.table(["file", "bytes", scored, "loss"], rows, to_stdout=True)
     if found.ratio is not None:
-        _output.result(f"bytes: {found.ratio:.2f} times as many in the first file")
+        unused = ""
+        if found.used_ratio is not None and found.used_ratio != found.ratio:
+            unused = f", {found.used_ratio:.2f} times without those that no tensor uses"
+        _output.result(f"bytes: {found.ratio:.2f} times as many in the first file{unused}")
     examples = _output.size(found.dense.score.examples)
     if found.equal_classes is not None:
         _output.result(

@@ -93,7 +93,8 @@ def expand(
         for text, names in alike.items():
             if text:
                 _output.note(f"the packed file alone says of {', '.join(names)}: {text}")
-    _output.note(f"{_output.size(written)} bytes")
+    where = "standard output" if output == _files.DASH else output
+    _output.note(f"{where}: {_output.size(written)} bytes")
     if beside:
         prefix = output.removesuffix(_STATE)
         _output.note(f"to load it in pykan: kan.KAN.loadckpt({prefix!r})")

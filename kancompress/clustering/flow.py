@@ -84,6 +84,18 @@ class Flow(ABC):
         return {}
 
 
+def check_rows(layers: Mapping[str, EdgeLayer], rows: Tensor) -> None:
+    """Refuse rows that the first layer cannot take. Raises UsageError."""
+    first = next(iter(layers.values()))
+    inputs, conv = first.edges().shape[1], first.window is not None
+    if rows.dim() != (4 if conv else 2) or rows.shape[1] != inputs:
+        what = f"images of {inputs} channels" if conv else f"{inputs} inputs"
+        raise UsageError(
+            f"The network takes {what}, but the rows to calibrate on have the shape"
+            f" {list(rows.shape)}."
+        )
+
+
 class Chain(Flow):
     """Layers that feed each other.
 
@@ -107,15 +119,8 @@ class Chain(Flow):
         self.places = places
         self._names = list(layers)
         self._head = head
-        first = layers[self._names[0]]
-        inputs, conv = first.edges().shape[1], first.window is not None
-        if rows.dim() != (4 if conv else 2) or rows.shape[1] != inputs:
-            what = f"images of {inputs} channels" if conv else f"{inputs} inputs"
-            raise UsageError(
-                f"The network takes {what}, but the rows to calibrate on have the shape"
-                f" {list(rows.shape)}."
-            )
-        if conv:
+        check_rows(layers, rows)
+        if layers[self._names[0]].window is not None:
             rows, held_out = few_images(rows), few_images(held_out)
         self._rows = (rows, held_out)
         self._kept: dict[str, tuple[Tensor, ...]] = {}

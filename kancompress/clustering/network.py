@@ -42,6 +42,8 @@ class NetworkSolution:
     """Solutions by layer name, and the error of the network's outputs.
 
     error, held_out : as in LayerSolution, of the network's outputs
+    plain, plain_held_out : the same with plain k-means in all layers, None where they were not
+                      measured; `held_out` is never more but where bits had a price
 
     >>> import kancompress
     >>> quick = kancompress.CalibrationConfig(method="kmeans", samples=200)
@@ -54,6 +56,8 @@ class NetworkSolution:
     layers: Mapping[str, LayerSolution]
     error: float
     held_out: float
+    plain: float | None = None
+    plain_held_out: float | None = None
 
     def __repr__(self) -> str:
         layers = lines.counted(len(self.layers), "layer")
@@ -161,7 +165,10 @@ def solve_network(
         flow.restart()
         for name in flow.layers:
             flow.settle(name, plain.get(name))
-        best = min(best, _measured(flow, plain), key=_finite_held_out)
+        other = _measured(flow, plain)
+        best = min(best, other, key=_finite_held_out)
+        if math.isfinite(other.error + other.held_out):
+            best = replace(best, plain=other.error, plain_held_out=other.held_out)
     if not math.isfinite(best.error + best.held_out):
         raise KancompressError(
             "The packed network puts out infinite numbers or NaN on some rows, where the dense one"

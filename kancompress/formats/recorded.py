@@ -12,7 +12,7 @@ from kancompress.formats.packed import PackedRecord
 from kancompress.values import article
 
 # Commands that run a file in the user's own module.
-_WITH_A_MODEL = ("evaluate", "finetune", "predict")
+_WITH_A_MODEL = ("compare", "evaluate", "finetune", "predict")
 
 
 def source(value: Any, command: str) -> Any:

@@ -24,11 +24,16 @@ def percent(share: float) -> str:
     return f"{share * 100:.2f} %"
 
 
-def smaller(size: int, before: int, what: str) -> str | None:
+def smaller(size: int, before: int, what: str, more: str = "") -> str | None:
     """How many times smaller than `what`, which has `before` bytes; None where that is unknown."""
     if not before or not size:
         return None
-    return f"{before / size:.1f} times smaller than {what} ({before:,})"
+    return f"{before / size:.1f} times smaller than {what} ({before:,}{more})"
+
+
+def without(unused: int) -> str:
+    """What follows a number of bytes that leaves out so many of a file."""
+    return f" without {unused:,} that no tensor uses" if unused else ""
 
 
 def by(shape: Sequence[int]) -> str:

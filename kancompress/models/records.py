@@ -326,13 +326,16 @@ def outlines_of(model: PackedModel) -> dict[str, Outline]:
     return writer.outlines(_record_outline(model))
 
 
-def told_size(model: PackedModel) -> tuple[str | None, ...]:
-    """The bytes of a packed model's file, and how many times smaller that is, in words."""
+def told_size(model: PackedModel, unused: int = 0) -> tuple[str | None, ...]:
+    """The bytes of a packed model's file, and how many times smaller that is, in words.
+
+    unused : bytes of the source's file that are not among those that are compared
+    """
     size, source = sum(sizes(model)), model.source
     if source.dense is not None:
         ratio = lines.smaller(size, source.dense[1], "the dense network")
     else:
-        ratio = lines.smaller(size, source.file, "its source")
+        ratio = lines.smaller(size, source.file, "its source", lines.without(unused))
     return f"{size:,} bytes", ratio
 
 

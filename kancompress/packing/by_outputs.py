@@ -13,7 +13,7 @@ from kancompress.clustering import scaling
 from kancompress.clustering.clusterer import ByCoefficients, ByOutputs, Clusterer, Known
 from kancompress.clustering.curves import TellProbe
 from kancompress.clustering.cuts import Number, number_of, split
-from kancompress.clustering.flow import Chain, Flow
+from kancompress.clustering.flow import Chain, Flow, check_rows
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
 from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
@@ -374,6 +374,8 @@ def _calibrated(
     kept: Kept | None = None,
 ) -> Calibrated:
     check(runs.source, runs.config)
+    if isinstance(runs, ChainRuns):
+        check_rows(runs.layers, rows)  # as they were given, before some are held out
     for name, layer in runs.layers.items():
         beyond = scaling.beyond(layer.edges())
         if beyond:

@@ -6,7 +6,7 @@ docs/packed-format.md, section 8.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
@@ -184,8 +184,7 @@ class ForeignSource:
         known = ", ".join(f"{count} x {layout}" for layout, count in by_layout.items())
         notes = [f"recognised {known}"]
         told: tuple[str, ...] = UNTOLD if source.settings else ()
-        if self.keep_scaler:
-            told += tuple(n for layer in found.layers for n in fold_notes(layer.gains))
+        told += tuple(n for layer in found.layers for n in fold_notes(layer.gains))
         notes += dict.fromkeys(n for layer in found.layers for n in layer.notes if n not in told)
         notes += source.notes
         if source.unused_bytes:
@@ -202,6 +201,12 @@ class ForeignSource:
             )
         notes += [f"not recognised: {problem}" for problem in (*found.problems, *found.hints)]
         return tuple(map(shortened, notes))
+
+    def folded(self, names: Collection[str]) -> tuple[str, ...]:
+        """As of `Source`."""
+        groups = [group for group in self.layers if group.name in names]
+        notes = (n for group in groups for x in group.layers for n in fold_notes(x.gains))
+        return tuple(map(shortened, dict.fromkeys(notes)))
 
     def known(self, options: RunOptions) -> Computed:
         """As of `Source`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -68,6 +68,10 @@ class NativeSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """As of `Source`: a checkpoint of ours leaves nothing to be told."""
+        return ()
+
+    def folded(self, names: Collection[str]) -> tuple[str, ...]:
+        """As of `Source`: edges of ours have no factors."""
         return ()
 
     def problems(self, config: ClusterConfig) -> list[KancompressError]:

@@ -26,8 +26,9 @@ from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
 from kancompress.formats.edges.masks import ALL_MASKED
+from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.formats.safetensors import shown
-from kancompress.layers.stored import encoding_of, rounded
+from kancompress.layers.stored import encoding_of, rounded, scale_bytes
 from kancompress.models import files, lines
 from kancompress.models.parametrization import Parametrization
 from kancompress.models.records import PackedModel, sizes, told_size
@@ -89,6 +90,7 @@ class Compression:
     layers     : what was done to each layer, in the order of the file
     notes      : what to know of the source
     calibrated : what was chosen and measured, where rows were given
+    unused_bytes : of the source's file, that no tensor uses: no ratio divides them
 
     >>> import kancompress
     >>> packed = kancompress.cluster("digits.safetensors", clusters=4)
@@ -102,12 +104,13 @@ class Compression:
     layers: list[LayerClustering]
     notes: tuple[str, ...] = ()
     calibrated: Calibrated | None = None
+    unused_bytes: int = 0
 
     def __repr__(self) -> str:
         solved = self.calibrated and self.calibrated.solution
         lost = f"error of the outputs {solved.held_out:.3g}" if solved else None
         layers = lines.counted(len(self.layers), "layer")
-        return lines.line("Compression", layers, *told_size(self.model), lost)
+        return lines.line("Compression", layers, *told_size(self.model, self.unused_bytes), lost)
 
     def _repr_html_(self) -> str:
         """For notebooks: layers, bytes, ratio, and what was lost."""
@@ -349,7 +352,8 @@ def _pack(
     for layer in source.layers:
         if _counts(layer):
             found = _pack_layer(layer, clusterer, config)
-            found = replace(found, grows=found.grows or layer.name in growing)
+            if layer.name in growing:
+                found = replace(found, grows=True, result=_as_asked(layer, found.result, config))
             packed.append(found)
             if report and not found.grows:
                 report(found.result)
@@ -371,6 +375,7 @@ def _pack(
         model=model,
         layers=[one.result for one in packed],
         notes=_notes(source, model, packed, config),
+        unused_bytes=source.file_bytes - source.used_bytes,
     )
 
 
@@ -418,6 +423,24 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
         parts=parts,
     )
     return _Packed(layer=layer, result=result, coded=None if grows else coded, grows=grows)
+
+
+def _as_asked(
+    layer: SourceLayer, result: LayerClustering, config: ClusterConfig
+) -> LayerClustering:
+    """What is told of a layer that nothing was found for, as it would be no smaller: the bytes
+    that it would have had with whole indices."""
+    rows = min(result.requested, most_clusters(layer), layer.edges) + (1 if layer.masked else 0)
+    dtype = codebook_dtype(config, layer.stored_dtype)
+    size = layer_bytes(
+        layer.edges + layer.masked,
+        layer.coefficients,
+        dtype.itemsize,
+        rows,
+        scale=scale_bytes(dtype),
+        parts=config.parts_of(layer.name),
+    )
+    return replace(result, packed_bytes=max(size, result.dense_bytes))
 
 
 def _without_loss(
@@ -486,7 +509,8 @@ def _notes(
     source: Source, model: PackedModel, packed: list[_Packed], config: ClusterConfig
 ) -> tuple[str, ...]:
     """What to know of edges that are not clustered, and of layers that are kept without loss."""
-    notes: list[str] = []
+    coded = [one.layer.name for one in packed if one.coded is not None]
+    notes: list[str] = list(source.folded(coded))
     if packed and not any(one.layer.edges + one.layer.kept for one in packed):
         notes.append(ALL_MASKED)
     if masked := sum(one.layer.masked for one in packed if one.coded is not None):
@@ -498,12 +522,19 @@ def _notes(
         which = "masked or symbolic" if config.keep_masked else "symbolic"
         notes.append(f"{kept:,} {which} edges keep their coefficients")
     growing = [one.layer.name for one in packed if one.grows]
+    folded = source.folded([name for name in growing if name in coded])
+    exact = "without loss, the same function in other numbers" if folded else "without loss"
     if growing and len(growing) < len(packed):
-        notes.append(f"lossless, as they would grow else: {listed(growing)}")
+        notes.append(
+            f"kept {exact}, as with the codebook that was asked for they would be no smaller:"
+            f" {listed(growing)}"
+        )
     elif growing:
         times = source.used_bytes / sum(sizes(model))
         how = f"{times:.3g} times smaller" if times >= 1 else f"{1 / times:.3g} times larger"
-        notes.append(f"lossless, {how}: as it was asked for every layer would grow")
+        notes.append(
+            f"packed {exact}, {how}: with the codebook that was asked for no layer would be smaller"
+        )
     return tuple(map(shortened, notes))
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from kancompress.clustering.kmeans import count_distinct, count_separate
-from kancompress.config import ClusterConfig, IndexCoding
+from kancompress.config import ClusterConfig, HeaderForm, IndexCoding, StoredDtype
 from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.formats.packed.encodings import layer_bytes
 from kancompress.layers.stored import encoding_of, in_memory, scale_bytes
 from kancompress.models.records import sizes
 from kancompress.packing.encoded import bounding
 from kancompress.packing.lossless import Way, smallest, ways
+from kancompress.packing.native import NativeSource
 from kancompress.packing.source import (
     Assembly,
     Coded,
@@ -264,5 +266,38 @@ def _too_small(search: _Search, starts: list[int]) -> KancompressError:
             if bound
             else ""
         ),
-        fields=("clusters",) if bound else (),
+        fields=("clusters", "header", "side_dtype", "codebook_dtype"),
+        hint=_smaller_with(search.plan, config, header + payload),
     )
+
+
+def _smaller_with(plan: Plan, config: ClusterConfig, size: int) -> str:
+    """The settings that would make the smallest file smaller, and how many bytes it would have;
+    "" where there are none.
+
+    size : of the file with the settings that it has
+    """
+    names: list[str] = []
+    for setting, value in _SMALLER.items():
+        tried, own = replace(config, **{setting: value}), plan
+        if setting == "side_dtype":
+            if not isinstance(plan.outline, NativeSource):
+                continue
+            own = replace(plan, outline=replace(plan.outline, side_dtype=StoredDtype(value)))
+        found = own.size(tried)
+        if found is not None and sum(found) < size:
+            names.append(f"`{setting}={value}`")
+            plan, config, size = own, tried, sum(found)
+    if not names:
+        return ""
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    bound = "at most " if config.coding is not IndexCoding.BITS else ""
+    return f"With {listed} it has {bound}{size:,}."
+
+
+# What makes a file smaller that has no fewer centroids.
+_SMALLER: Mapping[str, Any] = {
+    "header": HeaderForm.SHORT,
+    "side_dtype": StoredDtype.INT8,
+    "codebook_dtype": StoredDtype.INT8,
+}

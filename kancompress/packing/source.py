@@ -6,7 +6,7 @@ library's, from its file, its state dict or the live module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -162,6 +162,10 @@ class Source(Assembly, Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of it, each at most 500 characters."""
+
+    def folded(self, names: Collection[str]) -> tuple[str, ...]:
+        """What the user should know of factors that are folded into the edges of these layers, by
+        their names in `layers`."""
 
     def known(self, options: RunOptions) -> Computed:
         """What its layers compute, as far as that is known, by name.

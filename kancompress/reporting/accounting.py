@@ -17,15 +17,18 @@ _PACKED = {
 _META_LEARNER = "meta."
 
 
-def of_packed(container: Container, layers: Iterable[str]) -> dict[str, int]:
+def of_packed(
+    container: Container, layers: Iterable[str], dense: Iterable[str] = ()
+) -> dict[str, int]:
     """Parts of a packed file.
 
     layers : names of its layers
+    dense  : names of tensors with all coefficients of further ones, as they were
     """
     owned = {
         f"{layer}.{role}": part for layer in dict.fromkeys(layers) for role, part in _PACKED.items()
     }
-    return _summed(container, owned)
+    return _summed(container, owned | dict.fromkeys(dense, "coefficients"))
 
 
 def of_checkpoint(container: Container, layers: int, kind: str) -> dict[str, int]:

@@ -55,6 +55,7 @@ class CardOptions:
     exported   : names of the files that were exported from it, whose suffixes say what they are
     formats    : suffixes of the files that could be exported
     runs       : whether the numpy runtime runs it
+    widths     : numbers of a row that it takes then, and that it puts out; None for images
     """
 
     scores: Mapping[str, Any] | None = None
@@ -63,6 +64,7 @@ class CardOptions:
     exported: Sequence[str] = ()
     formats: Sequence[str] = ()
     runs: bool = True
+    widths: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Refuse what the hub would not take. Raises UsageError."""
@@ -134,7 +136,7 @@ def card(report: Mapping[str, Any], file: str, options: CardOptions | None = Non
     parts = [
         f"---\n{_yaml(_front(report, title, options))}---\n",
         f"# {markdown.text(title)}\n",
-        f"{_KINDS[report['kind']]} {_network(report)}\n",
+        f"{_KINDS[report['kind']]} {_network(report)}{_widths(options)}\n",
         _size(report),
         _layers(report),
         _scores(report, options.scores),
@@ -247,6 +249,14 @@ def _network(report: Mapping[str, Any]) -> str:
     return f"{what}."
 
 
+def _widths(options: CardOptions) -> str:
+    """What it takes and puts out, as a sentence with a space before it."""
+    if options.widths is None:
+        return ""
+    taken, given = (f"{n:,} number{'' if n == 1 else 's'}" for n in options.widths)
+    return f" It takes rows of {taken} and puts out {given}."
+
+
 def _size(report: Mapping[str, Any]) -> str:
     totals = report["totals"]
     rows = [("header", report["header_bytes"])]
@@ -271,9 +281,11 @@ def _headline(report: Mapping[str, Any]) -> str:
             f"{twin}."
         )
     if ratios.get("file") is not None:
+        is_torch = str(report.get("container")).startswith("torch")
+        unused = ", without those that no tensor uses" if is_torch else ""
         return (
-            f"{size} for {edges}: {ratios['file']:.2f} times smaller than the checkpoint of"
-            f" {source['file']:,} bytes that it was packed from."
+            f"{size} for {edges}: {ratios['file']:.2f} times smaller than the checkpoint that it"
+            f" was packed from ({source['file']:,} bytes{unused})."
         )
     return f"{size} for {edges}."
 
@@ -336,10 +348,14 @@ def _use(report: Mapping[str, Any], file: str, options: CardOptions) -> str:
         markdown.block("bash", _commands(report, name, runs=options.runs)),
     ]
     if options.runs:
-        blocks += ["In Python, with torch:\n", markdown.block("python", _predicting(report, name))]
-        blocks += ["With numpy alone:\n", markdown.block("python", _numpy(report, name))]
+        blocks += [
+            "In Python, with torch:\n",
+            markdown.block("python", _predicting(report, name, options)),
+        ]
+        blocks += ["With numpy alone:\n", markdown.block("python", _numpy(report, name, options))]
     elif report.get("forms"):
         blocks += ["In Python:\n", markdown.block("python", _restoring(name))]
+    blocks += _for_pykan(report, name)
     for exported in options.exported:
         blocks += _of_export(exported)
     if options.runs and (others := _others(options)):
@@ -361,17 +377,38 @@ def _commands(report: Mapping[str, Any], name: str, *, runs: bool) -> Iterator[s
         yield f"kancompress expand {source} -o restored.pt"
 
 
-def _predicting(report: Mapping[str, Any], name: str) -> Iterator[str]:
+def _for_pykan(report: Mapping[str, Any], name: str) -> list[str]:
+    """How pykan loads its own network again."""
+    if not any(form["layout"] == "pykan" for form in report.get("forms", {}).values()):
+        return []
+    command = f"kancompress expand {shlex.quote(f'hf://OWNER/NAME/{name}')} -o model_state"
+    config = " --pykan-config mark_config.yml"
+    beside = (
+        "`mark_config.yml` is the config that pykan's `saveckpt` wrote. It is not in this file,"
+        " and has to go along with it.\n"
+    )
+    if report.get("pykan_config"):
+        config, beside = "", ""
+    lines = ["from kan import KAN", "", 'model = KAN.loadckpt("model")']
+    return [
+        "In pykan, for whose `loadckpt` the network is written out again:\n",
+        markdown.block("bash", [f"{command}{config}"]),
+        *filter(None, [beside]),
+        markdown.block("python", lines),
+    ]
+
+
+def _predicting(report: Mapping[str, Any], name: str, options: CardOptions) -> Iterator[str]:
     yield "import kancompress"
     yield ""
-    yield f"# x: {_rows(report)}"
+    yield f"# x: {_rows(report, options)}"
     yield f"outputs = kancompress.predict({_quoted(name)}, x).outputs"
 
 
-def _numpy(report: Mapping[str, Any], name: str) -> Iterator[str]:
+def _numpy(report: Mapping[str, Any], name: str, options: CardOptions) -> Iterator[str]:
     yield "from kancompress import runtime"
     yield ""
-    yield f"# x: {_rows(report)}"
+    yield f"# x: {_rows(report, options)}"
     yield f"outputs = runtime.load({_quoted(name)}).run(x)"
 
 
@@ -386,9 +423,11 @@ def _quoted(name: str) -> str:
     return json.dumps(f"hf://OWNER/NAME/{name}")
 
 
-def _rows(report: Mapping[str, Any]) -> str:
+def _rows(report: Mapping[str, Any], options: CardOptions) -> str:
     """What rows are, as far as the file tells."""
     shape = report["layers"][0]["shape"] if report["model"] and report["layers"] else None
+    if shape is None and options.widths is not None:
+        return f"float32 rows, (n, {options.widths[0]})"
     if shape is None:
         return "float32 rows, as the network takes them"
     if len(shape) > 2:

@@ -133,11 +133,14 @@ def _others(
     container: Container,
     layer_tensors: set[str],
     encoded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Tensors beside the edges; `encoded` has dtype and shape of those that are not as they are."""
+    """Tensors beside the edges; `encoded` has dtype and shape of those that are not as they are,
+    `sources` the name in the source of those that have another one here."""
     return [
         {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": entry.size}
         | dict(encoded.get(entry.name, {}))
+        | ({"source": sources[entry.name]} if entry.name in sources else {})
         for entry in container.entries.values()
         if entry.name not in layer_tensors
     ]
@@ -181,7 +184,6 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         for role, encoding in layer.numbers.items()
         if role in layer.sides
     }
-    totals = _totals(layers, container)
     source = model.source
     packed = [layer for layer in layers if layer["clusters"] is not None]
     formula = sum(layer["formula_bytes"] for layer in packed)
@@ -195,20 +197,56 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
         ratios["dense_file"] = source.dense[1] / container.file_size
     if _has_pykan_twin(model):
         ratios["pykan_storage"] = _pykan_bytes(model) / container.file_size
-    forms = {name: form.to_json() for name, form in model.forms.items()}
+    dense: list[others.DenseLayer] = []
     if model.restore is not None:
         told = others.of_packed(model)
-        layers = [layer | told[layer["name"]] for layer in layers]
+        dense = others.dense_layers(model)
+        layers = _with_dense([layer | told[layer["name"]] for layer in layers], dense)
+    stored = [name for one in dense for name in one.stored]
     return _frame(container, "packed", model) | {
         "header_form": model.header.value,
-        "parts": accounting.of_packed(container, (layer.name for layer in model.layers)),
+        "parts": accounting.of_packed(container, (layer.name for layer in model.layers), stored),
         "source": source.to_json(),
         "layers": layers,
-        **({} if model.restore is None else {"forms": forms, "extra": model.restore.opaque}),
-        "other": _others(container, owned, encoded),
-        "totals": totals,
+        **_restored(model),
+        "other": _others(container, owned | set(stored), encoded, _sources(model)),
+        "totals": _totals(layers, container),
         "ratios": ratios,
     }
+
+
+def _restored(model: PackedRecord[Array]) -> dict[str, Any]:
+    """What a packed file of another library says of the file that it gives back."""
+    if model.restore is None:
+        return {}
+    forms = {name: form.to_json() for name, form in model.forms.items()}
+    return {
+        "forms": forms,
+        "extra": model.restore.opaque,
+        "container": model.restore.container,
+        "pykan_config": getattr(model.restore, "pykan", None) is not None,
+    }
+
+
+def _sources(model: PackedRecord[Array]) -> dict[str, str]:
+    """Stored tensors that are called otherwise in the source, to their names there."""
+    restored = model.restore.tensors if model.restore else ()
+    named = {one.stored: one.name for one in restored if one.stored is not None}
+    return {stored: name for stored, name in named.items() if stored != name}
+
+
+def _with_dense(
+    packed: list[dict[str, Any]], dense: list[others.DenseLayer]
+) -> list[dict[str, Any]]:
+    """The layers of a packed file with those of its source that stay dense, in their places."""
+    rows = list(packed)
+    for one in dense:
+        row = _layer(one.layer.name, None, one.layer.shape, one.layer.coefficients)
+        row |= one.told | {"dense_bytes": row["dense_bytes"] // 4 * one.itemsize}
+        later = [n for n, other in enumerate(rows) if other["name"] not in one.before]
+        later = [n for n in later if rows[n]["clusters"] is not None]
+        rows.insert(later[0] if later else len(rows), row)
+    return rows
 
 
 def _has_pykan_twin(model: PackedRecord[Array]) -> bool:

@@ -10,12 +10,22 @@ from kancompress.formats.arrays import Array, Numbers, Outline
 from kancompress.formats.edges import masks
 from kancompress.formats.edges.found import FoundLayer
 from kancompress.formats.packed import PackedRecord
-from kancompress.formats.packed.restore import PerEdge, SourceTensor, Stored
+from kancompress.formats.packed.restore import (
+    Arange,
+    Fill,
+    PerEdge,
+    Repeat,
+    SourceTensor,
+    Stored,
+)
 from kancompress.formats.packed.state import given_back
+from kancompress.frozen import dataclass
 from kancompress.libraries import recognise
 from kancompress.libraries.catalogue import basis_word
 
 Told = dict[str, Any]
+# Origins of tensors that come back bit for bit from what is stored.
+_WHOLE = (Stored, Fill, Repeat, Arange)
 
 
 def edge_tensors(layer: FoundLayer) -> list[str]:
@@ -54,6 +64,56 @@ def of_packed(model: PackedRecord[Array]) -> dict[str, Told]:
         if symbolic:
             told[name]["symbolic_edges"] = symbolic
     return told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseLayer:
+    """A layer of another library's file that stays dense in the packed one.
+
+    tensors : of the source, that hold its edges; stored : as the packed file names them
+    before  : packed layers whose tensors come earlier in the source
+    told    : what is told of it beside shape and bytes
+    """
+
+    layer: FoundLayer
+    tensors: list[str]
+    stored: list[str]
+    itemsize: int
+    before: frozenset[str]
+    told: Told
+
+
+def dense_layers(model: PackedRecord[Array]) -> list[DenseLayer]:
+    """The layers of the source that stay as their tensors are, in its order."""
+    assert model.restore is not None
+    origins = {one.name: one for one in model.restore.tensors}
+    place = {name: number for number, name in enumerate(origins)}
+    packed = {
+        piece.layer: place[one.name]
+        for one in reversed(model.restore.tensors)
+        for piece in one.pieces
+    }
+    found: list[DenseLayer] = []
+    for layer in {layer.name: layer for layer in _recognised(model).values()}.values():
+        tensors = edge_tensors(layer)
+        own = [origins[name] for name in tensors]
+        if not all(isinstance(one.origin, _WHOLE) for one in own):
+            continue
+        symbolic = _symbolic(layer, model, origins)
+        first = min(place[name] for name in tensors)
+        found.append(
+            DenseLayer(
+                layer=layer,
+                tensors=tensors,
+                stored=[one.stored for one in own if one.stored is not None],
+                itemsize=max(Outline(one.dtype, one.shape).itemsize for one in own),
+                before=frozenset(name for name, at in packed.items() if at < first),
+                told={"tensors": tensors}
+                | _layout([layer], model)
+                | ({"symbolic_edges": symbolic} if symbolic else {}),
+            )
+        )
+    return sorted(found, key=lambda one: min(place[name] for name in one.tensors))
 
 
 def _layout(layers: list[FoundLayer], model: PackedRecord[Array]) -> Told:

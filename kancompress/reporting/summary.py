@@ -20,11 +20,14 @@ class Summary:
                  not packed. Dense is the twin without a meta-learner where the source had one, else
                  the source
     clusters   : centroids of each layer of a packed file, None where a layer is dense
+    unused_bytes : those of `file_bytes` that no tensor uses, where a torch file has some and was
+                   looked at
     """
 
     file_bytes: int | None
     ratio: float | None = None
     clusters: Mapping[str, int | None] | None = None
+    unused_bytes: int = 0
 
 
 def summary(source: Source, name: str | None = None) -> Summary:

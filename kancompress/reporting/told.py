@@ -120,12 +120,16 @@ def headline(report: Mapping[str, Any]) -> str:
     found = compared(report)
     if found is not None:
         what, other, _ = found
-        return f"{size}: {times(other / report['file_bytes'])} than {what} ({other:,})"
+        unused = _without((report.get("source") or {}).get("unused", 0))
+        return f"{size}: {times(other / report['file_bytes'])} than {what} ({other:,}{unused})"
     predicted = report.get("predicted")
     if predicted:
-        packed = predicted["file_bytes"]
-        smaller = times(_used(report) / packed)
-        return f"{size}, not packed; packed it would have {packed:,}: {smaller}"
+        packed, used = predicted["file_bytes"], _used(report)
+        smaller = times(used / packed)
+        against = ""
+        if unused := _without(report["file_bytes"] - used):
+            against = f" than {used:,}{unused}"
+        return f"{size}, not packed; packed it would have {packed:,}: {smaller}{against}"
     if report["kind"] in ("dense", "meta"):
         return f"{size}, not packed"
     if report["layers"]:
@@ -148,6 +152,11 @@ def compared(report: Mapping[str, Any]) -> tuple[str, int, str] | None:
     if report["model"] is None:
         return "the checkpoint that was packed", source["file"], "file"
     return "the dense network", source["file"], "file"
+
+
+def _without(unused: int) -> str:
+    """What follows a number of bytes that leaves out so many of a file."""
+    return f" without {unused:,} that no tensor uses" if unused else ""
 
 
 def _used(report: Mapping[str, Any]) -> int:
@@ -175,8 +184,11 @@ def _ratios(report: Mapping[str, Any]) -> Sheet | None:
     against = compared(report)
     told = against[2] if against else ""
     order = {key: place for place, key in enumerate(RATIOS)}
+    words = dict(RATIOS)
+    if str(report.get("container")).startswith("torch"):
+        words["file"] = "file that was packed, without bytes that no tensor uses / this file"
     rows = [
-        (key, f"{value:.2f}", RATIOS[key] + (" (as above)" if key == told else ""))
+        (key, f"{value:.2f}", words[key] + (" (as above)" if key == told else ""))
         for key, value in sorted(found.items(), key=lambda one: (-one[1], order[one[0]]))
     ]
     texts = ("ratio", "what is divided")
@@ -263,7 +275,7 @@ def _others(report: Mapping[str, Any]) -> Iterator[Sheet]:
     if report["other"]:
         heads = ("other tensor", "dtype", "shape", "bytes")
         rows = (
-            (row["name"], row["dtype"], shape(row["shape"]), f"{row['bytes']:,}")
+            (unshrunk.named(row), row["dtype"], shape(row["shape"]), f"{row['bytes']:,}")
             for row in report["other"]
         )
         yield _named(heads, rows, least=heads[1:3])
@@ -327,9 +339,9 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     if totals["formula_bytes"] is not None:
         yield (
             f"The paper's equation 10 (n log2 k / 8 + 4 k |w|) counts"
-            f" {totals['formula_bytes']:,.1f} bytes for the indices and codebooks."
+            f" {_rounded(totals['formula_bytes'])} bytes for the indices and codebooks."
         )
-    if report["layers"] and "coefficients" not in report["parts"]:
+    if report["layers"] and report["kind"] in ("packed", "meta"):
         yield f"All coefficients written out take {totals['dense_bytes']:,} bytes."
     if predicted:
         yield f"packed file, predicted: {predicted['file_bytes']:,} bytes"
@@ -344,13 +356,18 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: {problem}"
 
 
+def _rounded(size: float) -> str:
+    """Bytes that need not be whole, with one digit where they are not."""
+    return f"{size:,.1f}".removesuffix(".0")
+
+
 def _edges_of(row: Mapping[str, Any]) -> Iterator[str]:
     """Edges of a layer that are special."""
     edges, name = row["edges"], row["name"] or "."
     if "zero_edges" in row:
         yield (
             f"Layer {name}: {edges - row['zero_edges']:,} of {edges:,} edges compute something; the"
-            " others are zero."
+            f" others are zero, as is one of the {row['clusters']:,} centroids, which is theirs."
         )
     for key, what in (
         ("symbolic_edges", "are symbolic: a formula is added to their coefficients"),

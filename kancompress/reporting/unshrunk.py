@@ -13,13 +13,15 @@ SPOKEN = (
     "keep_extra", "layouts",
 )  # fmt: skip
 _NOTHING = "nothing: they come back bit for bit"
+_NARROWER = '`codebook_dtype="float16"` or `codebook_dtype="int8"`'
+_WIDE = ("float32", "float64")
 # A header of more than this share of the file is worth a word.
 _LARGE_HEADER = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unshrunk:
-    """Some bytes of a file that packing did not make fewer."""
+    """Some bytes of a file that packing did not make fewer; no two have the same bytes."""
 
     what: str
     size: int
@@ -36,22 +38,37 @@ def found(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     yield from _codebooks(report)
     yield from _others_of_library(report) if report["model"] is None else _sides(report)
     size = report["header_bytes"]
-    if report["header_form"] == "plain" and size > _LARGE_HEADER * report["file_bytes"]:
-        yield Unshrunk(
-            what="header",
-            size=size,
-            why="it names each tensor, for any safetensors reader",
-            change='`header="short"`',
-        )
+    if size <= _LARGE_HEADER * report["file_bytes"]:
+        return
+    if report["header_form"] == "plain":
+        why, change = "it names each tensor, for any safetensors reader", '`header="short"`'
+    elif report["model"] is None:
+        why, change = "it is short, and tells what the source's tensors come back from", "nothing"
+    else:
+        why, change = "it is short, and tells what the network is", "nothing"
+    yield Unshrunk(what="header", size=size, why=why, change=change)
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """The name of a tensor beside the edges, as the source has it."""
+    return str(row.get("source", row["name"]))
 
 
 def _dense(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     rows = [row for row in report["layers"] if row["clusters"] is None]
-    if rows:
+    symbolic = [row for row in rows if row.get("symbolic_edges") == row["edges"]]
+    if symbolic:
+        yield Unshrunk(
+            what=_named("layer", [row["name"] or "." for row in symbolic]),
+            size=sum(row["dense_bytes"] for row in symbolic),
+            why="symbolic: its edges need their own numbers",
+            change=_NOTHING,
+        )
+    if rows := [row for row in rows if row not in symbolic]:
         yield Unshrunk(
             what=_named("layer", [row["name"] or "." for row in rows]),
             size=sum(row["dense_bytes"] for row in rows),
-            why="stays dense: with its codebook it would grow",
+            why="stays dense: with its codebook it would be no smaller",
             change="fewer `clusters` for it, or `force_pack`",
         )
 
@@ -77,14 +94,21 @@ def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
         for row in report["layers"]
         if row["clusters"] and 2 * (row["codebook_bytes"] + row["index_bytes"]) > row["dense_bytes"]
     ]
-    if heavy:
-        yield Unshrunk(
-            what=_named("layer", [row["name"] or "." for row in heavy]),
-            size=sum(row["codebook_bytes"] + row["index_bytes"] for row in heavy),
-            why="few edges for so many centroids",
-            change="fewer `clusters` for it, `parts`",
-        )
-    wide = [row for row in report["layers"] if row["codebook_dtype"] in ("float32", "float64")]
+    single = [row for row in heavy if row["clusters"] == 1]
+    many = [row for row in heavy if row not in single]
+    for rows, why, changes in (
+        (many, "few edges for so many centroids", ["fewer `clusters` for it", "`parts`"]),
+        (single, "hardly more edges than its one centroid", []),
+    ):
+        if rows:
+            narrower = [_NARROWER] if any(row["codebook_dtype"] in _WIDE for row in rows) else []
+            yield Unshrunk(
+                what=_named("layer", [row["name"] or "." for row in rows]),
+                size=sum(row["codebook_bytes"] + row["index_bytes"] for row in rows),
+                why=why,
+                change=", ".join([*changes, *narrower]) or "nothing",
+            )
+    wide = [row for row in report["layers"] if row["codebook_dtype"] in _WIDE and row not in heavy]
     size = sum(row["codebook_bytes"] for row in wide)
     if size:
         kinds = sorted({row["codebook_dtype"] for row in wide})
@@ -92,7 +116,7 @@ def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
             what=_named("codebook", [row["name"] or "." for row in wide if row["codebook_bytes"]]),
             size=size,
             why=f"in {' and '.join(kinds)}, as the source",
-            change='`codebook_dtype="float16"` or `codebook_dtype="int8"`',
+            change=_NARROWER,
         )
 
 
@@ -119,8 +143,8 @@ def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     stems = {f"{row['name']}." for row in report["layers"]}
     extra = [row for row in report["other"] if row["name"] == report.get("extra")]
     others = [row for row in report["other"] if row not in extra]
-    inside = [row for row in others if _is_below(row["name"], stems)]
-    outside = [row for row in others if not _is_below(row["name"], stems)]
+    inside = [row for row in others if _is_below(named(row), stems)]
+    outside = [row for row in others if not _is_below(named(row), stems)]
     if extra:
         yield _tensors(
             extra,
@@ -144,7 +168,7 @@ def _is_below(name: str, stems: Collection[str]) -> bool:
 def _tensors(rows: Sequence[Mapping[str, Any]], *, why: str, change: str) -> Unshrunk:
     """Tensors that hold no edges, as one."""
     return Unshrunk(
-        what=_named("tensor", [row["name"] for row in rows]),
+        what=_named("tensor", list(map(named, rows))),
         size=sum(row["bytes"] for row in rows),
         why=why,
         change=change,

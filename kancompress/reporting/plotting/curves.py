@@ -115,6 +115,9 @@ def _curves(
     order = np.argsort(-counts, kind="stable")
     own, named = _own(source, behind, order, config.seed)
     (vectors, *own), unit = in_units(centroids.double().numpy(), *own)
+    if source is not None and (silent := int(counts[~centroids.any(1).numpy()].sum())):
+        beside = f"{silent:,} edges that compute nothing have the one of zeros"
+        note = f"{note}; {beside}" if note else beside
     curves = (torch.from_numpy(vectors) @ features.double().T).numpy()
     if not np.isfinite(curves).all():
         raise UsageError(
