@@ -191,7 +191,7 @@ def test_pages_of_what_has_no_path_have_a_title_and_python_s_words(place: Path) 
     record = kancompress.load(place / "packed")
     page = kancompress.markdown_report(record)
     assert page.startswith("# A packed network\n")
-    assert "| `codebook_dtype='float16'` or `codebook_dtype='int8'` |" in page
+    assert '| `codebook_dtype="float16"` or `codebook_dtype="int8"` |' in page
     assert "| `header='short'` |" in page
     assert re.search(r"counts [\d,]+(\.[1-9])? bytes for the indices", page)
 
@@ -272,7 +272,7 @@ def test_no_bytes_are_said_twice_not_to_have_shrunk() -> None:
     assert table is not None
     rows = {row[0]: (int(row[1].replace(",", "")), *row[2:]) for row in table.rows}
     assert sum(row[0] for row in rows.values()) <= report["file_bytes"]
-    narrower = "`codebook_dtype=float16` or `codebook_dtype=int8`"
+    narrower = '`codebook_dtype="float16"` or `codebook_dtype="int8"`'
     assert rows["layer act_fun.0"] == (
         one["codebook_bytes"] + one["index_bytes"],
         "few edges for so many centroids",
@@ -288,7 +288,7 @@ def test_no_bytes_are_said_twice_not_to_have_shrunk() -> None:
 @pytest.mark.parametrize("own", [True, False])
 def test_a_header_of_much_of_the_file_is_told_in_any_form(own: bool) -> None:
     source: Any = fresh("fastkan", (6, 4, 3)) if own else pruned(1, widths=(9, 9, 9))
-    for header, change in (("plain", "`header=short`"), ("short", "nothing")):
+    for header, change in (("plain", '`header="short"`'), ("short", "nothing")):
         report = kancompress.inspect(kancompress.cluster(source, clusters=2, header=header))
         assert report["header_bytes"] > 0.1 * report["file_bytes"]
         table = reports.told(report).unshrunk
