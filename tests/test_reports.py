@@ -192,7 +192,7 @@ def test_pages_of_what_has_no_path_have_a_title_and_python_s_words(place: Path) 
     page = kancompress.markdown_report(record)
     assert page.startswith("# A packed network\n")
     assert '| `codebook_dtype="float16"` or `codebook_dtype="int8"` |' in page
-    assert "| `header='short'` |" in page
+    assert '| `header="short"` |' in page
     assert re.search(r"counts [\d,]+(\.[1-9])? bytes for the indices", page)
 
 
