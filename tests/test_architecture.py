@@ -113,7 +113,11 @@ def test_no_import_of_ours_hides_in_a_function() -> None:
 
 # Options of other programs, a command that a model card shows, and the head and questions of a
 # file that is made for `--layout`.
-NAMED = ("pip install --upgrade", "torchrun --nproc-per-node", "--data rows.npz -o outputs.npz")
+# Commands of other programs, and those that a model card writes out.
+NAMED = (
+    "pip install --upgrade", "torchrun --nproc-per-node", "--data rows.npz -o outputs.npz",
+    " --pykan-config mark_config.yml",
+)  # fmt: skip
 LAYOUT_FILE = "libraries.layout_files"
 
 
