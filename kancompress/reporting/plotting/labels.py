@@ -28,7 +28,9 @@ def place_labels(
 
     The axes must have their place in the figure, their limits and their curves.
     """
-    step = axes.get_figure(root=True).dpi / 72  # pixels of a point
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    step = figure.dpi / 72  # pixels of a point
     ink = np.concatenate([_along(line, step) for line in axes.lines] or [np.zeros((0, 2))])
     middles = axes.transData.transform(np.reshape(points, (-1, 2)))
     taken: list[F64] = []
