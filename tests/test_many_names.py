@@ -1,12 +1,14 @@
 """Files of many names: what is looked up in an index is what a look at every name gives."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kancompress.libraries import recognise
-from kancompress.libraries.matching import Named
+from kancompress.libraries.matching import Named, find_stem
+from kancompress.libraries.records import Layout, Piece
 from kancompress.packing.foreign import _safe_names
+from kancompress.reporting import unshrunk
 
 names = st.lists(st.text("ab.", max_size=6), unique=True, max_size=12)
 
@@ -17,6 +19,24 @@ def test_names_below_a_prefix(found: list[str], prefix: str) -> None:
     assert named.below(prefix) == [name for name in found if name.startswith(prefix)]
     assert list(named) == found
     assert all(name in named for name in found)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.text("ab0.", max_size=6), unique=True, max_size=12), st.integers(0, 5))
+def test_names_that_may_be_an_anchors(found: list[str], which: int) -> None:
+    anchor = ("a", "a.b", "*", "a.*", "*.b", "a#")[which]
+    layout = Layout(name="", pieces=(Piece(name=anchor, axes="out in"),))
+    fitting = [name for name in found if find_stem(layout, name) is not None]
+    candidates = Named({name: torch.empty(0) for name in found}).may_be(anchor)
+    assert [name for name in candidates if find_stem(layout, name) is not None] == fitting
+    assert candidates == [name for name in found if name in set(candidates)]
+
+
+@settings(max_examples=40)
+@given(names, names)
+def test_names_below_any_of_some_stems(found: list[str], stems: list[str]) -> None:
+    below = [name for name in found if unshrunk._is_below(name, unshrunk._apart(stems))]
+    assert below == [name for name in found if name.startswith(tuple(stems))]
 
 
 def test_layers_whose_names_become_the_same_stay_apart() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kancompress.frozen import dataclass
@@ -140,7 +141,7 @@ def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
 
 def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     """Tensors that hold no edges, in the layers that are packed and outside of them."""
-    stems = {f"{row['name']}." for row in report["layers"]}
+    stems = _apart(f"{row['name']}." for row in report["layers"])
     extra = [row for row in report["other"] if row["name"] == report.get("extra")]
     others = [row for row in report["other"] if row not in extra]
     inside = [row for row in others if _is_below(named(row), stems)]
@@ -159,10 +160,19 @@ def _others_of_library(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
             yield _tensors(full, why=why, change=_NOTHING)
 
 
-def _is_below(name: str, stems: Collection[str]) -> bool:
-    """Whether a name begins with one of these, which end with a dot."""
-    dots = (place for place, letter in enumerate(name, start=1) if letter == ".")
-    return any(name[:place] in stems for place in dots)
+def _apart(stems: Iterable[str]) -> list[str]:
+    """Stems in their order, without those that begin with another."""
+    found: list[str] = []
+    for stem in sorted(stems):
+        if not found or not stem.startswith(found[-1]):
+            found.append(stem)
+    return found
+
+
+def _is_below(name: str, stems: Sequence[str]) -> bool:
+    """Whether a name begins with one of these, which are sorted and of which none begins so."""
+    at = bisect_right(stems, name)
+    return at > 0 and name.startswith(stems[at - 1])
 
 
 def _tensors(rows: Sequence[Mapping[str, Any]], *, why: str, change: str) -> Unshrunk:

@@ -38,7 +38,7 @@ TENSORS = 100_000
 HEADER = 50_000_000
 _OUT, _IN = 6, 4  # edges of a layer
 _STEPS = 3  # each of twice the size before it
-_LINES = 8_000  # layers of the file with a long header
+_LINES = 2_000  # layers of the file with a long header
 
 # Runs a command, and prints seconds of the processor and the peak of its memory. What a parent
 # holds when it starts a child counts for the child, so the parent has imported next to nothing.
