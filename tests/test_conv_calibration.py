@@ -40,7 +40,7 @@ def test_errors_are_those_of_all_sums_of_small_maps(name: ModelName) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name is ModelName.FASTKANCONV else pytest.mark.slow)
+        pytest.param(name, marks=() if name is ModelName.FASTKANCONV else pytest.mark.exhaustive)
         for name in PLAIN
     ],
 )

@@ -407,7 +407,11 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> DataOptions:
 
 
 @pytest.mark.parametrize(
-    "name", ["gramkanconv", pytest.param("metafastkanconv", marks=pytest.mark.slow)]
+    "name",
+    [
+        pytest.param("gramkanconv", marks=pytest.mark.slow),
+        pytest.param("metafastkanconv", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_the_whole_way(name: str, few: DataOptions, tmp_path: Path) -> None:
     config = replace(default_training(ModelName(name)), epochs=14, batch_size=32)
@@ -500,7 +504,11 @@ def test_columns_times_coefficients_are_the_sums(name: ModelName) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gramkanconv", pytest.param("metakanconv", marks=pytest.mark.slow)]
+    "name",
+    [
+        pytest.param("gramkanconv", marks=pytest.mark.slow),
+        pytest.param("metakanconv", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_errors_that_calibration_tells_are_those_of_the_file(name: str) -> None:
     record = checkpoint(ModelName(name), (2, 6, 8, 5))

@@ -68,7 +68,7 @@ def device(
         yield elsewhere.DEVICE
 
 
-WIDE = pytest.param("with float64", marks=pytest.mark.slow)
+WIDE = pytest.param("with float64", marks=pytest.mark.exhaustive)
 every_device = pytest.mark.parametrize("device", [WIDE, "without float64", CUDA], indirect=True)
 
 

@@ -335,8 +335,13 @@ def test_what_cannot_be_read_again_is_not_written(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record is encoded and decoded before the first byte goes anywhere."""
-    real, before = checkpoints.encode, listing(place)
-    monkeypatch.setattr(checkpoints, "encode", lambda record: real(record)[:-1])
+    real, before = checkpoints.pieces, listing(place)
+
+    def short(record: Any) -> list[bytes | memoryview]:
+        *others, last = real(record)
+        return [*others, last[:-1]]
+
+    monkeypatch.setattr(checkpoints, "pieces", short)
     for output in ("out.st", "-"):
         line = refused(1, "expand", "packed.st", "-o", output)
         assert "Nothing was written: the new file ends 1 bytes too early" in line

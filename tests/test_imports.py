@@ -173,6 +173,7 @@ def test_commands_load_no_clustering_that_do_none(command: str) -> None:
     assert names.isdisjoint({"kancompress.clustering", "sklearn", "scipy", "pandas"})
 
 
+@pytest.mark.slow
 def test_digits_are_read_without_scikit_learn() -> None:
     code = (
         "from kancompress.data import datasets\nfrom kancompress.specs import DataOptions\n"

@@ -131,7 +131,9 @@ def test_a_codebook_beyond_bytes_is_refused(number: float, advice: str) -> None:
     source = fresh("kan", (4, 3, 2))
     wide = {**source.tensors, "0.coefficients": torch.full_like(
         source.tensors["0.coefficients"], number)}  # fmt: skip
-    with pytest.raises(kancompress.KancompressError, match=f"int8; use `codebook_dtype={advice}`"):
+    with pytest.raises(
+        kancompress.KancompressError, match=f'int8; use `codebook_dtype="{advice}"`'
+    ):
         kancompress.cluster(replace(source, tensors=wide), BYTES)
 
 

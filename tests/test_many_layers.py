@@ -126,7 +126,11 @@ def native(layers: int, path: Path) -> Path:
     return path
 
 
-slow = [pytest.param(make, marks=pytest.mark.slow) for make in (masked, torch_file, native)]
+slow = [
+    pytest.param(masked, marks=pytest.mark.slow),
+    pytest.param(torch_file, marks=pytest.mark.exhaustive),
+    pytest.param(native, marks=pytest.mark.exhaustive),
+]
 
 
 @pytest.mark.parametrize("make", [safetensors, shards, *slow])

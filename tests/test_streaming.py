@@ -35,7 +35,14 @@ def saved(kind: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what Linux counts")
-@pytest.mark.parametrize("kind", ["torch", "safetensors", "native"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "torch",
+        pytest.param("safetensors", marks=pytest.mark.exhaustive),
+        pytest.param("native", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_peak_of_memory_stays_below_the_file(kind: str, tmp_path: Path) -> None:
     path = saved(kind, tmp_path)
     tiny = peak(path, 4, 1)
@@ -47,7 +54,7 @@ def test_peak_of_memory_stays_below_the_file(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what Linux counts")
-@pytest.mark.parametrize("clusters", [16, 256])
+@pytest.mark.parametrize("clusters", [pytest.param(16, marks=pytest.mark.exhaustive), 256])
 def test_peak_of_one_large_layer_stays_below_one_and_a_half_files(
     clusters: int, tmp_path: Path
 ) -> None:

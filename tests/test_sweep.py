@@ -100,7 +100,7 @@ def test_files_without_rows_are_those_of_cluster(place: Path) -> None:
         ("dense.st", []),
         ("model.pt", []),
         pytest.param("dense.st", [2400, 3000], marks=pytest.mark.slow),
-        pytest.param("model.pt", [2400, 3000], marks=pytest.mark.slow),
+        pytest.param("model.pt", [2400, 3000], marks=pytest.mark.exhaustive),
     ],
 )
 def test_files_by_outputs_are_those_of_cluster(

@@ -250,7 +250,7 @@ def test_scikit_learn_s_k_means_starts_solutions() -> None:
         assert np.array_equal(*found) == same
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_bias_that_was_constant_is_weighed(tmp_path: Path) -> None:
     """It takes bytes once it takes up the mean error, so no file is larger than was asked for."""
     state = foreign(tmp_path / "fast.pt")
