@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,8 @@ def test_a_target_is_met_with_and_without_a_price() -> None:
     """The search ends with whatever has the least error in so many bytes."""
     checkpoint = fresh("kan", (200, 64, 10))
     target, quick = Target(bytes=6000), CalibrationConfig(starts=1)
+    tried: list[tuple[Any, float, int, float]] = []
+    hooks = kancompress.Hooks(tried=lambda *told: tried.append(told))
     paid, plain = (
         kancompress.cluster(
             checkpoint,
@@ -125,9 +128,16 @@ def test_a_target_is_met_with_and_without_a_price() -> None:
             rows=uneven(),
             target=target,
             calibration=quick,
+            hooks=hooks,
         )
         for price in (None, 0.0)
     )
+    chosen = paid.calibrated
+    found = len(kancompress.encode(paid.model)), chosen.solution.held_out
+    assert (chosen.clusters, chosen.price, *found) in tried
+    fit = [error for *_, size, error in tried if size <= 6000]
+    assert len(tried) > 1
+    assert min(fit) == chosen.solution.held_out
     assert max(len(kancompress.encode(found.model)) for found in (paid, plain)) <= 6000
     assert paid.calibrated.solution.held_out <= plain.calibrated.solution.held_out
     assert plain.calibrated.price == 0

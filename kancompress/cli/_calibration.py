@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kancompress.clustering.allocation import Curve
     from kancompress.clustering.cuts import Cut, Number
     from kancompress.clustering.layer import LayerSolution
-    from kancompress.clustering.network import Calibrated, NetworkSolution
+    from kancompress.clustering.network import Calibrated, Clusters, NetworkSolution
     from kancompress.packing.pack import Compression, Report
     from kancompress.training.history import Score
 
@@ -39,6 +39,8 @@ _MOVED = 0.1
 # A share of its error that one more kilobyte takes, from which on that tells nothing: the layer is
 # smaller than that.
 _ALL = 0.995
+# Layers whose numbers of centroids one line shows.
+_MOST_TOLD = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,7 @@ def run(
             state=wishes.state,
             drop=wishes.drop,
             name=found.name,
-            hooks=kancompress.Hooks(report=report, solved=solved, probed=probed),
+            hooks=kancompress.Hooks(report=report, solved=solved, probed=probed, tried=tried),
         )
 
 
@@ -219,7 +221,7 @@ def choose(
             drop=wishes.drop,
             machine=Machine(device=wishes.device),
             name=found.name,
-            hooks=kancompress.Hooks(probed=probed),
+            hooks=kancompress.Hooks(probed=probed, tried=tried),
         )
 
 
@@ -239,6 +241,19 @@ def solved(name: str, layer: LayerSolution) -> None:
 def probed(name: str, number: Number, error: float) -> None:
     """Tell of a point on a layer's curve."""
     _output.note(f"layer {name}: alone at k = {_told(number)}, {_scores.error_text(error)}")
+
+
+def tried(clusters: Clusters, price: float, file_bytes: int, error: float) -> None:
+    """Tell of numbers of centroids at a price that a search went through."""
+    numbers = [
+        "dense" if number is None else f"k = {_told(number)}" for number in clusters.values()
+    ]
+    most = ", ".join(numbers[:_MOST_TOLD])
+    more = f" and {len(numbers) - _MOST_TOLD:,} more" if len(numbers) > _MOST_TOLD else ""
+    _output.note(
+        f"tried {most}{more} at a price of {price:.3g}: {_output.size(file_bytes)} bytes,"
+        f" {_scores.error_text(error)} of the network on held-out rows"
+    )
 
 
 def _told(number: Number) -> str:

@@ -35,6 +35,8 @@ _MOST_TOLD = 4
 
 Clusters = Mapping[str, Number | None]
 Tell = Callable[[str, LayerSolution], None]
+# Numbers of centroids, the price of a bit, the file's bytes, and the error on held-out rows.
+TellTry = Callable[[Clusters, float, int, float], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -218,6 +220,7 @@ def calibrate(
     dry_run: bool = False,
     tell: Tell | None = None,
     tell_probe: TellProbe | None = None,
+    tell_try: TellTry | None = None,
     kept: Kept | None = None,
 ) -> Calibrated:
     """Cluster the layers of a network in their order by what they put out.
@@ -266,7 +269,7 @@ def calibrate(
             price=price,
         )
 
-    search = _Search(list(curves.values()), choices, names, files, solve)
+    search = _Search(list(curves.values()), choices, names, files, solve, tell_try)
     if target.bytes is not None:
         found = search.within(target.bytes, price)
     else:
@@ -329,7 +332,7 @@ class _Search:
     """For numbers of centroids, and a price, that meet a target.
 
     curves  : of the layers `names`; choices : of their numbers, by rising bytes
-    solve   : a choice at a price
+    solve   : a choice at a price; tell: of what that gave
     """
 
     curves: list[Curve]
@@ -337,6 +340,7 @@ class _Search:
     names: list[str]
     files: Files
     solve: Callable[[Choice, float], Calibrated]
+    tell: TellTry | None
 
     def within(self, budget: int, price: float | None) -> Calibrated:
         """The least error in at most so many bytes."""
@@ -445,7 +449,11 @@ class _Search:
         size = self.files.weigh(found.clusters)
         if found.price or size is None:
             size = self.files.measure(found.solution.layers)
-        return None if size is None else Tried(found, size, found.solution.held_out)
+        if size is None:
+            return None
+        if self.tell:
+            self.tell(found.clusters, found.price, size, found.solution.held_out)
+        return Tried(found, size, found.solution.held_out)
 
 
 def _within(
@@ -551,6 +559,7 @@ __all__ = [
     "Clusters",
     "NetworkSolution",
     "Tell",
+    "TellTry",
     "calibrate",
     "sample",
     "solve_network",

@@ -16,7 +16,7 @@ from kancompress.clustering.cuts import Number, number_of, split
 from kancompress.clustering.flow import Chain, Flow, check_rows
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
-from kancompress.clustering.network import Calibrated, Clusters, Tell, calibrate
+from kancompress.clustering.network import Calibrated, Clusters, Tell, TellTry, calibrate
 from kancompress.clustering.user_flow import Hooked
 from kancompress.config import (
     RUN_FIELDS,
@@ -56,11 +56,13 @@ _SHARED = "its edges share their centroids with another layer's"
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Hooks:
-    """Whom to tell of layers as they are packed, as they are solved, and of probes for curves."""
+    """Whom to tell of layers as they are packed, as they are solved, and of probes for curves; and
+    of whole networks that a search for a price tried."""
 
     report: Report | None = None
     solved: Tell | None = None
     probed: TellProbe | None = None
+    tried: TellTry | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -410,6 +412,7 @@ def _calibrated(
             dry_run=dry_run,
             tell=hooks.solved,
             tell_probe=hooks.probed,
+            tell_try=hooks.tried,
             # a module of the user's own holds what was packed last, so its rows run anew
             kept=kept if isinstance(runs, ChainRuns) else None,
         )
