@@ -38,6 +38,7 @@ TENSORS = 100_000
 HEADER = 50_000_000
 _OUT, _IN = 6, 4  # edges of a layer
 _STEPS = 3  # each of twice the size before it
+_LEAST = 0.5  # seconds of which a ratio says something
 _LINES = 2_000  # layers of the file with a long header
 
 # Runs a command, and prints seconds of the processor and the peak of its memory. What a parent
@@ -246,7 +247,9 @@ def table(records: list[dict[str, Any]]) -> str:
     for (name, command), group in groups.items():
         last = group[-1]
         times = [record["above_tiny"] for record in group]
-        ratios = [f"{after / max(before, 0.01):.1f}" for before, after in pairwise(times)]
+        ratios = [
+            f"{after / before:.1f}" if before >= _LEAST else "" for before, after in pairwise(times)
+        ]
         ratios += [""] * (_STEPS - 1 - len(ratios))
         said = f" refused: {last['refused']}" if last["refused"] else ""
         size = f"{last['size']:,} {last['unit']}"
