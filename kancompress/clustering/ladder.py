@@ -324,18 +324,13 @@ class Problem:
         return _Priced(trial, bits, scale)
 
     def _priced_together(self, trial: _Trial, config: CalibrationConfig, scale: float) -> _Trial:
-        """Feedback, as long as it lowers what is paid, and sweeps."""
+        """Feedback and sweeps."""
         codebook, labels, passes = trial.codebook, trial.labels, trial.passes
-        free = self._paid(trial, self._bits(codebook, labels), scale)
         for _ in range(_PRICED):
             passes += 1
             price = self._scaled_prices(codebook, labels, scale)
             labels = self.joint.feedback(codebook, price)
             codebook = self.joint.refit(codebook, labels)
-            fed = _Trial(codebook, labels, passes, trial.repaired)
-            if self._paid(fed, self._bits(codebook, labels), scale) > free:
-                codebook, labels = trial.codebook, trial.labels  # it saved less than it lost
-                break
         sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
         for _ in range(sweeps if config.method is Method.SWEEPS else 0):
             passes += 1
