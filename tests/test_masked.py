@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_forms import efficient_kan
 from test_with_rows import QUICK, gap, rows, splines
 from torch import Tensor
 
@@ -16,6 +17,7 @@ import kancompress
 from command import done, refused
 from kancompress import ClusterConfig, IndexCoding, Metric, Target
 from kancompress.models.records import sizes
+from kancompress.reporting import unshrunk
 
 
 def pruned(
@@ -220,6 +222,17 @@ def test_a_layer_that_stays_dense_is_a_layer_of_the_packed_file() -> None:
     assert f"All coefficients written out take {sum(wanted):,} bytes." in page
     assert "stays dense: with its codebook it would be no smaller" in page
     assert "56 edges" in kancompress.model_card(made)
+
+
+def test_what_stays_dense_and_is_all_alike_takes_no_bytes() -> None:
+    state = efficient_kan((6, 5, 3))
+    state["layers.1.base_weight"].zero_()
+    made = kancompress.cluster(state, ClusterConfig(clusters=4, layers={"layers.1": 64}))
+    report = kancompress.inspect(made)
+    dense = next(row for row in report["layers"] if row["clusters"] is None)
+    rows = {one.what: one.size for one in unshrunk.found(report)}
+    assert rows["layer layers.1"] == dense["stored_bytes"] == report["parts"]["coefficients"]
+    assert dense["stored_bytes"] == dense["dense_bytes"] - state["layers.1.base_weight"].nbytes
 
 
 def test_only_a_file_larger_than_its_source_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from command import done, refused
 from kancompress.config import ClusterConfig
 from kancompress.formats.foreign import Settings
 from kancompress.formats.foreign.saveckpt import parse
+from kancompress.formats.pykan_config import PykanConfig
 from kancompress.models.files import read_foreign
 from kancompress.models.restoration import Restored
+from kancompress.specs import SpecError
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/ckpt_state"))
@@ -241,6 +243,17 @@ def test_the_config_travels_in_the_packed_file(tmp_path: Path) -> None:
     assert "exists" in refused(2, "expand", packed, "-o", tmp_path / "back_state")
     (tmp_path / "back_state").unlink()
     assert "back_config.yml exists" in refused(2, "expand", packed, "-o", tmp_path / "back_state")
+
+
+def test_outputs_without_inputs_count_as_edges(tmp_path: Path) -> None:
+    """Each has a list in what is written."""
+    config = read_foreign(triple(tmp_path, WHOLE)).pykan
+    assert config is not None
+    few = {name: value for name, value in config.to_json().items() if name != "symbolic"}
+    few |= {"grid": 5, "k": 3, "mult_arity": 2}
+    assert PykanConfig.from_json(few | {"width": [[0, 0], [2**20, 0]]}).edges == [(2**20, 0)]
+    with pytest.raises(SpecError, match="more than 1,048,576 edges"):
+        PykanConfig.from_json(few | {"width": [[0, 0], [2**20 + 1, 0]]})
 
 
 @pytest.mark.parametrize(

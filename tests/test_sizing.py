@@ -256,7 +256,7 @@ def test_the_smallest_file_of_our_own_may_be_smaller_with_other_settings() -> No
     with pytest.raises(kancompress.KancompressError) as told:
         kancompress.cluster(network, target_bytes=100)
     ((how, size),) = re.findall(r"With (`.*`) it has ([\d,]+)\.", str(told.value))
-    settings = dict(re.findall(r"`(\w+)=(\w+)`", how))
+    settings = dict(re.findall(r'`(\w+)="(\w+)"`', how))
     assert settings["header"] == "short"
     assert settings["side_dtype"] == "int8"
     smaller = kancompress.cluster(network, clusters=1, **settings)

@@ -47,7 +47,15 @@ def written(made: kancompress.Compression) -> bytes:
     return kancompress.encode(made.model)
 
 
+@pytest.mark.parametrize("value", [8.0, "8", [2, "4"], [2.5]])
+def test_numbers_that_are_none_are_refused(value: Any) -> None:
+    with pytest.raises(kancompress.UsageError, match=r"`clusters` is .*; whole numbers") as told:
+        kancompress.sweep("dense.st", value)
+    assert told.value.fields == ("clusters",)
+
+
 def test_one_number_is_a_point() -> None:
+    assert sweep_api._asked(np.int64(4), ()) == [kancompress.Asked(clusters=4)]
     assert sweep_api._asked(4, 900) == [
         kancompress.Asked(clusters=4),
         kancompress.Asked(target_bytes=900),

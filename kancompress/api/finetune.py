@@ -128,9 +128,9 @@ def _rows(
     return taught_by(model, tensors, where, data)
 
 
-def _check_teacher(teacher: Input | None, **given: object) -> None:
+def _check_teacher(teacher: Input | None, **told: object) -> None:
     """Refuse what is told of a teacher where there is none."""
-    for name in (name for name, value in given.items() if value and teacher is None):
+    for name in (name for name, value in told.items() if value and teacher is None):
         raise UsageError(f"`{name}` goes with a teacher.", fields=(name,))
 
 

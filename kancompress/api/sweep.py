@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -209,10 +210,24 @@ def sweep(
     return run.sweep(asked, folder, on_point)
 
 
+def _listed(name: str, given: Sequence[int] | int) -> tuple[int, ...]:
+    """The numbers of a list, or the one that was given."""
+    numbers = (given,) if isinstance(given, Integral) else given
+    if isinstance(numbers, str | bytes) or not isinstance(numbers, Iterable):
+        raise UsageError(
+            f"`{name}` is {given!r}; whole numbers were expected, one or several.", fields=(name,)
+        )
+    found = tuple(numbers)
+    if not all(isinstance(one, Integral) for one in found):
+        raise UsageError(
+            f"`{name}` is {given!r}; whole numbers were expected, one or several.", fields=(name,)
+        )
+    return tuple(int(one) for one in found)
+
+
 def _asked(clusters: Sequence[int] | int, target_bytes: Sequence[int] | int) -> list[Asked]:
     """The points, each once."""
-    clusters = (clusters,) if isinstance(clusters, int) else clusters
-    target_bytes = (target_bytes,) if isinstance(target_bytes, int) else target_bytes
+    clusters, target_bytes = _listed("clusters", clusters), _listed("target_bytes", target_bytes)
     if not clusters and not target_bytes:
         raise UsageError(
             "A sweep needs numbers of centroids or sizes; give `clusters` or `target_bytes`.",

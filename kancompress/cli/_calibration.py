@@ -248,10 +248,11 @@ def tried(clusters: Clusters, price: float, file_bytes: int, error: float) -> No
     numbers = [
         "dense" if number is None else f"k = {_told(number)}" for number in clusters.values()
     ]
+    paid = f"a bit at a price of {price:.3g}" if price else "without a price"
     most = ", ".join(numbers[:_MOST_TOLD])
     more = f" and {len(numbers) - _MOST_TOLD:,} more" if len(numbers) > _MOST_TOLD else ""
     _output.note(
-        f"tried {most}{more} at a price of {price:.3g}: {_output.size(file_bytes)} bytes,"
+        f"tried {most}{more}, {paid}: {_output.size(file_bytes)} bytes,"
         f" {_scores.error_text(error)} of the network on held-out rows"
     )
 

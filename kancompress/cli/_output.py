@@ -271,11 +271,6 @@ def size(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and its noun, as in "1 edge" and "2 edges"."""
-    return f"{size(number)} {noun}{'' if number == 1 else 's'}"
-
-
 def percent(share: float) -> str:
     """A share as percent."""
     return f"{100 * share:.2f} %"

@@ -79,7 +79,7 @@ def expand(
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
         own = None if dense.config is None else dense.config.encode()
-        config = given or own
+        config = own if given is None else given
         if config is not None and _is_state(output):
             beside = _pykan_beside(output, config, force=shown.force, kept=kept)
             suffix = True

@@ -38,7 +38,7 @@ PLACES = 8
 # Blocks of rows, about, by which groups of inputs tell each other what they changed.
 _SAMPLED = 8
 # Numbers of features, at most, that are kept for them, 64 MB in float32.
-_KEPT = 1 << 24
+_KEPT_FEATURES = 1 << 24
 
 
 class Solvable(Protocol):
@@ -280,12 +280,12 @@ class _Walk:
         total = 0
         for features in self._walk():
             total += features.numel()
-            if total <= _KEPT:
+            if total <= _KEPT_FEATURES:
                 kept.append(features)
             else:
                 kept.clear()
             yield features
-        self._kept = kept if total <= _KEPT else None
+        self._kept = kept if total <= _KEPT_FEATURES else None
 
 
 @contextmanager

@@ -156,7 +156,8 @@ def _check(values: Mapping[str, Any]) -> None:
     for key in _FLAGS:
         if type(values[key]) is not bool:
             _fail(key, values[key], "true or false")
-    if sum(out * inputs for out, inputs in PykanConfig(values=values).edges) > _MAX_EDGES:
+    # A layer without inputs has a list for each output all the same.
+    if sum(out * max(inputs, 1) for out, inputs in PykanConfig(values=values).edges) > _MAX_EDGES:
         raise SpecError("restore.pykan", f"restore.pykan has more than {_MAX_EDGES:,} edges")
 
 

@@ -286,7 +286,7 @@ def _smaller_with(plan: Plan, config: ClusterConfig, size: int) -> str:
             own = replace(plan, outline=replace(plan.outline, side_dtype=StoredDtype(value)))
         found = own.size(tried)
         if found is not None and sum(found) < size:
-            names.append(f"`{setting}={value}`")
+            names.append(f'`{setting}="{value}"`')
             plan, config, size = own, tried, sum(found)
     if not names:
         return ""

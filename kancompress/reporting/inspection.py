@@ -17,7 +17,7 @@ from kancompress.formats.edges import masks
 from kancompress.formats.packed import LayerRecord, PackedRecord, ordinary
 from kancompress.formats.packed.encodings import PLAIN, RANS, bits
 from kancompress.formats.packed.writer import claim_of
-from kancompress.formats.safetensors import Container
+from kancompress.formats.safetensors import Container, Entry
 from kancompress.formats.storage import Record, read_record
 from kancompress.libraries.catalogue import basis_word
 from kancompress.reporting import accounting, others
@@ -201,7 +201,9 @@ def _describe_packed(container: Container, model: PackedRecord[Array]) -> dict[s
     if model.restore is not None:
         told = others.of_packed(model)
         dense = others.dense_layers(model)
-        layers = _with_dense([layer | told[layer["name"]] for layer in layers], dense)
+        layers = _with_dense(
+            [layer | told[layer["name"]] for layer in layers], dense, container.entries
+        )
     stored = [name for one in dense for name in one.stored]
     return _frame(container, "packed", model) | {
         "header_form": model.header.value,
@@ -236,13 +238,16 @@ def _sources(model: PackedRecord[Array]) -> dict[str, str]:
 
 
 def _with_dense(
-    packed: list[dict[str, Any]], dense: list[others.DenseLayer]
+    packed: list[dict[str, Any]],
+    dense: list[others.DenseLayer],
+    entries: Mapping[str, Entry],
 ) -> list[dict[str, Any]]:
     """The layers of a packed file with those of its source that stay dense, in their places."""
     rows = list(packed)
     for one in dense:
         row = _layer(one.layer.name, None, one.layer.shape, one.layer.coefficients)
         row |= one.told | {"dense_bytes": row["dense_bytes"] // 4 * one.itemsize}
+        row["stored_bytes"] = sum(entries[name].size for name in one.stored)
         later = [n for n, other in enumerate(rows) if other["name"] not in one.before]
         later = [n for n in later if rows[n]["clusters"] is not None]
         rows.insert(later[0] if later else len(rows), row)

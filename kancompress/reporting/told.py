@@ -365,9 +365,10 @@ def _edges_of(row: Mapping[str, Any]) -> Iterator[str]:
     """Edges of a layer that are special."""
     edges, name = row["edges"], row["name"] or "."
     if "zero_edges" in row:
+        theirs = ", which is theirs" if row.get("parts", 1) == 1 else ""
         yield (
             f"Layer {name}: {edges - row['zero_edges']:,} of {edges:,} edges compute something; the"
-            f" others are zero, as is one of the {row['clusters']:,} centroids, which is theirs."
+            f" others are zero, as is one of the {row['clusters']:,} centroids{theirs}."
         )
     for key, what in (
         ("symbolic_edges", "are symbolic: a formula is added to their coefficients"),

@@ -61,17 +61,22 @@ def _dense(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
     if symbolic:
         yield Unshrunk(
             what=_named("layer", [row["name"] or "." for row in symbolic]),
-            size=sum(row["dense_bytes"] for row in symbolic),
+            size=sum(map(_stored, symbolic)),
             why="symbolic: its edges need their own numbers",
             change=_NOTHING,
         )
     if rows := [row for row in rows if row not in symbolic]:
         yield Unshrunk(
             what=_named("layer", [row["name"] or "." for row in rows]),
-            size=sum(row["dense_bytes"] for row in rows),
+            size=sum(map(_stored, rows)),
             why="stays dense: with its codebook it would be no smaller",
             change="fewer `clusters` for it, or `force_pack`",
         )
+
+
+def _stored(row: Mapping[str, Any]) -> int:
+    """Bytes of a dense layer in the packed file; numbers that are all alike take none."""
+    return int(row.get("stored_bytes", row["dense_bytes"]))
 
 
 def _kept(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
