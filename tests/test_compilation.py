@@ -44,7 +44,7 @@ def test_with_a_compiler_that_fails_training_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns about this machine, not about us
-@pytest.mark.parametrize("model", ["kan", "metakan"])
+@pytest.mark.parametrize("model", [pytest.param("kan", marks=pytest.mark.exhaustive), "metakan"])
 def test_compiled_twin_gives_the_same_gradients(model: str) -> None:
     network = build(fresh(model, (12, 6, 3)))
     twin = compilation.compiled(network)

@@ -254,10 +254,17 @@ def test_a_model_of_one_s_own_runs_there(
         check_same(cpu, record(found.calibrated))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", sorted(path.parent.name for path in CASES.glob("*/io.safetensors"))
-)
+# One of them at each run; the others by hand.
+LIBRARIES = [
+    pytest.param(
+        case,
+        marks=pytest.mark.slow if case == "efficient_kan_default" else pytest.mark.exhaustive,
+    )
+    for case in sorted(path.parent.name for path in CASES.glob("*/io.safetensors"))
+]
+
+
+@pytest.mark.parametrize("case", LIBRARIES)
 def test_networks_of_other_libraries_run_there(case: str, here: Path, device: torch.device) -> None:
     source = str(CASES / case / "state.safetensors")
     tensors = load_file(CASES / case / "io.safetensors")

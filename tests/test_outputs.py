@@ -59,7 +59,7 @@ def test_outputs_come_nearer_than_with_plain_k_means(dense: Path, tmp_path: Path
     assert found["clusters"] == {"0": 8, "1": 8}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_target_is_kept_and_a_dry_run_tells_the_same_choice(dense: Path, tmp_path: Path) -> None:
     output = tmp_path / "packed.safetensors"
     options = ["cluster", dense, "--calibrate", "digits", "-k", "auto", "--target-bytes", "3500",
