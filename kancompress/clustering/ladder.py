@@ -445,13 +445,16 @@ class Problem:
         error = self._error(codebook, labels) if sweeps is None else 0.0
         for _ in range(_MOST if sweeps is None else sweeps):
             passes += 1
+            before = codebook, labels
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
             labels = self.joint.sweep(codebook, labels)
             codebook = self.joint.refit(codebook, labels)
             if sweeps is None:
-                error, enough = self._error(codebook, labels), error * (1 - _WORTH)
-                if not error < enough:
+                least, error = error, self._error(codebook, labels)
+                if self.joint.spread is not None and error > least:
+                    codebook, labels = before  # groups are refitted by some of the rows
+                if not error < least * (1 - _WORTH):
                     break
         return _Trial(codebook, labels, passes, repaired)
 

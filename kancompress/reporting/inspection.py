@@ -226,7 +226,7 @@ def _restored(model: PackedRecord[Array]) -> dict[str, Any]:
         "forms": forms,
         "extra": model.restore.opaque,
         "container": model.restore.container,
-        "pykan_config": getattr(model.restore, "pykan", None) is not None,
+        "pykan_config": model.restore.pykan is not None,
     }
 
 
@@ -243,15 +243,16 @@ def _with_dense(
     entries: Mapping[str, Entry],
 ) -> list[dict[str, Any]]:
     """The layers of a packed file with those of its source that stay dense, in their places."""
-    rows = list(packed)
-    for one in dense:
+    rows: list[dict[str, Any]] = []
+    done = 0
+    for one in dense:  # in the order of the source, as the packed ones are
+        rows += packed[done : one.before]
+        done = max(done, one.before)
         row = _layer(one.layer.name, None, one.layer.shape, one.layer.coefficients)
         row |= one.told | {"dense_bytes": row["dense_bytes"] // 4 * one.itemsize}
         row["stored_bytes"] = sum(entries[name].size for name in one.stored)
-        later = [n for n, other in enumerate(rows) if other["name"] not in one.before]
-        later = [n for n in later if rows[n]["clusters"] is not None]
-        rows.insert(later[0] if later else len(rows), row)
-    return rows
+        rows.append(row)
+    return rows + packed[done:]
 
 
 def _has_pykan_twin(model: PackedRecord[Array]) -> bool:

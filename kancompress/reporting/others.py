@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +72,7 @@ class DenseLayer:
     """A layer of another library's file that stays dense in the packed one.
 
     tensors : of the source, that hold its edges; stored : as the packed file names them
-    before  : packed layers whose tensors come earlier in the source
+    before  : how many packed layers have a tensor earlier in the source
     told    : what is told of it beside shape and bytes
     """
 
@@ -79,7 +80,7 @@ class DenseLayer:
     tensors: list[str]
     stored: list[str]
     itemsize: int
-    before: frozenset[str]
+    before: int
     told: Told
 
 
@@ -93,6 +94,7 @@ def dense_layers(model: PackedRecord[Array]) -> list[DenseLayer]:
         for one in reversed(model.restore.tensors)
         for piece in one.pieces
     }
+    starts = sorted(packed.values())
     found: list[DenseLayer] = []
     for layer in {layer.name: layer for layer in _recognised(model).values()}.values():
         tensors = edge_tensors(layer)
@@ -107,7 +109,7 @@ def dense_layers(model: PackedRecord[Array]) -> list[DenseLayer]:
                 tensors=tensors,
                 stored=[one.stored for one in own if one.stored is not None],
                 itemsize=max(Outline(one.dtype, one.shape).itemsize for one in own),
-                before=frozenset(name for name, at in packed.items() if at < first),
+                before=bisect.bisect_left(starts, first),
                 told={"tensors": tensors}
                 | _layout([layer], model)
                 | ({"symbolic_edges": symbolic} if symbolic else {}),

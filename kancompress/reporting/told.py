@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from kancompress.frozen import dataclass
+from kancompress.models import lines
 from kancompress.reporting import unshrunk
 
 # Parameters of which the words of a report may speak.
@@ -120,14 +121,14 @@ def headline(report: Mapping[str, Any]) -> str:
     found = compared(report)
     if found is not None:
         what, other, _ = found
-        unused = _without((report.get("source") or {}).get("unused", 0))
+        unused = lines.without((report.get("source") or {}).get("unused", 0))
         return f"{size}: {times(other / report['file_bytes'])} than {what} ({other:,}{unused})"
     predicted = report.get("predicted")
     if predicted:
         packed, used = predicted["file_bytes"], _used(report)
         smaller = times(used / packed)
         against = ""
-        if unused := _without(report["file_bytes"] - used):
+        if unused := lines.without(report["file_bytes"] - used):
             against = f" than {used:,}{unused}"
         return f"{size}, not packed; packed it would have {packed:,}: {smaller}{against}"
     if report["kind"] in ("dense", "meta"):
@@ -152,11 +153,6 @@ def compared(report: Mapping[str, Any]) -> tuple[str, int, str] | None:
     if report["model"] is None:
         return "the checkpoint that was packed", source["file"], "file"
     return "the dense network", source["file"], "file"
-
-
-def _without(unused: int) -> str:
-    """What follows a number of bytes that leaves out so many of a file."""
-    return f" without {unused:,} that no tensor uses" if unused else ""
 
 
 def _used(report: Mapping[str, Any]) -> int:

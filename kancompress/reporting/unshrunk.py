@@ -65,7 +65,7 @@ def _dense(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
             why="symbolic: its edges need their own numbers",
             change=_NOTHING,
         )
-    if rows := [row for row in rows if row not in symbolic]:
+    if rows := [row for row in rows if row.get("symbolic_edges") != row["edges"]]:
         yield Unshrunk(
             what=_named("layer", [row["name"] or "." for row in rows]),
             size=sum(map(_stored, rows)),
@@ -95,13 +95,9 @@ def _kept(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
 
 
 def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
-    heavy = [
-        row
-        for row in report["layers"]
-        if row["clusters"] and 2 * (row["codebook_bytes"] + row["index_bytes"]) > row["dense_bytes"]
-    ]
+    heavy = [row for row in report["layers"] if _is_heavy(row)]
     single = [row for row in heavy if row["clusters"] == 1]
-    many = [row for row in heavy if row not in single]
+    many = [row for row in heavy if row["clusters"] != 1]
     for rows, why, changes in (
         (many, "few edges for so many centroids", ["fewer `clusters` for it", "`parts`"]),
         (single, "hardly more edges than its one centroid", []),
@@ -114,7 +110,8 @@ def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
                 why=why,
                 change=", ".join([*changes, *narrower]) or "nothing",
             )
-    wide = [row for row in report["layers"] if row["codebook_dtype"] in _WIDE and row not in heavy]
+    others = (row for row in report["layers"] if not _is_heavy(row))
+    wide = [row for row in others if row["codebook_dtype"] in _WIDE]
     size = sum(row["codebook_bytes"] for row in wide)
     if size:
         kinds = sorted({row["codebook_dtype"] for row in wide})
@@ -124,6 +121,12 @@ def _codebooks(report: Mapping[str, Any]) -> Iterator[Unshrunk]:
             why=f"in {' and '.join(kinds)}, as the source",
             change=_NARROWER,
         )
+
+
+def _is_heavy(row: Mapping[str, Any]) -> bool:
+    """Whether a packed layer takes more than half of what its edges would take."""
+    packed: int = row["codebook_bytes"] + row["index_bytes"]
+    return bool(row["clusters"]) and 2 * packed > row["dense_bytes"]
 
 
 def _sides(report: Mapping[str, Any]) -> Iterator[Unshrunk]:

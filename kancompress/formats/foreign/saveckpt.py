@@ -89,6 +89,9 @@ def beside(state: Path, tensors: Mapping[str, Outline] | None) -> Beside:
 def _read(config: Path, tensors: Mapping[str, Outline] | None) -> Beside:
     try:
         data = inputs.read(config)
+        if len(data) > _MAX_CONFIG:
+            large = f"{config.name} has more than {_MAX_CONFIG:,} bytes"
+            return Beside(notes=(f"{large}; its settings are not known.",))
         text = bytes(data[:_MAX_CONFIG]).decode()
     except (InvalidFileError, UnicodeDecodeError):
         return Beside(notes=(f"{config.name} cannot be read as text; its settings are not known.",))
