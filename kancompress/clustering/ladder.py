@@ -45,8 +45,11 @@ _KEPT = 1 << 24
 _WORTH, _MOST = 0.01, 8
 # How often the coefficients that are not rounded yet take up what is lost, and in how many steps.
 _ROUNDED, _ROUNDED_STEPS = 8, 2
-# Rounds of feedback with prices, and sweeps.
-_PRICED, _PRICED_SWEEPS = 3, 5
+# Rounds of feedback with prices; how many times as much sweeps pay at first, how many of them, and
+# those that pay what is asked for.
+_PRICED, _EAGER, _EAGER_SWEEPS, _PRICED_SWEEPS = 3, 4.0, 8, 4
+# Rounds with prices in the metric of each input alone.
+_PRICED_ALONE = 8
 # How many times as much may be paid with a centroid at zero, how many times as much before sweeps
 # that lower it, and those sweeps.
 _ZERO, _ZERO_HOPE, _ZERO_SWEEPS = 1.01, 1.2, 2
@@ -324,20 +327,34 @@ class Problem:
         return _Priced(trial, bits, scale)
 
     def _priced_together(self, trial: _Trial, config: CalibrationConfig, scale: float) -> _Trial:
-        """Feedback and sweeps."""
-        codebook, labels, passes = trial.codebook, trial.labels, trial.passes
+        """Feedback, or sweeps whose prices are too high at first.
+
+        Prices follow from the indices that were chosen last: without prices all centroids cost
+        much the same, and no index has a reason to move. At higher prices they move soon.
+        """
+        if config.method is not Method.SWEEPS:
+            return self._priced_feedback(trial, scale)
+        sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
+        moved = self._priced_sweeps(trial, scale * _EAGER, _EAGER_SWEEPS)
+        return self._priced_sweeps(moved, scale, sweeps)
+
+    def _priced_feedback(self, trial: _Trial, scale: float) -> _Trial:
+        """Feedback and refit in turn, indices at the prices of those before."""
+        codebook, labels = trial.codebook, trial.labels
         for _ in range(_PRICED):
-            passes += 1
             price = self._scaled_prices(codebook, labels, scale)
             labels = self.joint.feedback(codebook, price)
             codebook = self.joint.refit(codebook, labels)
-        sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
-        for _ in range(sweeps if config.method is Method.SWEEPS else 0):
-            passes += 1
+        return _Trial(codebook, labels, trial.passes + _PRICED, trial.repaired)
+
+    def _priced_sweeps(self, trial: _Trial, scale: float, sweeps: int) -> _Trial:
+        """Coordinate descent and refit in turn, the same way."""
+        codebook, labels = trial.codebook, trial.labels
+        for _ in range(sweeps):
             price = self._scaled_prices(codebook, labels, scale)
             labels = self.joint.sweep(codebook, labels, price)
             codebook = self.joint.refit(codebook, labels)
-        return _Trial(codebook, labels, passes, trial.repaired)
+        return _Trial(codebook, labels, trial.passes + sweeps, trial.repaired)
 
     def _with_zero(self, trial: _Trial, bits: Tensor, scale: float) -> tuple[_Trial, Tensor]:
         """The same with the centroid that most edges have at exactly zero, where that costs next to
@@ -372,7 +389,7 @@ class Problem:
         """Assignment and update with the metric of each input alone."""
         codebook, labels, passes = trial.codebook, torch.cat(trial.labels, dim=1), trial.passes
         edges = self._edges()
-        for _ in range(_PRICED + _PRICED_SWEEPS):
+        for _ in range(_PRICED_ALONE):
             passes += 1
             price = self._scaled_prices(codebook, self._cut(labels), scale)
             labels = metric.assign(*edges, codebook, torch.cat(price))
@@ -553,7 +570,7 @@ class CodedProblem(Problem):
         """As of `Problem`."""
         codebook, labels, passes = trial.codebook, trial.labels, trial.passes
         forms = [form.by_inputs() for form in self.forms]
-        for _ in range(_PRICED + _PRICED_SWEEPS):
+        for _ in range(_PRICED_ALONE):
             passes += 1
             price = self._scaled_prices(codebook, labels, scale)
             labels = [
