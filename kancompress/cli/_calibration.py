@@ -140,7 +140,7 @@ def run(
     report: Report,
 ) -> Compression:
     """Cluster by outputs, telling of every step."""
-    with _model.own_model(wishes.model) as model:
+    with _model.own_model(wishes.model) as model, _output.shares() as share:
         return kancompress.cluster(
             found.source,
             config,
@@ -155,7 +155,9 @@ def run(
             state=wishes.state,
             drop=wishes.drop,
             name=found.name,
-            hooks=kancompress.Hooks(report=report, solved=solved, probed=probed, tried=tried),
+            hooks=kancompress.Hooks(
+                report=report, solved=solved, probed=probed, tried=tried, share=share
+            ),
         )
 
 
@@ -206,7 +208,7 @@ def choose(
     """The numbers of clusters that a run would take."""
     target = wishes.target()
     assert target is not None
-    with _model.own_model(wishes.model) as model:
+    with _model.own_model(wishes.model) as model, _output.shares() as share:
         return kancompress.choose_clusters(
             found.source,
             rows,
@@ -221,7 +223,7 @@ def choose(
             drop=wishes.drop,
             machine=Machine(device=wishes.device),
             name=found.name,
-            hooks=kancompress.Hooks(probed=probed, tried=tried),
+            hooks=kancompress.Hooks(probed=probed, tried=tried, share=share),
         )
 
 

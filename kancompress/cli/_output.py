@@ -32,6 +32,8 @@ _UNSAFE = re.compile(
 _CELL = 160
 # Seconds without a line after which a step is worth one, where there is no bar.
 _NOW_AND_THEN = 5.0
+# Seconds from which on what is left is told in minutes.
+_IN_MINUTES = 300.0
 _quiet = _silent = False
 
 
@@ -244,6 +246,37 @@ class Steps:
             self._progress.console.print(shortened(printable(text)))
         else:
             note(text)
+
+
+class Shares:
+    """How far works are, one after another, and how long what is left of each may take."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._work: str | None = None
+
+    def __call__(self, work: str, share: float, what: str) -> None:
+        """Told after every step: what is at hand, how much of it is done, and what was last."""
+        now = time.monotonic()
+        if work != self._work:
+            self._work, self._begin, self._first = work, now, share
+        done = share - self._first
+        left = left_of((now - self._begin) / done * (1 - share)) if done > 0 else ""
+        self._steps.at(share, ": ".join(filter(None, (work, what))) + left)
+
+
+def left_of(seconds: float) -> str:
+    """What is said of the time that is left."""
+    minutes = f"{seconds / 60:.0f} min" if seconds >= _IN_MINUTES else f"{seconds:.0f} s"
+    return f"; about {minutes} left"
+
+
+@contextmanager
+def shares() -> Iterator[Shares]:
+    """A bar on stderr while a command does works of which it says how far they are."""
+    with steps() as found:
+        found.at(0.0, "reading the network and the rows")
+        yield Shares(found)
 
 
 @contextmanager

@@ -297,7 +297,7 @@ class _Told:
         if not units:
             return ""
         left = (time.perf_counter() - self._begin) / units * (self._count - self._there - share)
-        return f"; about {left:.0f} s left"
+        return _output.left_of(left)
 
     def __call__(self, point: Point, number: int, count: int) -> None:
         self._there = number
