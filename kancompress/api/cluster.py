@@ -248,7 +248,7 @@ class Work:
         config = self.settled(source)
         if isinstance(source, ForeignSource):
             source = source.saying(self.options)
-        clusterer, told = plain_clusterer(source, config, self.options)
+        clusterer, told = plain_clusterer(source, config, self.options, self.hooks.share)
         report = self.hooks.report
         if target is None:
             packed = pack(source, clusterer, config, report=report)

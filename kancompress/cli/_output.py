@@ -34,6 +34,8 @@ _CELL = 160
 _NOW_AND_THEN = 5.0
 # Seconds from which on what is left is told in minutes.
 _IN_MINUTES = 300.0
+# Seconds from which on it is told at all.
+_KNOWN = 0.5
 _quiet = _silent = False
 
 
@@ -229,15 +231,19 @@ class Steps:
 
     def __init__(self, progress: Any = None) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=1.0) if progress else None
+        self._task = progress.add_task("", total=1.0, left="") if progress else None
         self._last = time.monotonic()
 
-    def at(self, share: float, text: str) -> None:
-        """Told after every step: the share of all work that is done, and what is at hand."""
+    def at(self, share: float, text: str, left: str = "") -> None:
+        """Told after every step: the share of all work that is done, what is at hand, and what is
+        left, which has its place where a narrow terminal does not cut it."""
         if self._progress:
-            self._progress.update(self._task, description=printable(text), completed=share)
+            about = left.removeprefix("; ")
+            self._progress.update(
+                self._task, description=printable(text), completed=share, left=about
+            )
         elif time.monotonic() - self._last >= _NOW_AND_THEN:
-            self.line(text)
+            self.line(text + left)
 
     def line(self, text: str) -> None:
         """A line that stays, above the bar on a terminal."""
@@ -260,14 +266,16 @@ class Shares:
         now = time.monotonic()
         if work != self._work:
             self._work, self._begin, self._first = work, now, share
-        done = share - self._first
-        left = left_of((now - self._begin) / done * (1 - share)) if done > 0 else ""
-        self._steps.at(share, ": ".join(filter(None, (work, what))) + left)
+        done, taken = share - self._first, now - self._begin
+        known = done > 0 and taken >= _KNOWN
+        left = left_of(taken / done * (1 - share)) if known else ""
+        self._steps.at(share, ": ".join(filter(None, (work, what))), left)
 
 
 def left_of(seconds: float) -> str:
     """What is said of the time that is left."""
-    minutes = f"{seconds / 60:.0f} min" if seconds >= _IN_MINUTES else f"{seconds:.0f} s"
+    whole = max(1.0, seconds)
+    minutes = f"{seconds / 60:.0f} min" if seconds >= _IN_MINUTES else f"{whole:.0f} s"
     return f"; about {minutes} left"
 
 
@@ -275,7 +283,7 @@ def left_of(seconds: float) -> str:
 def shares() -> Iterator[Shares]:
     """A bar on stderr while a command does works of which it says how far they are."""
     with steps() as found:
-        found.at(0.0, "reading the network and the rows")
+        found.at(0.0, "reading")
         yield Shares(found)
 
 
@@ -288,9 +296,10 @@ def steps() -> Iterator[Steps]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     progress = Progress(
-        BarColumn(20),
+        BarColumn(12),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
         console=_console(sys.stderr),
         transient=True,

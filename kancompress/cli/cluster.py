@@ -341,18 +341,19 @@ def cluster(
 
 def _plain(found: _files.Given, wishes: _calibration.Wishes, config: ClusterConfig) -> Compression:
     """Cluster without rows."""
-    return kancompress.cluster(
-        found.source,
-        config,
-        target=wishes.target(),
-        options=wishes.options,
-        keep_scaler=wishes.keep_scaler,
-        keep_extra=wishes.keep_extra,
-        state=wishes.state,
-        drop=wishes.drop,
-        name=found.name,
-        report=_tell,
-    )
+    with _output.shares() as share:
+        return kancompress.cluster(
+            found.source,
+            config,
+            target=wishes.target(),
+            options=wishes.options,
+            keep_scaler=wishes.keep_scaler,
+            keep_extra=wishes.keep_extra,
+            state=wishes.state,
+            drop=wishes.drop,
+            name=found.name,
+            hooks=kancompress.Hooks(report=_tell, share=share),
+        )
 
 
 def _wishes(

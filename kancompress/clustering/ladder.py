@@ -81,6 +81,12 @@ class _Priced:
     scale: float
 
 
+def starts_of(out: int, size: int, clusters: int, most: int) -> int:
+    """How often a layer is solved, whose outputs have so many coefficients each."""
+    cells = out * size * max(size, clusters)
+    return max(1, min(most, _STARTS_CELLS // max(1, cells)))
+
+
 class Problem:
     """A layer's weights and moments, prepared once for any number of clusters.
 
@@ -271,8 +277,7 @@ class Problem:
     def starts(self, clusters: int, most: int) -> int:
         """How often the layer is solved: at least once, and `most` times where it is small."""
         size = sum(len(form.hessian) for form in self.forms)
-        cells = self.out * size * max(size, clusters)
-        return max(1, min(most, _STARTS_CELLS // max(1, cells)))
+        return starts_of(self.out, size, clusters, most)
 
     def all_labels(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
         """Labels (out, in) of all inputs from those (out, m) by group.

@@ -22,7 +22,7 @@ from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
 from kancompress.clustering.cuts import Number, cut_edges, cut_features, split
 from kancompress.clustering.joint import Spread
-from kancompress.clustering.ladder import CodedProblem, Problem, Solution
+from kancompress.clustering.ladder import CodedProblem, Problem, Solution, starts_of
 from kancompress.clustering.moments import STEP, Batches, Moments, gaps, measure, spread, walks
 from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.config import CalibrationConfig, KMeans, Method
@@ -434,7 +434,8 @@ def costs(
         return near, 0.0, 0.0
     rows = config.samples * (PLACES if layer.maps else 1)
     moments = 0.0 if posed else rows * width * (width / 2 + out)
-    return near, moments, near + _PASSES * out * width * width
+    starts = starts_of(out, width, clusters, config.starts)
+    return near, moments, starts * (near + _PASSES * out * width * width)
 
 
 def _not_solved(

@@ -22,6 +22,7 @@ from kancompress.clustering.clusterer import (
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.price_search import Tried
+from kancompress.clustering.progress import TellShare
 from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
@@ -272,7 +273,10 @@ def predict(source: Source, config: ClusterConfig) -> Size:
 
 
 def plain_clusterer(
-    source: Source, config: ClusterConfig, options: RunOptions | None = None
+    source: Source,
+    config: ClusterConfig,
+    options: RunOptions | None = None,
+    tell: TellShare | None = None,
 ) -> tuple[Clusterer, tuple[str, ...]]:
     """What clusters without rows, as `config.metric` says, and what to say of it.
 
@@ -281,7 +285,7 @@ def plain_clusterer(
     compared, raises one error with all that is wrong with the source and with `config`, and
     UsageError when the basis of no layer is known.
     """
-    plain = ByCoefficients.of(config, source.layers)
+    plain = ByCoefficients.of(config, source.layers, tell)
     if config.metric is not Metric.GRID:
         return plain, ()
     check(source, config)
