@@ -247,13 +247,18 @@ def probed(name: str, number: Number, error: float) -> None:
 
 def tried(clusters: Clusters, price: float, file_bytes: int, error: float) -> None:
     """Tell of numbers of centroids at a price that a search went through."""
+    _output.note(tried_text(clusters, price, file_bytes, error))
+
+
+def tried_text(clusters: Clusters, price: float, file_bytes: int, error: float) -> str:
+    """What is told of them."""
     numbers = [
         "dense" if number is None else f"k = {_told(number)}" for number in clusters.values()
     ]
     paid = f"a bit at a price of {price:.3g}" if price else "without a price"
     most = ", ".join(numbers[:_MOST_TOLD])
     more = f" and {len(numbers) - _MOST_TOLD:,} more" if len(numbers) > _MOST_TOLD else ""
-    _output.note(
+    return (
         f"tried {most}{more}, {paid}: {_output.size(file_bytes)} bytes,"
         f" {_scores.error_text(error)} of the network on held-out rows"
     )
