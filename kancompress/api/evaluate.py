@@ -87,6 +87,7 @@ class Scorer:
     """Scores networks on the same test rows, which are read once; fields as of `evaluate`.
 
     rows : that were read so far, by what was asked for
+    told : warnings that were given so far, each once for all networks
     """
 
     data: DataOptions | None = None
@@ -95,6 +96,7 @@ class Scorer:
     machine: Machine | None = None
     runtime: Runtime = Runtime.TORCH
     rows: dict[tuple[DataSpec | None, DataOptions], Dataset] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
     def run(
         self,
@@ -115,7 +117,8 @@ class Scorer:
             devices.move(self.model, self.machine)
             return evaluate_module(self.model, tensors, rows, where), rows
         ready = running.run(record, self.options)
-        if getattr(ready.network, "silent", False):
+        if getattr(ready.network, "silent", False) and ALL_MASKED not in self.told:
+            self.told.add(ALL_MASKED)
             warnings.warn(ALL_MASKED, KancompressWarning, stacklevel=2)
         devices.put(ready.network, devices.find((self.machine or Machine()).device))
         rows = self._load(ready.data, replace(self.data or DataOptions(), images=ready.conv))

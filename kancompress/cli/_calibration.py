@@ -322,8 +322,11 @@ def _points(curve: Curve) -> dict[str, float]:
     return {str(k): error for k, error in curve.errors.items()}
 
 
-def tell(found: Calibrated) -> None:
-    """Print a table of the choice."""
+def tell(found: Calibrated, asked: Method | None = None) -> None:
+    """Print a table of the choice.
+
+    asked : the method, where it is known; layers may have a coarser one that was better for them
+    """
     rows = [[name, "dense" if k is None else _told(k)] for name, k in found.clusters.items()]
     if found.curves or found.solution is None:
         _output.table(["layer", "clusters"], rows)
@@ -340,15 +343,16 @@ def tell(found: Calibrated) -> None:
         if held_out > _MOVED**2:
             _output.note(
                 f"Warning: the outputs moved by more than {_MOVED:.0%} of their spread; score the"
-                f" packed file, and {_cure(found)}"
+                f" packed file, and {_cure(found, asked)}"
             )
 
 
-def _cure(found: Calibrated) -> str:
+def _cure(found: Calibrated, asked: Method | None) -> str:
     """What may bring the outputs nearer to the dense ones, of what was not done yet."""
     assert found.solution is not None
     methods = {layer.method for layer in found.solution.layers.values()}
-    finer = "" if methods <= {Method.SWEEPS, Method.KMEANS} else ", or a finer --method"
+    finest = asked is Method.SWEEPS if asked else methods <= {Method.SWEEPS, Method.KMEANS}
+    finer = "" if finest else ", or a finer --method"
     if found.curves:  # the numbers were chosen for a target
         return f"allow more bytes or less error (--target-bytes, --target-error){finer}"
     whole = all(number is None or _split(number).parts == 1 for number in found.clusters.values())

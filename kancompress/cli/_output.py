@@ -37,12 +37,16 @@ _IN_MINUTES = 300.0
 # Seconds from which on it is told at all.
 _KNOWN = 0.5
 _quiet = _silent = False
+# What the command warned of so far, which it says no second time.
+_warned: set[str] = set()
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence progress and notes: with --json stderr must stay clean for what reads it."""
+    """Begin a command; with `quiet` silence progress and notes: with --json stderr must stay clean
+    for what reads it."""
     global _quiet
     _quiet = quiet
+    _warned.clear()
 
 
 def set_silent(silent: bool) -> None:
@@ -95,9 +99,15 @@ def _line(text: str, stream: TextIO) -> str:
     return f"{text}\n"
 
 
+def warn(text: str) -> None:
+    """A warning on stderr, once."""
+    note(f"Warning: {text}")
+    _warned.add(text)
+
+
 def note(text: str) -> None:
-    """One line on stderr."""
-    if not _quiet:
+    """One line on stderr, unless it was a warning already."""
+    if not _quiet and text.removeprefix("Warning: ") not in _warned:
         _write(_line(shortened(printable(text)), sys.stderr), sys.stderr)
 
 

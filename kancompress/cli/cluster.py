@@ -322,7 +322,7 @@ def cluster(
         rows = wishes.rows(by_outputs.data_dir)
         packed = _calibration.run(found, rows, wishes, config, by_outputs.config(clusters), _tell)
         assert packed.calibrated is not None
-        _calibration.tell(packed.calibrated)
+        _calibration.tell(packed.calibrated, by_outputs.method)
         scores = _calibration.scores(found, rows, wishes, packed)
     assert output is not None
     for note in packed.notes:
@@ -432,7 +432,7 @@ def _choose(
 ) -> None:
     """Tell the numbers of clusters that a run would take, and pack nothing."""
     choice = _calibration.choose(found, rows, wishes, config, calibration)
-    _calibration.tell(choice)
+    _calibration.tell(choice, calibration.method)
     if wishes.report is not None:
         report = _calibration.report_bytes(choice)
         _files.write_bytes(report, str(wishes.report), force=shown.force)
