@@ -122,7 +122,12 @@ def compare(
     360
     """
     given.check(options=options, machine=machine, model=model)
-    dense, packed = (given.source(source, "compare") for source in (dense, packed))
+    # read before any work, as each is opened more than once
+    (dense, first_name), (packed, second_name) = (
+        once(given.source(source, "compare"), name)
+        for source, name in zip((dense, packed), names, strict=True)
+    )
+    names = first_name, second_name
     scorer = Scorer(
         data=given.data(data),
         options=options,
