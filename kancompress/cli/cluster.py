@@ -528,7 +528,7 @@ def _tell(layer: LayerClustering) -> None:
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
-            f" {_output.size(layer.packed_bytes)} bytes, dense {_output.size(layer.dense_bytes)}"
+            f"{' about' * layer.foretold} {_output.size(layer.packed_bytes)} bytes, dense {_output.size(layer.dense_bytes)}"
             " (--force-pack packs it all the same)"
         )
         return

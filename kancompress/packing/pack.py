@@ -58,6 +58,7 @@ class LayerClustering:
     distortion : squared distance of the edge vectors to their centroids, relative to their
                  squared distance to the layer's mean vector; of their parts, where they are cut
     parts      : vectors that the coefficients of an edge are cut into
+    foretold   : whether `packed_bytes` is about what the layer would take, as it was not clustered
 
     >>> import kancompress
     >>> layer = kancompress.cluster("digits.safetensors", clusters=4).layers[0]
@@ -78,6 +79,7 @@ class LayerClustering:
     dense_bytes: int
     masked: int = 0
     parts: int = 1
+    foretold: bool = False
 
 
 Report = Callable[[LayerClustering], None]
@@ -432,8 +434,8 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
 def _as_asked(
     layer: SourceLayer, result: LayerClustering, config: ClusterConfig
 ) -> LayerClustering:
-    """What is told of a layer that nothing was found for, as it would be no smaller: the bytes
-    that it would have had with whole indices."""
+    """What is told of a layer that nothing was found for, as it would be no smaller: about the
+    bytes that it would have had, with all centroids and whole indices."""
     rows = min(result.requested, most_clusters(layer), layer.edges) + (1 if layer.masked else 0)
     dtype = codebook_dtype(config, layer.stored_dtype)
     size = layer_bytes(
@@ -444,7 +446,7 @@ def _as_asked(
         scale=scale_bytes(dtype),
         parts=config.parts_of(layer.name),
     )
-    return replace(result, packed_bytes=max(size, result.dense_bytes))
+    return replace(result, packed_bytes=max(size, result.dense_bytes), foretold=True)
 
 
 def _without_loss(
@@ -484,7 +486,7 @@ def _kept_whole(one: _Packed, coded: Coded) -> LayerClustering:
         return one.result
     rows = len(coded.codebook) - (1 if one.layer.masked else 0)
     size = coded.nbytes(len(coded.labels))
-    return replace(one.result, clusters=rows, exact=True, packed_bytes=size)
+    return replace(one.result, clusters=rows, exact=True, packed_bytes=size, foretold=False)
 
 
 class GrowthError(KancompressError):
