@@ -203,8 +203,8 @@ class ByOutputs:
         float,
         typer.Option(
             min=0.01,
-            help="GiB for a layer's second moments, more are grouped; without --calibrate for a"
-            " layer's coefficients, more are read anew in each iteration.",
+            help="GiB for a layer's second moments, more are grouped, and for a layer's"
+            " coefficients as k-means compares them, more are read anew in each iteration.",
         ),
     ] = _CALIBRATION.memory / _GIB
     batch_size: Annotated[
@@ -528,8 +528,8 @@ def _tell(layer: LayerClustering) -> None:
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
-            f"{' about' * layer.foretold} {_output.size(layer.packed_bytes)} bytes, dense {_output.size(layer.dense_bytes)}"
-            " (--force-pack packs it all the same)"
+            f"{' about' * layer.foretold} {_output.size(layer.packed_bytes)} bytes,"
+            f" dense {_output.size(layer.dense_bytes)} (--force-pack packs it all the same)"
         )
         return
     how = (

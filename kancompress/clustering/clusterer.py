@@ -145,7 +145,7 @@ class ByCoefficients:
             return Clustered(clustering=found)
         layer = self._by_name[name]
         inputs = cut_inputs(layer.inputs(), vectors.parts)
-        paid = prices.cluster(vectors, found, inputs, self.price)
+        paid = prices.cluster(vectors, found, inputs, self.price, self.memory)
         return Clustered(clustering=paid, final=True)
 
     def _progress(self, name: str) -> Progress:

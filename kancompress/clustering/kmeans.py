@@ -8,6 +8,7 @@ in float64 in a fixed order; ties go to the lowest index.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -126,9 +127,13 @@ def fit(
     )
 
 
-def comparable(vectors: Given) -> F32:
-    """The vectors (n, d) moved to their mean and scaled to at most 1, as they are compared."""
-    return _normalised(moderate(vectors_of(vectors))[0]).held().array
+def comparable(vectors: Given, memory: int = MEMORY) -> Points:
+    """The vectors (n, d) moved to their mean and scaled to at most 1, as they are compared.
+
+    memory : bytes that they may take to be held, as of `fit`
+    """
+    points = _normalised(moderate(vectors_of(vectors))[0])
+    return points.held() if 4 * math.prod(points.shape) <= memory else points
 
 
 def regrouped(vectors: Given, labels: Labels, start: Clustering, iterations: int) -> Clustering:
@@ -147,7 +152,7 @@ def regrouped(vectors: Given, labels: Labels, start: Clustering, iterations: int
     )
 
 
-def column_means(points: F32, labels: Labels, centroids: F64) -> F64:
+def column_means(points: F32 | Points, labels: Labels, centroids: F64) -> F64:
     """Mean of each label's points, (k, d); centroids without points stay where they are."""
     sums = _Sums(points_of(points), labels, len(centroids))
     counts = sums.counts[:, None]

@@ -313,7 +313,12 @@ class Problem:
         key = (clusters, seed, iterations)
         if key not in self._starts:
             self._starts[key] = metric.start(
-                *edges, clusters, seed=seed, iterations=iterations, by=self.by
+                *edges,
+                clusters,
+                seed=seed,
+                iterations=iterations,
+                by=self.by,
+                memory=config.memory,
             )
         return self._from_codebook(*self._starts[key], config)
 
@@ -554,7 +559,12 @@ class CodedProblem(Problem):
         assert self.coding is not None
         points = plain_vectors(self.weights, self.coding)
         found = kmeans.fit(
-            points, clusters, seed=config.seed, max_iterations=config.max_iterations, by=self.by
+            points,
+            clusters,
+            seed=config.seed,
+            max_iterations=config.max_iterations,
+            by=self.by,
+            memory=config.memory,
         )
         trial = self._by_inputs(self._scaled(found), found, config)
         self._passes.done()

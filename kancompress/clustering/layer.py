@@ -450,7 +450,8 @@ def _not_solved(
     found: list[Candidate] = [(Method.KMEANS, _rounded(plain, place.dtype), None)]
     if price and config.method is Method.KMEANS:
         inputs = _inputs(weights, place.coding)
-        paid = prices.cluster(coding.plain_vectors(weights, place.coding), plain, inputs, price)
+        points = coding.plain_vectors(weights, place.coding)
+        paid = prices.cluster(points, plain, inputs, price, config.memory)
         found.append((Method.KMEANS, _rounded(paid, place.dtype), None))
     if on_grid is not None and not price:
         found.append((Method.KMEANS, on_grid, None))
@@ -499,6 +500,7 @@ def _plain(
         seed=config.seed,
         max_iterations=config.max_iterations,
         by=place.kmeans,
+        memory=config.memory,
     )
     if (len(known) + 1) * len(found.labels) <= _KEPT:
         known[key] = found
