@@ -325,18 +325,30 @@ def cluster(
         _calibration.tell(packed.calibrated, by_outputs.method)
         scores = _calibration.scores(found, rows, wishes, packed)
     assert output is not None
+    written = _write(packed, output, wishes, shown, kept)
+    _calibration.tell_scores(scores)
+    if shown.json_:
+        _print(packed, output, written, scores)
+
+
+def _write(
+    packed: Compression,
+    output: str,
+    wishes: _calibration.Wishes,
+    shown: Shown,
+    kept: list[Path],
+) -> int:
+    """Write the packed file and the report, and tell of both; the packed file's bytes."""
     for note in packed.notes:
         _output.note(noted(note))
     more = []
     if wishes.report is not None and packed.calibrated is not None:
         more.append((wishes.report, _calibration.report_bytes(packed.calibrated)))
     written = _files.write_with(packed.model, output, more, force=shown.force, inputs=kept)
-    most = clusters.target_bytes
+    most = wishes.target_bytes
     asked = "" if most is None else f"; at most {_output.size(most)} were asked for"
     _report.tell_packed(packed.model, output, more=asked, why=True, unused=packed.unused_bytes)
-    _calibration.tell_scores(scores)
-    if shown.json_:
-        _print(packed, output, written, scores)
+    return written
 
 
 def _plain(found: _files.Given, wishes: _calibration.Wishes, config: ClusterConfig) -> Compression:

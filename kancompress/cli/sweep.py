@@ -21,7 +21,7 @@ from kancompress.cli._options import DataDirOption, ForeignFile, InputArgument, 
 from kancompress.cli._run import command
 from kancompress.cli.cluster import ByOutputs, ClusterMachine, Clusters, Stored, config_of, numbers
 from kancompress.cli.cluster import check as check_options
-from kancompress.config import Machine
+from kancompress.config import ClusterConfig, Machine
 from kancompress.errors import UsageError
 from kancompress.specs import MAX_CLUSTERS, DataOptions, DatasetName
 from kancompress.system import files
@@ -172,13 +172,7 @@ def sweep(
     found = _files.given(source)
     _files.check_there(scored.data)
     machine.machine()
-    common, layer_parts = numbers("--parts", points.parts or [], "number of parts")
-    config = replace(
-        config_of(points, stored, None, layers, largest=False),
-        parts=common,
-        layer_parts=layer_parts,
-        memory=by_outputs.bytes_of_memory,
-    )
+    config = _config(points, stored, by_outputs, layers)
     shape = _model.row_shape(wishes.model, wishes.input_shape)
     with (
         _model.own_model(wishes.model) as model,
@@ -211,6 +205,19 @@ def sweep(
     for note in dict.fromkeys(noted(text) for point in done.points for text in point.notes):
         _output.note(note)
     _write(done, results, shown)
+
+
+def _config(
+    points: Points, stored: Stored, by_outputs: Calibration, layers: dict[str, int]
+) -> ClusterConfig:
+    """What all points have in common."""
+    common, layer_parts = numbers("--parts", points.parts or [], "number of parts")
+    return replace(
+        config_of(points, stored, None, layers, largest=False),
+        parts=common,
+        layer_parts=layer_parts,
+        memory=by_outputs.bytes_of_memory,
+    )
 
 
 def _wishes(
