@@ -17,6 +17,8 @@ from kancompress.clustering.network import Calibrated, NetworkSolution, reach
 from kancompress.clustering.progress import Passes, Progress
 from kancompress.errors import KancompressError
 from kancompress.reporting.plotting import clouds
+from kancompress.training.history import Epoch, Score
+from tests.benchmarks.cells import telling
 
 QUICK = CalibrationConfig(method="feedback", samples=64, starts=1, rounds=1)
 ROWS = torch.rand(80, 7, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -113,3 +115,16 @@ def test_iterations_of_t_sne_are_told_and_its_points_are_the_same() -> None:
     shares = [share for _, share, _ in told]
     assert shares == sorted(shares)
     assert "iteration 50 of at most 1,000" in {what for _, _, what in told}
+
+
+def test_the_paper_s_programs_say_how_far_a_training_is(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+    tell = telling("mnist_kan_0", 50, lambda epoch: seen.append(epoch.number), every=0.0)
+    score = Score(loss=1.0, accuracy=0.5, examples=2)
+    for number in (0, 1, 20):
+        tell(Epoch(number=number, train_loss=1.0, validation=score, best=False, seconds=3.0))
+    assert seen == [0, 1, 20]
+    assert capsys.readouterr().err.splitlines() == [
+        "mnist_kan_0: epoch 1 of at most 50; at most about 147 s left",
+        "mnist_kan_0: epoch 20 of at most 50; at most about 90 s left",
+    ]
