@@ -128,3 +128,14 @@ def test_the_paper_s_programs_say_how_far_a_training_is(capsys: pytest.CaptureFi
         "mnist_kan_0: epoch 1 of at most 50; at most about 147 s left",
         "mnist_kan_0: epoch 20 of at most 50; at most about 90 s left",
     ]
+
+
+def test_a_training_tells_what_all_its_epochs_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 10.0, 30.0))
+    monkeypatch.setattr(_output.time, "monotonic", lambda: next(clock))
+    bar = _output.Bar(most=4)
+    assert [bar.left(done) for done in (1.0, 1.5, 3.0)] == [
+        "",  # one epoch was done before
+        "at most about 50 s left",
+        "at most about 15 s left",
+    ]

@@ -193,19 +193,39 @@ def _console(stream: TextIO) -> Console:
 
 
 class Bar:
-    """Progress within an epoch; without a terminal it shows nothing."""
+    """Progress within an epoch; without a terminal it shows nothing.
 
-    def __init__(self, progress: Any = None) -> None:
+    most : epochs, if it is known
+    """
+
+    def __init__(self, progress: Any = None, most: int | None = None) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=None) if progress else None
+        self._most = most
+        self._task = progress.add_task("", total=None, left="") if progress else None
         self._epoch = 1
+        self._begin: tuple[float, float] | None = None  # when, and epochs that were done then
 
     def batch(self, done: int, total: int) -> None:
         """Called after every batch."""
         if self._progress:
             self._progress.update(
-                self._task, description=f"epoch {self._epoch}", completed=done, total=total
+                self._task,
+                description=f"epoch {self._epoch}",
+                completed=done,
+                total=total,
+                left=self.left(self._epoch - 1 + done / max(1, total)),
             )
+
+    def left(self, epochs: float) -> str:
+        """What all epochs may still take, as it may end before, once so many are done."""
+        now = time.monotonic()
+        if self._begin is None:
+            self._begin = now, epochs
+        begin, first = self._begin
+        if self._most is None or epochs <= first or now - begin < _KNOWN:
+            return ""
+        left = left_of((now - begin) / (epochs - first) * (self._most - epochs))
+        return f"at most {left.removeprefix('; ')}"
 
     def epoch(self, number: int, text: str) -> None:
         """Called after every epoch: its line, above the bar on a terminal."""
@@ -217,8 +237,8 @@ class Bar:
 
 
 @contextmanager
-def bar() -> Iterator[Bar]:
-    """A progress bar on stderr while a command trains."""
+def bar(most: int | None = None) -> Iterator[Bar]:
+    """A progress bar on stderr while a command trains; most : epochs, if it is known."""
     if _quiet or _silent or not sys.stderr.isatty():
         yield Bar()
         return
@@ -229,11 +249,12 @@ def bar() -> Iterator[Bar]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
         console=_console(sys.stderr),
         transient=True,
     )
     with progress:
-        yield Bar(progress)
+        yield Bar(progress, most)
 
 
 class Steps:
