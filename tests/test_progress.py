@@ -10,6 +10,7 @@ import torch
 from test_with_rows import splines
 
 import kancompress
+from conftest import fresh
 from kancompress import CalibrationConfig, Hooks, Target
 from kancompress.cli import _output
 from kancompress.clustering.allocation import Choice
@@ -139,3 +140,18 @@ def test_a_training_tells_what_all_its_epochs_may_take(monkeypatch: pytest.Monke
         "at most about 50 s left",
         "at most about 15 s left",
     ]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "numpy"])
+def test_every_batch_of_rows_is_told(runtime: str) -> None:
+    told: list[tuple[int, int]] = []
+    packed = kancompress.cluster(fresh("fastkan", (3, 2)), clusters=2).model
+    found = kancompress.predict(
+        packed,
+        np.zeros((5, 3)),
+        batch_size=2,
+        runtime=runtime,
+        on_batch=lambda *batch: told.append(batch),
+    )
+    assert len(found.outputs) == 5
+    assert told == [(1, 3), (2, 3), (3, 3)]

@@ -273,7 +273,7 @@ class Steps:
             self._progress.update(
                 self._task, description=printable(text), completed=share, left=about
             )
-        elif time.monotonic() - self._last >= _NOW_AND_THEN:
+        elif share < 1.0 and time.monotonic() - self._last >= _NOW_AND_THEN:
             self.line(text + left)
 
     def line(self, text: str) -> None:
@@ -301,6 +301,12 @@ class Shares:
         known = done > 0 and taken >= _KNOWN
         left = left_of(taken / done * (1 - share)) if known else ""
         self._steps.at(share, ": ".join(filter(None, (work, what))), left)
+
+    def batch(self, done: int, total: int) -> None:
+        """Told after every batch of rows that a network runs over."""
+        if done == 1:  # perhaps of another network than before
+            self._work = None
+        self("rows", done / total, f"batch {done:,} of {total:,}")
 
 
 def left_of(seconds: float) -> str:
