@@ -145,7 +145,8 @@ def _parametrised(names: set[str], others: Sequence[str]) -> list[str]:
             come = "comes" if len(met) == 1 else "come"
             said.append(
                 f"{_named([name for name, _ in met])} {come} of {way.named}, which keeps a tensor"
-                f" as others: undo it with {undo} on each such layer, and save the state dict again."
+                f" as others: undo it with {undo} on each such layer, and save the state dict"
+                " again."
             )
     return said
 
