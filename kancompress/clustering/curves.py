@@ -12,8 +12,8 @@ from kancompress.clustering.kept import Kept
 from kancompress.clustering.ladder import Problem
 from kancompress.clustering.layer import (
     Place,
+    Size,
     Solvable,
-    costs,
     is_small,
     naming,
     pose,
@@ -127,12 +127,14 @@ def _parts(
     taken: list[float] = []
     at_hand = kept.first is not None
     for name, cuts in wanted.items():
+        size = Size.of(flow.layers[name])
         for cut, numbers in cuts.items():
-            layer, told = flow.layers[name], f"layer {name}"
+            told = f"layer {name}"
             missing = [k for k in numbers.values() if (name, k) not in kept.probes]
             posed = at_hand or bool(numbers and not missing)
-            moments = 0.0 if posed else costs(layer, number_of(2, cut), config, posed=False)[1]
-            taken += [moments, *(sum(costs(layer, k, config, posed=True)) for k in missing)]
+            moments = 0.0 if posed else size.costs(2, config, posed=False)[1]
+            wholes = (size.costs(split(k).clusters, config, posed=True) for k in missing)
+            taken += [moments, *map(sum, wholes)]
             named[name, cut] = [told, *(f"{told} at k = {split(k).clusters}" for k in missing)]
             at_hand = False
     parts = iter(progress.parts(taken))

@@ -380,7 +380,8 @@ def solve_layer(
     if problem is not None and problem.d != weights.shape[2]:
         problem = None
     posed = problem is not None
-    first, second, third = progress.parts(costs(layer, number, config, posed=posed))
+    size = Size(out=weights.shape[0], width=weights[0].numel(), maps=layer.maps)
+    first, second, third = progress.parts(size.costs(clusters, config, posed=posed))
     plain = _plain(weights, clusters, config, place, {} if known is None else known)
     start = _on_grid(layer, clusters, config, place) if place.grid else None
     candidates = _not_solved(weights, plain, start, config, place, price)
@@ -419,23 +420,35 @@ def solve_layer(
     return _best_of(solutions, price)
 
 
-def costs(
-    layer: Solvable, number: Number, config: CalibrationConfig, *, posed: bool
-) -> tuple[float, float, float]:
-    """About how long plain k-means, the moments and the solution of a layer take beside each other:
-    products of numbers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How large a layer is: its outputs, the coefficients of each, and whether rows are maps."""
 
-    posed : whether the moments are at hand
-    """
-    clusters, parts = split(number)
-    out, m, d = cut_edges(flat_edges(layer), parts).shape
-    width, near = m * d, _LEAST + _ITERATIONS * out * m * d * clusters
-    if config.method is Method.KMEANS:
-        return near, 0.0, 0.0
-    rows = config.samples * (PLACES if layer.maps else 1)
-    moments = 0.0 if posed else rows * width * (width / 2 + out)
-    starts = starts_of(out, width, clusters, config.starts)
-    return near, moments, starts * (near + _PASSES * out * width * width)
+    out: int
+    width: int
+    maps: bool
+
+    @classmethod
+    def of(cls, layer: Solvable) -> Size:
+        """The size of a layer."""
+        edges: Tensor = layer.edges()
+        return cls(out=len(edges), width=edges[0].numel(), maps=layer.maps)
+
+    def costs(
+        self, clusters: int, config: CalibrationConfig, *, posed: bool
+    ) -> tuple[float, float, float]:
+        """About how long plain k-means, the moments and the solution take beside each other:
+        products of numbers.
+
+        posed : whether the moments are at hand
+        """
+        near = _LEAST + _ITERATIONS * self.out * self.width * clusters
+        if config.method is Method.KMEANS:
+            return near, 0.0, 0.0
+        rows = config.samples * (PLACES if self.maps else 1)
+        moments = 0.0 if posed else rows * self.width * (self.width / 2 + self.out)
+        starts = starts_of(self.out, self.width, clusters, config.starts)
+        return near, moments, starts * (near + _PASSES * self.out * self.width**2)
 
 
 def _not_solved(

@@ -18,7 +18,7 @@ from kancompress.clustering.cuts import Number, split, times_as_many
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.ladder import Problem
-from kancompress.clustering.layer import LayerSolution, costs, naming, pose, solve_layer
+from kancompress.clustering.layer import LayerSolution, Size, naming, pose, solve_layer
 from kancompress.clustering.price_search import MOST_TRIES, Solve, Tried, price_for
 from kancompress.clustering.progress import NOBODY, Progress, TellShare
 from kancompress.config import CalibrationConfig, Method, Target
@@ -195,9 +195,15 @@ def _parts(
 ) -> dict[str, Progress]:
     """The parts of a solution, by the layers that are clustered."""
     numbers = {name: k for name in flow.layers if (k := clusters[name]) is not None}
+    if progress.tell is None:
+        return dict.fromkeys(numbers, progress)
     begin = next(iter(flow.layers))
     taken = [
-        sum(costs(flow.layers[name], number, config, posed=name == begin and first is not None))
+        sum(
+            Size.of(flow.layers[name]).costs(
+                split(number).clusters, config, posed=name == begin and first is not None
+            )
+        )
         for name, number in numbers.items()
     ]
     parts = zip(numbers, progress.parts(taken), strict=True)
@@ -264,7 +270,7 @@ def calibrate(
     flow = _opened(open_flow, rows, config, kept)
     if clusters is not None:
         progress = Progress(tell=tell_share)
-        first = None if kept is None else _first(flow, clusters, config, kept)
+        first = None if kept is None else _first(flow, clusters, config, kept, progress)
         solution = solve_network(
             flow, clusters, config, price=price or 0.0, first=first, tell=tell, progress=progress
         )
@@ -381,7 +387,9 @@ def _opened(
     return flow
 
 
-def _first(flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept) -> Problem | None:
+def _first(
+    flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept, progress: Progress
+) -> Problem | None:
     """The first layer's problem, whose moments are measured once for all numbers of clusters."""
     name, layer = next(iter(flow.layers.items()))
     number = clusters[name]
@@ -390,7 +398,8 @@ def _first(flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept
     if kept.first is None:
         place = flow.places[name].cut(split(number).parts)
         with naming(name):
-            kept.first = pose(layer, flow.seen(name)[0], config, place)
+            told = progress.part(0.0, 0.0, f"layer {name}")
+            kept.first = pose(layer, flow.seen(name)[0], config, place, told)
     return kept.first
 
 
