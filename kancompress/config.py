@@ -256,7 +256,8 @@ class ClusterConfig:
     header       : how the header of the file is written
     memory       : bytes for a layer's coefficients as k-means compares them, in float32. A larger
                    layer is read anew in each iteration; with 64 clusters and more every edge is
-                   then compared with all centroids, which takes longer and gives other clusters
+                   then compared with all centroids, which takes longer and gives other clusters.
+                   scikit-learn's k-means refuses it
     """
 
     clusters: int | None = None
@@ -408,6 +409,7 @@ class CalibrationConfig:
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the
               rows do not outnumber the dimensions twice
     memory  : bytes for second moments and factor of a layer; larger layers are cut into groups.
+              And for its coefficients as k-means compares them, as of `ClusterConfig`.
               Outputs of a module of the user's own are compared within half of it
     batch_size : rows that run through a module of the user's own at a time
     """

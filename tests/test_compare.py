@@ -1,6 +1,8 @@
 """`compare`: two networks on the same test rows."""
 
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,3 +99,14 @@ def test_other_rows_and_widths_are_refused(place: Path) -> None:
     with pytest.raises(kancompress.UsageError, match="one has 3 outputs and other 4"):
         kancompress.compare(networks[0], wide, rows, names=("one", "other"))
     assert "standard input" in refused(2, "compare", "-", "-")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_read_once_before_the_work(place: Path, tmp_path: Path) -> None:
+    pipe, raw = tmp_path / "pipe", (place / "packed.st").read_bytes()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(raw), daemon=True)
+    writer.start()
+    found = kancompress.compare(place / "dense.st", pipe)
+    writer.join()
+    assert (found.packed.name, found.packed.file.file_bytes) == (str(pipe), len(raw))

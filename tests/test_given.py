@@ -216,3 +216,18 @@ def test_rows_of_several_lengths(packed: bytes) -> None:
     for call in (lambda: load(packed).run(rows), lambda: kancompress.predict(packed, rows)):
         with pytest.raises(UsageError, match="several lengths"):
             call()
+
+
+def test_rows_of_any_real_numbers_are_those_of_float32() -> None:
+    rows = np.random.default_rng(0).random((40, 3))
+    quick = kancompress.CalibrationConfig(method="kmeans", samples=16)
+    network = fresh("fastkan", (3, 2))
+    one, other = (
+        kancompress.cluster(network, clusters=2, rows=given, calibration=quick).calibrated
+        for given in (rows, rows.astype(np.float32))
+    )
+    assert one is not None
+    assert other is not None
+    assert one.solution is not None
+    assert other.solution is not None
+    assert one.solution.held_out == other.solution.held_out

@@ -16,6 +16,7 @@ import hostile
 import kancompress
 from command import done, refused
 from kancompress import ClusterConfig, IndexCoding, Metric, Target
+from kancompress.cli.cluster import _tell
 from kancompress.models.records import sizes
 from kancompress.reporting import unshrunk
 
@@ -193,6 +194,20 @@ def test_what_would_grow_with_rows_is_kept_without_loss_too() -> None:
     made = kancompress.cluster(state, ClusterConfig(clusters=70), rows=rows(), calibration=QUICK)
     assert gap(state, made.state_dict(), rows()) < 1e-9
     assert any(note.startswith("packed without loss, ") for note in made.notes)
+    assert not any(layer.foretold for layer in made.layers if layer.clusters is not None)
+
+
+@pytest.mark.parametrize("foretold", [False, True])
+def test_bytes_that_were_not_measured_are_told_as_about(
+    foretold: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = kancompress.LayerClustering(
+        name="0", edges=9, coefficients=2, clusters=None, requested=8, iterations=0, repaired=0,
+        exact=False, distortion=0.0, packed_bytes=90, dense_bytes=72, foretold=foretold,
+    )  # fmt: skip
+    _tell(layer)
+    about = "about 90" if foretold else "90"
+    assert f"packed at k = 8 it would take {about} bytes, dense 72" in capsys.readouterr().err
 
 
 def test_a_layer_that_stays_dense_is_a_layer_of_the_packed_file() -> None:

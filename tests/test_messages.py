@@ -359,6 +359,8 @@ def test_a_network_of_masked_edges_is_called_that() -> None:
     for dead in ("dead.pt", "dead.st"):
         rows = ("--data", "five.npz", "--test-split", "0.5")
         assert f"Warning: {text}" in done("eval", dead, *rows).stderr
+    swept = done("sweep", "dead.pt", "--data", "five.npz", "-k", "2,3").stderr
+    assert swept.count(text) == 1
     line = refused(2, "cluster", "dead.pt", "--target-bytes", "3000", "-o", "out.st")
     assert line.startswith("Every edge of the network is masked")
     line = refused(1, "cluster", "dead.pt", "--keep-masked", "-o", "out.st")

@@ -16,6 +16,7 @@ from kancompress.clustering import kmeans, prices
 from kancompress.clustering.layer import Streams, pose
 from kancompress.clustering.price_search import Tried, fewest_bytes, least_error, next_price
 from kancompress.clustering.prices import prices_of
+from kancompress.errors import UsageError
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -199,6 +200,8 @@ def test_prices_of_plain_k_means_are_those_of_brute_force() -> None:
     start = kmeans.fit(vectors, 6)
     assert prices.cluster(vectors, start, inputs, 0.0) is start
     found = prices.cluster(vectors, start, inputs, 3.0)
+    unheld = prices.cluster(vectors, start, inputs, 3.0, memory=1)  # points are made block by block
+    assert np.array_equal(unheld.labels, found.labels)
     points = vectors.astype(np.float64)
     labels = torch.from_numpy(found.labels.reshape(40, 30))
     scale = 3.0 * np.square(points - start.centroids[start.labels]).sum() / len(points)
@@ -266,3 +269,20 @@ def test_a_search_ends_where_no_layer_would_be_packed() -> None:
     best = Tried(0.0, 900, 0.5)
     assert least_error(1000, best, [(1.0, lambda price: None)]) is best
     assert least_error(1000, None, [(1.0, lambda price: None)]) is None
+
+
+def test_memory_bounds_what_k_means_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = fresh("fastkan", (6, 5, 3))
+    with pytest.raises(UsageError, match=r"takes 1,080 bytes as k-means .* than `memory` \(999\)"):
+        kancompress.cluster(network, clusters=4, kmeans="scikit-learn", memory=999)
+    given: list[int] = []
+    fit = kmeans.fit
+
+    def noted(*vectors: Any, **how: Any) -> kmeans.Clustering:
+        given.append(how["memory"])
+        return fit(*vectors, **how)
+
+    monkeypatch.setattr(kmeans, "fit", noted)
+    calibration = CalibrationConfig(samples=32, starts=1, rounds=0, sweeps=0, memory=999)
+    kancompress.cluster(network, clusters=4, rows=torch.rand(64, 6), calibration=calibration)
+    assert set(given) == {999}

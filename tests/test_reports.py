@@ -570,6 +570,9 @@ def test_advice_in_markdown_is_code_that_python_takes(place: Path) -> None:
         assert advice in text
     for name, value in re.findall(r'`(codebook_dtype|side_dtype|header)="(\w+)"`', text):
         ClusterConfig(**{name: value})
+    page = kancompress.html_report(place / "packed")
+    assert "<code>side_dtype=&quot;float16&quot;</code> or <code>side_dtype=&quot;int8" in page
+    assert "`" not in Read(page).text
     told = done("inspect", place / "packed").stdout
     assert "--header short" in told
     assert "--side-dtype float16" in told

@@ -1,6 +1,7 @@
 """pykan's `saveckpt`: the state by its prefix, the config's lines, and the cache that stays out."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,11 @@ def state() -> dict[str, torch.Tensor]:
     }
 
 
-def triple(place: Path, config: str | bytes = CONFIG) -> Path:
-    """What `saveckpt(place / "mark")` writes; returns the prefix."""
-    torch.save(state(), place / "mark_state")
+def triple(
+    place: Path, config: str | bytes = CONFIG, more: Mapping[str, torch.Tensor] | None = None
+) -> Path:
+    """What `saveckpt(place / "mark")` writes, and more tensors; returns the prefix."""
+    torch.save({**state(), **(more or {})}, place / "mark_state")
     torch.save(torch.full((50, 3), 0.77), place / "mark_cache_data")
     content = config.encode() if isinstance(config, str) else config
     (place / "mark_config.yml").write_bytes(content)
@@ -279,9 +282,13 @@ def test_a_config_that_is_not_kept_is_told(tmp_path: Path, old: str, new: str, t
 
 
 def test_a_config_without_its_tensors_is_left_out(tmp_path: Path) -> None:
-    prefix = triple(tmp_path, WHOLE)
-    assert read_foreign(prefix, drop=("grid",)).pykan is not None
+    prefix = triple(tmp_path, WHOLE, more={"total_ops": torch.zeros(1)})
+    assert read_foreign(prefix, drop=("total_*",)).pykan is not None
     assert read_foreign(prefix, drop=("coef",)).pykan is None
+    found = read_foreign(prefix, drop=("act_fun.0.grid", "total_ops"))  # as loadckpt is strict
+    assert found.pykan is None
+    note = "pykan's config stays out of the packed file: its loadckpt needs act_fun.0.grid"
+    assert found.notes[-1] == note
 
 
 @pytest.mark.slow

@@ -287,6 +287,7 @@ def test_no_start_is_made_twice_and_steps_are_told(
 
     monkeypatch.setattr(kmeans, "fit", counted)
     told: list[tuple[str, str, int, int | None]] = []
+    solved: list[str] = []
     found = kancompress.sweep(
         place / "dense.st",
         [2],
@@ -295,6 +296,7 @@ def test_no_start_is_made_twice_and_steps_are_told(
         rows="digits",
         calibration=QUICK,
         on_step=lambda asked, what, done, total: told.append((asked.text, what, done, total)),
+        hooks=kancompress.Hooks(solved=lambda name, layer: solved.append(name)),
     )
     assert not any(point.problem for point in found.points)
     # of the first layer, plain and in its metric
@@ -304,6 +306,7 @@ def test_no_start_is_made_twice_and_steps_are_told(
     steps = [one for one in told if one[0] == "at most 2,400 bytes"]
     assert steps[0][1] == "layer 0 alone at k = 2"
     assert [one[2] for one in steps] == list(range(1, len(steps) + 1))
+    assert solved == [one[1].removeprefix("layer ") for one in told if "alone" not in one[1]]
 
 
 def test_what_is_left_is_told_within_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,3 +330,7 @@ def test_what_is_left_is_told_within_a_point(monkeypatch: pytest.MonkeyPatch) ->
     assert lines[1][1].endswith("40.0 s; about 40 s left")
     told.step(kancompress.Asked(target_bytes=9), "layer 0 alone at k = 2", 1, None)
     assert lines[-1][1].endswith("layer 0 alone at k = 2, step 1; about 60 s left")
+    told.within("networks, at most 9", 0.25, "network 2, layer 0")
+    assert lines[-1][1] == "2 of 2: networks, at most 9, network 2, layer 0; about 60 s left"
+    told.tried({"0": 4}, 0.0, 1234, 0.25)
+    assert lines[-1][1].startswith("2 of 2: tried k = 4, without a price: 1,234 bytes, relative")

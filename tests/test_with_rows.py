@@ -373,7 +373,13 @@ def test_a_warning_names_what_was_not_done_yet(capsys: pytest.CaptureFixture[str
     assert found is not None
     assert found.solution is not None
 
-    def said(method: Method, numbers: dict, curves: dict, slope: float | None = None) -> str:
+    def said(
+        method: Method,
+        numbers: dict,
+        curves: dict,
+        slope: float | None = None,
+        asked: Method | None = None,
+    ) -> str:
         assert found is not None
         assert found.solution is not None
         layers = {
@@ -381,7 +387,7 @@ def test_a_warning_names_what_was_not_done_yet(capsys: pytest.CaptureFixture[str
             for name, layer in found.solution.layers.items()
         }
         moved = replace(found.solution, layers=layers, held_out=0.2, plain=0.4, plain_held_out=0.5)
-        _calibration.tell(replace(found, clusters=numbers, curves=curves, solution=moved))
+        _calibration.tell(replace(found, clusters=numbers, curves=curves, solution=moved), asked)
         for name, layer in layers.items():
             _calibration.solved(name, layer)
         return capsys.readouterr().err
@@ -398,6 +404,10 @@ def test_a_warning_names_what_was_not_done_yet(capsys: pytest.CaptureFixture[str
     assert " (plain k-means 0.5 and 0.4)\n" in swept
     cut = said(Method.METRIC, {"0": kancompress.Cut(2, 3)}, {})
     assert f"{line}take more centroids (-k), or {auto}, or a finer --method\n" in cut
+    plain = said(Method.KMEANS, {"0": kancompress.Cut(2, 3)}, {}, asked=Method.KMEANS)
+    assert f"{line}take more centroids (-k), or {auto}, or a finer --method\n" in plain
+    worse = said(Method.KMEANS, {"0": kancompress.Cut(2, 3)}, {}, asked=Method.SWEEPS)
+    assert f"{line}take more centroids (-k), or {auto}\n" in worse
     chosen = said(Method.SWEEPS, {"0": 2}, {"0": None})
     assert f"{line}allow more bytes or less error (--target-bytes, --target-error)\n" in chosen
     # a layer of less than a kilobyte: nothing is told by what one more would do

@@ -248,7 +248,7 @@ class Work:
         config = self.settled(source)
         if isinstance(source, ForeignSource):
             source = source.saying(self.options)
-        clusterer, told = plain_clusterer(source, config, self.options)
+        clusterer, told = plain_clusterer(source, config, self.options, self.hooks.share)
         report = self.hooks.report
         if target is None:
             packed = pack(source, clusterer, config, report=report)
@@ -524,7 +524,7 @@ def _as_given(rows: Tensor | DataOptions) -> Tensor:
 def _inputs(rows: Tensor | DataOptions, spec: DataSpec | None, *, images: bool = False) -> Tensor:
     """Rows of features, as for training, or images where the network takes them."""
     if not isinstance(rows, DataOptions):
-        return rows if rows.is_floating_point() else rows.float()
+        return rows.float()  # in which layers compute
     x = datasets.load_inputs(spec, replace(rows, images=images))
     return x if images else x.flatten(1)
 

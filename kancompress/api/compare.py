@@ -23,6 +23,7 @@ from kancompress.models.records import Checkpoint, PackedModel
 from kancompress.reporting.summary import Summary, summary
 from kancompress.training.evaluation import Evaluation
 from kancompress.training.history import Score
+from kancompress.training.loop import OnBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -102,6 +103,7 @@ def compare(
     state: str | None = None,
     drop: Sequence[str] = (),
     names: tuple[str | None, str | None] = (None, None),
+    on_batch: OnBatch | None = None,
 ) -> Comparison:
     """Score two networks on the same test rows, and measure how far their outputs are apart.
 
@@ -111,6 +113,7 @@ def compare(
     state         : which of several state dicts of the first file is meant
     drop          : patterns of the names of its tensors that are left out
     names         : what messages call the two, their paths when None
+    on_batch      : called after every batch of either with the number of batches done, and of all
     The rest is as for `evaluate`, and so are the errors; UsageError also where the two networks
     have other test rows, or outputs of another width.
 
@@ -122,13 +125,19 @@ def compare(
     360
     """
     given.check(options=options, machine=machine, model=model)
-    dense, packed = (given.source(source, "compare") for source in (dense, packed))
+    # read before any work, as each is opened more than once
+    (dense, first_name), (packed, second_name) = (
+        once(given.source(source, "compare"), name)
+        for source, name in zip((dense, packed), names, strict=True)
+    )
+    names = first_name, second_name
     scorer = Scorer(
         data=given.data(data),
         options=options,
         model=model,
         machine=machine,
         runtime=runtime_of(runtime),
+        on_batch=on_batch,
     )
     first, second = (
         scorer.run(source, name, *own)

@@ -31,6 +31,7 @@ from kancompress.specs import DataOptions, DataSpec
 from kancompress.system import devices, files
 from kancompress.training import loop as fitting
 from kancompress.training.evaluation import Evaluation, evaluate_running, evaluate_with
+from kancompress.training.loop import OnBatch
 from kancompress.training.user_module import evaluate_module
 from kancompress.warnings import KancompressWarning
 
@@ -46,6 +47,7 @@ def evaluate(
     state: str | None = None,
     drop: Sequence[str] = (),
     name: str | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Evaluation:
     """Score a network on the test rows of its data set: one of ours, or another library's.
 
@@ -64,6 +66,7 @@ def evaluate(
     drop    : patterns of the names of tensors of another library that are left out, as for
               `cluster`
     name    : what messages call the source, its path when None
+    on_batch : called after every batch with the number of batches done, and of all
     Raises UsageError where the tensors do not determine what the network computes, or the data does
     not fit it; InvalidFileError for files that cannot be read.
 
@@ -77,7 +80,12 @@ def evaluate(
     given.check(options=options, machine=machine, model=model)
     source, data = given.source(source, "evaluate"), given.data(data)
     scorer = Scorer(
-        data=data, options=options, model=model, machine=machine, runtime=runtime_of(runtime)
+        data=data,
+        options=options,
+        model=model,
+        machine=machine,
+        runtime=runtime_of(runtime),
+        on_batch=on_batch,
     )
     return scorer.run(source, name, state, drop)[0]
 
@@ -87,6 +95,7 @@ class Scorer:
     """Scores networks on the same test rows, which are read once; fields as of `evaluate`.
 
     rows : that were read so far, by what was asked for
+    told : warnings that were given so far, each once for all networks
     """
 
     data: DataOptions | None = None
@@ -94,7 +103,9 @@ class Scorer:
     model: nn.Module | None = None
     machine: Machine | None = None
     runtime: Runtime = Runtime.TORCH
+    on_batch: OnBatch | None = None
     rows: dict[tuple[DataSpec | None, DataOptions], Dataset] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
     def run(
         self,
@@ -113,17 +124,18 @@ class Scorer:
             tensors = own_tensors(record, self.options, where)
             rows = self._load(None, self.data or DataOptions())
             devices.move(self.model, self.machine)
-            return evaluate_module(self.model, tensors, rows, where), rows
+            return evaluate_module(self.model, tensors, rows, where, self.on_batch), rows
         ready = running.run(record, self.options)
-        if getattr(ready.network, "silent", False):
+        if getattr(ready.network, "silent", False) and ALL_MASKED not in self.told:
+            self.told.add(ALL_MASKED)
             warnings.warn(ALL_MASKED, KancompressWarning, stacklevel=2)
         devices.put(ready.network, devices.find((self.machine or Machine()).device))
         rows = self._load(ready.data, replace(self.data or DataOptions(), images=ready.conv))
-        return evaluate_running(ready, rows), rows
+        return evaluate_running(ready, rows, self.on_batch), rows
 
     def _with_numpy(self, network: NumpyNetwork) -> tuple[Evaluation, Dataset]:
         def run(x: Tensor) -> Tensor:
-            return torch.from_numpy(network.run(x.numpy(), fitting.EVALUATION_BATCH))
+            return torch.from_numpy(network.run(x.numpy(), fitting.EVALUATION_BATCH, self.on_batch))
 
         rows = self._load(network.data, replace(self.data or DataOptions(), images=network.conv))
         return evaluate_with(run, network, rows), rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +38,10 @@ def check_numpy(model: nn.Module | None, state: str | None, drop: Sequence[str] 
             "`state` is for torch files, which numpy does not run; leave `runtime` out.",
             fields=("state", "runtime"),
         )
+
+
+# Batches that are done, and all of them.
+OnBatch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +98,12 @@ class NumpyNetwork:
         """What was taken for granted that the file does not tell."""
         return self.network.notes
 
-    def run(self, x: Numbers, batch: int) -> Numbers:
+    def run(self, x: Numbers, batch: int, on_batch: OnBatch | None = None) -> Numbers:
         """Outputs (rows, width) of rows."""
-        blocks = (x[start : start + batch] for start in range(0, len(x), batch))
-        return np.concatenate([self.network.run(block) for block in blocks])
+        starts = range(0, len(x), batch)
+        outputs = []
+        for done, start in enumerate(starts, 1):
+            outputs.append(self.network.run(x[start : start + batch]))
+            if on_batch:
+                on_batch(done, len(starts))
+        return np.concatenate(outputs)

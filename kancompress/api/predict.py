@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kancompress.api import given
-from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
+from kancompress.api.numpy_rows import NumpyNetwork, OnBatch, check_numpy
 from kancompress.config import Machine, RowFormat, RunOptions, Runtime, runtime_of
 from kancompress.data.rows import (
     Numbers,
@@ -146,7 +146,9 @@ class RowNetwork(Protocol):
     def data(self) -> DataSpec | None: ...  # noqa: D102
     @property
     def notes(self) -> tuple[str, ...]: ...  # noqa: D102
-    def run(self, x: Numbers, batch: int) -> Numbers: ...  # noqa: D102
+    def run(  # noqa: D102
+        self, x: Numbers, batch: int, on_batch: OnBatch | None = None
+    ) -> Numbers: ...
 
 
 def predict(
@@ -164,6 +166,7 @@ def predict(
     shape: tuple[int, ...] | None = None,
     batch_size: int = BATCH,
     name: str | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Prediction:
     """Outputs of a network for rows that need no labels.
 
@@ -187,6 +190,7 @@ def predict(
     shape   : of a row, with `model`; None leaves rows as they are
     batch_size : most rows that are run at a time
     name    : what messages call the source, its path when None
+    on_batch : called after every batch with the number of batches done, and of all
     Raises UsageError where the rows do not fit the network, it is not known what that computes, or
     classes are asked of a regression; InvalidFileError for files that cannot be read, and for rows
     with NaN; KancompressError where the network puts out NaN, or infinity unless it is `model`.
@@ -214,7 +218,7 @@ def predict(
     if model is not None:
         _check_own(raw)
         own = import_module(_TORCH).OwnNetwork(source, model, name, options, machine, state, drop)
-        outputs = own.run(_as_they_are(rows, shape, where), batch_size)
+        outputs = own.run(_as_they_are(rows, shape, where), batch_size, on_batch)
         if classes:
             own.check_classes()
         _check_outputs(np.isnan(outputs), "NaN")
@@ -230,7 +234,7 @@ def predict(
         )
     rows = shaped(rows, network.inputs, where, images=network.conv)
     rows = normalised(rows, network.data, where) if raw else as_floats(rows, where)
-    outputs = network.run(rows, batch_size)
+    outputs = network.run(rows, batch_size, on_batch)
     _check_outputs(~np.isfinite(outputs), "NaN or infinity")
     return _prediction(outputs, network.data, classes, network.notes)
 

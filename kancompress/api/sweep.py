@@ -16,9 +16,9 @@ from kancompress.api.cluster import Rows, Running, Work, given_rows
 from kancompress.api.evaluate import Scorer
 from kancompress.api.given import Data
 from kancompress.api.sweep_folder import Asked, Folder, Point
-from kancompress.clustering.cuts import split
+from kancompress.clustering.cuts import Number, split
 from kancompress.clustering.kept import Kept
-from kancompress.clustering.layer import relative
+from kancompress.clustering.layer import LayerSolution, relative
 from kancompress.config import CalibrationConfig, ClusterConfig, Machine, RunOptions, Target
 from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.formats.storage import called, once
@@ -147,6 +147,7 @@ def sweep(
     force: bool = False,
     on_point: OnPoint | None = None,
     on_step: OnStep | None = None,
+    hooks: Hooks | None = None,
 ) -> Sweep:
     """Pack one network at several numbers of centroids, or to several sizes, and score each.
 
@@ -167,6 +168,8 @@ def sweep(
     on_step      : with rows, told of each layer that is solved and of each point of the curves:
                    whose point it is, what was done, how many steps of that point are done, and of
                    how many, None where that is not known
+    hooks        : whom else to tell, as for `cluster`: of networks that the search for a size
+                   tried, and of how far a point is, too
     The rest is as for `cluster`, and so are the errors. A target out of reach ends no sweep: its
     point says so; where that holds for all points, its error is raised.
 
@@ -185,7 +188,7 @@ def sweep(
         calibration=calibration,
         options=options or RunOptions(),
         machine=machine,
-        hooks=Hooks(),
+        hooks=hooks or Hooks(),
         keep_scaler=keep_scaler,
         keep_extra=keep_extra,
         state=state,
@@ -312,19 +315,26 @@ class _Run:
 
     def _hooks(self, asked: Asked, running: Running) -> Hooks:
         """What tells of the steps of a point."""
-        tell = self.on_step
+        tell, given = self.on_step, self.work.hooks
         if tell is None:
-            return Hooks()
+            return given
         count = itertools.count(1)
         total = None
         if asked.clusters is not None:
             total = sum(number is not None for number in running.runs.clusters().values())
-        return Hooks(
-            solved=lambda name, layer: tell(asked, f"layer {name}", next(count), total),
-            probed=lambda name, number, error: tell(
-                asked, f"layer {name} alone at k = {split(number).clusters}", next(count), total
-            ),
-        )
+
+        def solved(name: str, layer: LayerSolution) -> None:
+            tell(asked, f"layer {name}", next(count), total)
+            if given.solved is not None:
+                given.solved(name, layer)
+
+        def probed(name: str, number: Number, error: float) -> None:
+            what = f"layer {name} alone at k = {split(number).clusters}"
+            tell(asked, what, next(count), total)
+            if given.probed is not None:
+                given.probed(name, number, error)
+
+        return replace(given, solved=solved, probed=probed)
 
     def _point(
         self,

@@ -19,6 +19,7 @@ from kancompress.models.runnable import Running
 from kancompress.specs import DataSpec
 from kancompress.system import devices
 from kancompress.training import loop as fitting
+from kancompress.training.loop import OnBatch
 from kancompress.training.user_module import predict_module
 
 
@@ -48,9 +49,10 @@ class TorchNetwork:
         """What was taken for granted that the file does not tell."""
         return self.running.notes
 
-    def run(self, x: Numbers, batch: int) -> Numbers:
+    def run(self, x: Numbers, batch: int, on_batch: OnBatch | None = None) -> Numbers:
         """Outputs (rows, width) of rows."""
-        outputs: Numbers = fitting.predict(self.running.network, torch.from_numpy(x), batch).numpy()
+        given = torch.from_numpy(x)
+        outputs: Numbers = fitting.predict(self.running.network, given, batch, on_batch).numpy()
         return outputs
 
 
@@ -92,10 +94,10 @@ class OwnNetwork:
         self.notes: tuple[str, ...] = ()
         devices.move(model, machine)
 
-    def run(self, x: Numbers, batch: int) -> Numbers:
+    def run(self, x: Numbers, batch: int, on_batch: OnBatch | None = None) -> Numbers:
         """Outputs (rows, width): maps and sequences are made flat."""
         given = torch.from_numpy(x)
-        found = predict_module(self._model, self._tensors, given, self._where, batch)
+        found = predict_module(self._model, self._tensors, given, self._where, batch, on_batch)
         outputs, self._shape, self.notes = found
         flat: Numbers = outputs.numpy()
         return flat

@@ -140,7 +140,7 @@ def run(
     report: Report,
 ) -> Compression:
     """Cluster by outputs, telling of every step."""
-    with _model.own_model(wishes.model) as model:
+    with _model.own_model(wishes.model) as model, _output.shares() as share:
         return kancompress.cluster(
             found.source,
             config,
@@ -155,7 +155,9 @@ def run(
             state=wishes.state,
             drop=wishes.drop,
             name=found.name,
-            hooks=kancompress.Hooks(report=report, solved=solved, probed=probed, tried=tried),
+            hooks=kancompress.Hooks(
+                report=report, solved=solved, probed=probed, tried=tried, share=share
+            ),
         )
 
 
@@ -206,7 +208,7 @@ def choose(
     """The numbers of clusters that a run would take."""
     target = wishes.target()
     assert target is not None
-    with _model.own_model(wishes.model) as model:
+    with _model.own_model(wishes.model) as model, _output.shares() as share:
         return kancompress.choose_clusters(
             found.source,
             rows,
@@ -221,7 +223,7 @@ def choose(
             drop=wishes.drop,
             machine=Machine(device=wishes.device),
             name=found.name,
-            hooks=kancompress.Hooks(probed=probed, tried=tried),
+            hooks=kancompress.Hooks(probed=probed, tried=tried, share=share),
         )
 
 
@@ -245,13 +247,18 @@ def probed(name: str, number: Number, error: float) -> None:
 
 def tried(clusters: Clusters, price: float, file_bytes: int, error: float) -> None:
     """Tell of numbers of centroids at a price that a search went through."""
+    _output.note(tried_text(clusters, price, file_bytes, error))
+
+
+def tried_text(clusters: Clusters, price: float, file_bytes: int, error: float) -> str:
+    """What is told of them."""
     numbers = [
         "dense" if number is None else f"k = {_told(number)}" for number in clusters.values()
     ]
     paid = f"a bit at a price of {price:.3g}" if price else "without a price"
     most = ", ".join(numbers[:_MOST_TOLD])
     more = f" and {len(numbers) - _MOST_TOLD:,} more" if len(numbers) > _MOST_TOLD else ""
-    _output.note(
+    return (
         f"tried {most}{more}, {paid}: {_output.size(file_bytes)} bytes,"
         f" {_scores.error_text(error)} of the network on held-out rows"
     )
@@ -315,8 +322,11 @@ def _points(curve: Curve) -> dict[str, float]:
     return {str(k): error for k, error in curve.errors.items()}
 
 
-def tell(found: Calibrated) -> None:
-    """Print a table of the choice."""
+def tell(found: Calibrated, asked: Method | None = None) -> None:
+    """Print a table of the choice.
+
+    asked : the method, where it is known; layers may have a coarser one that was better for them
+    """
     rows = [[name, "dense" if k is None else _told(k)] for name, k in found.clusters.items()]
     if found.curves or found.solution is None:
         _output.table(["layer", "clusters"], rows)
@@ -333,15 +343,16 @@ def tell(found: Calibrated) -> None:
         if held_out > _MOVED**2:
             _output.note(
                 f"Warning: the outputs moved by more than {_MOVED:.0%} of their spread; score the"
-                f" packed file, and {_cure(found)}"
+                f" packed file, and {_cure(found, asked)}"
             )
 
 
-def _cure(found: Calibrated) -> str:
+def _cure(found: Calibrated, asked: Method | None) -> str:
     """What may bring the outputs nearer to the dense ones, of what was not done yet."""
     assert found.solution is not None
     methods = {layer.method for layer in found.solution.layers.values()}
-    finer = "" if methods <= {Method.SWEEPS, Method.KMEANS} else ", or a finer --method"
+    finest = asked is Method.SWEEPS if asked else methods <= {Method.SWEEPS, Method.KMEANS}
+    finer = "" if finest else ", or a finer --method"
     if found.curves:  # the numbers were chosen for a target
         return f"allow more bytes or less error (--target-bytes, --target-error){finer}"
     whole = all(number is None or _split(number).parts == 1 for number in found.clusters.values())

@@ -32,13 +32,21 @@ _UNSAFE = re.compile(
 _CELL = 160
 # Seconds without a line after which a step is worth one, where there is no bar.
 _NOW_AND_THEN = 5.0
+# Seconds from which on what is left is told in minutes.
+_IN_MINUTES = 300.0
+# Seconds from which on it is told at all.
+_KNOWN = 0.5
 _quiet = _silent = False
+# What the command warned of so far, which it says no second time.
+_warned: set[str] = set()
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence progress and notes: with --json stderr must stay clean for what reads it."""
+    """Begin a command; with `quiet` silence progress and notes: with --json stderr must stay clean
+    for what reads it."""
     global _quiet
     _quiet = quiet
+    _warned.clear()
 
 
 def set_silent(silent: bool) -> None:
@@ -91,9 +99,15 @@ def _line(text: str, stream: TextIO) -> str:
     return f"{text}\n"
 
 
+def warn(text: str) -> None:
+    """A warning on stderr, once."""
+    note(f"Warning: {text}")
+    _warned.add(text)
+
+
 def note(text: str) -> None:
-    """One line on stderr."""
-    if not _quiet:
+    """One line on stderr, unless it was a warning already."""
+    if not _quiet and text.removeprefix("Warning: ") not in _warned:
         _write(_line(shortened(printable(text)), sys.stderr), sys.stderr)
 
 
@@ -179,19 +193,39 @@ def _console(stream: TextIO) -> Console:
 
 
 class Bar:
-    """Progress within an epoch; without a terminal it shows nothing."""
+    """Progress within an epoch; without a terminal it shows nothing.
 
-    def __init__(self, progress: Any = None) -> None:
+    most : epochs, if it is known
+    """
+
+    def __init__(self, progress: Any = None, most: int | None = None) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=None) if progress else None
+        self._most = most
+        self._task = progress.add_task("", total=None, left="") if progress else None
         self._epoch = 1
+        self._begin: tuple[float, float] | None = None  # when, and epochs that were done then
 
     def batch(self, done: int, total: int) -> None:
         """Called after every batch."""
         if self._progress:
             self._progress.update(
-                self._task, description=f"epoch {self._epoch}", completed=done, total=total
+                self._task,
+                description=f"epoch {self._epoch}",
+                completed=done,
+                total=total,
+                left=self.left(self._epoch - 1 + done / max(1, total)),
             )
+
+    def left(self, epochs: float) -> str:
+        """What all epochs may still take, as it may end before, once so many are done."""
+        now = time.monotonic()
+        if self._begin is None:
+            self._begin = now, epochs
+        begin, first = self._begin
+        if self._most is None or epochs <= first or now - begin < _KNOWN:
+            return ""
+        left = left_of((now - begin) / (epochs - first) * (self._most - epochs))
+        return f"at most {left.removeprefix('; ')}"
 
     def epoch(self, number: int, text: str) -> None:
         """Called after every epoch: its line, above the bar on a terminal."""
@@ -203,8 +237,8 @@ class Bar:
 
 
 @contextmanager
-def bar() -> Iterator[Bar]:
-    """A progress bar on stderr while a command trains."""
+def bar(most: int | None = None) -> Iterator[Bar]:
+    """A progress bar on stderr while a command trains; most : epochs, if it is known."""
     if _quiet or _silent or not sys.stderr.isatty():
         yield Bar()
         return
@@ -215,11 +249,12 @@ def bar() -> Iterator[Bar]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
         console=_console(sys.stderr),
         transient=True,
     )
     with progress:
-        yield Bar(progress)
+        yield Bar(progress, most)
 
 
 class Steps:
@@ -227,15 +262,19 @@ class Steps:
 
     def __init__(self, progress: Any = None) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=1.0) if progress else None
+        self._task = progress.add_task("", total=1.0, left="") if progress else None
         self._last = time.monotonic()
 
-    def at(self, share: float, text: str) -> None:
-        """Told after every step: the share of all work that is done, and what is at hand."""
+    def at(self, share: float, text: str, left: str = "") -> None:
+        """Told after every step: the share of all work that is done, what is at hand, and what is
+        left, which has its place where a narrow terminal does not cut it."""
         if self._progress:
-            self._progress.update(self._task, description=printable(text), completed=share)
-        elif time.monotonic() - self._last >= _NOW_AND_THEN:
-            self.line(text)
+            about = left.removeprefix("; ")
+            self._progress.update(
+                self._task, description=printable(text), completed=share, left=about
+            )
+        elif share < 1.0 and time.monotonic() - self._last >= _NOW_AND_THEN:
+            self.line(text + left)
 
     def line(self, text: str) -> None:
         """A line that stays, above the bar on a terminal."""
@@ -244,6 +283,45 @@ class Steps:
             self._progress.console.print(shortened(printable(text)))
         else:
             note(text)
+
+
+class Shares:
+    """How far works are, one after another, and how long what is left of each may take."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._work: str | None = None
+
+    def __call__(self, work: str, share: float, what: str) -> None:
+        """Told after every step: what is at hand, how much of it is done, and what was last."""
+        now = time.monotonic()
+        if work != self._work:
+            self._work, self._begin, self._first = work, now, share
+        done, taken = share - self._first, now - self._begin
+        known = done > 0 and taken >= _KNOWN
+        left = left_of(taken / done * (1 - share)) if known else ""
+        self._steps.at(share, ": ".join(filter(None, (work, what))), left)
+
+    def batch(self, done: int, total: int) -> None:
+        """Told after every batch of rows that a network runs over."""
+        if done == 1:  # perhaps of another network than before
+            self._work = None
+        self("rows", done / total, f"batch {done:,} of {total:,}")
+
+
+def left_of(seconds: float) -> str:
+    """What is said of the time that is left."""
+    whole = max(1.0, seconds)
+    minutes = f"{seconds / 60:.0f} min" if seconds >= _IN_MINUTES else f"{whole:.0f} s"
+    return f"; about {minutes} left"
+
+
+@contextmanager
+def shares() -> Iterator[Shares]:
+    """A bar on stderr while a command does works of which it says how far they are."""
+    with steps() as found:
+        found.at(0.0, "reading")
+        yield Shares(found)
 
 
 @contextmanager
@@ -255,9 +333,10 @@ def steps() -> Iterator[Steps]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     progress = Progress(
-        BarColumn(20),
+        BarColumn(12),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
         console=_console(sys.stderr),
         transient=True,

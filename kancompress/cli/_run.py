@@ -208,7 +208,7 @@ def _last_words(error: Exception) -> str:
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _output.note(f"Warning: {noted(str(message))}")
+    _output.warn(noted(str(message)))
 
 
 def _catch_signals() -> None:

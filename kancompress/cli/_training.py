@@ -227,7 +227,7 @@ class Conduct:
     @contextlib.contextmanager
     def bar(self) -> Iterator[_output.Bar]:
         """The progress bar; what stops the run within is followed by how to go on."""
-        with _output.bar() as bar:
+        with _output.bar(self._epochs) as bar:
             self._bar = bar
             try:
                 yield bar

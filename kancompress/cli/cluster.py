@@ -203,8 +203,8 @@ class ByOutputs:
         float,
         typer.Option(
             min=0.01,
-            help="GiB for a layer's second moments, more are grouped; without --calibrate for a"
-            " layer's coefficients, more are read anew in each iteration.",
+            help="GiB for a layer's second moments, more are grouped, and for a layer's"
+            " coefficients as k-means compares them, more are read anew in each iteration.",
         ),
     ] = _CALIBRATION.memory / _GIB
     batch_size: Annotated[
@@ -322,37 +322,50 @@ def cluster(
         rows = wishes.rows(by_outputs.data_dir)
         packed = _calibration.run(found, rows, wishes, config, by_outputs.config(clusters), _tell)
         assert packed.calibrated is not None
-        _calibration.tell(packed.calibrated)
+        _calibration.tell(packed.calibrated, by_outputs.method)
         scores = _calibration.scores(found, rows, wishes, packed)
     assert output is not None
+    written = _write(packed, output, wishes, shown, kept)
+    _calibration.tell_scores(scores)
+    if shown.json_:
+        _print(packed, output, written, scores)
+
+
+def _write(
+    packed: Compression,
+    output: str,
+    wishes: _calibration.Wishes,
+    shown: Shown,
+    kept: list[Path],
+) -> int:
+    """Write the packed file and the report, and tell of both; the packed file's bytes."""
     for note in packed.notes:
         _output.note(noted(note))
     more = []
     if wishes.report is not None and packed.calibrated is not None:
         more.append((wishes.report, _calibration.report_bytes(packed.calibrated)))
     written = _files.write_with(packed.model, output, more, force=shown.force, inputs=kept)
-    most = clusters.target_bytes
+    most = wishes.target_bytes
     asked = "" if most is None else f"; at most {_output.size(most)} were asked for"
     _report.tell_packed(packed.model, output, more=asked, why=True, unused=packed.unused_bytes)
-    _calibration.tell_scores(scores)
-    if shown.json_:
-        _print(packed, output, written, scores)
+    return written
 
 
 def _plain(found: _files.Given, wishes: _calibration.Wishes, config: ClusterConfig) -> Compression:
     """Cluster without rows."""
-    return kancompress.cluster(
-        found.source,
-        config,
-        target=wishes.target(),
-        options=wishes.options,
-        keep_scaler=wishes.keep_scaler,
-        keep_extra=wishes.keep_extra,
-        state=wishes.state,
-        drop=wishes.drop,
-        name=found.name,
-        report=_tell,
-    )
+    with _output.shares() as share:
+        return kancompress.cluster(
+            found.source,
+            config,
+            target=wishes.target(),
+            options=wishes.options,
+            keep_scaler=wishes.keep_scaler,
+            keep_extra=wishes.keep_extra,
+            state=wishes.state,
+            drop=wishes.drop,
+            name=found.name,
+            hooks=kancompress.Hooks(report=_tell, share=share),
+        )
 
 
 def _wishes(
@@ -431,7 +444,7 @@ def _choose(
 ) -> None:
     """Tell the numbers of clusters that a run would take, and pack nothing."""
     choice = _calibration.choose(found, rows, wishes, config, calibration)
-    _calibration.tell(choice)
+    _calibration.tell(choice, calibration.method)
     if wishes.report is not None:
         report = _calibration.report_bytes(choice)
         _files.write_bytes(report, str(wishes.report), force=shown.force)
@@ -527,8 +540,8 @@ def _tell(layer: LayerClustering) -> None:
     if layer.clusters is None:
         _output.note(
             f"{line}, stays dense: packed at k = {layer.requested} it would take"
-            f" {_output.size(layer.packed_bytes)} bytes, dense {_output.size(layer.dense_bytes)}"
-            " (--force-pack packs it all the same)"
+            f"{' about' * layer.foretold} {_output.size(layer.packed_bytes)} bytes,"
+            f" dense {_output.size(layer.dense_bytes)} (--force-pack packs it all the same)"
         )
         return
     how = (

@@ -54,7 +54,7 @@ def compare(
     _files.check_there(data.data)
     first, second = _files.given(dense), _files.given(packed)
     where = machine.machine()
-    with own.made() as module:
+    with own.made() as module, _output.shares() as share:
         found = kancompress.compare(
             first.source,
             second.source,
@@ -66,6 +66,7 @@ def compare(
             state=foreign.state,
             drop=foreign.drop or (),
             names=(first.name, second.name),
+            on_batch=share.batch,
         )
     notes = list(map(noted, found.notes))
     for note in notes:
@@ -117,5 +118,5 @@ def _show(found: Comparison) -> None:
         )
     _output.result(
         f"outputs: apart by {found.mean:.3g} on the average and {found.largest:.3g} at most;"
-        f" relative squared error {found.error:.3g}"
+        f" {_scores.error_text(found.error)}"
     )

@@ -86,7 +86,7 @@ def evaluate(
     where = machine.machine()
     unlabelled = bool(predictions and data.data) and not kancompress.has_labels(rows)
     run = _predicted if unlabelled else _scored
-    with own.made() as module:
+    with own.made() as module, _output.shares() as share:
         told = run(
             found.source,
             rows,
@@ -100,6 +100,7 @@ def evaluate(
             state=foreign.state,
             drop=foreign.drop or (),
             name=found.name,
+            on_batch=share.batch,
         )
     notes = list(map(noted, told.notes))
     for note in notes:

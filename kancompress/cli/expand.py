@@ -78,21 +78,10 @@ def expand(
         suffix = _TORCH_FILE.get(Path(output).suffix)
         if suffix is False and dense.skeleton is not None:
             _output.note("left out: what the torch file held beside the model; write a .pt file")
-        own = None if dense.config is None else dense.config.encode()
-        config = own if given is None else given
-        if config is not None and _is_state(output):
-            beside = _pykan_beside(output, config, force=shown.force, kept=kept)
-            suffix = True
-        elif config is not None:
-            _output.note("for pykan's loadckpt, write a file whose name ends in _state")
-        raw = dense.pieces(torch_file=suffix)
+        beside = _beside(dense, output, given, force=shown.force, kept=kept)
+        raw = dense.pieces(torch_file=True if beside else suffix)
         written = _files.write_pieces_with(raw, output, beside, force=shown.force)
-        alike: dict[str, list[str]] = {}
-        for name, form in dense.forms.items():
-            alike.setdefault(form.text, []).append(name or ".")
-        for text, names in alike.items():
-            if text:
-                _output.note(f"the packed file alone says of {', '.join(names)}: {text}")
+        _tell_forms(dense)
     where = "standard output" if output == _files.DASH else output
     _output.note(f"{where}: {_output.size(written)} bytes")
     if beside:
@@ -100,6 +89,30 @@ def expand(
         _output.note(f"to load it in pykan: kan.KAN.loadckpt({prefix!r})")
     if shown.json_:
         _output.document({"output": output, "file_bytes": written}, to_stderr=output == _files.DASH)
+
+
+def _beside(
+    dense: kancompress.Restored, output: str, given: bytes | None, *, force: bool, kept: list[Path]
+) -> list[tuple[Path, bytes]]:
+    """What is written beside another library's checkpoint."""
+    own = None if dense.config is None else dense.config.encode()
+    config = own if given is None else given
+    if config is None:
+        return []
+    if _is_state(output):
+        return _pykan_beside(output, config, force=force, kept=kept)
+    _output.note("for pykan's loadckpt, write a file whose name ends in _state")
+    return []
+
+
+def _tell_forms(dense: kancompress.Restored) -> None:
+    """Say what a checkpoint's tensors do not."""
+    alike: dict[str, list[str]] = {}
+    for name, form in dense.forms.items():
+        alike.setdefault(form.text, []).append(name or ".")
+    for text, names in alike.items():
+        if text:
+            _output.note(f"the packed file alone says of {', '.join(names)}: {text}")
 
 
 def _is_state(output: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -205,7 +206,9 @@ def inspect(source: InputArgument, report: Report, pictures: Pictures, shown: Sh
     if "problems" in told:
         told["problems"] = list(map(noted, told["problems"]))
     config = pictures.config(report.clusters)
-    plots = _draw(found, pictures, config, chosen, state=report.state, force=shown.force, kept=kept)
+    with _output.shares() if pictures.drawn else contextlib.nullcontext() as share:
+        common = {"state": report.state, "name": found.name, "force": shown.force, "inputs": kept}
+        plots = _draw(found, pictures, config, chosen, share, **common)
     pages = _pages(found, report, pictures, chosen, force=shown.force)
     if shown.json_:
         more = {"plots": plots, "pages": pages}
@@ -293,21 +296,18 @@ def _draw(
     pictures: Pictures,
     config: PlotConfig,
     chosen: dict[str, str],
-    *,
-    state: str | None,
-    force: bool,
-    kept: list[Path],
+    share: _output.Shares | None,
+    **common: Any,
 ) -> list[dict[str, Any]]:
     """Draw the pictures that were asked for; what is told of each."""
     edges, functions = pictures.plot, pictures.plot_functions
     options = RunOptions(layouts=chosen)
-    common: dict[str, Any] = {"state": state, "name": found.name, "force": force, "inputs": kept}
     maps = (
         []
         if pictures.plot_map is None
         else [kancompress.plot_map(found.source, pictures.plot_map, **common)]
     )
-    common["against"] = pictures.against
+    common |= {"against": pictures.against, "on_share": share}
     sizes: Sequence[int] = ()
     if edges is not None and functions is not None:
         sizes = kancompress.plot_pictures(

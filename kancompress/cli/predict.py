@@ -118,7 +118,7 @@ def predict(
     found = _files.given(source)
     given = _files.given(rows.data)
     where = machine.machine()
-    with own.made() as module:
+    with own.made() as module, _output.shares() as share:
         done = kancompress.predict(
             found.source,
             given.source,
@@ -133,6 +133,7 @@ def predict(
             shape=shape,
             batch_size=rows.batch_size,
             name=found.name,
+            on_batch=share.batch,
         )
     notes = list(map(noted, done.notes))
     for note in notes:

@@ -16,12 +16,12 @@ import typer
 import kancompress
 from kancompress.cli import _files, _model, _output, _scores
 from kancompress.cli._bundles import bundle
-from kancompress.cli._calibration import Wishes
+from kancompress.cli._calibration import Wishes, tried_text
 from kancompress.cli._options import DataDirOption, ForeignFile, InputArgument, Shown, noted
 from kancompress.cli._run import command
 from kancompress.cli.cluster import ByOutputs, ClusterMachine, Clusters, Stored, config_of, numbers
 from kancompress.cli.cluster import check as check_options
-from kancompress.config import Machine
+from kancompress.config import ClusterConfig, Machine
 from kancompress.errors import UsageError
 from kancompress.specs import MAX_CLUSTERS, DataOptions, DatasetName
 from kancompress.system import files
@@ -29,6 +29,7 @@ from kancompress.system import files
 if TYPE_CHECKING:
     from kancompress.api.sweep import Sweep
     from kancompress.api.sweep_folder import Asked, Point
+    from kancompress.clustering.network import Clusters as Numbers
     from kancompress.training.history import Score
 
 _DATA = DataOptions()
@@ -171,13 +172,7 @@ def sweep(
     found = _files.given(source)
     _files.check_there(scored.data)
     machine.machine()
-    common, layer_parts = numbers("--parts", points.parts or [], "number of parts")
-    config = replace(
-        config_of(points, stored, None, layers, largest=False),
-        parts=common,
-        layer_parts=layer_parts,
-        memory=by_outputs.bytes_of_memory,
-    )
+    config = _config(points, stored, by_outputs, layers)
     shape = _model.row_shape(wishes.model, wishes.input_shape)
     with (
         _model.own_model(wishes.model) as model,
@@ -205,10 +200,24 @@ def sweep(
             force=shown.force,
             on_point=told,
             on_step=told.step,
+            hooks=kancompress.Hooks(tried=told.tried, share=told.within),
         )
     for note in dict.fromkeys(noted(text) for point in done.points for text in point.notes):
         _output.note(note)
     _write(done, results, shown)
+
+
+def _config(
+    points: Points, stored: Stored, by_outputs: Calibration, layers: dict[str, int]
+) -> ClusterConfig:
+    """What all points have in common."""
+    common, layer_parts = numbers("--parts", points.parts or [], "number of parts")
+    return replace(
+        config_of(points, stored, None, layers, largest=False),
+        parts=common,
+        layer_parts=layer_parts,
+        memory=by_outputs.bytes_of_memory,
+    )
 
 
 def _wishes(
@@ -281,6 +290,7 @@ class _Told:
         self._there = 0  # points
         self._taken = 0  # steps of the point at hand, and of the one before
         self._before: int | None = None
+        self._at = (0.0, "")  # the share that is done, and what was said of the time that is left
 
     def step(self, asked: Asked, what: str, done: int, total: int | None) -> None:
         """After a layer, or a point of a layer's curve."""
@@ -289,7 +299,19 @@ class _Told:
         share = min(done / of, 1.0) if of else 0.0
         line = f"{self._there + 1} of {self._count}, {asked.text}: {what}, step {done}"
         line += f" of {total}" if total else ""
-        self._steps.at((self._there + share) / self._count, line + self._left(share))
+        self._at = (self._there + share) / self._count, self._left(share)
+        self._steps.at(self._at[0], line + self._at[1])
+
+    def within(self, work: str, share: float, what: str) -> None:
+        """Between steps: what is at hand, and of it."""
+        line = f"{self._there + 1} of {self._count}: {work or what}"
+        line += f", {what}" if work and what else ""
+        self._steps.at(self._at[0], line + self._at[1])
+
+    def tried(self, clusters: Numbers, price: float, file_bytes: int, error: float) -> None:
+        """After a network that the search for a size went through."""
+        line = f"{self._there + 1} of {self._count}: "
+        self._steps.line(line + tried_text(clusters, price, file_bytes, error))
 
     def _left(self, share: float) -> str:
         """What may be left, from what the points so far took and the share of the next."""
@@ -297,7 +319,7 @@ class _Told:
         if not units:
             return ""
         left = (time.perf_counter() - self._begin) / units * (self._count - self._there - share)
-        return f"; about {left:.0f} s left"
+        return _output.left_of(left)
 
     def __call__(self, point: Point, number: int, count: int) -> None:
         self._there = number
@@ -314,7 +336,8 @@ class _Told:
         self._made += 1
         line += f", {point.seconds:.1f} s"
         self._steps.line(line + (self._left(0.0) if number < count else ""))
-        self._steps.at(number / count, "")
+        self._at = number / count, ""
+        self._steps.at(*self._at)
 
 
 def _write(done: Sweep, results: Results, shown: Shown) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from kancompress.clustering import grid, kmeans, prices
 from kancompress.clustering.cuts import cut_inputs
 from kancompress.clustering.layer import LayerSolution
+from kancompress.clustering.progress import Progress, TellShare
 from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import MEMORY, ClusterConfig, KMeans
 from kancompress.layers.layer import EdgeLayer
@@ -94,16 +95,26 @@ class ByCoefficients:
     memory: int = MEMORY
     price: float = 0.0
     layers: Sequence[Edges] = ()
+    tell: TellShare | None = None
     _by_name: Mapping[str, Edges] = field(init=False, repr=False, compare=False)
+    _numbers: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {layer.name: layer for layer in reversed(self.layers)})
+        numbers = {layer.name: number for number, layer in enumerate(self.layers, 1)}
+        object.__setattr__(self, "_numbers", numbers)
 
     @classmethod
-    def of(cls, config: ClusterConfig, layers: Sequence[Edges] = ()) -> ByCoefficients:
+    def of(
+        cls,
+        config: ClusterConfig,
+        layers: Sequence[Edges] = (),
+        tell: TellShare | None = None,
+    ) -> ByCoefficients:
         """As a configuration wants it.
 
         layers : that it will be given, which tell the inputs of their edges where bits have a price
+        tell   : told of every iteration
         """
         return cls(
             seed=config.seed,
@@ -112,6 +123,7 @@ class ByCoefficients:
             memory=config.memory,
             price=config.price or 0.0,
             layers=layers,
+            tell=tell,
         )
 
     def at(self, price: float) -> ByCoefficients:
@@ -127,13 +139,20 @@ class ByCoefficients:
             max_iterations=self.max_iterations,
             by=self.by,
             memory=self.memory,
+            progress=self._progress(name),
         )
         if not self.price:
             return Clustered(clustering=found)
         layer = self._by_name[name]
         inputs = cut_inputs(layer.inputs(), vectors.parts)
-        paid = prices.cluster(vectors, found, inputs, self.price)
+        paid = prices.cluster(vectors, found, inputs, self.price, self.memory)
         return Clustered(clustering=paid, final=True)
+
+    def _progress(self, name: str) -> Progress:
+        """Of a layer, each of which is a work by itself."""
+        number = self._numbers.get(name)
+        which = "" if number is None else f", {number} of {len(self._numbers)}"
+        return Progress(tell=self.tell, work=f"layer {name}{which}, plain k-means")
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
         """As of `Clusterer`: each layer is one process's."""

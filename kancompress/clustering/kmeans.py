@@ -8,6 +8,7 @@ in float64 in a fixed order; ties go to the lowest index.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from kancompress.clustering.nearest import (
     one_thread,
     span_length,
 )
+from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.clustering.vectors import (
     F32,
     F64,
@@ -90,13 +92,15 @@ def fit(
     max_iterations: int = 100,
     by: KMeans = KMeans.OWN,
     memory: int = MEMORY,
+    progress: Progress = NOBODY,
 ) -> Clustering:
     """Cluster `vectors`, shape (n, d), n >= 1, all finite, into at most `clusters` groups.
 
     With at most `clusters` distinct vectors the result is exact and has that many centroids.
     Vectors that are read are read again and again; of them memory holds one copy in float32.
 
-    memory : bytes that the copy may take; of more there is none, as of `ClusterConfig`
+    memory   : bytes that the copy may take; of more there is none, as of `ClusterConfig`
+    progress : told of every iteration, but of scikit-learn's
     """
     vectors = vectors_of(vectors)
     exact = _exact(vectors, clusters)
@@ -107,7 +111,9 @@ def fit(
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
     if by is KMeans.OWN:
-        result = lloyd(points, start, max_iterations=max_iterations, memory=memory)
+        result = lloyd(
+            points, start, max_iterations=max_iterations, memory=memory, progress=progress
+        )
     else:
         result = scikit_learn(points, start, max_iterations=max_iterations)
     centroids, labels = _compact(vectors, result.labels, clusters)
@@ -121,9 +127,13 @@ def fit(
     )
 
 
-def comparable(vectors: Given) -> F32:
-    """The vectors (n, d) moved to their mean and scaled to at most 1, as they are compared."""
-    return _normalised(moderate(vectors_of(vectors))[0]).held().array
+def comparable(vectors: Given, memory: int = MEMORY) -> Points:
+    """The vectors (n, d) moved to their mean and scaled to at most 1, as they are compared.
+
+    memory : bytes that they may take to be held, as of `fit`
+    """
+    points = _normalised(moderate(vectors_of(vectors))[0])
+    return points.held() if 4 * math.prod(points.shape) <= memory else points
 
 
 def regrouped(vectors: Given, labels: Labels, start: Clustering, iterations: int) -> Clustering:
@@ -142,7 +152,7 @@ def regrouped(vectors: Given, labels: Labels, start: Clustering, iterations: int
     )
 
 
-def column_means(points: F32, labels: Labels, centroids: F64) -> F64:
+def column_means(points: F32 | Points, labels: Labels, centroids: F64) -> F64:
     """Mean of each label's points, (k, d); centroids without points stay where they are."""
     sums = _Sums(points_of(points), labels, len(centroids))
     counts = sums.counts[:, None]
@@ -165,10 +175,11 @@ def lloyd(
     *,
     max_iterations: int,
     memory: int = MEMORY,
+    progress: Progress = NOBODY,
 ) -> LloydResult:
     """Lloyd's iterations from the centroids `start`, until no label changes any more.
 
-    points : (n, d) float32; start : (k, d); memory : as of `fit`. Empty clusters move to the
+    points : (n, d) float32; start : (k, d); the rest is as for `fit`. Empty clusters move to the
     vectors that are farthest from their centroids. With many centroids the vectors are put in order
     of their first clusters once, so that later assignments compare each span of neighbours with the
     few centroids that can be nearest to any of them; the labels are those of the full comparison.
@@ -183,6 +194,9 @@ def lloyd(
     repaired = iterations = 0
     while iterations < max_iterations:
         iterations += 1
+        progress.at(
+            iterations / max_iterations, f"iteration {iterations} of at most {max_iterations}"
+        )
         means, moved = _means(rows, sums, labels, centroids)
         repaired += moved
         if moved:

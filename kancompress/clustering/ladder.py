@@ -13,6 +13,7 @@ from kancompress.clustering.coding import Coding, plain_vectors
 from kancompress.clustering.joint import Joint, Spread
 from kancompress.clustering.moments import Moments
 from kancompress.clustering.prices import prices_of
+from kancompress.clustering.progress import NOBODY, Passes, Progress
 from kancompress.clustering.quadratic import Form
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.formats.packed.encodings.rans import MOST_CLUSTERS
@@ -83,6 +84,12 @@ class _Priced:
     scale: float
 
 
+def starts_of(out: int, size: int, clusters: int, most: int) -> int:
+    """How often a layer is solved, whose outputs have so many coefficients each."""
+    cells = out * size * max(size, clusters)
+    return max(1, min(most, _STARTS_CELLS // max(1, cells)))
+
+
 class Problem:
     """A layer's weights and moments, prepared once for any number of clusters.
 
@@ -121,6 +128,7 @@ class Problem:
         ridges: list[float] = []
         self._found: dict[tuple[int, CalibrationConfig], _Trial] = {}
         self._starts: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
+        self._passes = Passes(NOBODY, 1)
         self.weights = weights.float()
         moved = self.weights.clone()  # group after group, each with those before it in place
         for group in moments.groups:
@@ -185,16 +193,19 @@ class Problem:
         start: kmeans.Clustering | None = None,
         *,
         price: float = 0.0,
+        progress: Progress = NOBODY,
     ) -> Solution:
         """Cluster into at most `clusters` centroids by the method of `config`.
 
         Where that takes but a moment it starts several times, and the least error is kept; once
         more from `start`, a clustering of the layer's own numbers, where it is given.
 
-        price : of a bit, as of `ClusterConfig`
+        price : of a bit, as of `ClusterConfig`; progress : told of every pass
         """
+        is_priced = bool(price) and clusters <= MOST_CLUSTERS
+        self._passes = Passes(progress, self._most_passes(clusters, config, start, is_priced))
         slope = None
-        if price and clusters <= MOST_CLUSTERS:
+        if is_priced:
             priced = self._priced(self._without_prices(clusters, config, start), config, price)
             best = priced.trial
             codebook, labels = best.codebook, self.all_labels(best.codebook, best.labels)
@@ -213,6 +224,27 @@ class Problem:
             repaired=best.repaired,
             slope=slope,
         )
+
+    def _most_passes(
+        self,
+        clusters: int,
+        config: CalibrationConfig,
+        start: kmeans.Clustering | None,
+        is_priced: bool,
+    ) -> int:
+        """Passes at the most: of each start one to begin with, rounds of feedback, and sweeps; and
+        those with prices, which follow the best of all starts."""
+        one = 1
+        if config.method in (Method.FEEDBACK, Method.SWEEPS):
+            one += _MOST if config.rounds is None else config.rounds
+        if config.method is Method.SWEEPS and not is_priced:
+            one += _MOST if config.sweeps is None else config.sweeps
+        starts = self.starts(clusters, config.starts) + (start is not None)
+        priced = {
+            Method.FEEDBACK: _PRICED,
+            Method.SWEEPS: _EAGER_SWEEPS + (config.sweeps or _PRICED_SWEEPS) + _ZERO_SWEEPS,
+        }.get(config.method, _PRICED_ALONE)
+        return starts * one + (priced if is_priced else 0)
 
     def _best(
         self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None
@@ -252,8 +284,7 @@ class Problem:
     def starts(self, clusters: int, most: int) -> int:
         """How often the layer is solved: at least once, and `most` times where it is small."""
         size = sum(len(form.hessian) for form in self.forms)
-        cells = self.out * size * max(size, clusters)
-        return max(1, min(most, _STARTS_CELLS // max(1, cells)))
+        return starts_of(self.out, size, clusters, most)
 
     def all_labels(self, codebook: Tensor, labels: list[Tensor]) -> Tensor:
         """Labels (out, in) of all inputs from those (out, m) by group.
@@ -289,7 +320,12 @@ class Problem:
         key = (clusters, seed, iterations)
         if key not in self._starts:
             self._starts[key] = metric.start(
-                *edges, clusters, seed=seed, iterations=iterations, by=self.by
+                *edges,
+                clusters,
+                seed=seed,
+                iterations=iterations,
+                by=self.by,
+                memory=config.memory,
             )
         return self._from_codebook(*self._starts[key], config)
 
@@ -303,6 +339,7 @@ class Problem:
         found = metric.lloyd(*self._edges(), codebook, iterations=config.max_iterations)
         labels = self._cut(found.labels)
         trial = _Trial(found.codebook, labels, passes + found.iterations, found.repaired)
+        self._passes.done()
         return self._climbed(trial, config)
 
     def _climbed(self, trial: _Trial, config: CalibrationConfig) -> _Trial:
@@ -342,6 +379,7 @@ class Problem:
         """Feedback and refit in turn, indices at the prices of those before."""
         codebook, labels = trial.codebook, trial.labels
         for _ in range(_PRICED):
+            self._passes.done()
             price = self._scaled_prices(codebook, labels, scale)
             labels = self.joint.feedback(codebook, price)
             codebook = self.joint.refit(codebook, labels)
@@ -351,6 +389,7 @@ class Problem:
         """Coordinate descent and refit in turn, the same way."""
         codebook, labels = trial.codebook, trial.labels
         for _ in range(sweeps):
+            self._passes.done()
             price = self._scaled_prices(codebook, labels, scale)
             labels = self.joint.sweep(codebook, labels, price)
             codebook = self.joint.refit(codebook, labels)
@@ -391,6 +430,7 @@ class Problem:
         edges = self._edges()
         for _ in range(_PRICED_ALONE):
             passes += 1
+            self._passes.done()
             price = self._scaled_prices(codebook, self._cut(labels), scale)
             labels = metric.assign(*edges, codebook, torch.cat(price))
             codebook = metric.update(*edges, codebook, labels)
@@ -444,6 +484,7 @@ class Problem:
         passes = trial.passes
         for _ in range(_MOST if rounds is None else rounds):
             passes += 1
+            self._passes.done()
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
             labels = self.joint.feedback(codebook)
@@ -462,6 +503,7 @@ class Problem:
         error = self._error(codebook, labels) if sweeps is None else 0.0
         for _ in range(_MOST if sweeps is None else sweeps):
             passes += 1
+            self._passes.done()
             before = codebook, labels
             codebook, moved = self._repair(codebook, labels)
             repaired += moved
@@ -538,9 +580,15 @@ class CodedProblem(Problem):
         assert self.coding is not None
         points = plain_vectors(self.weights, self.coding)
         found = kmeans.fit(
-            points, clusters, seed=config.seed, max_iterations=config.max_iterations, by=self.by
+            points,
+            clusters,
+            seed=config.seed,
+            max_iterations=config.max_iterations,
+            by=self.by,
+            memory=config.memory,
         )
         trial = self._by_inputs(self._scaled(found), found, config)
+        self._passes.done()
         return self._climbed(trial, config)
 
     def _by_inputs(
@@ -572,6 +620,7 @@ class CodedProblem(Problem):
         forms = [form.by_inputs() for form in self.forms]
         for _ in range(_PRICED_ALONE):
             passes += 1
+            self._passes.done()
             price = self._scaled_prices(codebook, labels, scale)
             labels = [
                 quadratic.sweep(form, codebook, chosen, own)

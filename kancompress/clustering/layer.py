@@ -22,8 +22,9 @@ from kancompress.clustering import coding, grid, kmeans, prices, scaling
 from kancompress.clustering.coding import Coding
 from kancompress.clustering.cuts import Number, cut_edges, cut_features, split
 from kancompress.clustering.joint import Spread
-from kancompress.clustering.ladder import CodedProblem, Problem, Solution
-from kancompress.clustering.moments import STEP, Batches, Moments, gaps, measure, spread
+from kancompress.clustering.ladder import CodedProblem, Problem, Solution, starts_of
+from kancompress.clustering.moments import STEP, Batches, Moments, gaps, measure, spread, walks
+from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.config import CalibrationConfig, KMeans, Method
 from kancompress.errors import UsageError
 from kancompress.formats.packed.encodings import bits
@@ -213,8 +214,14 @@ Edges = tuple[Tensor, Tensor | None]
 # Plain k-means of one layer by centroids, parts of edges, seed and most iterations.
 Plain = dict[tuple[int, int, int, int], kmeans.Clustering]
 
+# How a layer came to a clustering, that, and the bias of its outputs.
+Candidate = tuple[Method, kmeans.Clustering, Tensor | None]
+
 # Labels of those that are kept, at most.
 _KEPT = 1 << 24
+# Iterations of k-means and passes of solutions, about, that costs are foretold with; and what
+# either costs at the least.
+_ITERATIONS, _PASSES, _LEAST = 30, 12, 5e8
 # By how many times a layer has fewer starts where bits have a price.
 _FEWER = 4
 # Coefficients of an output of a small layer, at most.
@@ -227,15 +234,26 @@ def flat_edges(layer: Solvable) -> Tensor:
     return edges.detach().float().flatten(1, -2)
 
 
-def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place) -> Problem:
+def pose(
+    layer: Solvable,
+    rows: Streams,
+    config: CalibrationConfig,
+    place: Place,
+    progress: Progress = NOBODY,
+) -> Problem:
     """Measure what a layer sees, for any number of clusters of edges, or of their parts.
 
     The moments are those of whole edges, numbered as if there were so many times as many inputs.
+
+    progress : told of blocks of rows
     """
     weights, exponent = scaling.moderate(cut_edges(flat_edges(layer), place.cut_into))
     centred = place.biased and config.method is not Method.METRIC
     batches = _batches(layer, weights, rows, place)
-    moments = measure(batches, centred=centred, memory=config.memory, device=weights.device)
+    _, inputs, d = weights.shape
+    blocks = len(_parts(layer, rows.dense)) * walks(inputs, d, config.memory)
+    counted = _counted(batches, blocks, progress)
+    moments = measure(counted, centred=centred, memory=config.memory, device=weights.device)
     # No second moment is larger than those on the diagonal.
     squares = [group.hessian.diagonal() for group in moments.groups]
     if not all(values.isfinite().all() for values in (*squares, moments.mean)):
@@ -253,6 +271,20 @@ def pose(layer: Solvable, rows: Streams, config: CalibrationConfig, place: Place
         gaps=partial(gaps, batches, moments),
         spread=_spreads(layer, rows, place, moments, weights.device),
     )
+
+
+def _counted(batches: Batches, blocks: int, progress: Progress) -> Batches:
+    """The same, each block told once it was made use of; blocks : of all walks together."""
+    done = 0
+
+    def walk() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal done
+        for block in batches():
+            yield block
+            done += 1
+            progress.at(done / blocks, "moments")
+
+    return walk
 
 
 def _spreads(
@@ -324,6 +356,7 @@ def solve_layer(
     *,
     price: float = 0.0,
     known: Plain | None = None,
+    progress: Progress = NOBODY,
 ) -> LayerSolution:
     """Cluster one layer; never worse on the held-out rows than plain k-means with the same k, where
     bits have no price.
@@ -334,6 +367,7 @@ def solve_layer(
               of other parts it is not used
     price   : of a bit, as of `ClusterConfig`
     known   : plain k-means of the same layer and place, and gets what is found
+    progress : told of blocks of rows and of passes
     """
     begin = time.perf_counter()
     if price:  # paid over and over in a search; prices move a solution farther than a start
@@ -345,36 +379,27 @@ def solve_layer(
     config = replace(config, starts=max(1, config.starts // parts))
     if problem is not None and problem.d != weights.shape[2]:
         problem = None
-    dtype = place.dtype
-    candidates: list[tuple[Method, kmeans.Clustering, Tensor | None]] = []
+    posed = problem is not None
+    size = Size(out=weights.shape[0], width=weights[0].numel(), maps=layer.maps)
+    first, second, third = progress.parts(size.costs(clusters, config, posed=posed))
     plain = _plain(weights, clusters, config, place, {} if known is None else known)
-    candidates.append((Method.KMEANS, _rounded(plain, dtype), None))
-    start = slope = None
-    if price and config.method is Method.KMEANS:
-        inputs = _inputs(weights, place.coding)
-        paid = prices.cluster(coding.plain_vectors(weights, place.coding), plain, inputs, price)
-        candidates.append((Method.KMEANS, _rounded(paid, dtype), None))
-    if place.grid:
-        start = _on_grid(layer, clusters, config, place)
-        if not price:
-            candidates.append((Method.KMEANS, start, None))
+    start = _on_grid(layer, clusters, config, place) if place.grid else None
+    candidates = _not_solved(weights, plain, start, config, place, price)
+    first.at(1.0, "plain k-means")
+    slope = None
     if config.method is not Method.KMEANS:
-        problem = problem or pose(layer, streams[0], config, place)
+        problem = problem or pose(layer, streams[0], config, place, second)
         try:
-            found = problem.solve(clusters, config, start, price=price)
-            slope = found.slope
+            found = problem.solve(clusters, config, start, price=price, progress=third)
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
             raise _too_large(layer) from None
-        stored = partial(_stored, found.labels, problem, place)
-        if dtype == torch.int8:  # whose steps are wide, and all edges of a centroid err alike
-            found = problem.rounded(found, stored)
-        codebook = scaling.times_two_to(stored(found.codebook), problem.exponent)
-        bias = problem.bias(codebook, found.labels)
-        candidates.append((config.method, _clustering(codebook, found, place.coding), bias))
+        slope = found.slope
+        candidates.append((config.method, *_as_stored(found, problem, place)))
     tried = [
         (clustering, _stored_bias(bias, layer.bias, place)) for _, clustering, bias in candidates
     ]
     errors, held_out = (output_errors(layer, weights, s, tried, place) for s in streams)
+    progress.at(1.0)
     if not math.isfinite(errors[0]) or not math.isfinite(held_out[0]):
         raise _too_large_outputs(layer)
     solutions = [
@@ -393,6 +418,69 @@ def solve_layer(
         for number, (clustering, bias) in enumerate(tried)
     ]
     return _best_of(solutions, price)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How large a layer is: its outputs, the coefficients of each, and whether rows are maps."""
+
+    out: int
+    width: int
+    maps: bool
+
+    @classmethod
+    def of(cls, layer: Solvable) -> Size:
+        """The size of a layer."""
+        edges: Tensor = layer.edges()
+        return cls(out=len(edges), width=edges[0].numel(), maps=layer.maps)
+
+    def costs(
+        self, clusters: int, config: CalibrationConfig, *, posed: bool
+    ) -> tuple[float, float, float]:
+        """About how long plain k-means, the moments and the solution take beside each other:
+        products of numbers.
+
+        posed : whether the moments are at hand
+        """
+        near = _LEAST + _ITERATIONS * self.out * self.width * clusters
+        if config.method is Method.KMEANS:
+            return near, 0.0, 0.0
+        rows = config.samples * (PLACES if self.maps else 1)
+        moments = 0.0 if posed else rows * self.width * (self.width / 2 + self.out)
+        starts = starts_of(self.out, self.width, clusters, config.starts)
+        return near, moments, starts * (near + _PASSES * self.out * self.width**2)
+
+
+def _not_solved(
+    weights: Tensor,
+    plain: kmeans.Clustering,
+    on_grid: kmeans.Clustering | None,
+    config: CalibrationConfig,
+    place: Place,
+    price: float,
+) -> list[Candidate]:
+    """Clusterings that see no rows, plain k-means first."""
+    found: list[Candidate] = [(Method.KMEANS, _rounded(plain, place.dtype), None)]
+    if price and config.method is Method.KMEANS:
+        inputs = _inputs(weights, place.coding)
+        points = coding.plain_vectors(weights, place.coding)
+        paid = prices.cluster(points, plain, inputs, price, config.memory)
+        found.append((Method.KMEANS, _rounded(paid, place.dtype), None))
+    if on_grid is not None and not price:
+        found.append((Method.KMEANS, on_grid, None))
+    return found
+
+
+def _as_stored(
+    found: Solution, problem: Problem, place: Place
+) -> tuple[kmeans.Clustering, Tensor | None]:
+    """A solution in the layer's own numbers as they will be stored, and the bias of its outputs."""
+    stored = partial(_stored, found.labels, problem, place)
+    if place.dtype == torch.int8:  # whose steps are wide, and all edges of a centroid err alike
+        found = problem.rounded(found, stored)
+    codebook = scaling.times_two_to(stored(found.codebook), problem.exponent)
+    bias = problem.bias(codebook, found.labels)
+    return _clustering(codebook, found, place.coding), bias
 
 
 def _best_of(solutions: list[LayerSolution], price: float) -> LayerSolution:
@@ -425,6 +513,7 @@ def _plain(
         seed=config.seed,
         max_iterations=config.max_iterations,
         by=place.kmeans,
+        memory=config.memory,
     )
     if (len(known) + 1) * len(found.labels) <= _KEPT:
         known[key] = found

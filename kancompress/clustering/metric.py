@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import kmeans
-from kancompress.config import KMeans
+from kancompress.config import MEMORY, KMeans
 from kancompress.system import devices
 
 # Numbers of a block of distances, 4 MB in float32.
@@ -30,17 +30,19 @@ def start(
     seed: int,
     iterations: int,
     by: KMeans = KMeans.OWN,
+    memory: int = MEMORY,
 ) -> tuple[Tensor, int]:
     """A codebook from plain k-means in the mean metric, (at most clusters, d), and its iterations.
 
     weights : (out, in, d); blocks : (in, d, d); by : whose k-means runs
+    memory  : as of `kmeans.fit`
     """
     d = weights.shape[2]
     mean = devices.wide(blocks).mean(0).cpu()
     root = torch.linalg.cholesky(mean + 1e-9 * mean.diagonal().mean() * torch.eye(d))
     turned = weights.reshape(-1, d).cpu().double() @ root
     points = turned.float().numpy()
-    found = kmeans.fit(points, clusters, seed=seed, max_iterations=iterations, by=by)
+    found = kmeans.fit(points, clusters, seed=seed, max_iterations=iterations, by=by, memory=memory)
     centroids = torch.from_numpy(found.centroids)
     result: Tensor = torch.linalg.solve_triangular(root, centroids, upper=False, left=False)
     return result.float().to(weights.device), found.iterations

@@ -108,6 +108,11 @@ def measure(
     )
 
 
+def walks(inputs: int, d: int, memory: int) -> int:
+    """How often `measure` goes through all rows: for the means, and for each group of inputs."""
+    return 1 + -(-inputs // _group_size(inputs, d, memory))
+
+
 def spread(features: Features, found: Moments, errors: Tensor, members: Tensor) -> Tensor:
     """Errors of the coefficients of some inputs times the moments of their features and all.
 

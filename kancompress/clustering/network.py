@@ -18,8 +18,9 @@ from kancompress.clustering.cuts import Number, split, times_as_many
 from kancompress.clustering.flow import Flow
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.ladder import Problem
-from kancompress.clustering.layer import LayerSolution, naming, pose, solve_layer
-from kancompress.clustering.price_search import Solve, Tried, price_for
+from kancompress.clustering.layer import LayerSolution, Size, naming, pose, solve_layer
+from kancompress.clustering.price_search import MOST_TRIES, Solve, Tried, price_for
+from kancompress.clustering.progress import NOBODY, Progress, TellShare
 from kancompress.config import CalibrationConfig, Method, Target
 from kancompress.errors import KancompressError, TooSmallError, UsageError
 from kancompress.models import lines
@@ -130,6 +131,7 @@ def solve_network(
     price: float = 0.0,
     first: Problem | None = None,
     tell: Tell | None = None,
+    progress: Progress = NOBODY,
 ) -> NetworkSolution:
     """Cluster layers one after another; those whose number of clusters is None stay dense.
 
@@ -140,13 +142,16 @@ def solve_network(
     flow  : restarted first
     price : of a bit, as of `ClusterConfig`
     first : the first layer's problem, where it is at hand
+    progress : told of every pass of every layer
     """
     flow.restart()
     solutions: dict[str, LayerSolution] = {}
+    parts = _parts(flow, clusters, config, first, progress)
     for number, (name, layer) in enumerate(flow.layers.items()):
         k = clusters[name]
         if k is not None:
             own = first if number == 0 else None
+            parts[name].at(0.0)
             with naming(name):
                 solutions[name] = solve_layer(
                     layer,
@@ -157,6 +162,7 @@ def solve_network(
                     own,
                     price=price,
                     known=flow.plain(name),
+                    progress=parts[name],
                 )
             if tell:
                 tell(name, solutions[name])
@@ -178,6 +184,30 @@ def solve_network(
             fields=("clusters", "rows"),
         )
     return best
+
+
+def _parts(
+    flow: Flow,
+    clusters: Clusters,
+    config: CalibrationConfig,
+    first: Problem | None,
+    progress: Progress,
+) -> dict[str, Progress]:
+    """The parts of a solution, by the layers that are clustered."""
+    numbers = {name: k for name in flow.layers if (k := clusters[name]) is not None}
+    if progress.tell is None:
+        return dict.fromkeys(numbers, progress)
+    begin = next(iter(flow.layers))
+    taken = [
+        sum(
+            Size.of(flow.layers[name]).costs(
+                split(number).clusters, config, posed=name == begin and first is not None
+            )
+        )
+        for name, number in numbers.items()
+    ]
+    parts = zip(numbers, progress.parts(taken), strict=True)
+    return {name: part.part(0.0, 1.0, f"layer {name}") for name, part in parts}
 
 
 def _finite_held_out(solution: NetworkSolution) -> float:
@@ -221,6 +251,7 @@ def calibrate(
     tell: Tell | None = None,
     tell_probe: TellProbe | None = None,
     tell_try: TellTry | None = None,
+    tell_share: TellShare | None = None,
     kept: Kept | None = None,
 ) -> Calibrated:
     """Cluster the layers of a network in their order by what they put out.
@@ -238,8 +269,11 @@ def calibrate(
     """
     flow = _opened(open_flow, rows, config, kept)
     if clusters is not None:
-        first = None if kept is None else _first(flow, clusters, config, kept)
-        solution = solve_network(flow, clusters, config, price=price or 0.0, first=first, tell=tell)
+        progress = Progress(tell=tell_share)
+        first = None if kept is None else _first(flow, clusters, config, kept, progress)
+        solution = solve_network(
+            flow, clusters, config, price=price or 0.0, first=first, tell=tell, progress=progress
+        )
         found = Calibrated(
             clusters=clusters, curves={}, predicted=None, solution=solution, price=price or 0.0
         )
@@ -251,31 +285,90 @@ def calibrate(
     if most is not None and price is None:
         most, priced_to = _RICHEST * most, most
     curves, first = measure_curves(
-        flow, config, most_bytes=most, priced_to=priced_to, tell=tell_probe, kept=kept
+        flow,
+        config,
+        most_bytes=most,
+        priced_to=priced_to,
+        tell=tell_probe,
+        progress=Progress(tell=tell_share, work="curves of single layers"),
+        kept=kept,
+    )
+    solve = _Solver(
+        flow=flow,
+        config=config,
+        curves=curves,
+        first=first,
+        wanted=not dry_run or target.error is not None,  # an error is known when it is measured
+        tell=tell,
+        tell_share=tell_share,
+        most=_most_networks(target, price),
     )
     choices = allocation.frontier(list(curves.values()))
-    names = list(curves)
-
-    def solve(choice: Choice, price: float) -> Calibrated:
-        chosen = dict(zip(names, choice.clusters, strict=True))
-        solution = None
-        if not dry_run or target.error is not None:  # an error is known when it is measured
-            solution = solve_network(flow, chosen, config, price=price, first=first, tell=tell)
-        return Calibrated(
-            clusters=chosen,
-            curves=curves,
-            predicted=choice.error,
-            solution=solution,
-            price=price,
-        )
-
-    search = _Search(list(curves.values()), choices, names, files, solve, tell_try)
+    search = _Search(list(curves.values()), choices, list(curves), files, solve, tell_try)
     if target.bytes is not None:
         found = search.within(target.bytes, price)
     else:
         assert target.error is not None
         found = search.reaching(target.error, price)
     return _checked(found, flow, files, config)
+
+
+def _most_networks(target: Target, price: float | None) -> int:
+    """How many networks a search for a target solves at the most."""
+    without = 1 if target.bytes is not None else 2 * _ATTEMPTS
+    return without + (MOST_TRIES if price is None else 0)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Solver:
+    """Solves the network with the numbers of centroids of a choice.
+
+    first  : the first layer's problem
+    wanted : whether anything is solved, or the choice alone is asked for
+    tell   : of each layer; tell_share: how far the search is
+    most   : networks that are solved; count: that were so far
+    """
+
+    flow: Flow
+    config: CalibrationConfig
+    curves: Mapping[str, Curve]
+    first: Problem | None
+    wanted: bool
+    tell: Tell | None
+    tell_share: TellShare | None
+    most: int
+    count: int = 0
+
+    def __call__(self, choice: Choice, price: float) -> Calibrated:
+        """The choice at a price of a bit."""
+        chosen = dict(zip(self.curves, choice.clusters, strict=True))
+        solution = None
+        if self.wanted:
+            solution = solve_network(
+                self.flow,
+                chosen,
+                self.config,
+                price=price,
+                first=self.first,
+                tell=self.tell,
+                progress=self._next(),
+            )
+        return Calibrated(
+            clusters=chosen,
+            curves=self.curves,
+            predicted=choice.error,
+            solution=solution,
+            price=price,
+        )
+
+    def _next(self) -> Progress:
+        """The part of the search that the next network is."""
+        self.count += 1
+        if self.most == 1:
+            return Progress(tell=self.tell_share)
+        whole = Progress(tell=self.tell_share, work=f"networks, at most {self.most}")
+        before = (self.count - 1) / self.most
+        return whole.part(before, self.count / self.most, f"network {self.count}")
 
 
 def _opened(
@@ -294,7 +387,9 @@ def _opened(
     return flow
 
 
-def _first(flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept) -> Problem | None:
+def _first(
+    flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept, progress: Progress
+) -> Problem | None:
     """The first layer's problem, whose moments are measured once for all numbers of clusters."""
     name, layer = next(iter(flow.layers.items()))
     number = clusters[name]
@@ -303,7 +398,8 @@ def _first(flow: Flow, clusters: Clusters, config: CalibrationConfig, kept: Kept
     if kept.first is None:
         place = flow.places[name].cut(split(number).parts)
         with naming(name):
-            kept.first = pose(layer, flow.seen(name)[0], config, place)
+            told = progress.part(0.0, 0.0, f"layer {name}")
+            kept.first = pose(layer, flow.seen(name)[0], config, place, told)
     return kept.first
 
 
@@ -417,11 +513,17 @@ class _Search:
             for choice in self.choices
             if weigh(dict(zip(self.names, choice.clusters, strict=True))) is not None
         ]
-        found = reach(packable, error, lambda choice: self.solve(choice, price or 0.0))
+
+        def measured(choice: Choice) -> Calibrated:
+            tried = self.solve(choice, price or 0.0)
+            self._tried(tried)
+            return tried
+
+        found = reach(packable, error, measured)
         if price is not None or not error:
             return found
         finer = {price: allocation.smallest(packable, share * error) for share, price in _FINER}
-        first = self._tried(found)
+        first = self._sized(found)
         assert first is not None  # only choices that are packed are tried
         richer = self._others(first, finer)
         return price_search.fewest_bytes(error, first, richer).found
@@ -445,15 +547,18 @@ class _Search:
         return self._tried(self.solve(choice, price))
 
     def _tried(self, found: Calibrated) -> Tried[Calibrated] | None:
+        """The same with its bytes, told; None where no layer would be packed."""
+        tried = self._sized(found)
+        if tried is not None and self.tell:
+            self.tell(found.clusters, found.price, tried.bytes, tried.error)
+        return tried
+
+    def _sized(self, found: Calibrated) -> Tried[Calibrated] | None:
         assert found.solution is not None
         size = self.files.weigh(found.clusters)
         if found.price or size is None:
             size = self.files.measure(found.solution.layers)
-        if size is None:
-            return None
-        if self.tell:
-            self.tell(found.clusters, found.price, size, found.solution.held_out)
-        return Tried(found, size, found.solution.held_out)
+        return None if size is None else Tried(found, size, found.solution.held_out)
 
 
 def _within(
@@ -515,12 +620,13 @@ def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibra
     the choice of least error is tried. Then smaller choices are tried, halving what lies between
     the largest that failed, or that the curves leave no hope for, and the smallest that did not.
     """
-    aim, failed, best = error, -1, None
+    aim, failed, best, least = error, -1, None, math.inf
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1
         choice = None if last else allocation.smallest(choices, aim)
         found = solve(choice or choices[-1])
         reached = _held_out(found)
+        least = min(least, reached)
         if reached <= error:
             best = found
             break
@@ -529,9 +635,10 @@ def reach(choices: list[Choice], error: float, solve: Callable[[Choice], Calibra
         failed = choices.index(choice)
         aim *= 0.7 * error / reached
     if best is None:
+        tries = f", of {attempt + 1} networks that were tried" if attempt else ""
         raise KancompressError(
             f"No choice of clusters has an output error of at most {error:g}; the least has"
-            f" {reached:.3g}. Allow more with `target.error`.",
+            f" {least:.3g}{tries}. Allow more with `target.error`.",
             fields=("target.error",),
         )
     passed = choices.index(choice or choices[-1])

@@ -18,7 +18,8 @@ from torch import Tensor
 from kancompress.clustering import kmeans, metric
 from kancompress.clustering.kmeans import Clustering
 from kancompress.clustering.nearest import Labels, one_thread
-from kancompress.clustering.vectors import F32, F64, Given
+from kancompress.clustering.vectors import F32, F64, Given, Points
+from kancompress.config import MEMORY
 from kancompress.formats.packed.encodings import Indices
 from kancompress.formats.packed.encodings.classes import Symbols, ladder
 from kancompress.formats.packed.encodings.rans import MOST_CLUSTERS, inputs_of
@@ -76,20 +77,22 @@ def of_claims(claims: Sequence[Indices]) -> Labels:
 
 
 @one_thread()
-def cluster(vectors: Given, start: Clustering, inputs: Labels, price: float) -> Clustering:
+def cluster(
+    vectors: Given, start: Clustering, inputs: Labels, price: float, memory: int = MEMORY
+) -> Clustering:
     """Plain k-means that goes on with every index at its price, from where it ended without.
 
     vectors : (n, d); start : their clustering; inputs : (n,) number of the input of each
-    price   : of a bit, as of `ClusterConfig`
+    price   : of a bit; memory : that a copy of the vectors may take; as of `ClusterConfig`
     """
     k = len(start.centroids)
     if start.exact or not price or not 1 < k <= MOST_CLUSTERS:
         return start
-    points = kmeans.comparable(vectors)
+    points = kmeans.comparable(vectors, memory)
     order, lengths = np.argsort(inputs, kind="stable"), np.bincount(inputs)
     labels = start.labels
     centroids = kmeans.column_means(points, labels, np.zeros((k, points.shape[1])))
-    scale = price * _inertia(points, centroids, labels) / len(points)
+    scale = price * _inertia(points, centroids, labels) / len(labels)
     rounds = 0
     while rounds < _ROUNDS:
         rounds += 1
@@ -105,26 +108,26 @@ def cluster(vectors: Given, start: Clustering, inputs: Labels, price: float) -> 
     return kmeans.regrouped(vectors, labels, start, rounds)
 
 
-def _inertia(points: F32, centroids: F64, labels: Labels) -> float:
+def _inertia(points: Points, centroids: F64, labels: Labels) -> float:
     """Sum of the points' squared distances from their centroids."""
     total = 0.0
-    for first in range(0, len(points), _BLOCK):
-        part = slice(first, first + _BLOCK)
-        total += float(np.square(points[part] - centroids[labels[part]]).sum())
+    for first in range(0, len(labels), _BLOCK):
+        own = points.block(first, first + _BLOCK)
+        total += float(np.square(own - centroids[labels[first : first + _BLOCK]]).sum())
     return total
 
 
-def _assigned(points: F32, centroids: F64, bits: F32, classes: npt.NDArray[np.uint8]) -> Labels:
+def _assigned(points: Points, centroids: F64, bits: F32, classes: npt.NDArray[np.uint8]) -> Labels:
     """The centroid of each point that costs least: squared distance and price.
 
     bits : (C, k) of each class; classes : (n,) of the points
     """
-    found = np.empty(len(points), np.int64)
+    found = np.empty(len(classes), np.int64)
     narrow = centroids.astype(np.float32)
     squares = np.square(narrow).sum(axis=1)
-    for first in range(0, len(points), _BLOCK):
+    for first in range(0, len(classes), _BLOCK):
         part = slice(first, first + _BLOCK)
-        scores = (-2 * points[part]) @ narrow.T
+        scores = (-2 * points.block(first, first + _BLOCK)) @ narrow.T
         scores += squares
         scores += bits[classes[part]]
         found[part] = scores.argmin(axis=1)

@@ -29,7 +29,18 @@ _PLAIN = re.compile(r"(?:\./)?[A-Za-z][A-Za-z0-9_^/().]*")
 # Words that YAML does not take for text; pykan's own names are none.
 _OTHER = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
 
+# Names of a state of pykan's `MultKAN`, all of which `loadckpt` asks for.
+_OWN = re.compile(
+    r"(?:sub)?node_(?:bias|scale)_\d+|act_fun\.\d+\.(?:grid|coef|mask|scale_base|scale_sp)"
+    r"|symbolic_fun\.\d+\.(?:mask|affine)"
+)
+
 Symbol = tuple[int, int, int, str]
+
+
+def is_own(name: str) -> bool:
+    """Whether a tensor of this name is one of pykan's own."""
+    return _OWN.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

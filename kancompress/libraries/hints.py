@@ -142,9 +142,11 @@ def _parametrised(names: set[str], others: Sequence[str]) -> list[str]:
         ]
         if met:
             undo = way.undo.format(name=shortened(met[0][1]["name"], _SHOWN))
+            come = "comes" if len(met) == 1 else "come"
             said.append(
-                f"{_named([name for name, _ in met])} come of {way.named}, which keeps a tensor as"
-                f" others: undo it with {undo} on each such layer, and save the state dict again."
+                f"{_named([name for name, _ in met])} {come} of {way.named}, which keeps a tensor"
+                f" as others: undo it with {undo} on each such layer, and save the state dict"
+                " again."
             )
     return said
 

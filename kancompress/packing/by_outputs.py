@@ -17,6 +17,7 @@ from kancompress.clustering.flow import Chain, Flow, check_rows
 from kancompress.clustering.kept import Kept
 from kancompress.clustering.layer import LayerSolution, Place, Solvable
 from kancompress.clustering.network import Calibrated, Clusters, Tell, TellTry, calibrate
+from kancompress.clustering.progress import TellShare
 from kancompress.clustering.user_flow import Hooked
 from kancompress.config import (
     RUN_FIELDS,
@@ -56,13 +57,15 @@ _SHARED = "its edges share their centroids with another layer's"
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Hooks:
-    """Whom to tell of layers as they are packed, as they are solved, and of probes for curves; and
-    of whole networks that a search for a price tried."""
+    """Whom to tell of layers as they are packed, as they are solved, and of probes for curves; of
+    whole networks that a search for a target tried; and of how far the work is: what is at hand,
+    the share of it that is done, and what of it was done last."""
 
     report: Report | None = None
     solved: Tell | None = None
     probed: TellProbe | None = None
     tried: TellTry | None = None
+    share: TellShare | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -413,6 +416,7 @@ def _calibrated(
             tell=hooks.solved,
             tell_probe=hooks.probed,
             tell_try=hooks.tried,
+            tell_share=hooks.share,
             # a module of the user's own holds what was packed last, so its rows run anew
             kept=kept if isinstance(runs, ChainRuns) else None,
         )

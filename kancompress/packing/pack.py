@@ -22,6 +22,7 @@ from kancompress.clustering.clusterer import (
 from kancompress.clustering.magnitudes import relative_distortion
 from kancompress.clustering.network import Calibrated
 from kancompress.clustering.price_search import Tried
+from kancompress.clustering.progress import TellShare
 from kancompress.clustering.vectors import EdgeVectors
 from kancompress.config import RUN_FIELDS, ClusterConfig, IndexCoding, Metric, RunOptions
 from kancompress.errors import KancompressError, UsageError, shortened
@@ -57,6 +58,7 @@ class LayerClustering:
     distortion : squared distance of the edge vectors to their centroids, relative to their
                  squared distance to the layer's mean vector; of their parts, where they are cut
     parts      : vectors that the coefficients of an edge are cut into
+    foretold   : whether `packed_bytes` is about what the layer would take, as it was not clustered
 
     >>> import kancompress
     >>> layer = kancompress.cluster("digits.safetensors", clusters=4).layers[0]
@@ -77,6 +79,7 @@ class LayerClustering:
     dense_bytes: int
     masked: int = 0
     parts: int = 1
+    foretold: bool = False
 
 
 Report = Callable[[LayerClustering], None]
@@ -272,7 +275,10 @@ def predict(source: Source, config: ClusterConfig) -> Size:
 
 
 def plain_clusterer(
-    source: Source, config: ClusterConfig, options: RunOptions | None = None
+    source: Source,
+    config: ClusterConfig,
+    options: RunOptions | None = None,
+    tell: TellShare | None = None,
 ) -> tuple[Clusterer, tuple[str, ...]]:
     """What clusters without rows, as `config.metric` says, and what to say of it.
 
@@ -281,7 +287,7 @@ def plain_clusterer(
     compared, raises one error with all that is wrong with the source and with `config`, and
     UsageError when the basis of no layer is known.
     """
-    plain = ByCoefficients.of(config, source.layers)
+    plain = ByCoefficients.of(config, source.layers, tell)
     if config.metric is not Metric.GRID:
         return plain, ()
     check(source, config)
@@ -428,8 +434,8 @@ def _pack_layer(layer: SourceLayer, clusterer: Clusterer, config: ClusterConfig)
 def _as_asked(
     layer: SourceLayer, result: LayerClustering, config: ClusterConfig
 ) -> LayerClustering:
-    """What is told of a layer that nothing was found for, as it would be no smaller: the bytes
-    that it would have had with whole indices."""
+    """What is told of a layer that nothing was found for, as it would be no smaller: about the
+    bytes that it would have had, with all centroids and whole indices."""
     rows = min(result.requested, most_clusters(layer), layer.edges) + (1 if layer.masked else 0)
     dtype = codebook_dtype(config, layer.stored_dtype)
     size = layer_bytes(
@@ -440,7 +446,7 @@ def _as_asked(
         scale=scale_bytes(dtype),
         parts=config.parts_of(layer.name),
     )
-    return replace(result, packed_bytes=max(size, result.dense_bytes))
+    return replace(result, packed_bytes=max(size, result.dense_bytes), foretold=True)
 
 
 def _without_loss(
@@ -480,7 +486,7 @@ def _kept_whole(one: _Packed, coded: Coded) -> LayerClustering:
         return one.result
     rows = len(coded.codebook) - (1 if one.layer.masked else 0)
     size = coded.nbytes(len(coded.labels))
-    return replace(one.result, clusters=rows, exact=True, packed_bytes=size)
+    return replace(one.result, clusters=rows, exact=True, packed_bytes=size, foretold=False)
 
 
 class GrowthError(KancompressError):

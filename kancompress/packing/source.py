@@ -17,7 +17,7 @@ from torch import Tensor
 from kancompress.clustering.clusterer import Edges
 from kancompress.clustering.cuts import divisors
 from kancompress.clustering.prices import of_claims
-from kancompress.config import ClusterConfig, IndexCoding, RunOptions, StoredDtype
+from kancompress.config import ClusterConfig, IndexCoding, KMeans, RunOptions, StoredDtype
 from kancompress.errors import KancompressError, UsageError, shortened, together
 from kancompress.formats.packed.encodings import (
     PLAIN,
@@ -184,6 +184,18 @@ def check(source: Source, config: ClusterConfig) -> None:
     """Refuse what cannot be packed so, with all reasons in one error."""
     if wrong := source.problems(config):
         raise together(wrong)
+    if config.kmeans is KMeans.SCIKIT_LEARN:
+        for layer in source.layers:
+            held = layer.edges * layer.coefficients * torch.float32.itemsize
+            if held > config.memory:
+                raise UsageError(
+                    f"Layer {shown(layer.name)} takes {held:,} bytes as k-means compares it, more"
+                    f" than `memory` ({config.memory:,}), and scikit-learn's k-means has all of it"
+                    ' in memory. Give more, or take `kmeans="own"`.',
+                    where=source.where,
+                    layer=layer.name,
+                    fields=("memory", "kmeans"),
+                )
 
 
 def most_clusters(layer: SourceLayer) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kancompress.reporting.told import ADVICE, PARTS, Sheet, Told
+from kancompress.reporting.told import ADVICE, PARAMETER, PARTS, Sheet, Told
 
 if TYPE_CHECKING:
     from kancompress.reporting.plotting.curves import Curves
@@ -132,7 +132,7 @@ def text(name: str) -> str:
 
 def words(told: str) -> str:
     """Words in which parameters stand in backticks, which stay there."""
-    parts = re.split(r"(`[a-z_]+(?:=[\w\".]+)?`)", shown(told))
+    parts = PARAMETER.split(shown(told))
     return "".join(part if number % 2 else text(part) for number, part in enumerate(parts))
 
 

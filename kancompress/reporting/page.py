@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from kancompress.exporting.html.page import small_style
-from kancompress.reporting.told import PARTS, Sheet, Told, compared
+from kancompress.reporting.told import ADVICE, PARAMETER, PARTS, Sheet, Told, compared
 from kancompress.version import __version__
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _body(
     yield from _section("Functions of the centroids", [_curves(layer) for layer in curves])
     yield from _section("Pictures", [_picture(*one) for one in pictures])
     yield from _section("More", [_table(sheet) for sheet in told.others])
-    notes = "".join(f"<li>{_text(note)}</li>" for note in told.notes)
+    notes = "".join(f"<li>{_words(note)}</li>" for note in told.notes)
     yield from _section("Notes", [f"<ul>{notes}</ul>" if notes else ""])
 
 
@@ -113,16 +113,21 @@ def _table(sheet: Sheet | None) -> str:
     heads = "".join(_cell("th", text, kind) for text, kind in zip(sheet.heads, words, strict=True))
     kinds = [wide or word for wide, word in zip(long, words, strict=True)]
     rows = "".join(
-        "<tr>" + "".join(_cell("td", text, kind) for text, kind in zip(row, kinds, strict=True))
+        "<tr>"
+        + "".join(
+            _cell("td", text, kind, is_advice=head == ADVICE)
+            for head, text, kind in zip(sheet.heads, row, kinds, strict=True)
+        )
         + "</tr>"
         for row in sheet.rows
-    )  # fmt: skip
+    )
     body = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
     return f'<div class="scroll"><table>{body}</table></div>'
 
 
-def _cell(tag: str, text: str, kind: str) -> str:
-    return f"<{tag}{' ' if kind else ''}{kind}>{_text(text)}</{tag}>"
+def _cell(tag: str, text: str, kind: str, *, is_advice: bool = False) -> str:
+    shown = _words(text) if is_advice else _text(text)
+    return f"<{tag}{' ' if kind else ''}{kind}>{shown}</{tag}>"
 
 
 # --- pictures -------------------------------------------------------------------------------
@@ -236,3 +241,12 @@ def _hash(text: str) -> str:
 def _text(text: str) -> str:
     """Text from a file: no markup, and no characters that do not print."""
     return html.escape("".join(sign if sign.isprintable() else "�" for sign in text))
+
+
+def _words(told: str) -> str:
+    """Words in which parameters stand in backticks, which are shown as code."""
+    parts = PARAMETER.split(told)
+    return "".join(
+        f"<code>{_text(part.strip('`'))}</code>" if number % 2 else _text(part)
+        for number, part in enumerate(parts)
+    )

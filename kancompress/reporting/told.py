@@ -6,6 +6,7 @@ Parameters of the library stand in backticks, as in messages; another surface gi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,8 @@ from kancompress.reporting import unshrunk
 SPOKEN = unshrunk.SPOKEN
 # Head of the column whose words name parameters.
 ADVICE = "what changes it"
+# A parameter of Python, and its value, as sentences name it.
+PARAMETER = re.compile(r"(`[a-z_]+(?:=[\w\".]+)?`)")
 
 RATIOS = {
     "dense_file": "file of the dense network / this file",

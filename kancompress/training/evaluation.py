@@ -16,6 +16,7 @@ from kancompress.models.runnable import Running
 from kancompress.specs import DataSpec
 from kancompress.training import loop as fitting
 from kancompress.training.history import Score
+from kancompress.training.loop import OnBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -71,9 +72,11 @@ class Ready(Protocol):
     def notes(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
-def evaluate_running(ready: Running, data: Dataset) -> Evaluation:
+def evaluate_running(ready: Running, data: Dataset, on_batch: OnBatch | None = None) -> Evaluation:
     """Run a network over the test rows. Raises UsageError when the data does not fit it."""
-    return evaluate_with(lambda x: fitting.predict(ready.network, x), ready, data)
+    return evaluate_with(
+        lambda x: fitting.predict(ready.network, x, on_batch=on_batch), ready, data
+    )
 
 
 def evaluate_with(run: Callable[[Tensor], Tensor], ready: Ready, data: Dataset) -> Evaluation:

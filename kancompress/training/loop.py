@@ -63,14 +63,24 @@ def loss_of(output: Tensor, y: Tensor, *, soft: bool = False) -> Tensor:
     return functional.cross_entropy(output, y)
 
 
-def predict(network: nn.Module, x: Tensor, batch: int = EVALUATION_BATCH) -> Tensor:
+def predict(
+    network: nn.Module,
+    x: Tensor,
+    batch: int = EVALUATION_BATCH,
+    on_batch: OnBatch | None = None,
+) -> Tensor:
     """Outputs for all rows of `x` on the CPU, in batches on the network's device, without
     gradients."""
     network.eval()
     device = devices.of(network)
     with torch.no_grad():  # what a module keeps for later must be fit for training
         blocks = torch.split(x, batch)
-        own = {n: network(blocks[n].to(device)).cpu() for n in distributed.own(len(blocks))}
+        mine = list(distributed.own(len(blocks)))
+        own = {}
+        for done, number in enumerate(mine, 1):
+            own[number] = network(blocks[number].to(device)).cpu()
+            if on_batch:
+                on_batch(done, len(mine))
     return distributed.gathered(own, [len(block) for block in blocks])
 
 

@@ -100,29 +100,10 @@ def fit_network(
     """
     check_rows(data.train.x, model.is_conv)
     config = config or default_training(model)
-    basis = basis or default_basis(model.family, conv=model.is_conv)
-    hidden = hidden or (CHANNELS if model.is_conv else HIDDEN)
-    conv = (conv or default_conv(len(hidden))) if model.is_conv else None
-    spec = ModelSpec(basis=basis, conv=conv)
-    _check(spec, len(hidden))
-    meta = (meta or default_meta(conv=model.is_conv)) if model.is_meta else None
-    widths = (data.features, *hidden, data.spec.outputs)
+    design = _Design.of(model, basis, hidden, meta, conv)
     machine = machine or Machine()
     device = devices.find(machine.device)
-    network = initialise(basis, widths, meta, config.seed, conv=conv).to(device)
-
-    def facts() -> Facts:
-        return {
-            "command": "train",
-            "model": model.value,
-            "basis": spec.to_json(),
-            "hidden": list(hidden),
-            "meta": meta and asdict(meta),
-            **states.options_of(config),
-            "the data": states.fingerprint(data.tensors()),
-            "the new network": states.fingerprint(network.state_dict()),
-        }
-
+    network = design.network(data, config.seed).to(device)
     history = fitting.fit(
         network,
         parameter_groups(network, config),
@@ -139,17 +120,72 @@ def fit_network(
         measure=lambda: fitting.score(network, data.validation),
         settle=renewal(network, data.train, config.seed),
         step=compiled(network) if config.compile else None,
-        keeper=states.keeper(state, facts, device),
+        keeper=states.keeper(state, lambda: design.facts(data, config, network), device),
         workers=machine.workers,
         on_epoch=on_epoch,
         on_batch=on_batch,
     )
     return Training(
-        checkpoint=to_checkpoint(network, basis, data.spec, conv),
+        checkpoint=to_checkpoint(network, design.basis, data.spec, design.conv),
         history=history,
         validation=min((epoch.validation for epoch in history), key=Score.key),
         test=fitting.score(network, data.test),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Design:
+    """What is trained: the defaults of its model where nothing else was asked for."""
+
+    model: ModelName
+    basis: BasisSpec
+    hidden: tuple[int, ...]
+    meta: MetaSpec | None
+    conv: ConvSpec | None
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelName,
+        basis: BasisSpec | None,
+        hidden: tuple[int, ...] | None,
+        meta: MetaSpec | None,
+        conv: ConvSpec | None,
+    ) -> _Design:
+        """Raises UsageError for a network that no file could hold."""
+        hidden = hidden or (CHANNELS if model.is_conv else HIDDEN)
+        made = cls(
+            model=model,
+            basis=basis or default_basis(model.family, conv=model.is_conv),
+            hidden=hidden,
+            meta=(meta or default_meta(conv=model.is_conv)) if model.is_meta else None,
+            conv=(conv or default_conv(len(hidden))) if model.is_conv else None,
+        )
+        _check(made.spec, len(hidden))
+        return made
+
+    @property
+    def spec(self) -> ModelSpec:
+        """As files have it."""
+        return ModelSpec(basis=self.basis, conv=self.conv)
+
+    def network(self, data: Dataset, seed: int) -> Network:
+        """The freshly drawn network."""
+        widths = (data.features, *self.hidden, data.spec.outputs)
+        return initialise(self.basis, widths, self.meta, seed, conv=self.conv)
+
+    def facts(self, data: Dataset, config: TrainConfig, network: Network) -> Facts:
+        """What a run that goes on has to have in common with the one before."""
+        return {
+            "command": "train",
+            "model": self.model.value,
+            "basis": self.spec.to_json(),
+            "hidden": list(self.hidden),
+            "meta": self.meta and asdict(self.meta),
+            **states.options_of(config),
+            "the data": states.fingerprint(data.tensors()),
+            "the new network": states.fingerprint(network.state_dict()),
+        }
 
 
 def _check(spec: ModelSpec, layers: int) -> None:

@@ -142,7 +142,11 @@ def _taken(model: nn.Module, data: Dataset) -> Dataset:
 
 
 def evaluate_module(
-    model: nn.Module, tensors: Mapping[str, Tensor], data: Dataset, where: str
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    data: Dataset,
+    where: str,
+    on_batch: OnBatch | None = None,
 ) -> Evaluation:
     """Load a state dict into the module and run it over the test rows.
 
@@ -153,13 +157,18 @@ def evaluate_module(
     data = _taken(model, data)
     runner = Runner(model, data.spec)
     start = time.perf_counter()
-    outputs = fitting.predict(runner, data.test.x)
+    outputs = fitting.predict(runner, data.test.x, on_batch=on_batch)
     seconds = time.perf_counter() - start
     return Evaluation(score=scored(outputs, data), outputs=outputs, seconds=seconds)
 
 
 def predict_module(
-    model: nn.Module, tensors: Mapping[str, Tensor], x: Tensor, where: str, batch: int
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    x: Tensor,
+    where: str,
+    batch: int,
+    on_batch: OnBatch | None = None,
 ) -> tuple[Tensor, tuple[int, ...], tuple[str, ...]]:
     """Load a state dict into the module and run it over rows that need no labels.
 
@@ -176,7 +185,7 @@ def predict_module(
             " expected."
         )
     runner = Runner(model, DataSpec(name=FILE, targets=row.numel()))
-    return fitting.predict(runner, x, batch), tuple(row.shape[1:]), notes
+    return fitting.predict(runner, x, batch, on_batch), tuple(row.shape[1:]), notes
 
 
 def tune_module(

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import platform
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +23,8 @@ from kancompress.system import devices
 from kancompress.training.history import Epoch
 
 FOLDER = Path(__file__).parent / "results"
+# Seconds between two lines that say how far a training is.
+_NOW_AND_THEN = 5.0
 
 
 # Where cells are kept that are not to be published; None: beside the published ones.
@@ -178,6 +182,29 @@ def in_slices(
     return done, True
 
 
+def telling(
+    name: str, most: int, tell: Callable[[Epoch], None], every: float = _NOW_AND_THEN
+) -> Callable[[Epoch], None]:
+    """The same, which also says now and then how far a training is, and how long it may take.
+
+    most : epochs; every : seconds between two lines
+    """
+    last = time.monotonic()
+
+    def on_epoch(epoch: Epoch) -> None:
+        nonlocal last
+        if epoch.number and time.monotonic() - last >= every:
+            last = time.monotonic()
+            left = epoch.seconds * (most - epoch.number)
+            words = (
+                f"{name}: epoch {epoch.number} of at most {most}; at most about {left:.0f} s left"
+            )
+            print(words, file=sys.stderr, flush=True)
+        tell(epoch)
+
+    return on_epoch
+
+
 def is_done(cell: dict[str, Any], minutes: float | None) -> bool:
     """Whether a cell came to its end, or has had its minutes."""
     had = minutes is not None and cell["train_seconds"] >= 60 * minutes
@@ -220,7 +247,7 @@ def trained(
                 machine=where,
                 meta=None if recipe.embedding is None else MetaSpec(embedding=recipe.embedding),
                 state=state,
-                on_epoch=tell,
+                on_epoch=telling(recipe.stem, config.epochs, tell),
             )
 
         done, complete = in_slices(run, path.with_suffix(".state"), minutes)

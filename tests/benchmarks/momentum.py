@@ -79,7 +79,7 @@ def main() -> None:
         " |\n|---|---|---|---|---|---|---|"
     )
     for name, values in sources.items():
-        points = kmeans.comparable(values)
+        points = kmeans.comparable(values).held().array
         for clusters in options.clusters:
             found = [compare(points, clusters, seed) for seed in range(options.starts)]
             ratios, plain, ours, reached = zip(*found, strict=True)

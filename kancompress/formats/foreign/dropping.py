@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from kancompress.errors import UsageError
 from kancompress.formats.arrays import Stored
 from kancompress.formats.foreign.checkpoint import ForeignRecord
+from kancompress.formats.pykan_config import is_own
 from kancompress.formats.safetensors import shown
 from kancompress.values import did_you_mean
 
@@ -45,11 +46,13 @@ def without(record: Record, drop: Sequence[str]) -> Record:
     ties = _ties(record.ties, gone, names)
     tensors = _kept(record.tensors, gone, ties)
     known = tensors.outline if isinstance(tensors, Stored) else tensors
-    shapes = {name: one.shape for name, one in known.items()}
-    unfit = record.pykan is not None and record.pykan.misfit(shapes)
+    missed = [name for name in names if name in gone and is_own(name)]
+    if record.pykan is not None and missed:
+        told = f"{missed[0]}" + (f" and {len(missed) - 1:,} more" if len(missed) > 1 else "")
+        note = f"pykan's config stays out of the packed file: its loadckpt needs {told}"
+        record = replace(record, pykan=None, notes=(*record.notes, note))
     return replace(
         record,
-        pykan=None if unfit else record.pykan,
         tensors=tensors,
         ties=ties,
         tensor_bytes=sum(one.nbytes for name, one in known.items() if name not in ties),

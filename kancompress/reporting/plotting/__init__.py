@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from kancompress.config import PlotConfig, RunOptions
+from kancompress.clustering.progress import Progress, TellShare
+from kancompress.config import PlotConfig, Projection, RunOptions
 from kancompress.errors import UsageError
 from kancompress.formats import recorded
 from kancompress.formats.storage import called, is_native, once
@@ -34,6 +36,7 @@ def plot_edges(
     name: str | None = None,
     force: bool = False,
     inputs: Iterable[Path] = (),
+    on_share: TellShare | None = None,
 ) -> int:
     """Draw the edge vectors of every layer, coloured by centroid; returns the picture's bytes.
 
@@ -43,13 +46,15 @@ def plot_edges(
     path    : a .png, .svg or .pdf file, written atomically
     layouts : as for `cluster`
     against : of a packed file, the dense one, whose edge vectors are then the points
+    on_share : told what is at hand, the share of it that is done, and what of it was last
     Raises UsageError for another suffix or a file that exists (unless `force`), KancompressError
     without matplotlib.
     """
     target = check_picture_target(path, force=force, inputs=inputs)
     record, where = _record(source, name, state), called(source, name)
     dense = _dense(against, state)
-    picture = _edges(record, where, target, config or PlotConfig(), layouts, dense)
+    drawing = _Drawing(record, where, config or PlotConfig(), dense, on_share)
+    picture = drawing.edges(target, layouts)
     return files.write(target, [picture], force=force)
 
 
@@ -64,6 +69,7 @@ def plot_functions(
     name: str | None = None,
     force: bool = False,
     inputs: Iterable[Path] = (),
+    on_share: TellShare | None = None,
 ) -> int:
     """Draw each centroid's function over the grid, base branch included, and its edges.
 
@@ -73,6 +79,7 @@ def plot_functions(
     path    : a .png, .svg or .pdf file, written atomically
     against : of a packed file, the dense one, whose edges are then drawn in grey behind their
               centroids
+    on_share : as for `plot_edges`
     Returns the picture's bytes. Raises UsageError for another suffix, for a file that exists
     (unless `force`), and where it is not known what the layers compute; KancompressError without
     matplotlib.
@@ -80,7 +87,8 @@ def plot_functions(
     target = check_picture_target(path, force=force, inputs=inputs)
     record, where = _record(source, name, state), called(source, name)
     dense = _dense(against, state)
-    picture = _functions(record, where, target, config or PlotConfig(), options, dense)
+    drawing = _Drawing(record, where, config or PlotConfig(), dense, on_share)
+    picture = drawing.functions(target, options)
     return files.write(target, [picture], force=force)
 
 
@@ -120,6 +128,7 @@ def plot_pictures(
     name: str | None = None,
     force: bool = False,
     inputs: Iterable[Path] = (),
+    on_share: TellShare | None = None,
 ) -> tuple[int, int]:
     """Draw what `plot_edges` and `plot_functions` draw, and write both pictures or none.
 
@@ -127,6 +136,7 @@ def plot_pictures(
     options          : what the tensors of another library's file do not tell; layouts serve both
     against          : of a packed file, the dense one, which stands behind the centroids
     state            : of a torch file with several state dicts, the one that is meant
+    on_share         : as for `plot_edges`
     Returns the bytes of both. Raises UsageError for another suffix, one name for both, a file that
     exists (unless `force`), and where it is not known what the layers compute; KancompressError
     without matplotlib.
@@ -138,37 +148,43 @@ def plot_pictures(
     if files.is_same(first, second):
         raise UsageError(f"{first} is to hold both pictures; give two names.")
     record, where = _record(source, name, state), called(source, name)
-    layouts, dense = options.layouts if options else None, _dense(against, state)
+    drawing = _Drawing(record, where, config, _dense(against, state), on_share)
     pictures = [
-        (first, [_edges(record, where, first, config, layouts, dense)]),
-        (second, [_functions(record, where, second, config, options, dense)]),
+        (first, [drawing.edges(first, options.layouts if options else None)]),
+        (second, [drawing.functions(second, options)]),
     ]
     sizes = files.write_together(pictures, force=force)
     return sizes[0], sizes[1]
 
 
-def _edges(
-    record: Runnable,
-    where: str,
-    target: Path,
-    config: PlotConfig,
-    layouts: Mapping[str, str] | None,
-    dense: Runnable | None,
-) -> bytes:
-    clouds = list(edge_clouds(record, config, layouts, dense))
-    return encode(draw_clouds(clouds, config, where), target.suffix.lower())
+# The share of a picture that finds the centroids, where t-SNE comes after that.
+_FOUND = 0.2
 
 
-def _functions(
-    record: Runnable,
-    where: str,
-    target: Path,
-    config: PlotConfig,
-    options: RunOptions | None,
-    dense: Runnable | None,
-) -> bytes:
-    curves = centroid_curves(record, config, options, dense)
-    return encode(draw_curves(curves, where), target.suffix.lower())
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawing:
+    """What is drawn, what messages call it, and whom to tell of it; dense: as `against`."""
+
+    record: Runnable
+    where: str
+    config: PlotConfig
+    dense: Runnable | None
+    tell: TellShare | None
+
+    def edges(self, target: Path, layouts: Mapping[str, str] | None) -> bytes:
+        """The picture of the edge vectors."""
+        whole = Progress(tell=self.tell, work="picture of the edges")
+        first = _FOUND if self.config.projection is Projection.TSNE else 1.0
+        found = whole.part(0.0, first)
+        clouds = list(edge_clouds(self.record, self.config, layouts, self.dense, found))
+        figure = draw_clouds(clouds, self.config, self.where, whole.part(first, 1.0))
+        return encode(figure, target.suffix.lower())
+
+    def functions(self, target: Path, options: RunOptions | None) -> bytes:
+        """The picture of the centroids' functions."""
+        whole = Progress(tell=self.tell, work="picture of the functions")
+        curves = centroid_curves(self.record, self.config, options, self.dense, whole)
+        return encode(draw_curves(curves, self.where), target.suffix.lower())
 
 
 def _dense(against: Input | None, state: str | None) -> Runnable | None:

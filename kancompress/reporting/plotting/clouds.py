@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from kancompress.clustering import kmeans
 from kancompress.clustering.nearest import Labels, one_thread
+from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.clustering.vectors import F64, SUM_BLOCK
 from kancompress.config import ClusterConfig, PlotConfig, Projection
 from kancompress.errors import UsageError
@@ -62,10 +66,12 @@ def edge_clouds(
     config: PlotConfig,
     layouts: Mapping[str, str] | None = None,
     against: Runnable | None = None,
+    progress: Progress = NOBODY,
 ) -> Iterator[Cloud]:
     """The edge vectors of each layer.
 
-    against : of a packed file, the dense one, whose vectors are then the points
+    against  : of a packed file, the dense one, whose vectors are then the points
+    progress : told of iterations of k-means
     """
     if against is not None:
         vectors = dense_vectors(record, against, layouts)
@@ -75,7 +81,7 @@ def edge_clouds(
         return
     config = settled(record, config)
     if isinstance(record, ForeignCheckpoint):
-        yield from _foreign_clouds(record, config, layouts)
+        yield from _foreign_clouds(record, config, layouts, progress)
         return
     if layouts:
         raise UsageError("Layouts belong to other libraries' files; this one is ours.")
@@ -83,12 +89,16 @@ def edge_clouds(
         for layer in record.layers:
             yield _packed_cloud(record, layer)
         return
-    for number, coefficients in enumerate(dense_coefficients(record)):
-        yield clustered(str(number), tuple(coefficients.shape[:-1]), coefficients, config)
+    parts = progress.parts([math.prod(shape) for shape in record.shapes])
+    for number, (x, part) in enumerate(zip(dense_coefficients(record), parts, strict=True)):
+        yield clustered(str(number), tuple(x.shape[:-1]), x, config, part)
 
 
 def _foreign_clouds(
-    record: ForeignCheckpoint, config: PlotConfig, layouts: Mapping[str, str] | None
+    record: ForeignCheckpoint,
+    config: PlotConfig,
+    layouts: Mapping[str, str] | None,
+    progress: Progress,
 ) -> Iterator[Cloud]:
     found = recognise(record.tensors, layouts)
     if not found.layers:
@@ -98,10 +108,11 @@ def _foreign_clouds(
             where=record.where,
             fields=("layouts", "drop"),
         )
-    for layer in found.layers:
+    parts = progress.parts([layer.edges for layer in found.layers])
+    for layer, part in zip(found.layers, parts, strict=True):
         with torch.no_grad():
             vectors = gather(layer, record.tensors)[packable(layer, record.tensors)]
-        yield clustered(layer.name, layer.shape, vectors, config)
+        yield clustered(layer.name, layer.shape, vectors, config, part)
 
 
 def settled(record: Runnable, config: PlotConfig) -> PlotConfig:
@@ -111,7 +122,13 @@ def settled(record: Runnable, config: PlotConfig) -> PlotConfig:
     return replace(config, clusters=clusters)
 
 
-def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotConfig) -> Cloud:
+def clustered(
+    name: str,
+    shape: tuple[int, ...],
+    vectors: Tensor,
+    config: PlotConfig,
+    progress: Progress = NOBODY,
+) -> Cloud:
     """The vectors of a layer that is not packed, with the centroids that `cluster` finds."""
     points = _points(vectors)
     if not np.isfinite(points).all():
@@ -119,7 +136,9 @@ def clustered(name: str, shape: tuple[int, ...], vectors: Tensor, config: PlotCo
     if not len(points):
         return _cloud(name, shape, points)
     assert config.clusters is not None
-    found = kmeans.fit(points, config.clusters, seed=config.seed)
+    part = progress.part(0.0, 1.0, f"layer {name}, k-means")
+    found = kmeans.fit(points, config.clusters, seed=config.seed, progress=part)
+    progress.at(1.0)
     return _cloud(name, shape, points, found.labels, found.centroids)
 
 
@@ -188,7 +207,7 @@ class Plane:
     flat: tuple[bool, bool] = (False, False)
 
 
-def project(cloud: Cloud, config: PlotConfig) -> Plane:
+def project(cloud: Cloud, config: PlotConfig, progress: Progress = NOBODY) -> Plane:
     """Bring a seeded sample of the edges, and all centroids, into the plane.
 
     Principal components are those of all edges of the layer. Vectors of a single number lie at
@@ -204,7 +223,7 @@ def project(cloud: Cloud, config: PlotConfig) -> Plane:
     if both.shape[1] == 1:
         flat, axes = _shares(cloud, both), ("weight", "share of edges below, %")
     elif config.projection is Projection.TSNE and len(both) > 3:
-        flat, axes = _tsne(both, config.seed), ("t-SNE 1", "t-SNE 2")
+        flat, axes = _tsne(both, config.seed, progress), ("t-SNE 1", "t-SNE 2")
     else:
         mean, directions, shares = principal_components(*_all_edges(cloud))
         flat = np.where(shares > 0, (both - mean) @ directions, 0.0)
@@ -296,16 +315,44 @@ def principal_components(vectors: Points, weights: F64) -> tuple[F64, F64, F64]:
     return mean, directions, shares
 
 
-def _tsne(vectors: Points, seed: int) -> F64:
+# Iterations of t-SNE at the most, as scikit-learn has them unless it is told otherwise.
+_ITERATIONS = 1000
+
+
+class _Printed(io.TextIOBase):
+    """Reads what scikit-learn's t-SNE prints, which has no other way to tell how far it is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def write(self, text: str) -> int:
+        """A line, of which the number of an iteration is told."""
+        if found := re.search(r"Iteration (\d+)", text):
+            done = int(found[1])
+            told = f"iteration {done:,} of at most {_ITERATIONS:,}"
+            self._progress.at(done / _ITERATIONS, told)
+        return len(text)
+
+
+def _tsne(vectors: Points, seed: int, progress: Progress) -> F64:
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     distinct = len(np.unique(vectors, axis=0)) > 1
     start: Any = "pca" if distinct else "random"
-    with one_thread():
-        flat = TSNE(perplexity=perplexity, init=start, random_state=seed % 2**32).fit_transform(
-            vectors.astype(np.float32)
-        )
+    tell = progress.tell is not None
+    reduction = TSNE(
+        perplexity=perplexity,
+        init=start,
+        random_state=seed % 2**32,
+        verbose=2 if tell else 0,
+    )
+    progress.at(0.0, "neighbours")
+    with (
+        one_thread(),
+        contextlib.redirect_stdout(_Printed(progress)) if tell else contextlib.nullcontext(),
+    ):
+        flat = reduction.fit_transform(vectors.astype(np.float32))
     wide: F64 = flat.astype(np.float64)
     return wide
 

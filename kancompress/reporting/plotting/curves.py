@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kancompress.clustering.nearest import Labels
+from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.clustering.vectors import F64
 from kancompress.config import PlotConfig, RunOptions
 from kancompress.errors import UsageError
@@ -61,11 +62,13 @@ def centroid_curves(
     config: PlotConfig,
     options: RunOptions | None = None,
     against: Runnable | None = None,
+    progress: Progress = NOBODY,
 ) -> list[Curves]:
     """The functions of the centroids of each layer, but of those that a packed file keeps dense or
     cuts into parts.
 
-    against : of a packed file, the dense one, whose edges are then drawn behind their centroids
+    against  : of a packed file, the dense one, whose edges are then drawn behind their centroids
+    progress : told of layers, and of iterations of k-means
     """
     try:
         ready = running.run(record, options)
@@ -83,13 +86,15 @@ def centroid_curves(
         dense = list(running.run(against, options).network.kan_layers())
     config = settled(record, config)
     found = []
-    for number, layer in enumerate(ready.network.kan_layers()):
+    layers = list(ready.network.kan_layers())
+    parts = progress.parts([math.prod(layer.shape) for layer in layers])
+    for number, (layer, part) in enumerate(zip(layers, parts, strict=True)):
         own = _codebook_edges(layer.edges)
         if isinstance(record, PackedModel) and (own is None or own.parts > 1):
             continue
         with torch.no_grad():
             behind = dense[number].edges() if dense else None
-            found.append(_curves(layer, str(number), config, behind))
+            found.append(_curves(layer, str(number), config, behind, part))
     if not found:
         raise UsageError(
             "No layer of this file has a codebook of whole edges, so there is no function to draw."
@@ -98,7 +103,11 @@ def centroid_curves(
 
 
 def _curves(
-    layer: EdgeLayer, number: str, config: PlotConfig, behind: Tensor | None = None
+    layer: EdgeLayer,
+    number: str,
+    config: PlotConfig,
+    behind: Tensor | None,
+    progress: Progress,
 ) -> Curves:
     source = _codebook_edges(layer.edges)
     if source is not None:
@@ -109,7 +118,7 @@ def _curves(
     else:
         coefficients = layer.edges()
         shape = tuple(coefficients.shape[:-1])
-        cloud = clustered(number, shape, coefficients, config)
+        cloud = clustered(number, shape, coefficients, config, progress)
         centroids, counts = torch.from_numpy(cloud.centroids), cloud.counts
     x, features, axis, note = _grid_features(layer)
     order = np.argsort(-counts, kind="stable")

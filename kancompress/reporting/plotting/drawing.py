@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kancompress.clustering.nearest import Labels
+from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.config import PlotConfig
 from kancompress.errors import UsageError
 from kancompress.reporting.plotting.clouds import Cloud, Plane, project
@@ -45,16 +46,23 @@ _DISTINCT = (
 )  # fmt: skip
 
 
-def draw_clouds(clouds: Sequence[Cloud], config: PlotConfig, name: str) -> Figure:
-    """One panel for each layer: edges as points, centroids as circles."""
+def draw_clouds(
+    clouds: Sequence[Cloud], config: PlotConfig, name: str, progress: Progress = NOBODY
+) -> Figure:
+    """One panel for each layer: edges as points, centroids as circles.
+
+    progress : told of iterations of t-SNE
+    """
     shown = [cloud for cloud in clouds if cloud.edges][:MOST_PANELS]
     if not shown:
         raise UsageError(f"{name} has no edge to draw: all of them are masked or symbolic.")
     rows, columns = _balanced(len(shown), 2 if len(shown) < 5 else 4)
     figure = _figure(_PANEL * columns, 4.3 * rows + 0.3)
     figure.suptitle(f"{_text(Path(name).name)}: edge vectors{_first(clouds)}", parse_math=False)
-    for number, cloud in enumerate(shown):
-        _draw_cloud(figure.add_subplot(rows, columns, number + 1), cloud, project(cloud, config))
+    sizes = [min(config.sample, len(cloud.vectors)) + len(cloud.centroids) for cloud in shown]
+    for number, (cloud, part) in enumerate(zip(shown, progress.parts(sizes), strict=True)):
+        plane = project(cloud, config, part.part(0.0, 1.0, f"layer {cloud.name}, t-SNE"))
+        _draw_cloud(figure.add_subplot(rows, columns, number + 1), cloud, plane)
     return figure
 
 

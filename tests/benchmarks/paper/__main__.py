@@ -211,11 +211,12 @@ def run_missing(experiment: Experiment, options: Options) -> None:
     if not cells and options.what not in TELLING:
         raise SystemExit(f"{options.what} has no cell with these models, rows and data sets.")
     ran = 0
-    for recipe, packing in cells:
+    for number, (recipe, packing) in enumerate(cells, 1):
         results = results_of(recipe, packing)
         whole = recipe.whole_key | asdict(packing)
         found = tables.of(finished(results), **whole)
         if not found or not is_done(found[-1], options.minutes):
+            print(f"cell {number} of {len(cells)}: {recipe.stem}", file=sys.stderr, flush=True)
             keep(results, run(recipe, options.data_dir, options.work, packing, options.minutes))
             ran += 1
     read = len(cells) - ran
