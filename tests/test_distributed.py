@@ -17,10 +17,12 @@ from torch.nn import functional
 import kancompress
 from command import ENVIRONMENT, done
 from conftest import fresh
+from kancompress.clustering import clusterer
 from kancompress.data import datasets
 from kancompress.specs import DataOptions
 from kancompress.system import distributed
 from kancompress.system import torchrun as launch
+from tests.benchmarks.on_device import layer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BATCH = 68  # of 1293 rows, so that the last batch has a single row for two processes
@@ -41,11 +43,12 @@ class Net(nn.Module):
 CLUSTERINGS = """
 import torch
 import kancompress
-from kancompress.clustering import moments
+from kancompress.clustering import clusterer, moments
 from kancompress.config import CalibrationConfig, ClusterConfig
 def clusterings(place):
-    # several tiles, so that there is something to divide
+    # several tiles, and layers that are large, so that there is something to divide
     tile, moments.TILE = moments.TILE, 200
+    large, clusterer.LARGE = clusterer.LARGE, 500
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -68,13 +71,15 @@ def clusterings(place):
             "chosen": kancompress.cluster_by_outputs(
                 dense, rows, None, calibration, target=kancompress.Target(bytes=4000)
             ),
+            "large": kancompress.cluster(place / "large.pt", ClusterConfig(clusters=5)),
+            "bounds": kancompress.cluster(place / "large.pt", ClusterConfig(clusters=64)),
             "convolution": kancompress.cluster(place / "conv.st", ClusterConfig(clusters=5)),
             "maps": kancompress.cluster_by_outputs(
                 place / "conv.st", rows.view(-1, 1, 8, 8), ClusterConfig(clusters=5), calibration
             ),
         }
     finally:
-        moments.TILE = tile
+        moments.TILE, clusterer.LARGE = tile, large
         torch.set_num_threads(threads)
     return {name: kancompress.encode(done.model) for name, done in found.items()}
 """
@@ -153,6 +158,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kancompress.save(fresh("metagramkanconv", (1, 4, 4, 10)), place / "conv.st")
     kancompress.save(kancompress.cluster(place / "meta.st").model, place / "packed.st")
     torch.save(efficient_kan(), place / "foreign.pt")
+    torch.save(layer(10_000, 100), place / "large.pt")
     torch.save(datasets.load_for_training(DataOptions(), seed=0).train.x[:400], place / "rows.pt")
     result = torchrun(LIBRARY, place, str(place))
     assert result.returncode == 0, result.stderr
@@ -234,7 +240,10 @@ def test_fine_tuning_ends_with_the_same_file_everywhere(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["native", "halves", "target", "foreign", "outputs", "still", "chosen", "convolution", "maps"],
+    [
+        *("native", "halves", "target", "foreign", "large", "bounds", "convolution"),
+        *("outputs", "still", "chosen", "maps"),
+    ],
 )
 def test_clustering_gives_the_bytes_of_one_process(name: str, place: Path, alone: Any) -> None:
     for rank in range(2):
@@ -252,6 +261,13 @@ def test_layers_are_divided_by_their_size(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(distributed, "count", lambda: 2)
     assert distributed.owners([5, 9, 4, 1]) == [1, 0, 1, 0]
     assert distributed.owners([]) == []
+    monkeypatch.setattr(clusterer, "LARGE", 10)
+    together = clusterer._together
+    assert together([30]) == {0}
+    assert together([9]) == together([]) == set()
+    assert together([30, 30]) == together([20, 30, 30, 30]) == set()
+    assert together([11, 40, 10]) == {1}
+    assert together([40, 9, 9]) == {0}
 
 
 @pytest.mark.slow
@@ -329,6 +345,7 @@ def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
     script = """
     import os, sys, time
     from kancompress.system import torchrun as launch
+from tests.benchmarks.on_device import layer
     from kancompress.cli.main import main
     ask = launch.is_first_to_fail
     def slow():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import grid, kmeans, prices
+from kancompress.clustering.crew import ALONE, Crew
 from kancompress.clustering.cuts import cut_inputs
 from kancompress.clustering.layer import LayerSolution
 from kancompress.clustering.vectors import EdgeVectors
@@ -84,9 +85,18 @@ def shared(clusterer: Clusterer, layers: Sequence[Edges], config: ClusterConfig)
     return clusterer if distributed.count() == 1 else clusterer.divided(layers, config)
 
 
+# Edges of a layer from which on a device clusters it, and several processes share it.
+LARGE = 1_000_000
+# How many times its fair share the busiest process may have to do before layers are shared.
+_UNEVEN = 1.25
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByCoefficients:
-    """k-means of edge vectors (the paper's eqs. 7 to 9), ours or scikit-learn's."""
+    """k-means of edge vectors (the paper's eqs. 7 to 9), ours or scikit-learn's.
+
+    device : on which our k-means clusters layers of `LARGE` edges and more; the CPU when None
+    """
 
     seed: int = 0
     max_iterations: int = 100
@@ -94,13 +104,19 @@ class ByCoefficients:
     memory: int = MEMORY
     price: float = 0.0
     layers: Sequence[Edges] = ()
+    device: torch.device | None = None
     _by_name: Mapping[str, Edges] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {layer.name: layer for layer in reversed(self.layers)})
 
     @classmethod
-    def of(cls, config: ClusterConfig, layers: Sequence[Edges] = ()) -> ByCoefficients:
+    def of(
+        cls,
+        config: ClusterConfig,
+        layers: Sequence[Edges] = (),
+        device: torch.device | None = None,
+    ) -> ByCoefficients:
         """As a configuration wants it.
 
         layers : that it will be given, which tell the inputs of their edges where bits have a price
@@ -112,6 +128,7 @@ class ByCoefficients:
             memory=config.memory,
             price=config.price or 0.0,
             layers=layers,
+            device=device,
         )
 
     def at(self, price: float) -> ByCoefficients:
@@ -120,6 +137,9 @@ class ByCoefficients:
 
     def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered:
         """As of `Clusterer`; the name does not matter."""
+        return self._cluster(name, vectors, clusters, ALONE)
+
+    def _cluster(self, name: str, vectors: EdgeVectors, clusters: int, crew: Crew) -> Clustered:
         found = kmeans.fit(
             vectors,
             clusters,
@@ -127,6 +147,8 @@ class ByCoefficients:
             max_iterations=self.max_iterations,
             by=self.by,
             memory=self.memory,
+            device=self.device if vectors.edges >= LARGE else None,
+            crew=crew,
         )
         if not self.price:
             return Clustered(clustering=found)
@@ -136,22 +158,47 @@ class ByCoefficients:
         return Clustered(clustering=paid, final=True)
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
-        """As of `Clusterer`: each layer is one process's."""
-        owner = distributed.owners([layer.edges for layer in layers])
-        found: dict[str, kmeans.Clustering | None] = {}
-        for layer, number in zip(layers, owner, strict=True):
-            found[layer.name] = None
-            if layer.edges and number == distributed.number():
+        """As of `Clusterer`: each layer is one process's, except for large ones of which there are
+        too few to keep all processes busy; on these all work together."""
+        sizes = [layer.edges for layer in layers]
+        together = set() if self.device or self.by is not KMeans.OWN else _together(sizes)
+        rest = [number for number in range(len(layers)) if number not in together]
+        owner = dict.fromkeys(together, 0)
+        owner |= dict(
+            zip(rest, distributed.owners([sizes[number] for number in rest]), strict=True)
+        )
+        found: dict[int, kmeans.Clustering] = {}
+        for number in (*sorted(together), *rest):
+            layer = layers[number]
+            if layer.edges and (number in together or owner[number] == distributed.number()):
+                crew = Crew.of_run() if number in together else ALONE
                 vectors = layer.in_parts().cut(config.parts_of(layer.name))
-                own = self.cluster(layer.name, vectors, config.of(layer.name))
-                found[layer.name] = own.clustering
+                own = self._cluster(layer.name, vectors, config.of(layer.name), crew)
+                found[number] = own.clustering
         final = bool(self.price)
         told = {
-            layer.name: Clustered(clustering=_told(found[layer.name], number), final=final)
-            for layer, number in zip(layers, owner, strict=True)
+            layer.name: Clustered(clustering=_told(found.get(number), owner[number]), final=final)
+            for number, layer in enumerate(layers)
             if layer.edges
         }
         return Known(told)
+
+
+def _together(sizes: Sequence[int]) -> set[int]:
+    """Which of the layers, of so many edges each, all processes share: the largest ones, as long as
+    the busiest process would have too much to do."""
+    rest = sorted(range(len(sizes)), key=lambda number: (-sizes[number], number))
+    shared = set()
+    while rest and sizes[rest[0]] >= LARGE:
+        loads = [0] * distributed.count()
+        for number, owner in zip(
+            rest, distributed.owners([sizes[number] for number in rest]), strict=True
+        ):
+            loads[owner] += sizes[number]
+        if max(loads) * len(loads) <= _UNEVEN * sum(loads):
+            break
+        shared.add(rest.pop(0))
+    return shared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,7 +291,7 @@ class ByOutputs:
 
 
 def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:
-    """A clustering that one process has found, everywhere."""
+    """A clustering that one process has found, or several have, everywhere."""
     facts = torch.zeros(7, dtype=torch.float64)
     if found is not None:
         numbers = (found.iterations, found.exact, found.repaired, found.inertia)

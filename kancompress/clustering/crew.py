@@ -1,0 +1,101 @@
+"""Several processes that cluster one layer: who does which part of it, and what they tell each
+other.
+
+Every part is what it is in a single process, and sums are put together in the order of the parts,
+so that the result has the same bits.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kancompress.errors import KancompressError
+from kancompress.system import distributed
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """This process, `number`, among `count` that share a layer; alone it tells nobody anything."""
+
+    number: int = 0
+    count: int = 1
+
+    @classmethod
+    def of_run(cls) -> Crew:
+        """All processes of this run."""
+        return cls(number=distributed.number(), count=distributed.count())
+
+    def run_of(self, number: int, tasks: int) -> tuple[int, int]:
+        """The first task of those that a process does, which follow each other, and the one behind
+        their last."""
+        return number * tasks // self.count, (number + 1) * tasks // self.count
+
+    def own(self, tasks: int) -> tuple[int, int]:
+        """Those that this process does."""
+        return self.run_of(self.number, tasks)
+
+    def mine(self, tasks: int) -> range:
+        """Tasks that this process does where processes take turns."""
+        return range(self.number, tasks, self.count)
+
+    def rounds(self, tasks: Iterable[_T]) -> Iterator[list[_T]]:
+        """Tasks as they come, one for each process at a time."""
+        waiting = iter(tasks)
+        while found := list(islice(waiting, self.count)):
+            yield found
+
+    def told(self, values: npt.NDArray[Any]) -> None:
+        """Rows (tasks, ...) of an array, in place, everywhere as the one has them who does them:
+        `own` of so many."""
+        if self.count == 1:
+            return
+        for number in range(self.count):
+            start, stop = self.run_of(number, len(values))
+            if start < stop:
+                part = np.ascontiguousarray(values[start:stop])
+                flat = torch.from_numpy(part.reshape(-1).view(np.uint8))
+                distributed.from_owner(flat, number)
+                values[start:stop] = part
+
+    def summed(self, values: npt.NDArray[np.float64]) -> None:
+        """Arrays of which all processes but one have zeros at each place, in place, as the one has
+        them."""
+        if self.count > 1:
+            distributed.summed(torch.from_numpy(values))
+
+    def agreed(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The first process's numbers."""
+        if self.count == 1:
+            return values
+        own = np.array(values, np.float64)
+        distributed.from_owner(torch.from_numpy(own), 0)
+        return own
+
+    def check(self, *values: npt.NDArray[Any] | None) -> None:
+        """Raises KancompressError where this process has other numbers than the first one, as a
+        processor of another kind may compute them."""
+        if self.count == 1:
+            return
+        found = 0
+        for value in values:
+            if value is not None:
+                found = zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, found)
+        if distributed.from_first([float(found)]) != [float(found)]:
+            raise KancompressError(
+                "This process computes other numbers than the first one, so they cannot share a"
+                " layer. Run processes of one command on machines of one kind, with the same torch,"
+                " or on one machine."
+            )
+
+
+ALONE = Crew()
