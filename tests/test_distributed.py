@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -422,6 +423,51 @@ def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) ->
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-4), name
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("other", ["", "another file"])
+def test_two_machines_share_a_layer(other: str, tmp_path: Path) -> None:
+    """Two launchers, as on two machines, in folders of their own."""
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+        import sys
+        from kancompress.cli.main import main
+        from kancompress.clustering import clusterer
+        clusterer.LARGE = 1000
+        sys.argv = ["kancompress", "cluster", "large.pt", "-k", "64", "-o", "out.st"]
+        main()
+        """)
+    )
+    state = layer(10_000, 100)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        torch.save(state, tmp_path / name / "large.pt")
+        if other:
+            state["layers.0.base_weight"][5, 5] += 1
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node"]
+    command += ["1", "--master-addr", "localhost", "--master-port", port, "--node-rank"]
+    launchers = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "script.py")],
+            cwd=tmp_path / name, env=ENVIRONMENT, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for rank, name in enumerate("ab")
+    ]  # fmt: skip
+    told = "".join(launcher.communicate(timeout=120)[1] for launcher in launchers)
+    found = {launcher.returncode for launcher in launchers}
+    if other:
+        assert found == {1}
+        assert told.count("finds other numbers in a layer than the first one") == 1
+        return
+    assert found == {0}
+    assert not (tmp_path / "b" / "out.st").exists()
+    alone = kancompress.cluster(tmp_path / "a" / "large.pt", clusters=64)
+    assert (tmp_path / "a" / "out.st").read_bytes() == kancompress.encode(alone.model)
 
 
 @pytest.mark.exhaustive

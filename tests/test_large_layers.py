@@ -246,9 +246,9 @@ def test_a_shared_layer_has_the_bits_of_one_process(
         assert one.repaired == alone.repaired
 
 
-def test_a_process_that_computes_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_reads_another_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     order = np.arange(9)
     Crew().check(order)
     monkeypatch.setattr("kancompress.clustering.crew.distributed.from_first", lambda _: [7.0])
-    with pytest.raises(KancompressError, match="computes other numbers than the first one"):
+    with pytest.raises(KancompressError, match="finds other numbers in a layer than the first"):
         Crew(number=1, count=2).check(None, order)

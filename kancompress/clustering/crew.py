@@ -82,8 +82,8 @@ class Crew:
         return own
 
     def check(self, *values: npt.NDArray[Any] | None) -> None:
-        """Raises KancompressError where this process has other numbers than the first one, as a
-        processor of another kind may compute them."""
+        """Raises KancompressError where this process has other numbers than the first one: of another
+        file, or as a processor of another kind computes them."""
         if self.count == 1:
             return
         found = 0
@@ -92,9 +92,9 @@ class Crew:
                 found = zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, found)
         if distributed.from_first([float(found)]) != [float(found)]:
             raise KancompressError(
-                "This process computes other numbers than the first one, so they cannot share a"
-                " layer. Run processes of one command on machines of one kind, with the same torch,"
-                " or on one machine."
+                "This process finds other numbers in a layer than the first one, so they cannot"
+                " share it. Give all of them the same file, on machines of one kind with the same"
+                " torch."
             )
 
 

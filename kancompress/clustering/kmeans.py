@@ -115,6 +115,7 @@ def fit(
     points = _normalised(ranged)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
+    crew.check(points.shift, np.array([points.scale]), start)
     if by is KMeans.OWN:
         with devices.repeatable(device or torch.device("cpu")):
             result = lloyd(
