@@ -119,8 +119,7 @@ def cluster(
                   file in; it is left with the source's tensors
     machine     : with rows, where to compute; `auto` is cuda where there is one, else the CPU. A
                   module of the user's own is moved to a device that was asked for, else the work
-                  goes where it is. Without rows the CPU computes, and where cuda was asked for it
-                  clusters layers of a million edges and more, to the same result up to rounding
+                  goes where it is. Without rows, only cuda: layers of a million edges and more
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     state       : of a torch file with several state dicts, such as an average of the model (EMA),
