@@ -168,9 +168,11 @@ class Thread(Crew):
         self.barrier.wait()
         return found
 
-    def told(self, values: np.ndarray) -> None:
-        for number, other in enumerate(self._all(values.copy())):
-            part = slice(*self.run_of(number, len(values)))
+    def told(self, values: np.ndarray, cuts: list[int]) -> None:
+        others = self._all((values.copy(), cuts))
+        for number, (other, same) in enumerate(others):
+            assert same == cuts
+            part = slice(cuts[number], cuts[number + 1])
             values[part] = other[part]
 
     def summed(self, values: np.ndarray) -> None:
@@ -244,6 +246,15 @@ def test_a_shared_layer_has_the_bits_of_one_process(
         assert one.labels.tobytes() == alone.labels.tobytes()
         assert (one.inertia, one.iterations) == (alone.inertia, alone.iterations)
         assert one.repaired == alone.repaired
+
+
+def test_spans_are_cut_by_what_they_cost() -> None:
+    three = Crew(number=1, count=3)
+    cuts = three.cuts(np.array([1] * 60 + [10] * 6))
+    assert cuts == [0, 39, 61, 66]
+    assert three.own(cuts) == (39, 61)
+    assert three.cuts(np.ones(2)) == [0, 0, 1, 2]
+    assert Crew().cuts(np.ones(9)) == [0, 9]
 
 
 def test_a_process_that_reads_another_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,14 +35,16 @@ class Crew:
         """All processes of this run."""
         return cls(number=distributed.number(), count=distributed.count())
 
-    def run_of(self, number: int, tasks: int) -> tuple[int, int]:
-        """The first task of those that a process does, which follow each other, and the one behind
-        their last."""
-        return number * tasks // self.count, (number + 1) * tasks // self.count
+    def cuts(self, costs: npt.NDArray[Any]) -> list[int]:
+        """Where to cut tasks (n,) that follow each other, so that each process has a run of about
+        equal cost: where each run begins, and n."""
+        done = np.cumsum(costs, dtype=np.float64)
+        shares = done[-1] * np.arange(1, self.count) / self.count
+        return [0, *np.searchsorted(done, shares).tolist(), len(costs)]
 
-    def own(self, tasks: int) -> tuple[int, int]:
-        """Those that this process does."""
-        return self.run_of(self.number, tasks)
+    def own(self, cuts: list[int]) -> tuple[int, int]:
+        """The first task of this process, and the one behind its last."""
+        return cuts[self.number], cuts[self.number + 1]
 
     def mine(self, tasks: int) -> range:
         """Tasks that this process does where processes take turns."""
@@ -54,13 +56,11 @@ class Crew:
         while found := list(islice(waiting, self.count)):
             yield found
 
-    def told(self, values: npt.NDArray[Any]) -> None:
-        """Rows (tasks, ...) of an array, in place, everywhere as the one has them who does them:
-        `own` of so many."""
+    def told(self, values: npt.NDArray[Any], cuts: list[int]) -> None:
+        """Rows (n, ...) of an array, in place, as those processes have them whose they are."""
         if self.count == 1:
             return
-        for number in range(self.count):
-            start, stop = self.run_of(number, len(values))
+        for number, (start, stop) in enumerate(pairwise(cuts)):
             if start < stop:
                 part = np.ascontiguousarray(values[start:stop])
                 flat = torch.from_numpy(part.reshape(-1).view(np.uint8))
@@ -82,8 +82,8 @@ class Crew:
         return own
 
     def check(self, *values: npt.NDArray[Any] | None) -> None:
-        """Raises KancompressError where this process has other numbers than the first one: of another
-        file, or as a processor of another kind computes them."""
+        """Raises KancompressError where this process has other numbers than the first one: of
+        another file, or as a processor of another kind computes them."""
         if self.count == 1:
             return
         found = 0

@@ -258,7 +258,6 @@ class _OnCpu:
 
     def __init__(self, points: Points, centroids: F64, memory: int, crew: Crew) -> None:
         self._rows, self._labels, self._order = _first(points, centroids, memory, crew)
-        crew.check(self._order)
         self._sums = _Sums(self._rows.source, self._labels, len(centroids), crew)
         self.counts, self.totals = self._sums.counts, self._sums.totals
 

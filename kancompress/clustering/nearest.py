@@ -78,7 +78,7 @@ class Rows:
         self.length = span_length(n, clusters)
         count = -(-n // self.length)
         self.count = count
-        self._own = crew.own(count)
+        self._cuts = crew.cuts(np.ones(count))
         self._spans: Tensor | None = None
         if 4 * count * (d + 2) * self.length <= _CUT_ONCE:
             self._spans = self._cut(0, count)
@@ -122,6 +122,8 @@ class Rows:
         del front
         least, far = least[turn], far[turn]
         rows = cls(source.ordered(order), len(centroids), crew)
+        rows._cuts = crew.cuts(compared[turn])
+        crew.check(order, np.array(rows._cuts))
         rows._least, rows._far = torch.from_numpy(least), torch.from_numpy(far)
         flat = rows.labels.reshape(-1)
         flat[:n] = labels[order]
@@ -165,10 +167,10 @@ class Rows:
                 self._far[first:last] = _root(best.view(-1, self.length), slack)
 
         batches = _batches(candidates.counts, _BATCH_CELLS // self.length)
-        start, stop = self._own
+        start, stop = self._crew.own(self._cuts)
         # one that belongs to two processes is compared by both
         in_threads(work, [one for one in batches if one.first < stop and one.last > start])
-        self._crew.told(self.labels)
+        self._crew.told(self.labels, self._cuts)
         return self.labels.reshape(-1)[: len(self)].copy()
 
     def _cut_at(self, first: int, last: int) -> Tensor:
@@ -201,7 +203,7 @@ class Rows:
         if self._least is None:
             return _All(self.count, clusters)
         # The slack covers the rounding of the float32 comparison.
-        own = slice(*self._own)
+        own = slice(*self._crew.own(self._cuts))
         reach = self._far[own].amax(1, keepdim=True) * (1 + 1e-4) + 1e-6
         table = (self._least[own] <= reach).numpy()
         if self._crew.count == 1:
@@ -210,7 +212,7 @@ class Rows:
         whole[:, 0] = True  # of others' spans, whose labels are theirs to tell
         whole[own] = table
         counts = whole.sum(1)
-        self._crew.told(counts)
+        self._crew.told(counts, self._cuts)
         return _Candidates(whole, counts.tolist())
 
     def distances(self, centroids: F64, labels: Integers) -> F64:

@@ -71,6 +71,28 @@ def memory_table(found: Sequence[Line]) -> str:
     return markdown([*columns, "now", "seconds, before", "now"], rows)
 
 
+def share_table(found: Sequence[Line]) -> str:
+    """Peaks above a tiny run as shares of the files, by their megabytes."""
+    sizes = (128, 256, 1001)
+    cells: dict[tuple[Any, ...], dict[int, Line]] = {}
+    for line in found:
+        if line["iterations"] == ITERATIONS and line["label"] == "after":
+            size = min(sizes, key=lambda size: abs(size - line["bytes"] / 1e6))
+            key = (line["command"], line["file"] != "safetensors", line["layers"], line["k"])
+            cells.setdefault(key, {})[size] = line
+    rows = []
+    for key, runs in sorted(cells.items()):
+        command, _, layers, clusters = key
+        kind = next(iter(runs.values()))["file"]
+        shares = [
+            f"{runs[size]['above'] / runs[size]['bytes']:.2f}" if size in runs else ""
+            for size in sizes
+        ]
+        rows.append([command, kind, str(layers), str(clusters), *shares])
+    heads = [f"{size:,} MB" for size in sizes]
+    return markdown(["command", "file", "layers", "k", *heads], rows)
+
+
 def slopes(found: Sequence[Line], kind: str = "safetensors") -> list[Slope]:
     """What an edge of a single layer costs, for each number of clusters."""
     own = [
@@ -153,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--edges", type=float, default=1e9, help="of the layer on paper")
     options = parser.parse_args(arguments)
     found = lines(options.results)
-    print(memory_table(found))
+    print(f"{memory_table(found)}\n\nPeaks above a tiny run, as shares of files:\n")
+    print(share_table(found))
     print(f"\nA layer of {options.edges:,.0f} edges of {COEFFICIENTS} float32 numbers:\n")
     print(slope_table(found, options.edges))
 
