@@ -304,10 +304,13 @@ def test_a_device_that_is_not_there_is_refused(here: Path, monkeypatch: pytest.M
     assert json.loads(auto.stdout)["loss"] == json.loads(cpu.stdout)["loss"]
 
 
-def test_plain_k_means_has_no_device(here: Path) -> None:
+def test_plain_k_means_has_cuda_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     kancompress.save(fresh("kan"), "kan.st")
+    told = refused(2, "cluster", "kan.st", "-o", "out.st", "--device", "mps")
+    assert "k-means runs on the CPU and on cuda; --device mps goes with --calibrate." in told
     told = refused(2, "cluster", "kan.st", "-o", "out.st", "--device", "cuda")
-    assert "Plain k-means runs on the CPU; --device cuda goes with --calibrate." in told
+    assert "--device cuda was asked for" in told
     done("cluster", "kan.st", "-o", "out.st", "--device", "cpu")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,10 +18,12 @@ from torch.nn import functional
 import kancompress
 from command import ENVIRONMENT, done
 from conftest import fresh
+from kancompress.clustering import clusterer
 from kancompress.data import datasets
 from kancompress.specs import DataOptions
 from kancompress.system import distributed
 from kancompress.system import torchrun as launch
+from tests.benchmarks.on_device import layer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BATCH = 68  # of 1293 rows, so that the last batch has a single row for two processes
@@ -41,11 +44,12 @@ class Net(nn.Module):
 CLUSTERINGS = """
 import torch
 import kancompress
-from kancompress.clustering import moments
+from kancompress.clustering import clusterer, moments
 from kancompress.config import CalibrationConfig, ClusterConfig
 def clusterings(place):
-    # several tiles, so that there is something to divide
+    # several tiles, and layers that are large, so that there is something to divide
     tile, moments.TILE = moments.TILE, 200
+    large, clusterer.LARGE = clusterer.LARGE, 500
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -68,13 +72,15 @@ def clusterings(place):
             "chosen": kancompress.cluster_by_outputs(
                 dense, rows, None, calibration, target=kancompress.Target(bytes=4000)
             ),
+            "large": kancompress.cluster(place / "large.pt", ClusterConfig(clusters=5)),
+            "bounds": kancompress.cluster(place / "large.pt", ClusterConfig(clusters=64)),
             "convolution": kancompress.cluster(place / "conv.st", ClusterConfig(clusters=5)),
             "maps": kancompress.cluster_by_outputs(
                 place / "conv.st", rows.view(-1, 1, 8, 8), ClusterConfig(clusters=5), calibration
             ),
         }
     finally:
-        moments.TILE = tile
+        moments.TILE, clusterer.LARGE = tile, large
         torch.set_num_threads(threads)
     return {name: kancompress.encode(done.model) for name, done in found.items()}
 """
@@ -153,6 +159,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kancompress.save(fresh("metagramkanconv", (1, 4, 4, 10)), place / "conv.st")
     kancompress.save(kancompress.cluster(place / "meta.st").model, place / "packed.st")
     torch.save(efficient_kan(), place / "foreign.pt")
+    torch.save(layer(10_000, 100), place / "large.pt")
     torch.save(datasets.load_for_training(DataOptions(), seed=0).train.x[:400], place / "rows.pt")
     result = torchrun(LIBRARY, place, str(place))
     assert result.returncode == 0, result.stderr
@@ -234,7 +241,10 @@ def test_fine_tuning_ends_with_the_same_file_everywhere(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["native", "halves", "target", "foreign", "outputs", "still", "chosen", "convolution", "maps"],
+    [
+        *("native", "halves", "target", "foreign", "large", "bounds", "convolution"),
+        *("outputs", "still", "chosen", "maps"),
+    ],
 )
 def test_clustering_gives_the_bytes_of_one_process(name: str, place: Path, alone: Any) -> None:
     for rank in range(2):
@@ -252,6 +262,13 @@ def test_layers_are_divided_by_their_size(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(distributed, "count", lambda: 2)
     assert distributed.owners([5, 9, 4, 1]) == [1, 0, 1, 0]
     assert distributed.owners([]) == []
+    monkeypatch.setattr(clusterer, "LARGE", 10)
+    together = clusterer._together
+    assert together([30]) == {0}
+    assert together([9]) == together([]) == set()
+    assert together([30, 30]) == together([20, 30, 30, 30]) == set()
+    assert together([11, 40, 10]) == {1}
+    assert together([40, 9, 9]) == {0}
 
 
 @pytest.mark.slow
@@ -329,6 +346,7 @@ def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
     script = """
     import os, sys, time
     from kancompress.system import torchrun as launch
+from tests.benchmarks.on_device import layer
     from kancompress.cli.main import main
     ask = launch.is_first_to_fail
     def slow():
@@ -405,6 +423,51 @@ def test_convolutions_have_the_statistics_of_a_single_process(tmp_path: Path) ->
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-4), name
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("other", ["", "another file"])
+def test_two_machines_share_a_layer(other: str, tmp_path: Path) -> None:
+    """Two launchers, as on two machines, in folders of their own."""
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+        import sys
+        from kancompress.cli.main import main
+        from kancompress.clustering import clusterer
+        clusterer.LARGE = 1000
+        sys.argv = ["kancompress", "cluster", "large.pt", "-k", "64", "-o", "out.st"]
+        main()
+        """)
+    )
+    state = layer(10_000, 100)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        torch.save(state, tmp_path / name / "large.pt")
+        if other:
+            state["layers.0.base_weight"][5, 5] += 1
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node"]
+    command += ["1", "--master-addr", "localhost", "--master-port", port, "--node-rank"]
+    launchers = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "script.py")],
+            cwd=tmp_path / name, env=ENVIRONMENT, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for rank, name in enumerate("ab")
+    ]  # fmt: skip
+    told = "".join(launcher.communicate(timeout=120)[1] for launcher in launchers)
+    found = {launcher.returncode for launcher in launchers}
+    if other:
+        assert found == {1}
+        assert told.count("finds other numbers in a layer than the first one") == 1
+        return
+    assert found == {0}
+    assert not (tmp_path / "b" / "out.st").exists()
+    alone = kancompress.cluster(tmp_path / "a" / "large.pt", clusters=64)
+    assert (tmp_path / "a" / "out.st").read_bytes() == kancompress.encode(alone.model)
 
 
 @pytest.mark.exhaustive

@@ -12,6 +12,7 @@ import torch
 
 import kancompress
 from conftest import fresh
+from kancompress.clustering.on_device import OnDevice
 from tests.benchmarks import cells as kept
 from tests.benchmarks import gpu, on_device
 from tests.benchmarks.cells import Recipe
@@ -218,8 +219,13 @@ def test_edges_move_where_their_centroid_is_another_one() -> None:
 
 @pytest.mark.slow
 def test_all_of_it_runs_in_tiny_on_the_cpu(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stepped = []
+    assign = OnDevice.assign
+    monkeypatch.setattr(
+        OnDevice, "assign", lambda self, found: stepped.append(len(found)) or assign(self, found)
+    )
     two = ["kanconv", "metagramkanconv"]
     wish = ["--tiny", "--device", "cpu", "--work", str(folder), "--models", *two]
     assert gpu.main(wish) == 0
@@ -237,6 +243,7 @@ def test_all_of_it_runs_in_tiny_on_the_cpu(
         assert cell.get("moved", 0) == 0
         assert cell.get("repeats", True)
     assert found["processes"]["calls"]["cpu"] > 20
+    assert stepped == [4] * 6  # twice, the first assignment and two iterations
     assert [cell["model"] for cell in kept_cells(folder)] == two
     assert not (folder / "published").exists()
     assert gpu.main(wish) == 0

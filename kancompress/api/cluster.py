@@ -119,7 +119,7 @@ def cluster(
                   file in; it is left with the source's tensors
     machine     : with rows, where to compute; `auto` is cuda where there is one, else the CPU. A
                   module of the user's own is moved to a device that was asked for, else the work
-                  goes where it is
+                  goes where it is. Without rows, only cuda: layers of a million edges and more
     keep_scaler : leave factors of whole edges as tensors of their own instead of folding them
     keep_extra  : keep what a torch file holds beside the model (optimizer, settings), for `expand`
     state       : of a torch file with several state dicts, such as an average of the model (EMA),
@@ -248,7 +248,8 @@ class Work:
         config = self.settled(source)
         if isinstance(source, ForeignSource):
             source = source.saying(self.options)
-        clusterer, told = plain_clusterer(source, config, self.options, self.hooks.share)
+        device = self._plain_device()
+        clusterer, told = plain_clusterer(source, config, self.options, self.hooks.share, device)
         report = self.hooks.report
         if target is None:
             packed = pack(source, clusterer, config, report=report)
@@ -372,6 +373,13 @@ class Work:
     def _device(self) -> torch.device:
         """Where networks that kancompress builds run; sums in float64 make `mps` a slow default."""
         return devices.find((self.machine or Machine()).device, auto=(Device.CUDA,))
+
+    def _plain_device(self) -> torch.device | None:
+        """Where large layers are clustered without rows: on cuda where it was asked for, as the CPU
+        gives the same bits on every machine."""
+        if self.machine is None or self.machine.device != Device.CUDA:
+            return None
+        return devices.find(Device.CUDA)
 
     def _by_itself(self, source: ForeignSource, rows: Tensor) -> Running:
         """A checkpoint whose tensors determine the whole forward."""

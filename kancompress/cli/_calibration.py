@@ -79,9 +79,10 @@ class Wishes:
             }
             for option in (option for option, is_given in given.items() if is_given):
                 raise UsageError(f"{option} needs rows to measure on; give them with --calibrate.")
-            if self.device not in (Device.AUTO, Device.CPU):
+            if self.device not in (Device.AUTO, Device.CPU, Device.CUDA):
                 raise UsageError(
-                    f"Plain k-means runs on the CPU; --device {self.device} goes with --calibrate."
+                    f"Plain k-means runs on the CPU and on cuda; --device {self.device} goes with"
+                    " --calibrate."
                 )
         targets = (self.target_bytes, self.target_ratio, self.target_error)
         count = sum(target is not None for target in targets)

@@ -34,6 +34,7 @@ from kancompress.config import (
     HeaderForm,
     IndexCoding,
     KMeans,
+    Machine,
     Method,
     Metric,
     StoredDtype,
@@ -256,7 +257,7 @@ class ClusterMachine(Compute):
         Device,
         typer.Option(
             help="Where to compute with --calibrate; auto is cuda, else cpu. Plain k-means runs on"
-            " the CPU."
+            " the CPU; with cuda, layers of a million edges and more are clustered there."
         ),
     ] = Device.AUTO
 
@@ -364,6 +365,7 @@ def _plain(found: _files.Given, wishes: _calibration.Wishes, config: ClusterConf
             state=wishes.state,
             drop=wishes.drop,
             name=found.name,
+            machine=Machine(device=wishes.device),
             hooks=kancompress.Hooks(report=_tell, share=share),
         )
 

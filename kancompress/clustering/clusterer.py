@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kancompress.clustering import grid, kmeans, prices
+from kancompress.clustering.crew import ALONE, Crew
 from kancompress.clustering.cuts import cut_inputs
 from kancompress.clustering.layer import LayerSolution
 from kancompress.clustering.progress import Progress, TellShare
@@ -85,9 +86,18 @@ def shared(clusterer: Clusterer, layers: Sequence[Edges], config: ClusterConfig)
     return clusterer if distributed.count() == 1 else clusterer.divided(layers, config)
 
 
+# Edges of a layer from which on a device clusters it, and several processes share it.
+LARGE = 1_000_000
+# How many times its fair share the busiest process may have to do before layers are shared.
+_UNEVEN = 1.25
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByCoefficients:
-    """k-means of edge vectors (the paper's eqs. 7 to 9), ours or scikit-learn's."""
+    """k-means of edge vectors (the paper's eqs. 7 to 9), ours or scikit-learn's.
+
+    device : on which our k-means clusters layers of `LARGE` edges and more; the CPU when None
+    """
 
     seed: int = 0
     max_iterations: int = 100
@@ -96,6 +106,7 @@ class ByCoefficients:
     price: float = 0.0
     layers: Sequence[Edges] = ()
     tell: TellShare | None = None
+    device: torch.device | None = None
     _by_name: Mapping[str, Edges] = field(init=False, repr=False, compare=False)
     _numbers: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
@@ -110,6 +121,7 @@ class ByCoefficients:
         config: ClusterConfig,
         layers: Sequence[Edges] = (),
         tell: TellShare | None = None,
+        device: torch.device | None = None,
     ) -> ByCoefficients:
         """As a configuration wants it.
 
@@ -124,6 +136,7 @@ class ByCoefficients:
             price=config.price or 0.0,
             layers=layers,
             tell=tell,
+            device=device,
         )
 
     def at(self, price: float) -> ByCoefficients:
@@ -132,6 +145,9 @@ class ByCoefficients:
 
     def cluster(self, name: str, vectors: EdgeVectors, clusters: int) -> Clustered:
         """As of `Clusterer`; the name does not matter."""
+        return self._cluster(name, vectors, clusters, ALONE)
+
+    def _cluster(self, name: str, vectors: EdgeVectors, clusters: int, crew: Crew) -> Clustered:
         found = kmeans.fit(
             vectors,
             clusters,
@@ -140,6 +156,8 @@ class ByCoefficients:
             by=self.by,
             memory=self.memory,
             progress=self._progress(name),
+            device=self.device if vectors.edges >= LARGE else None,
+            crew=crew,
         )
         if not self.price:
             return Clustered(clustering=found)
@@ -155,22 +173,47 @@ class ByCoefficients:
         return Progress(tell=self.tell, work=f"layer {name}{which}, plain k-means")
 
     def divided(self, layers: Sequence[Edges], config: ClusterConfig) -> Clusterer:
-        """As of `Clusterer`: each layer is one process's."""
-        owner = distributed.owners([layer.edges for layer in layers])
-        found: dict[str, kmeans.Clustering | None] = {}
-        for layer, number in zip(layers, owner, strict=True):
-            found[layer.name] = None
-            if layer.edges and number == distributed.number():
+        """As of `Clusterer`: each layer is one process's, except for large ones of which there are
+        too few to keep all processes busy; on these all work together."""
+        sizes = [layer.edges for layer in layers]
+        together = set() if self.device or self.by is not KMeans.OWN else _together(sizes)
+        rest = [number for number in range(len(layers)) if number not in together]
+        owner = dict.fromkeys(together, 0)
+        owner |= dict(
+            zip(rest, distributed.owners([sizes[number] for number in rest]), strict=True)
+        )
+        found: dict[int, kmeans.Clustering] = {}
+        for number in (*sorted(together), *rest):
+            layer = layers[number]
+            if layer.edges and (number in together or owner[number] == distributed.number()):
+                crew = Crew.of_run() if number in together else ALONE
                 vectors = layer.in_parts().cut(config.parts_of(layer.name))
-                own = self.cluster(layer.name, vectors, config.of(layer.name))
-                found[layer.name] = own.clustering
+                own = self._cluster(layer.name, vectors, config.of(layer.name), crew)
+                found[number] = own.clustering
         final = bool(self.price)
         told = {
-            layer.name: Clustered(clustering=_told(found[layer.name], number), final=final)
-            for layer, number in zip(layers, owner, strict=True)
+            layer.name: Clustered(clustering=_told(found.get(number), owner[number]), final=final)
+            for number, layer in enumerate(layers)
             if layer.edges
         }
         return Known(told)
+
+
+def _together(sizes: Sequence[int]) -> set[int]:
+    """Which of the layers, of so many edges each, all processes share: the largest ones, as long as
+    the busiest process would have too much to do."""
+    rest = sorted(range(len(sizes)), key=lambda number: (-sizes[number], number))
+    shared = set()
+    while rest and sizes[rest[0]] >= LARGE:
+        loads = [0] * distributed.count()
+        for number, owner in zip(
+            rest, distributed.owners([sizes[number] for number in rest]), strict=True
+        ):
+            loads[owner] += sizes[number]
+        if max(loads) * len(loads) <= _UNEVEN * sum(loads):
+            break
+        shared.add(rest.pop(0))
+    return shared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,7 +306,7 @@ class ByOutputs:
 
 
 def _told(found: kmeans.Clustering | None, owner: int) -> kmeans.Clustering:
-    """A clustering that one process has found, everywhere."""
+    """A clustering that one process has found, or several have, everywhere."""
     facts = torch.zeros(7, dtype=torch.float64)
     if found is not None:
         numbers = (found.iterations, found.exact, found.repaired, found.inertia)

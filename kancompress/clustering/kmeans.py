@@ -12,11 +12,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from kancompress.clustering.crew import ALONE, Crew
 from kancompress.clustering.magnitudes import means, moderate, times_square
 from kancompress.clustering.nearest import (
     SPAN,
@@ -27,6 +29,7 @@ from kancompress.clustering.nearest import (
     one_thread,
     span_length,
 )
+from kancompress.clustering.on_device import OnDevice
 from kancompress.clustering.progress import NOBODY, Progress
 from kancompress.clustering.vectors import (
     F32,
@@ -42,6 +45,7 @@ from kancompress.clustering.vectors import (
     vectors_of,
 )
 from kancompress.config import MEMORY, KMeans
+from kancompress.system import devices
 
 # From this many centroids on, spans of neighbouring vectors are compared with few of them, and
 # they move with momentum. With fewer it gains little, and results are those of scikit-learn.
@@ -93,14 +97,19 @@ def fit(
     by: KMeans = KMeans.OWN,
     memory: int = MEMORY,
     progress: Progress = NOBODY,
+    device: torch.device | None = None,
+    crew: Crew = ALONE,
 ) -> Clustering:
     """Cluster `vectors`, shape (n, d), n >= 1, all finite, into at most `clusters` groups.
 
     With at most `clusters` distinct vectors the result is exact and has that many centroids.
     Vectors that are read are read again and again; of them memory holds one copy in float32.
 
-    memory   : bytes that the copy may take; of more there is none, as of `ClusterConfig`
+    memory : bytes that the copy may take; of more there is none, as of `ClusterConfig`
+    device : where our k-means compares vectors and adds them up, and where the copy is then; in
+             blocks on the CPU when None, to other bits. Start and final means are the CPU's
     progress : told of every iteration, but of scikit-learn's
+    crew     : processes that share our k-means on the CPU, each called with the same
     """
     vectors = vectors_of(vectors)
     exact = _exact(vectors, clusters)
@@ -110,10 +119,18 @@ def fit(
     points = _normalised(ranged)
     rng = np.random.Generator(np.random.PCG64(seed))
     start = plus_plus(points, clusters, rng)
+    crew.check(points.shift, np.array([points.scale]), start)
     if by is KMeans.OWN:
-        result = lloyd(
-            points, start, max_iterations=max_iterations, memory=memory, progress=progress
-        )
+        with devices.repeatable(device or torch.device("cpu")):
+            result = lloyd(
+                points,
+                start,
+                max_iterations=max_iterations,
+                memory=memory,
+                device=device,
+                crew=crew,
+                progress=progress,
+            )
     else:
         result = scikit_learn(points, start, max_iterations=max_iterations)
     centroids, labels = _compact(vectors, result.labels, clusters)
@@ -176,20 +193,21 @@ def lloyd(
     max_iterations: int,
     memory: int = MEMORY,
     progress: Progress = NOBODY,
+    device: torch.device | None = None,
+    crew: Crew = ALONE,
 ) -> LloydResult:
     """Lloyd's iterations from the centroids `start`, until no label changes any more.
 
-    points : (n, d) float32; start : (k, d); the rest is as for `fit`. Empty clusters move to the
+    points : (n, d) float32; start : (k, d); the rest is as of `fit`. Empty clusters move to the
     vectors that are farthest from their centroids. With many centroids the vectors are put in order
     of their first clusters once, so that later assignments compare each span of neighbours with the
-    few centroids that can be nearest to any of them; the labels are those of the full comparison.
-    Many centroids also move with momentum, beyond their means, in all iterations but the last one
-    allowed. Where it stops by itself every centroid is its cluster's mean, so that a plain
-    iteration changes nothing.
+    few centroids that can be nearest to any of them; the labels are those of the full comparison,
+    which is what a device does. Many centroids also move with momentum, beyond their
+    means, in all iterations but the last one allowed. Where it stops by itself every centroid is
+    its cluster's mean, so that a plain iteration changes nothing.
     """
-    centroids = start.astype(np.float64)
-    rows, labels, order = _first(points_of(points), centroids, memory)
-    sums = _Sums(rows.source, labels, len(start))
+    centroids = crew.agreed(start.astype(np.float64))
+    side = _side(points_of(points), centroids, memory, device, crew)
     momentum = _Momentum(_MOMENTUM if len(start) >= _MANY else 0.0)
     repaired = iterations = 0
     while iterations < max_iterations:
@@ -197,26 +215,94 @@ def lloyd(
         progress.at(
             iterations / max_iterations, f"iteration {iterations} of at most {max_iterations}"
         )
-        means, moved = _means(rows, sums, labels, centroids)
+        means, moved = _means(side, centroids)
+        means, moved = crew.agreed(means), int(crew.agreed(np.array([moved], np.float64))[0])
         repaired += moved
         if moved:
             momentum.forget()
         if iterations < max_iterations:
-            centroids = momentum.beyond(means, centroids, sums.counts)
+            centroids = crew.agreed(momentum.beyond(means, centroids, side.counts))
         else:
             centroids = means
-        previous = labels
-        labels = rows.assign(centroids)
-        changed = sums.move(rows.source, previous, labels)
+        changed = side.assign(centroids)
         if not moved and not changed and np.array_equal(centroids, means):
             break
-    inertia = _inertia(rows, centroids, labels)
-    if order is not None:
-        labels = _undo(order, labels)
-    return LloydResult(centroids, labels, inertia, iterations, repaired)
+    return LloydResult(centroids, side.labels(), side.inertia(centroids), iterations, repaired)
 
 
-def _first(points: Points, centroids: F64, memory: int) -> tuple[Rows, Integers, Integers | None]:
+class _Side(Protocol):
+    """Vectors with their labels, wherever they are compared.
+
+    counts, totals : count (k,) of every cluster's members, and their sum (k, d) in float64
+    """
+
+    counts: Labels
+    totals: F64
+
+    def assign(self, centroids: F64) -> int:
+        """Give every vector its nearest centroid; how many have another one than before."""
+
+    def farthest(self, centroids: F64, count: int) -> tuple[F64, Labels]:
+        """As of `Rows`."""
+
+    def point(self, row: int) -> F32:
+        """A vector, (d,), by the number that `farthest` gives."""
+
+    def inertia(self, centroids: F64) -> float:
+        """Sum of the squared distances of all vectors to their centroids."""
+
+    def labels(self) -> Integers:
+        """Labels of the vectors, (n,), in their own order."""
+
+
+def _side(
+    points: Points, centroids: F64, memory: int, device: torch.device | None, crew: Crew
+) -> _Side:
+    """Where to compare vectors, after the first assignment."""
+    if device is None:
+        return _OnCpu(points, centroids, memory, crew)
+    there = OnDevice(points, len(centroids), device, memory)
+    there.assign(centroids)
+    return there
+
+
+class _OnCpu:
+    """Vectors that this process compares, alone or with others."""
+
+    def __init__(self, points: Points, centroids: F64, memory: int, crew: Crew) -> None:
+        self._rows, self._labels, self._order = _first(points, centroids, memory, crew)
+        self._sums = _Sums(self._rows.source, self._labels, len(centroids), crew)
+        self.counts, self.totals = self._sums.counts, self._sums.totals
+
+    def assign(self, centroids: F64) -> int:
+        """As of `_Side`."""
+        previous, self._labels = self._labels, self._rows.assign(centroids)
+        return self._sums.move(self._rows.source, previous, self._labels)
+
+    def farthest(self, centroids: F64, count: int) -> tuple[F64, Labels]:
+        """As of `_Side`."""
+        return self._rows.farthest(centroids, self._labels, count)
+
+    def point(self, row: int) -> F32:
+        """As of `_Side`."""
+        found: F32 = self._rows.source.block(row, row + 1)[0]
+        return found
+
+    def inertia(self, centroids: F64) -> float:
+        """As of `_Side`."""
+        rows, labels = self._rows, self._labels
+        return pairwise(
+            lambda start, stop: rows.distances_of(start, stop, centroids, labels), 0, len(labels)
+        )
+
+    def labels(self) -> Integers:
+        """As of `_Side`."""
+        return self._labels if self._order is None else _undo(self._order, self._labels)
+
+
+def _first(
+    points: Points, centroids: F64, memory: int, crew: Crew
+) -> tuple[Rows, Integers, Integers | None]:
     """The rows that iterations go through, the labels of the first assignment, and the order in
     which the rows stand; None where it is their own."""
     n, d = points.shape
@@ -226,20 +312,13 @@ def _first(points: Points, centroids: F64, memory: int) -> tuple[Rows, Integers,
     in_order = fits and k >= _MANY and n >= 16 * SPAN and spans * k <= _MOST_BOUNDS
     if fits and (not in_order or (isinstance(points, Normalised) and points.is_small)):
         points = points.held()
-    rows = Rows(points, k)
+    rows = Rows(points, k, crew)
     labels = rows.assign(centroids)
     if not in_order:
         return rows, labels, None
     # distances under a name of their own would add to the peak of memory
-    rows, order = Rows.near(points, centroids, labels, rows.distances(centroids, labels))
+    rows, order = Rows.near(points, centroids, labels, rows.distances(centroids, labels), crew)
     return rows, labels[order], order
-
-
-def _inertia(rows: Rows, centroids: F64, labels: Integers) -> float:
-    """Sum of the squared distances of all rows to their centroids."""
-    return pairwise(
-        lambda start, stop: rows.distances_of(start, stop, centroids, labels), 0, len(labels)
-    )
 
 
 def pairwise(read: Callable[[int, int], F64], start: int, stop: int) -> float:
@@ -315,33 +394,43 @@ class _Momentum:
 class _Sums:
     """Count and sum (k, d) in float64 of the members of every cluster, kept up to date."""
 
-    def __init__(self, points: Points, labels: Integers, clusters: int) -> None:
+    def __init__(self, points: Points, labels: Integers, clusters: int, crew: Crew = ALONE) -> None:
         count, d = points.shape
+        self._crew = crew
         self.counts = _counts(labels, clusters)
         self.totals = np.zeros((clusters, d))
         blocks = range(0, count, SUM_BLOCK)
-        parts = np.empty((_AT_ONCE, *self.totals.shape))
-        for first in range(0, len(blocks), _AT_ONCE):
-            starts = blocks[first : first + _AT_ONCE]
+        at_once = _AT_ONCE * crew.count
+        for first in range(0, len(blocks), at_once):
+            starts = blocks[first : first + at_once]
+            parts = np.zeros((len(starts), *self.totals.shape))
 
-            def work(number: int, starts: range = starts) -> None:
+            def work(number: int, starts: range = starts, parts: F64 = parts) -> None:
                 start, stop = starts[number], min(starts[number] + SUM_BLOCK, count)
                 parts[number] = _totals(points.block(start, stop), labels[start:stop], clusters)
 
-            in_threads(work, range(len(starts)))
-            for part in parts[: len(starts)]:
+            in_threads(work, crew.mine(len(starts)))
+            crew.summed(parts)
+            for part in parts:
                 self.totals += part
 
     def move(self, points: Points, previous: Integers, labels: Integers) -> int:
         """Move the vectors whose label changed; returns how many did."""
         clusters, changed = len(self.counts), 0
-        for part in _changed(previous, labels):
-            changed += len(part)
-            members, old, new = points.take(part), previous[part], labels[part]
-            self.totals += _totals(members, new, clusters) - _totals(members, old, clusters)
-            self.counts += np.bincount(new, minlength=clusters) - np.bincount(
-                old, minlength=clusters
-            )
+        for parts in self._crew.rounds(_changed(previous, labels)):
+            moves = np.zeros((len(parts), *self.totals.shape))
+            for number in self._crew.mine(len(parts)):
+                part = parts[number]
+                members, old, new = points.take(part), previous[part], labels[part]
+                moves[number] = _totals(members, new, clusters) - _totals(members, old, clusters)
+            self._crew.summed(moves)
+            for part, move in zip(parts, moves, strict=True):
+                changed += len(part)
+                old, new = previous[part], labels[part]
+                self.totals += move
+                self.counts += np.bincount(new, minlength=clusters) - np.bincount(
+                    old, minlength=clusters
+                )
         return changed
 
 
@@ -375,18 +464,18 @@ def _totals(points: F32, labels: Integers, clusters: int) -> F64:
     return totals.numpy()
 
 
-def _means(rows: Rows, sums: _Sums, labels: Integers, centroids: F64) -> tuple[F64, int]:
+def _means(side: _Side, centroids: F64) -> tuple[F64, int]:
     """Mean of each cluster (eq. 8); empty ones are placed on the farthest distinct vectors."""
-    counts = sums.counts[:, None]
-    means = np.where(counts > 0, sums.totals / np.maximum(counts, 1), centroids)
-    empty = np.flatnonzero(sums.counts == 0)
+    counts = side.counts[:, None]
+    means = np.where(counts > 0, side.totals / np.maximum(counts, 1), centroids)
+    empty = np.flatnonzero(side.counts == 0)
     if not len(empty):
         return means, 0
     taken: list[F32] = []
-    for distance, row in zip(*rows.farthest(centroids, labels, 8 * len(empty)), strict=True):
+    for distance, row in zip(*side.farthest(centroids, 8 * len(empty)), strict=True):
         if distance <= 0 or len(taken) == len(empty):
             break
-        point = rows.source.block(int(row), int(row) + 1)[0]
+        point = side.point(int(row))
         if not any(np.array_equal(point, other) for other in taken):
             taken.append(point)
     means[empty[: len(taken)]] = np.array(taken, dtype=np.float64).reshape(-1, means.shape[1])

@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
+from kancompress.clustering.crew import ALONE, Crew
 from kancompress.clustering.vectors import F32, F64, SUM_BLOCK, Integers, Points, points_of
 
 Labels = npt.NDArray[np.int64]
@@ -65,14 +66,19 @@ class Rows:
     Then each span keeps a lower bound of its rows' distance to every centroid, the distance when it
     was last measured less what the centroid has moved since, and is compared only with those that
     could be nearest to one of its rows (Elkan 2003, with spans for rows).
+
+    Several processes (`crew`) each compare a run of spans, in the batches of a single process, and
+    tell the others the labels. Bounds are right for a process's own spans alone.
     """
 
-    def __init__(self, points: F32 | Points, clusters: int) -> None:
+    def __init__(self, points: F32 | Points, clusters: int, crew: Crew = ALONE) -> None:
         self._source = points_of(points)
+        self._crew = crew
         n, d = self._source.shape
         self.length = span_length(n, clusters)
         count = -(-n // self.length)
         self.count = count
+        self._cuts = crew.cuts(np.ones(count))
         self._spans: Tensor | None = None
         if 4 * count * (d + 2) * self.length <= _CUT_ONCE:
             self._spans = self._cut(0, count)
@@ -82,7 +88,12 @@ class Rows:
 
     @classmethod
     def near(
-        cls, points: F32 | Points, centroids: F64, labels: Integers, squared: F64
+        cls,
+        points: F32 | Points,
+        centroids: F64,
+        labels: Integers,
+        squared: F64,
+        crew: Crew = ALONE,
     ) -> tuple[Rows, Integers]:
         """The rows in such an order, and the order.
 
@@ -110,7 +121,9 @@ class Rows:
         order[:whole] = front.reshape(-1)
         del front
         least, far = least[turn], far[turn]
-        rows = cls(source.ordered(order), len(centroids))
+        rows = cls(source.ordered(order), len(centroids), crew)
+        rows._cuts = crew.cuts(compared[turn])
+        crew.check(order, np.array(rows._cuts))
         rows._least, rows._far = torch.from_numpy(least), torch.from_numpy(far)
         flat = rows.labels.reshape(-1)
         flat[:n] = labels[order]
@@ -153,7 +166,11 @@ class Rows:
                 self._least[first:last].scatter_(1, chosen, _root(cells.amax(2), -slack))
                 self._far[first:last] = _root(best.view(-1, self.length), slack)
 
-        in_threads(work, list(_batches(candidates.counts, _BATCH_CELLS // self.length)))
+        batches = _batches(candidates.counts, _BATCH_CELLS // self.length)
+        start, stop = self._crew.own(self._cuts)
+        # one that belongs to two processes is compared by both
+        in_threads(work, [one for one in batches if one.first < stop and one.last > start])
+        self._crew.told(self.labels, self._cuts)
         return self.labels.reshape(-1)[: len(self)].copy()
 
     def _cut_at(self, first: int, last: int) -> Tensor:
@@ -186,8 +203,17 @@ class Rows:
         if self._least is None:
             return _All(self.count, clusters)
         # The slack covers the rounding of the float32 comparison.
-        reach = self._far.amax(1, keepdim=True) * (1 + 1e-4) + 1e-6
-        return _Candidates((self._least <= reach).numpy())
+        own = slice(*self._crew.own(self._cuts))
+        reach = self._far[own].amax(1, keepdim=True) * (1 + 1e-4) + 1e-6
+        table = (self._least[own] <= reach).numpy()
+        if self._crew.count == 1:
+            return _Candidates(table)
+        whole = np.zeros((self.count, clusters), np.bool_)
+        whole[:, 0] = True  # of others' spans, whose labels are theirs to tell
+        whole[own] = table
+        counts = whole.sum(1)
+        self._crew.told(counts, self._cuts)
+        return _Candidates(whole, counts.tolist())
 
     def distances(self, centroids: F64, labels: Integers) -> F64:
         """Squared distance of every vector to its centroid, (n,)."""
@@ -310,14 +336,17 @@ class _All:
 
 
 class _Candidates:
-    """Centroids that could be nearest to a row of each span, from a table (span, centroid)."""
+    """Centroids that could be nearest to a row of each span, from a table (span, centroid).
 
-    def __init__(self, table: npt.NDArray[np.bool_]) -> None:
+    told : how many there are, where the table does not know that of all spans
+    """
+
+    def __init__(self, table: npt.NDArray[np.bool_], told: list[int] | None = None) -> None:
         counts = table.sum(1)
         self._found = torch.from_numpy(np.flatnonzero(table) % table.shape[1])
         self._firsts = torch.from_numpy(counts.cumsum() - counts)[:, None]
         self._lasts = torch.from_numpy(counts - 1)[:, None]
-        self.counts: list[int] = counts.tolist()
+        self.counts: list[int] = counts.tolist() if told is None else told
 
     def of(self, first: int, last: int, width: int) -> Tensor:
         """Those of spans `first ... last - 1`, (span, width); a span with fewer repeats its last

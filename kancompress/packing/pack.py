@@ -279,15 +279,18 @@ def plain_clusterer(
     config: ClusterConfig,
     options: RunOptions | None = None,
     tell: TellShare | None = None,
+    device: torch.device | None = None,
 ) -> tuple[Clusterer, tuple[str, ...]]:
     """What clusters without rows, as `config.metric` says, and what to say of it.
+
+    device : for large layers that are compared by coefficients; the CPU when None
 
     Layers whose basis is not known, those that keep some of their edges or share a codebook, and
     those whose edges are cut into parts, are compared by coefficients. Where functions are to be
     compared, raises one error with all that is wrong with the source and with `config`, and
     UsageError when the basis of no layer is known.
     """
-    plain = ByCoefficients.of(config, source.layers, tell)
+    plain = ByCoefficients.of(config, source.layers, tell, device)
     if config.metric is not Metric.GRID:
         return plain, ()
     check(source, config)

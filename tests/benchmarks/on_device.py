@@ -22,6 +22,8 @@ from torch import Tensor
 
 import kancompress
 from kancompress import CalibrationConfig, ClusterConfig, FinetuneConfig, Machine, PackedModel
+from kancompress.api.cluster import Work
+from kancompress.clustering import clusterer
 from kancompress.config import Device, default_training
 from kancompress.specs import DataOptions, ModelName
 from kancompress.system import distributed
@@ -115,10 +117,26 @@ def kmeans(place: Place) -> dict[str, Any]:
     config = ClusterConfig(clusters=clusters, max_iterations=iterations)
 
     def run(machine: Machine) -> kancompress.Compression:
-        return kancompress.cluster(state, config, machine=machine)
+        with _steps_of_a_device(place, machine):
+            return kancompress.cluster(state, config, machine=machine)
 
     here, there, told = _both(run, place)
     return told | {"error": [_distance(state, found.state_dict()) for found in (here, there)]}
+
+
+@contextlib.contextmanager
+def _steps_of_a_device(place: Place, machine: Machine) -> Iterator[None]:
+    """Within it a tiny layer goes the way of large ones on a GPU, on the CPU where that is the
+    device."""
+    if not place.tiny or machine is CPU:
+        yield
+        return
+    where = torch.device(machine.device.value)
+    with (
+        patch.object(clusterer, "LARGE", 1),
+        patch.object(Work, "_plain_device", lambda _: where),
+    ):
+        yield
 
 
 def layer(edges: int, inputs: int) -> dict[str, Tensor]:
