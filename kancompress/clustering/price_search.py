@@ -175,15 +175,18 @@ def next_price(
     """
     above = [point for point in known if point[1] > aim]
     below = [point for point in known if point[1] <= aim]
-    if above and below:  # between the two that are nearest
-        (x, y), (a, b) = min(above, key=lambda p: p[1]), max(below, key=lambda p: p[1])
-        return _tried_at(x + (a - x) * (y - aim) / (y - b))
     (x, y), (least, slope, most) = known[-1], slopes
     if len(known) > 1 and known[-2][0] != x:
         a, b = known[-2]
         low, high = sorted((least, most))
         slope = min(high, max(low, (y - b) / (x - a)))
-    return _tried_at(x + (aim - y) / slope)
+    beyond = x + (aim - y) / slope
+    if not (above and below):
+        return _tried_at(beyond)
+    (x, y), (a, b) = min(above, key=lambda p: p[1]), max(below, key=lambda p: p[1])
+    if (known[-1][1] > aim) == (known[-2][1] > aim) and min(x, a) < beyond < max(x, a):
+        return _tried_at(beyond)  # the line between the two is bent
+    return _tried_at(x + (a - x) * (y - aim) / (y - b))
 
 
 def _tried_at(logarithm: float) -> float:
