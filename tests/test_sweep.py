@@ -228,7 +228,7 @@ def test_the_command_prints_and_writes_the_same_numbers(place: Path, tmp_path: P
     assert "was there" in printed.stderr
     assert "1 of 3 points has no file: nothing fits into 100 bytes" in printed.stderr
     assert printed.stdout.splitlines()[0].split() == [
-        "asked", "bytes", "ratio", "accuracy", "loss", "error",
+        "asked", "bytes", "ratio", "accuracy", "loss", "relative", "squared", "error",
     ]  # fmt: skip
     assert done(*swept, "--csv", "-", "-q").stdout == table.read_text()
 

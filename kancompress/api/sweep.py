@@ -72,7 +72,7 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         """For notebooks: bytes, ratio, score and error of each point."""
-        head = ("asked", "bytes", "ratio", "score", "error")
+        head = ("asked", "bytes", "ratio", "score", "relative squared error")
         dense = ("dense", self.dense_bytes, 1.0, str(self.dense), 0.0)
         rows = [
             (one.asked.text, one.file_bytes, one.ratio, one.score or one.problem, one.error)

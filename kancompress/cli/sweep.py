@@ -361,7 +361,7 @@ def _write(done: Sweep, results: Results, shown: Shown) -> None:
 
 def _table(done: Sweep) -> tuple[list[str], list[list[str]]]:
     scored = _scores.score_keys(done.dense)
-    columns = ["asked", "bytes", "ratio", *scored, "error"]
+    columns = ["asked", "bytes", "ratio", *scored, "relative squared error"]
     cells = _scores.score_cells(done.dense)
     rows = [["dense", _output.size(done.dense_bytes), "1.00", *cells, "0"]]
     for point in done.points:
