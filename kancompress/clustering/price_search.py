@@ -27,7 +27,7 @@ class Tried(Generic[T]):
 Solve = Callable[[float], Tried[T] | None]
 
 # Most prices that are tried for a number of centroids, and for all of them together.
-_PRICES, MOST_TRIES = 5, 8
+_PRICES, MOST_TRIES = 6, 8
 # The share of a budget that a file should use, and of an error that is allowed.
 FULL, _NEAR = 0.98, 0.93
 # Indices of trained networks take about this share of their bytes at one width at a price of 1, and
