@@ -16,6 +16,7 @@ import hostile
 import kancompress
 from command import done, refused
 from kancompress import ClusterConfig, IndexCoding, Metric, Target
+from kancompress.cli import _output
 from kancompress.cli.cluster import _tell
 from kancompress.models.records import sizes
 from kancompress.reporting import unshrunk
@@ -205,6 +206,7 @@ def test_bytes_that_were_not_measured_are_told_as_about(
         name="0", edges=9, coefficients=2, clusters=None, requested=8, iterations=0, repaired=0,
         exact=False, distortion=0.0, packed_bytes=90, dense_bytes=72, foretold=foretold,
     )  # fmt: skip
+    _output.set_quiet(False)
     _tell(layer)
     about = "about 90" if foretold else "90"
     assert f"packed at k = 8 it would take {about} bytes, dense 72" in capsys.readouterr().err

@@ -203,7 +203,7 @@ ORDINARY = {
     "lstm.pt": "It has 1 recurrent cell, no KAN layer",
 }
 PARAMETRISED = {
-    "old.pt": "spline_weight_g come of weight_norm, which keeps a tensor as others: undo it with"
+    "old.pt": "spline_weight_g comes of weight_norm, which keeps a tensor as others: undo it with"
     " torch.nn.utils.remove_weight_norm(layer, 'spline_weight')",
     "new.pt": "come of torch.nn.utils.parametrize, which keeps a tensor as others: undo it with"
     " torch.nn.utils.parametrize.remove_parametrizations(layer, 'spline_weight')",
