@@ -346,7 +346,6 @@ def test_the_process_that_tells_is_not_cut_off(tmp_path: Path) -> None:
     script = """
     import os, sys, time
     from kancompress.system import torchrun as launch
-from tests.benchmarks.on_device import layer
     from kancompress.cli.main import main
     ask = launch.is_first_to_fail
     def slow():
