@@ -403,7 +403,8 @@ class CalibrationConfig:
 
     samples : rows to calibrate on, beside those that are held out
     rounds  : of feedback and refit; sweeps : of coordinate descent, each with a refit; None: as
-              long as each lowers the error by 1 %, at most eight
+              long as each lowers the error by 1 %, at most eight. With a price so many sweeps pay
+              it, four when None, behind eight that pay four times as much
     starts  : most starts of a layer, of which the least error is kept; larger layers have fewer,
               and those that take long have one
     damping : share of the mean diagonal added to the second moments; None: 1 %, 5 % where the

@@ -261,5 +261,5 @@ def test_a_process_that_reads_another_file_is_told(monkeypatch: pytest.MonkeyPat
     order = np.arange(9)
     Crew().check(order)
     monkeypatch.setattr("kancompress.clustering.crew.distributed.from_first", lambda _: [7.0])
-    with pytest.raises(KancompressError, match="finds other numbers in a layer than the first"):
-        Crew(number=1, count=2).check(None, order)
+    with pytest.raises(KancompressError, match="finds other numbers in layer 'own' than the first"):
+        Crew(number=1, count=2, layer="own").check(None, order)

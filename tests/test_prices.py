@@ -191,6 +191,25 @@ def test_a_price_counts_without_feedback_too(calibration) -> None:
     assert paid.layers[0].distortion > plain.layers[0].distortion
 
 
+def test_no_sweep_at_higher_prices_without_one_at_the_price_itself() -> None:
+    """`sweeps=0` is feedback, and with one sweep the same price gives another file."""
+    checkpoint, rows = fresh("kan", (60, 24, 10)), uneven(400)[:, :60]
+    feedback, none, one = (
+        kancompress.encode(
+            kancompress.cluster(
+                checkpoint, ClusterConfig(clusters=8, price=4.0), rows=rows, calibration=calibration
+            ).model
+        )
+        for calibration in (
+            CalibrationConfig(method=kancompress.Method.FEEDBACK, starts=1),
+            CalibrationConfig(sweeps=0, starts=1),
+            CalibrationConfig(sweeps=1, starts=1),
+        )
+    )
+    assert none == feedback
+    assert one != feedback
+
+
 def test_prices_of_plain_k_means_are_those_of_brute_force() -> None:
     """Two kinds of inputs: vectors take the centroid of least squared distance plus price."""
     rng = np.random.default_rng(5)

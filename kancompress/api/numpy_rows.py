@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kancompress.models.records import Checkpoint, PackedModel
+    from kancompress.training.loop import OnBatch
 
 
 def check_numpy(model: nn.Module | None, state: str | None, drop: Sequence[str] = ()) -> None:
@@ -38,10 +39,6 @@ def check_numpy(model: nn.Module | None, state: str | None, drop: Sequence[str] 
             "`state` is for torch files, which numpy does not run; leave `runtime` out.",
             fields=("state", "runtime"),
         )
-
-
-# Batches that are done, and all of them.
-OnBatch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

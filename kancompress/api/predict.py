@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kancompress.api import given
-from kancompress.api.numpy_rows import NumpyNetwork, OnBatch, check_numpy
+from kancompress.api.numpy_rows import NumpyNetwork, check_numpy
 from kancompress.config import Machine, RowFormat, RunOptions, Runtime, runtime_of
 from kancompress.data.rows import (
     Numbers,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kancompress.models.records import Checkpoint, PackedModel
+    from kancompress.training.loop import OnBatch
 
 # What runs rows with torch; numpy needs none of it.
 _TORCH = "kancompress.api.torch_rows"

@@ -186,7 +186,7 @@ class ByCoefficients:
         for number in (*sorted(together), *rest):
             layer = layers[number]
             if layer.edges and (number in together or owner[number] == distributed.number()):
-                crew = Crew.of_run() if number in together else ALONE
+                crew = Crew.of_run(layer.name) if number in together else ALONE
                 vectors = layer.in_parts().cut(config.parts_of(layer.name))
                 own = self._cluster(layer.name, vectors, config.of(layer.name), crew)
                 found[number] = own.clustering

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from kancompress.errors import KancompressError
+from kancompress.formats.safetensors import shown
 from kancompress.system import distributed
 
 _T = TypeVar("_T")
@@ -29,11 +30,12 @@ class Crew:
 
     number: int = 0
     count: int = 1
+    layer: str = ""
 
     @classmethod
-    def of_run(cls) -> Crew:
-        """All processes of this run."""
-        return cls(number=distributed.number(), count=distributed.count())
+    def of_run(cls, layer: str) -> Crew:
+        """All processes of this run, on a layer of this name."""
+        return cls(number=distributed.number(), count=distributed.count(), layer=layer)
 
     def cuts(self, costs: npt.NDArray[Any]) -> list[int]:
         """Where to cut tasks (n,) that follow each other, so that each process has a run of about
@@ -92,9 +94,9 @@ class Crew:
                 found = zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, found)
         if distributed.from_first([float(found)]) != [float(found)]:
             raise KancompressError(
-                "This process finds other numbers in a layer than the first one, so they cannot"
-                " share it. Give all of them the same file, on machines of one kind with the same"
-                " torch."
+                f"This process finds other numbers in layer {shown(self.layer)} than the first one,"
+                " so they cannot share it. Give all of them the same file, on machines of one kind"
+                " with the same torch."
             )
 
 

@@ -105,9 +105,9 @@ def fit(
     With at most `clusters` distinct vectors the result is exact and has that many centroids.
     Vectors that are read are read again and again; of them memory holds one copy in float32.
 
-    memory : bytes that the copy may take; of more there is none, as of `ClusterConfig`
-    device : where our k-means compares vectors and adds them up, and where the copy is then; in
-             blocks on the CPU when None, to other bits. Start and final means are the CPU's
+    memory   : bytes that the copy may take; of more there is none, as of `ClusterConfig`
+    device   : where our k-means compares vectors and adds them up, and where the copy is then; in
+               blocks on the CPU when None, to other bits. Start and final means are the CPU's
     progress : told of every iteration, but of scikit-learn's
     crew     : processes that share our k-means on the CPU, each called with the same
     """
@@ -202,9 +202,9 @@ def lloyd(
     vectors that are farthest from their centroids. With many centroids the vectors are put in order
     of their first clusters once, so that later assignments compare each span of neighbours with the
     few centroids that can be nearest to any of them; the labels are those of the full comparison,
-    which is what a device does. Many centroids also move with momentum, beyond their
-    means, in all iterations but the last one allowed. Where it stops by itself every centroid is
-    its cluster's mean, so that a plain iteration changes nothing.
+    which is what a device does. Many centroids also move with momentum, beyond their means, in all
+    iterations but the last one allowed. Where it stops by itself every centroid is its cluster's
+    mean, so that a plain iteration changes nothing.
     """
     centroids = crew.agreed(start.astype(np.float64))
     side = _side(points_of(points), centroids, memory, device, crew)

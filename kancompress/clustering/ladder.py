@@ -242,9 +242,15 @@ class Problem:
         starts = self.starts(clusters, config.starts) + (start is not None)
         priced = {
             Method.FEEDBACK: _PRICED,
-            Method.SWEEPS: _EAGER_SWEEPS + (config.sweeps or _PRICED_SWEEPS) + _ZERO_SWEEPS,
+            Method.SWEEPS: _EAGER_SWEEPS + self._priced_most(config) + _ZERO_SWEEPS,
         }.get(config.method, _PRICED_ALONE)
         return starts * one + (priced if is_priced else 0)
+
+    def _priced_most(self, config: CalibrationConfig) -> int:
+        """Sweeps that pay the price that is asked for."""
+        if config.method is not Method.SWEEPS:
+            return 0
+        return _PRICED_SWEEPS if config.sweeps is None else config.sweeps
 
     def _best(
         self, clusters: int, config: CalibrationConfig, start: kmeans.Clustering | None
@@ -369,9 +375,9 @@ class Problem:
         Prices follow from the indices that were chosen last: without prices all centroids cost
         much the same, and no index has a reason to move. At higher prices they move soon.
         """
-        if config.method is not Method.SWEEPS:
+        sweeps = self._priced_most(config)
+        if not sweeps:  # what was moved at higher prices has to come back
             return self._priced_feedback(trial, scale)
-        sweeps = _PRICED_SWEEPS if config.sweeps is None else config.sweeps
         moved = self._priced_sweeps(trial, scale * _EAGER, _EAGER_SWEEPS)
         return self._priced_sweeps(moved, scale, sweeps)
 
